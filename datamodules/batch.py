@@ -1,0 +1,93 @@
+"""The batch: the contract between data, methods and benchmarks.
+
+All texts of a batch, of every grain, are **one ragged set of unique token sequences**. A grain (caption, sentence...)
+is an index ``[B, K]`` into that set with a mask. So a phrase that stands in many images is encoded once, no text is
+padded to another's length, and "is this the same text?" is an integer comparison, across ranks too (``ids``).
+
+Axis letters: B images, K texts of a grain, U unique texts, T their tokens together, R regions, Q questions,
+N candidates.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+
+class Grain(str, Enum):
+    """The grains at which a caption is read, coarse to fine."""
+
+    CAPTION = "caption"
+    SUMMARY = "summary"
+    SENTENCE = "sentence"
+    PHRASE = "phrase"
+
+
+class Texts(NamedTuple):
+    """The unique token sequences of a batch, end to end; sequence ``u`` is ``tokens[offsets[u]:offsets[u + 1]]``."""
+
+    tokens: Int[Tensor, " T"]  # SOT and EOT included, nothing padded
+    offsets: Int[Tensor, " U+1"]
+    ids: Int[Tensor, " U"]  # 64-bit hash of the sequence: equal texts have equal ids on every rank
+
+
+class Slots(NamedTuple):
+    """Which text fills which slot of an image at one grain; an invalid slot points at text 0 and means nothing."""
+
+    index: Int[Tensor, "B K"]
+    valid: Bool[Tensor, "B K"]
+
+
+def join(*grains: Slots) -> Slots:
+    """Several grains as one, slot after slot: [B, K1 + K2 + ...]."""
+    return Slots(torch.cat([g.index for g in grains], dim=1), torch.cat([g.valid for g in grains], dim=1))
+
+
+class Lexemes(NamedTuple):
+    """Where the phrases of ``grains[Grain.PHRASE]`` stand inside their caption's own token sequence.
+
+    ``span`` is [start, end) in tokens, SOT being token 0; (0, 0) where the encoded caption does not hold all of it.
+    ``lemma`` is a 64-bit hash of the head's base form, 0 where unknown.
+    """
+
+    span: Int[Tensor, "B K 2"]
+    lemma: Int[Tensor, "B K"]
+
+
+class Regions(NamedTuple):
+    """All boxes of the batch, ragged over images; each distinct box once."""
+
+    boxes: Float[Tensor, "R 4"]  # x0, y0, x1, y1 in fractions of the transformed image
+    image: Int[Tensor, " R"]  # row of the batch
+    label: Int[Tensor, " R"]  # 64-bit hash of the label, 0 where it has none
+    links: Int[Tensor, "M 2"]  # (row of boxes, phrase slot of that image): many-to-many
+
+
+class Choices(NamedTuple):
+    """Multiple-choice questions about regions: which of N texts describes the box? Candidate 0 does.
+
+    ``level`` indexes ``levels``.
+    """
+
+    region: Int[Tensor, " Q"]
+    level: Int[Tensor, " Q"]
+    index: Int[Tensor, "Q N"]  # into Texts
+    valid: Bool[Tensor, "Q N"]
+    levels: tuple[str, ...]
+
+
+class Batch(NamedTuple):
+    """What the loader yields and every method and benchmark reads. Lightning moves it between devices."""
+
+    images: Shaped[Tensor, "B 3 H W"]  # uint8 from the loader; normalised floats once on the device
+    texts: Texts
+    grains: dict[Grain, Slots]
+    lexemes: Lexemes
+    regions: Regions
+    choices: Choices
+    keys: list[str]
+    counts: dict[str, int]  # since the loader's previous batch: "skipped/REASON", "truncated/GRAIN"

@@ -1,0 +1,219 @@
+"""One sample of a shard: an image and its texts at every grain, as stored on disk.
+
+A shard is an ordinary WebDataset tar with two members a sample: ``KEY.jpg`` (or png, webp) and ``KEY.json``::
+
+    {"caption": "A red cube. It stands left of a dog.", "summary": "...",          # summary is optional
+     "sentences": ["A red cube.", "It stands left of a dog."],
+     "phrases": [{"text": "A red cube", "sentence": 0, "start": 0, "end": 10, "lemma": "cube"}],
+     "regions": [{"box": [0.1, 0.2, 0.5, 0.6], "phrase": 0, "label": "cube"}],
+     "choices": [{"region": 0, "level": "hard", "texts": ["a red cube", "a blue cube"]}],  # held-out sets only
+     "source": "scenes", "version": 1}
+
+Grains are cut once, when shards are written; training never runs a parser. ``start`` and ``end`` are characters of
+``caption``; a box is ``[x0, y0, x1, y1]`` in fractions of the image's sides; ``choices`` are multiple-choice questions
+about a region whose first text is the right one (FG-OVD's form).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+SCHEMA_VERSION = 1
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+
+
+class SampleError(ValueError):
+    """A sample breaks the schema.
+
+    ``reason`` is a short constant name by which skips are counted (``"json"``, ``"box"``...); the message says the
+    field, the rule and the value.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A piece of the caption: ``caption[start:end] == text``.
+
+    ``sentence`` is the index of the sentence that holds it, ``lemma`` its head's base form ("" where unknown).
+    """
+
+    text: str
+    sentence: int
+    start: int
+    end: int
+    lemma: str = ""
+
+
+@dataclass(frozen=True)
+class Region:
+    """A box ``(x0, y0, x1, y1)`` in fractions of the image's width and height, and what it shows.
+
+    A box that belongs to several phrases stands in several regions with the same numbers.
+    """
+
+    box: tuple[float, float, float, float]
+    phrase: int | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A multiple-choice question: which of ``texts`` describes ``region``? The first one does."""
+
+    region: int
+    level: str
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image with its texts at every grain. ``image`` holds the encoded bytes, ``extension`` their format."""
+
+    key: str
+    image: bytes
+    caption: str
+    sentences: tuple[str, ...] = ()
+    phrases: tuple[Phrase, ...] = ()
+    regions: tuple[Region, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    summary: str | None = None
+    source: str = ""
+    version: int = SCHEMA_VERSION
+    extension: str = "jpg"
+
+    def members(self) -> dict[str, Any]:
+        """What ``webdataset.ShardWriter.write`` takes: ``{"__key__", "jpg", "json"}``."""
+        record = {k: v for k, v in asdict(self).items() if k not in ("key", "image", "extension") and v is not None}
+        text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+        return {"__key__": self.key, self.extension: self.image, "json": text.encode()}
+
+    @classmethod
+    def from_members(cls, members: Mapping[str, Any]) -> Sample:
+        """Read and check a sample as a tar reader groups it (``{"__key__": ..., "jpg": bytes, "json": bytes}``).
+
+        Raises ``SampleError`` with one of the reasons ``image missing``, ``json missing``, ``json``, ``caption``,
+        ``sentence``, ``phrase``, ``box``, ``choice``, ``version``.
+        """
+        extension = next((e for e in IMAGE_EXTENSIONS if e in members), None)
+        if extension is None:
+            found = sorted(k for k in members if not k.startswith("__"))
+            raise SampleError("image missing", f"no image member ({', '.join(IMAGE_EXTENSIONS)}) beside {found}")
+        if "json" not in members:
+            raise SampleError("json missing", "no json member beside the image; write shards with `lightning prepare`")
+        record = _parse(members["json"])
+        caption = record.get("caption")
+        if not isinstance(caption, str) or not caption.strip():
+            raise SampleError("caption", f"'caption' must be a text that is not empty, got {caption!r}")
+        version = record.get("version", SCHEMA_VERSION)
+        if not isinstance(version, int) or version > SCHEMA_VERSION:
+            raise SampleError("version", f"'version' {version!r} is newer than this reader's {SCHEMA_VERSION}")
+        sentences = tuple(_text("sentence", "sentences", s) for s in _list(record, "sentences", "sentence"))
+        phrases = tuple(_phrase(p, caption, len(sentences)) for p in _list(record, "phrases", "phrase"))
+        regions = tuple(_region(r, len(phrases)) for r in _list(record, "regions", "box"))
+        choices = tuple(_choice(c, len(regions)) for c in _list(record, "choices", "choice"))
+        summary = record.get("summary")
+        return cls(
+            key=str(members.get("__key__", "")),
+            image=members[extension],
+            caption=caption,
+            sentences=sentences,
+            phrases=phrases,
+            regions=regions,
+            choices=choices,
+            summary=None if summary is None else _text("caption", "summary", summary),
+            source=str(record.get("source", "")),
+            version=version,
+            extension=extension,
+        )
+
+
+def _parse(raw: bytes | str) -> dict[str, Any]:
+    try:
+        record = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise SampleError("json", f"not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise SampleError("json", f"the JSON must be an object, got {type(record).__name__}")
+    return record
+
+
+def _list(record: Mapping[str, Any], field: str, reason: str) -> list[Any]:
+    value = record.get(field, [])
+    if not isinstance(value, list):
+        raise SampleError(reason, f"'{field}' must be a list, got {type(value).__name__}")
+    return value
+
+
+def _text(reason: str, field: str, value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise SampleError(reason, f"'{field}' must hold texts that are not empty, got {value!r}")
+    return value
+
+
+def _is_index(value: object, size: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < size
+
+
+def _phrase(value: object, caption: str, sentences: int) -> Phrase:
+    if not isinstance(value, dict):
+        raise SampleError("phrase", f"a phrase must be an object, got {value!r}")
+    text, start, end = _text("phrase", "phrases.text", value.get("text")), value.get("start"), value.get("end")
+    if not (_is_index(start, len(caption)) and _is_index(end, len(caption) + 1) and start < end):
+        raise SampleError(
+            "phrase", f"phrase {text!r} spans [{start}, {end}), outside the caption of {len(caption)} characters"
+        )
+    if caption[start:end] != text:
+        raise SampleError("phrase", f"phrase {text!r} is not caption[{start}:{end}], which is {caption[start:end]!r}")
+    sentence = value.get("sentence")
+    if not _is_index(sentence, sentences):
+        raise SampleError("phrase", f"phrase {text!r} names sentence {sentence!r} of {sentences}")
+    return Phrase(text, sentence, start, end, str(value.get("lemma", "")))
+
+
+def check_box(box: object) -> tuple[float, float, float, float]:
+    """A box as four floats, or ``SampleError``: it must have an area and lie inside the picture (0..1)."""
+    numbers = (
+        isinstance(box, (list, tuple))
+        and len(box) == 4
+        and all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in box)
+    )
+    if not numbers:
+        raise SampleError("box", f"a box must be [x0, y0, x1, y1] in fractions of the image, got {box!r}")
+    x0, y0, x1, y1 = (float(v) for v in box)  # type: ignore[union-attr]
+    if not (x0 >= 0 and x1 <= 1 and y0 >= 0 and y1 <= 1):
+        raise SampleError("box", f"box {[x0, y0, x1, y1]} leaves the picture; boxes are fractions between 0 and 1")
+    if not (x0 < x1 and y0 < y1):
+        raise SampleError("box", f"box {[x0, y0, x1, y1]} has no area: x0 < x1 and y0 < y1 are needed")
+    return x0, y0, x1, y1
+
+
+def _region(value: object, phrases: int) -> Region:
+    if not isinstance(value, dict):
+        raise SampleError("box", f"a region must be an object, got {value!r}")
+    phrase, label = value.get("phrase"), value.get("label")
+    if phrase is not None and not _is_index(phrase, phrases):
+        raise SampleError("box", f"a region names phrase {phrase!r} of {phrases}")
+    return Region(check_box(value.get("box")), phrase, None if label is None else _text("box", "regions.label", label))
+
+
+def _choice(value: object, regions: int) -> Choice:
+    if not isinstance(value, dict):
+        raise SampleError("choice", f"a choice must be an object, got {value!r}")
+    region, texts = value.get("region"), value.get("texts")
+    if not _is_index(region, regions):
+        raise SampleError("choice", f"a choice names region {region!r} of {regions}")
+    if not isinstance(texts, list) or len(texts) < 2:
+        raise SampleError("choice", f"a choice needs a list of at least two texts, got {texts!r}")
+    return Choice(
+        region,
+        _text("choice", "choices.level", value.get("level")),
+        tuple(_text("choice", "choices.texts", t) for t in texts),
+    )
