@@ -1,0 +1,191 @@
+"""Samples to batches: every text once, every grain an index into the set of unique token sequences."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.batch import Batch, Choices, Grain, Lexemes, Regions, Slots, Texts
+from datamodules.sample import Sample
+from datamodules.sampling import Drawn, GrainSampling
+from datamodules.tokenizer import Tokenizer, token_hash, word_hash
+from datamodules.transforms import ImageTransform, open_image
+
+Tokens = tuple[int, ...]
+
+
+@dataclass
+class Item:
+    """One image ready to be batched: pixels, token sequences per grain, boxes."""
+
+    key: str
+    pixels: Tensor
+    grains: dict[Grain, list[Tokens]]
+    spans: list[tuple[int, int]]
+    lemmas: list[int]
+    boxes: np.ndarray
+    labels: list[int]
+    links: list[tuple[int, int]]
+    choices: list[tuple[int, str, list[Tokens]]]
+    truncated: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Preparer:
+    """Turns a stored sample into an ``Item``: picture cropped, texts drawn and tokenised, boxes moved along.
+
+    Args:
+        image_size: side of the square in pixels.
+        transform: which part of the picture becomes the square.
+        sampling: which texts are drawn.
+        tokenizer: also sets the context length.
+        random_texts: draw texts at random (training) or take the first ones (evaluation).
+    """
+
+    image_size: int
+    transform: ImageTransform
+    sampling: GrainSampling
+    tokenizer: Tokenizer
+    random_texts: bool
+
+    def __call__(self, sample: Sample, rng: random.Random) -> Item:
+        """Raises ``SampleError`` (reason ``image``) where the picture cannot be used."""
+        stored = list(dict.fromkeys(r.box for r in sample.regions))
+        boxes = np.array(stored, dtype=np.float64).reshape(-1, 4)
+        pixels, moved, kept = self.transform(open_image(sample.image), boxes, self.image_size, rng)
+        drawn = self.sampling.draw(sample, rng if self.random_texts else None)
+        truncated: Counter[str] = Counter()
+        grains = {
+            Grain.CAPTION: [self._tokens(drawn.caption, Grain.CAPTION, truncated)],
+            Grain.SUMMARY: [self._tokens(drawn.summary, Grain.SUMMARY, truncated)],
+            Grain.SENTENCE: [self._tokens(t, Grain.SENTENCE, truncated) for t in drawn.sentences],
+            Grain.PHRASE: [self._tokens(p.text, Grain.PHRASE, truncated) for p in drawn.phrases],
+        }
+        row = {box: i for i, box in enumerate(b for b, k in zip(stored, kept, strict=True) if k)}
+        labels = {r.box: r.label or "" for r in sample.regions}
+        return Item(
+            key=sample.key,
+            pixels=pixels,
+            grains=grains,
+            spans=self._spans(drawn),
+            lemmas=[word_hash(p.lemma) for p in drawn.phrases],
+            boxes=moved[kept],
+            labels=[word_hash(labels[box]) for box in row],
+            links=_links(sample, drawn, row),
+            choices=[
+                (row[box], c.level, [tuple(self.tokenizer(t)) for t in c.texts])
+                for c in sample.choices
+                if (box := sample.regions[c.region].box) in row
+            ],
+            truncated=truncated,
+        )
+
+    def _tokens(self, text: str, grain: Grain, truncated: Counter[str]) -> Tokens:
+        if self.tokenizer.length(text) > self.tokenizer.context_length:
+            truncated[grain.value] += 1
+        return tuple(self.tokenizer(text))
+
+    def _spans(self, drawn: Drawn) -> list[tuple[int, int]]:
+        if not drawn.verbatim:
+            return [(0, 0)] * len(drawn.phrases)
+        return [self.tokenizer.span(drawn.caption, p.start, p.end) or (0, 0) for p in drawn.phrases]
+
+
+def _links(sample: Sample, drawn: Drawn, row: dict[tuple[float, ...], int]) -> list[tuple[int, int]]:
+    """(row of the kept boxes, drawn phrase) for every region whose box and phrase are both still there."""
+    slot = {p.text.lower(): i for i, p in enumerate(drawn.phrases)}
+    links: dict[tuple[int, int], None] = {}
+    for region in sample.regions:
+        if region.phrase is None or region.box not in row:
+            continue
+        at = slot.get(sample.phrases[region.phrase].text.lower())
+        if at is not None:
+            links[row[region.box], at] = None
+    return list(links)
+
+
+class _UniqueTexts:
+    def __init__(self) -> None:
+        self.row: dict[Tokens, int] = {}
+
+    def add(self, tokens: Tokens) -> int:
+        return self.row.setdefault(tokens, len(self.row))
+
+    def texts(self) -> Texts:
+        lengths = [len(t) for t in self.row]
+        return Texts(
+            tokens=torch.tensor([t for tokens in self.row for t in tokens], dtype=torch.long),
+            offsets=torch.tensor([0, *np.cumsum(lengths).tolist()], dtype=torch.long),
+            ids=torch.tensor([token_hash(t) for t in self.row], dtype=torch.long),
+        )
+
+
+def collate(items: Sequence[Item], skipped: Counter[str] | None = None) -> Batch:
+    """One batch of ``items``; ``skipped`` are the samples left out since the previous one, by reason."""
+    unique = _UniqueTexts()
+    grains = {grain: _slots([item.grains[grain] for item in items], unique) for grain in Grain}
+    width = grains[Grain.PHRASE].index.shape[1]
+    counts = Counter({f"skipped/{reason}": n for reason, n in (skipped or {}).items()})
+    for item in items:
+        counts.update({f"truncated/{grain}": n for grain, n in item.truncated.items()})
+    first_box = np.cumsum([0, *(len(item.boxes) for item in items)]).tolist()
+    return Batch(
+        images=torch.stack([item.pixels for item in items]),
+        grains=grains,
+        lexemes=Lexemes(
+            span=torch.tensor([[*i.spans, *[(0, 0)] * (width - len(i.spans))] for i in items]).reshape(-1, width, 2),
+            lemma=torch.tensor([[*i.lemmas, *[0] * (width - len(i.lemmas))] for i in items]).reshape(-1, width),
+        ),
+        regions=_regions(items, first_box),
+        choices=_choices(items, first_box, unique),
+        texts=unique.texts(),
+        keys=[item.key for item in items],
+        counts=dict(counts),
+    )
+
+
+def pack_texts(texts: Sequence[str], tokenizer: Tokenizer) -> tuple[Texts, Tensor]:
+    """Texts as a ragged set of unique token sequences, and the row of the set for each text [N]."""
+    unique = _UniqueTexts()
+    index = torch.tensor([unique.add(tuple(tokenizer(text))) for text in texts], dtype=torch.long)
+    return unique.texts(), index
+
+
+def _slots(texts: list[list[Tokens]], unique: _UniqueTexts) -> Slots:
+    """[B, K] with K the largest number of texts of this grain in the batch (at least 1, so that K is never empty)."""
+    width = max(1, *(len(t) for t in texts)) if texts else 1
+    index = torch.zeros(len(texts), width, dtype=torch.long)
+    valid = torch.zeros(len(texts), width, dtype=torch.bool)
+    for b, row in enumerate(texts):
+        index[b, : len(row)] = torch.tensor([unique.add(t) for t in row], dtype=torch.long)
+        valid[b, : len(row)] = True
+    return Slots(index, valid)
+
+
+def _regions(items: Sequence[Item], first_box: list[int]) -> Regions:
+    links = [(first_box[b] + r, p) for b, item in enumerate(items) for r, p in item.links]
+    return Regions(
+        boxes=torch.from_numpy(np.concatenate([item.boxes for item in items])).float(),
+        image=torch.tensor([b for b, item in enumerate(items) for _ in item.labels], dtype=torch.long),
+        label=torch.tensor([label for item in items for label in item.labels], dtype=torch.long),
+        links=torch.tensor(links, dtype=torch.long).reshape(-1, 2),
+    )
+
+
+def _choices(items: Sequence[Item], first_box: list[int], unique: _UniqueTexts) -> Choices:
+    rows = [(first_box[b] + r, level, texts) for b, item in enumerate(items) for r, level, texts in item.choices]
+    levels = tuple(dict.fromkeys(level for _, level, _ in rows))
+    slots = _slots([texts for _, _, texts in rows], unique)
+    return Choices(
+        region=torch.tensor([r for r, _, _ in rows], dtype=torch.long),
+        level=torch.tensor([levels.index(level) for _, level, _ in rows], dtype=torch.long),
+        index=slots.index,
+        valid=slots.valid,
+        levels=levels,
+    )

@@ -1,0 +1,228 @@
+"""``GranularityData``: the one DataModule. Shards in, batches with texts at every grain out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from typing_extensions import override
+
+from datamodules import scenes
+from datamodules.batch import Batch
+from datamodules.collate import Preparer
+from datamodules.loader import EpochLoader, PassLoader, default_workers
+from datamodules.sampling import GrainSampling
+from datamodules.shards import Shard, ShardError, find_shards
+from datamodules.stream import BatchStream, SkipPolicy
+from datamodules.tokenizer import Tokenizer
+from datamodules.transforms import CLIP_MEAN, CLIP_STD, ImageTransform, RandomCrop, Squash
+
+logger = logging.getLogger("grainclip")
+
+
+@dataclass(frozen=True)
+class SceneSet:
+    """The embedded data: how many scenes to train on and to hold out, their seed and the side of a picture in pixels.
+    
+    """
+
+    train: int = 8000
+    held_out: int = 512
+    seed: int = 0
+    size: int = 64
+
+    def __post_init__(self) -> None:
+        for name, least in {"train": 1, "held_out": 1, "seed": 0, "size": 16}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"data.scenes.{name} must be at least {least}, got {getattr(self, name)}")
+
+
+class GranularityData(LightningDataModule):
+    """Images with captions, sentences, phrases and regions from WebDataset shards.
+
+    Args:
+        shards: training shards: tars, folders, globs, braces or remote URLs. None: the embedded ``scenes``, written
+            once into a cache folder.
+        val_shards: validation shards; None: the held-out scenes where ``shards`` is None, else no validation.
+        batch_size: images per batch and rank.
+        val_batch_size: the same in validation.
+        batches_per_epoch: batches per rank that make an epoch; None: one pass over the training samples. Needed for
+            remote shards, which are not counted.
+        workers: loader processes per rank; None: one per core, at most 8, none on a single core.
+        image_size: side of the square in pixels (follows the encoder when run from the command line).
+        context_length: tokens of the longest text, SOT and EOT included (follows the encoder likewise).
+        sampling: how many texts of each grain an image brings.
+        train_transform: which part of a training picture is kept; None: a random part of 50 to 100 % of its area.
+        val_transform: the same in validation; None: all of it, squashed, so that every box stays.
+        skip: what to do about samples that cannot be used.
+        scenes: size of the embedded data set.
+        shuffle: samples in each reader's shuffle buffer.
+        seed: of order, crops and drawn texts.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        shards: str | list[str] | None = None,
+        val_shards: str | list[str] | None = None,
+        batch_size: int = 64,
+        val_batch_size: int = 64,
+        batches_per_epoch: int | None = None,
+        workers: int | None = None,
+        image_size: int = 64,
+        context_length: int = 248,
+        sampling: GrainSampling = GrainSampling(),
+        train_transform: ImageTransform | None = None,
+        val_transform: ImageTransform | None = None,
+        skip: SkipPolicy = SkipPolicy(),
+        scenes: SceneSet = SceneSet(),
+        shuffle: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _at_least(1, batch_size=batch_size, val_batch_size=val_batch_size, shuffle=shuffle)
+        _at_least(1, batches_per_epoch=1 if batches_per_epoch is None else batches_per_epoch)
+        _at_least(0, workers=0 if workers is None else workers, seed=seed)
+        _at_least(8, image_size=image_size)
+        self.shards, self.val_shards = shards, val_shards
+        self.batch_size, self.val_batch_size, self.batches_per_epoch = batch_size, val_batch_size, batches_per_epoch
+        self.workers = default_workers() if workers is None else workers
+        self.image_size, self.tokenizer = image_size, Tokenizer(context_length)
+        self.sampling = sampling
+        self.train_transform, self.val_transform = train_transform or RandomCrop(), val_transform or Squash()
+        self.skip, self.shuffle, self.seed = skip, shuffle, seed
+        self.scenes = scenes
+        self._train: list[Shard] = []
+        self._val: list[Shard] = []
+        self._samples_restored = 0
+
+    def prepare_data(self) -> None:
+        """Write the embedded data set if it is asked for and not there yet (one process per node)."""
+        if self.shards is None:
+            self._scenes()
+
+    def setup(self, stage: str) -> None:
+        """Find and check all shards, before training starts.
+
+        Raises:
+            ShardError: a shard is missing, damaged or empty, or there are too few samples for one batch.
+        """
+        train: str | Sequence[str | Path] | None = self.shards
+        val: str | Sequence[str | Path] | None = self.val_shards
+        if train is None:
+            embedded = self._scenes()
+            train, val = embedded.train, val or embedded.held_out
+        self._train = find_shards(train) if stage == "fit" else []
+        self._val = find_shards(val) if val else []
+        if stage == "fit":
+            self._check_epoch()
+            if not self._val:
+                logger.info("no validation: data.val_shards is not set")
+
+    def train_dataloader(self) -> EpochLoader:
+        """The training batches of one rank."""
+        batches = self._epoch()
+        stream = self._stream(self._train, self.batch_size, batches)
+        return EpochLoader(stream, batches, self.workers, self._batches_done)
+
+    def val_dataloader(self) -> PassLoader | list[Any]:
+        """Every validation sample once, split over ranks; empty where there is no validation set."""
+        if not self._val:
+            return []
+        stream = self._stream(self._val, self.val_batch_size, None)
+        return PassLoader(stream, [shard.samples or 0 for shard in self._val], self.workers)
+
+    def test_dataloader(self) -> PassLoader | list[Any]:
+        """The validation samples."""
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> PassLoader | list[Any]:
+        """The validation samples."""
+        return self.val_dataloader()
+
+    @override
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """uint8 pixels to CLIP's normalised floats, on the device."""
+        return batch._replace(images=normalise(batch.images))
+
+    def state_dict(self) -> dict[str, int]:
+        """How many samples all ranks together have been trained on: where a resumed run goes on."""
+        return {"samples": self._batches_done() * self.batch_size * self._ranks()}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Take up the count of a checkpoint."""
+        self._samples_restored = int(state_dict["samples"])
+
+    def _batches_done(self) -> int:
+        restored = self._samples_restored // (self.batch_size * self._ranks())
+        if self.trainer is None:
+            return restored
+        # .completed lags one behind when a checkpoint is written inside a step
+        return max(restored, self.trainer.fit_loop.epoch_loop.batch_progress.total.processed)
+
+    def _ranks(self) -> int:
+        return self.trainer.world_size if self.trainer is not None else 1
+
+    def _scenes(self) -> scenes.ScenesShards:
+        wanted = self.scenes
+        return scenes.ensure_shards(train=wanted.train, held_out=wanted.held_out, seed=wanted.seed, size=wanted.size)
+
+    def _samples(self) -> int | None:
+        known = [shard.samples for shard in self._train]
+        return None if None in known else sum(n for n in known if n is not None)
+
+    def _epoch(self) -> int:
+        if self.batches_per_epoch is not None:
+            return self.batches_per_epoch
+        return (self._samples() or 0) // (self.batch_size * self._ranks())
+
+    def _check_epoch(self) -> None:
+        samples = self._samples()
+        if self.batches_per_epoch is None and samples is None:
+            raise ShardError("remote shards are not counted beforehand: set data.batches_per_epoch")
+        if self._epoch() == 0:
+            raise ShardError(
+                f"{samples} training samples do not fill one batch of {self.batch_size} on each of {self._ranks()} ranks: "
+                "lower data.batch_size or set data.batches_per_epoch"
+            )
+
+    def _stream(self, shards: list[Shard], batch_size: int, batches: int | None) -> BatchStream:
+        training = batches is not None
+        prepare = Preparer(
+            image_size=self.image_size,
+            transform=self.train_transform if training else self.val_transform,
+            sampling=self.sampling,
+            tokenizer=self.tokenizer,
+            random_texts=training,
+        )
+        return BatchStream(
+            [shard.url for shard in shards],
+            prepare,
+            batch_size,
+            batches=batches,
+            shuffle=self.shuffle,
+            seed=self.seed,
+            rank=self.trainer.global_rank if self.trainer is not None else 0,
+            ranks=self._ranks(),
+            skip=self.skip,
+        )
+
+
+def normalise(images: torch.Tensor) -> torch.Tensor:
+    """uint8 [B, 3, H, W] -> float32, (x / 255 - mean) / std with OpenAI CLIP's mean and standard deviation."""
+    mean = torch.tensor(CLIP_MEAN, device=images.device).view(3, 1, 1)
+    std = torch.tensor(CLIP_STD, device=images.device).view(3, 1, 1)
+    return (images.float() / 255 - mean) / std
+
+
+def _at_least(bound: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < bound:
+            raise ValueError(f"data.{name} must be at least {bound}, got {value}")

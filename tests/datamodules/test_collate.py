@@ -1,0 +1,141 @@
+"""The batch: every text once, grains as an index, boxes and links in their rows, ids equal for equal texts."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import torch
+
+from datamodules.batch import Grain, join
+from datamodules.collate import Preparer, collate, pack_texts
+from datamodules.sample import Choice, Phrase, Region
+from datamodules.sampling import GrainSampling
+from datamodules.tokenizer import Tokenizer, token_hash, word_hash
+from datamodules.transforms import Squash
+from tests.tiny import make_sample
+
+
+def preparer(context: int = 77, random_texts: bool = False, **sampling) -> Preparer:
+    return Preparer(32, Squash(), GrainSampling(**sampling), Tokenizer(context), random_texts)
+
+
+def batch_of(samples, prepare=None, **kwargs):
+    prepare = prepare or preparer()
+    return collate([prepare(s, random.Random(s.key)) for s in samples], **kwargs)
+
+
+def text_of(batch, row: int) -> list[int]:
+    return batch.texts.tokens[batch.texts.offsets[row] : batch.texts.offsets[row + 1]].tolist()
+
+
+def test_every_slot_points_at_its_text():
+    samples = [make_sample(n) for n in range(5)]
+    batch = batch_of(samples)
+    tokenizer = Tokenizer(77)
+    for b, sample in enumerate(samples):
+        wanted = {
+            Grain.CAPTION: [sample.caption],
+            Grain.SUMMARY: [sample.sentences[0]],
+            Grain.SENTENCE: list(sample.sentences),
+            Grain.PHRASE: [p.text for p in sample.phrases],
+        }
+        for grain, texts in wanted.items():
+            slots = batch.grains[grain]
+            assert slots.valid[b].sum() == len(texts)
+            assert [text_of(batch, i) for i in slots.index[b][slots.valid[b]].tolist()] == [tokenizer(t) for t in texts]
+
+
+def test_texts_are_unique_and_hashed():
+    batch = batch_of([make_sample(1), make_sample(1, key="again"), make_sample(2)])
+    sequences = [tuple(text_of(batch, u)) for u in range(len(batch.texts.ids))]
+    assert len(set(sequences)) == len(sequences)
+    assert batch.texts.ids.tolist() == [token_hash(s) for s in sequences]
+    caption = batch.grains[Grain.CAPTION].index[:, 0]
+    assert caption[0] == caption[1] != caption[2]
+    assert batch.texts.offsets[-1] == len(batch.texts.tokens)
+
+
+def test_ragged_grains_are_masked():
+    bare = make_sample(3, sentences=(), phrases=(), regions=())
+    batch = batch_of([make_sample(2), bare])
+    assert batch.grains[Grain.SENTENCE].valid.tolist() == [[True, True], [False, False]]
+    assert batch.grains[Grain.PHRASE].valid.tolist() == [[True, True], [False, False]]
+    assert batch.lexemes.span[1].tolist() == [[0, 0], [0, 0]]
+    alone = batch_of([bare])
+    assert alone.grains[Grain.PHRASE].valid.tolist() == [[False]]
+    assert alone.regions.boxes.shape == (0, 4)
+    assert alone.choices.index.shape[0] == 0
+    joined = join(batch.grains[Grain.CAPTION], batch.grains[Grain.SENTENCE])
+    assert joined.valid.tolist() == [[True, True, True], [True, False, False]]
+
+
+def test_lexemes_decode_to_their_phrase():
+    samples = [make_sample(n) for n in range(4)]
+    batch = batch_of(samples)
+    captions = batch.grains[Grain.CAPTION].index[:, 0].tolist()
+    for b, sample in enumerate(samples):
+        for k, phrase in enumerate(sample.phrases):
+            first, last = batch.lexemes.span[b, k].tolist()
+            assert Tokenizer.decode(text_of(batch, captions[b])[first:last]) == phrase.text.lower()
+            assert batch.lexemes.lemma[b, k] == word_hash(phrase.lemma)
+
+
+def test_spans_beyond_the_context_are_marked():
+    batch = batch_of([make_sample(0)], preparer(context=8))
+    assert batch.lexemes.span[0].tolist()[1] == [0, 0]
+    assert batch.counts["truncated/caption"] == 1
+    assert len(text_of(batch, 0)) == 8
+
+
+def test_boxes_labels_and_links():
+    two = make_sample(
+        0,
+        regions=(
+            Region((0.0, 0.0, 0.5, 0.5), 0, "cube"),
+            Region((0.0, 0.0, 0.5, 0.5), 1, "cube"),
+            Region((0.5, 0.5, 1.0, 1.0), None, None),
+        ),
+        choices=(Choice(2, "hard", ("right", "wrong", "worse")), Choice(0, "easy", ("yes", "no"))),
+    )
+    batch = batch_of([make_sample(1), two])
+    assert batch.regions.boxes.shape == (3, 4)
+    assert batch.regions.image.tolist() == [0, 1, 1]
+    assert batch.regions.label.tolist() == [word_hash("cube"), word_hash("cube"), 0]
+    assert batch.regions.links.tolist() == [[0, 0], [1, 0], [1, 1]]
+    assert batch.choices.region.tolist() == [2, 1]
+    assert [batch.choices.levels[i] for i in batch.choices.level.tolist()] == ["hard", "easy"]
+    assert batch.choices.valid.tolist() == [[True, True, True], [True, True, False]]
+    assert text_of(batch, int(batch.choices.index[1, 0])) == Tokenizer(77)("yes")
+
+
+def test_drawing_is_random_in_training_only_and_repeatable():
+    sample = make_sample(7, sentences=tuple(f"Sentence {i}." for i in range(9)))
+    evaluation = preparer(sentences=3)
+    assert evaluation(sample, random.Random(1)).grains == evaluation(sample, random.Random(2)).grains
+    training = preparer(sentences=3, random_texts=True)
+    drawn = [tuple(training(sample, random.Random(seed)).grains[Grain.SENTENCE]) for seed in range(8)]
+    assert len(set(drawn)) > 4
+    assert drawn[0] == tuple(training(sample, random.Random(0)).grains[Grain.SENTENCE])
+
+
+def test_sampled_caption_joins_the_drawn_sentences():
+    sample = make_sample(7, sentences=("One.", "Two.", "Three."), phrases=(Phrase("A", 0, 0, 1), Phrase("c", 2, 9, 10)))
+    for seed in range(10):
+        drawn = GrainSampling(sentences=2, caption="sampled").draw(sample, random.Random(seed))
+        assert drawn.caption == " ".join(drawn.sentences)
+        assert {p.sentence for p in drawn.phrases} <= {sample.sentences.index(s) for s in drawn.sentences}
+        assert not drawn.verbatim
+    assert GrainSampling(caption="sampled").draw(sample, None).caption == sample.caption
+
+
+def test_skips_travel_with_the_batch():
+    batch = batch_of([make_sample(0)], skipped=Counter({"json": 2}))
+    assert batch.counts["skipped/json"] == 2
+
+
+def test_pack_texts():
+    texts, index = pack_texts(["b", "a", "b"], Tokenizer(77))
+    assert index.tolist() == [0, 1, 0]
+    assert texts.offsets.tolist() == [0, 3, 6]
+    assert torch.equal(texts.tokens[:3], torch.tensor(Tokenizer(77)("b")))
