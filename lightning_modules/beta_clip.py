@@ -1,0 +1,83 @@
+"""β-CLIP (arXiv 2512.12678): caption, sentences and phrases each pool the image's patches, then meet their own pooled
+view.
+
+L = L_global + L_β-CAL. L_global is CLIP's loss between class token and caption. For β-CAL every text of an image, of
+every grain, is a query: cross-attention over the patches gives the image as that text sees it, and the β-Contextualised
+Contrastive Alignment Loss compares all K views with all K texts of all images. A view's own text is its positive
+(weight α); the other texts of the same image are positives of strength β. At inference the pooling block is not used.
+
+Where the default departs from the published code (``losses/beta_cal.py`` has the details): padded slots never act as
+negatives, a text that also stands in another image is no negative there, and negatives come from all ranks with
+gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from typing_extensions import override
+
+from datamodules.batch import Batch, Grain, join
+from lightning_modules.base import Features, Method, Terms
+from lightning_modules.networks import EncoderConfig, TextConditionedPooling
+from lightning_modules.optim import OptimConfig
+from losses import BetaCalLoss, ClipLoss
+
+
+class BetaClip(Method):
+    """L = global_weight · CLIP(image, caption) + local_weight · β-CAL(views, texts).
+
+    Args:
+        objective: of β-CAL, ``ce`` (softmax; better at fine-grained tasks) or ``bce`` (sigmoid; better at long
+            retrieval).
+        beta: strength of same-image matches in [0, 1]: 0 tells all texts of an image apart, 1 holds them all for equal.
+        alpha: weight of a view's own text (CE).
+        global_weight: weight of the global term.
+        local_weight: weight of β-CAL.
+        pooling_heads: attention heads of the pooling block.
+        reference: reproduce the published loss, its padding included (see ``losses/beta_cal.py``).
+        encoder: sizes of the towers; with ``pretrained`` they come from the checkpoint.
+        optim: learning rates and schedule.
+        pretrained: hub id or local folder to start from; None: from scratch.
+    """
+
+    def __init__(
+        self,
+        objective: Literal["ce", "bce"] = "ce",
+        beta: float = 0.5,
+        alpha: float = 1.0,
+        global_weight: float = 1.0,
+        local_weight: float = 1.0,
+        pooling_heads: int = 8,
+        reference: bool = False,
+        encoder: EncoderConfig = EncoderConfig(),
+        optim: OptimConfig = OptimConfig(),
+        pretrained: str | None = None,
+    ) -> None:
+        beta_cal = BetaCalLoss(objective, beta=beta, alpha=alpha, reference=reference)  # bad values stop here, first
+        super().__init__(encoder, optim, pretrained)
+        self.clip, self.beta_cal = ClipLoss(), beta_cal
+        self.global_weight, self.local_weight = global_weight, local_weight
+        self.pooling = TextConditionedPooling(self.encoder.config.embed_dim, pooling_heads)
+
+    @override
+    def losses(self, batch: Batch, features: Features) -> Terms:
+        queries = join(*(batch.grains[g] for g in (Grain.CAPTION, Grain.SENTENCE, Grain.PHRASE)))
+        texts = features.of(queries)
+        views = self.pooling(texts, features.images.patches)
+        ids = batch.texts.ids[queries.index]
+        return {
+            "global": self.global_weight * self.clip(features.images.image, texts[:, 0], self.encoder.scale),
+            "beta_cal": self.local_weight * self.beta_cal(views, texts, queries.valid, self.pooling.scale, ids),
+        }
+
+    @override
+    def new_modules(self) -> Iterable[nn.Module]:
+        return (self.pooling,)
+
+    @override
+    def scales(self) -> dict[str, Float[Tensor, " 1"]]:
+        return {**super().scales(), "pooling": self.pooling.scale}

@@ -1,0 +1,80 @@
+"""Checkpoints: ``last.ckpt``, saved before validation can fail, and ``best.ckpt`` by a validation number.
+
+Lightning writes both atomically. Its own ``save_last`` waits for validation at the end of an epoch; a benchmark that
+fails there would cost the epoch.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from typing_extensions import override
+
+logger = logging.getLogger("grainclip")
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps ``last.ckpt``: every ``every_n_steps`` optimiser steps, after the last step of an epoch, and at its end.
+
+    Args:
+        dirpath: folder; None: ``checkpoints`` in the logger's folder.
+        every_n_steps: optimiser steps between two saves.
+    """
+
+    def __init__(self, dirpath: str | None = None, every_n_steps: int = 500) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"last_checkpoint.every_n_steps must be at least 1, got {every_n_steps}")
+        super().__init__(
+            dirpath=dirpath,
+            filename=self.CHECKPOINT_NAME_LAST,
+            save_top_k=1,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        self.every_n_steps = every_n_steps
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        if self._should_skip_saving_checkpoint(trainer):  # also while gradients accumulate: no step since the last save
+            return
+        if progress.is_last_batch or trainer.global_step % self.every_n_steps == 0:
+            self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last_global_step_saved = 0  # save once more: now the epoch counts as done and its validation is in
+        super().on_train_epoch_end(trainer, pl_module)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps ``best.ckpt``: the weights with the highest ``monitor`` so far; nothing where it is not measured.
+
+    Args:
+        dirpath: folder; None: ``checkpoints`` in the logger's folder.
+        monitor: name of a validation number, higher is better.
+    """
+
+    def __init__(self, dirpath: str | None = None, monitor: str = "val/caption/text_to_image/R@1") -> None:
+        super().__init__(
+            dirpath=dirpath,
+            filename="best",
+            monitor=monitor,
+            mode="max",
+            save_top_k=1,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
+        )
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.monitor in trainer.callback_metrics:
+            super().on_validation_end(trainer, pl_module)
+        elif not trainer.sanity_checking:
+            logger.warning("best.ckpt is not kept: %r was not measured in validation", self.monitor)

@@ -1,0 +1,64 @@
+"""The command: ``lightning fit --config configs/beta_bce.yaml``; also installed as ``grainclip``.
+
+The ``lightning`` distribution has no such command. Where ``lightning-sdk`` is installed too, commands that are not ours
+are handed on to it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, PackageNotFoundError, distribution
+
+HELP = """usage: lightning COMMAND [--config FILE ...] [--KEY VALUE ...]
+
+Train CLIP on captions, sentences, phrases and regions.
+
+  fit         train:     lightning fit --config configs/beta_bce.yaml
+  validate    measure:   lightning validate --config runs/beta_bce/config.yaml --ckpt_path runs/.../best.ckpt
+  prepare     write shards from a data set:  lightning prepare coco --help
+  doctor      what is installed, what is missing and what to do about it
+
+`lightning fit --config A.yaml --config B.yaml --model.init_args.beta 0.3` overlays files, then single values.
+`lightning fit --config FILE --print_config` shows every setting; `lightning fit --help` explains them.
+The same program: `grainclip COMMAND`, `python -m lightning_modules COMMAND`.
+"""
+TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status, 2 where the input is at fault."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    command = given[0] if given else "--help"
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("grainclip").setLevel(logging.INFO)
+    if command in ("-h", "--help"):
+        sys.stdout.write(HELP)
+        return 0
+    if command in TRAINER_COMMANDS:
+        from lightning_modules.trainer_cli import run
+
+        return run(None if arguments is None else given)
+    if command == "prepare":
+        from lightning_modules.prepare_cli import run as prepare
+
+        return prepare(given[1:])
+    if command == "doctor":
+        from lightning_modules.doctor import run as examine
+
+        return examine(given[1:])
+    other = _lightning_sdk()
+    if other is not None:
+        return other.load()() or 0
+    sys.stderr.write(f"lightning: error: no command {command!r}; `lightning --help` lists them\n")
+    return 2
+
+
+def _lightning_sdk() -> EntryPoint | None:
+    """The command that lightning-sdk would have installed under our name, if it is there."""
+    try:
+        scripts = distribution("lightning-sdk").entry_points
+    except PackageNotFoundError:
+        return None
+    return next((e for e in scripts if e.name == "lightning" and e.group == "console_scripts"), None)

@@ -1,0 +1,38 @@
+"""CLIP fine-tuning, the baseline: whole image against whole caption (Radford et al., arXiv 2103.00020).
+
+With 248 tokens of context and long captions this is Long-CLIP's setting without its short-caption branch.
+"""
+
+from __future__ import annotations
+
+from typing_extensions import override
+
+from datamodules.batch import Batch, Grain
+from lightning_modules.base import Features, Method, Terms
+from lightning_modules.networks import EncoderConfig
+from lightning_modules.optim import OptimConfig
+from losses import ClipLoss
+
+
+class ClipFinetune(Method):
+    """L = CLIP(image, caption).
+
+    Args:
+        encoder: sizes of the towers; with ``pretrained`` they come from the checkpoint.
+        optim: learning rates and schedule.
+        pretrained: hub id or local folder to start from; None: from scratch.
+    """
+
+    def __init__(
+        self,
+        encoder: EncoderConfig = EncoderConfig(),
+        optim: OptimConfig = OptimConfig(),
+        pretrained: str | None = None,
+    ) -> None:
+        super().__init__(encoder, optim, pretrained)
+        self.clip = ClipLoss()
+
+    @override
+    def losses(self, batch: Batch, features: Features) -> Terms:
+        captions = features.of(batch.grains[Grain.CAPTION])[:, 0]
+        return {"global": self.clip(features.images.image, captions, self.encoder.scale)}

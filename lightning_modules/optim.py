@@ -1,0 +1,91 @@
+"""AdamW in named groups, linear warm-up, cosine decay.
+
+Towers, new modules (β-CLIP's pooling block...) and temperatures have learning rates of their own; norms, biases and
+other vectors are not decayed. The schedule counts optimiser steps. The published β-CLIP run: towers 1e-5, pooling 1e-3,
+AdamW (0.9, 0.98), weight decay 0.01, warm-up over 1 % of an epoch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How the weights are trained.
+
+    Args:
+        lr: peak learning rate of the towers.
+        new_lr: of modules that the method adds (pooling block); None: as the towers.
+        temperature_lr: of all temperatures; None: as the towers.
+        weight_decay: on matrices; vectors (norms, biases, temperatures) are not decayed.
+        betas: AdamW's running averages.
+        eps: AdamW's epsilon.
+        warmup_steps: optimiser steps of linear warm-up.
+        final_lr: what remains of each learning rate at the last step, as a share of its peak.
+    """
+
+    lr: float = 1e-3
+    new_lr: float | None = None
+    temperature_lr: float | None = None
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    warmup_steps: int = 100
+    final_lr: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "new_lr", "temperature_lr"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"optim.{name} must be 0 or more, got {value}")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"optim.weight_decay must be 0 or more, got {self.weight_decay}")
+        if not all(0 <= b < 1 for b in self.betas):
+            raise ValueError(f"optim.betas must lie in [0, 1), got {self.betas}")
+        if self.eps <= 0:
+            raise ValueError(f"optim.eps must be above 0, got {self.eps}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"optim.warmup_steps must be 0 or more, got {self.warmup_steps}")
+        if not 0 <= self.final_lr <= 1:
+            raise ValueError(f"optim.final_lr is a share of the peak and must lie in [0, 1], got {self.final_lr}")
+
+
+def adamw(model: nn.Module, new_modules: Iterable[nn.Module], config: OptimConfig) -> AdamW:
+    """AdamW over all trainable parameters of ``model``, in the named groups towers, new, temperatures (± decay)."""
+    new = {id(p) for module in new_modules for p in module.parameters()}
+    rate = {
+        "towers": config.lr,
+        "new": config.lr if config.new_lr is None else config.new_lr,
+        "temperatures": config.lr if config.temperature_lr is None else config.temperature_lr,
+    }
+    groups: dict[str, dict] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        temperature = name.endswith("log_scale")
+        part = "temperatures" if temperature else "new" if id(parameter) in new else "towers"
+        decayed = parameter.ndim >= 2 and not temperature
+        label = part if decayed or temperature else f"{part}_no_decay"
+        decay = config.weight_decay if decayed else 0.0
+        group = groups.setdefault(label, {"name": label, "params": [], "lr": rate[part], "weight_decay": decay})
+        group["params"].append(parameter)
+    return AdamW(list(groups.values()), lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def warmup_cosine(optimizer: AdamW, config: OptimConfig, total_steps: int) -> LambdaLR:
+    """Every group's rate: linear from 0 over the warm-up, then a cosine down to ``final_lr`` of its peak at the end."""
+
+    def factor(step: int) -> float:
+        if step < config.warmup_steps:
+            return (step + 1) / (config.warmup_steps + 1)
+        progress = min(1.0, (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps))
+        return config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    return LambdaLR(optimizer, factor)

@@ -1,0 +1,105 @@
+"""``lightning fit | validate | test | predict``: LightningCLI with our DataModule, our callbacks and errors of one
+line.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from typing import NoReturn
+
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from typing_extensions import override
+
+from datamodules.module import GranularityData
+from datamodules.shards import ShardError
+from datamodules.stream import DataError
+from lightning_modules.base import Method
+from lightning_modules.callbacks import BestCheckpoint, DataMonitor, LastCheckpoint, ResultTable, Throughput
+from lightning_modules.precision import best_precision
+
+logger = logging.getLogger("grainclip")
+
+
+class OneLineParser(LightningArgumentParser):
+    """Says what is wrong with the command line or a file in one line, and stops."""
+
+    @override
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:
+            super().error(message, ex)
+        fail(message)
+
+
+class GrainCli(LightningCLI):
+    """The trainer's commands.
+
+    ``model`` is any ``Method``; ``data`` is ``GranularityData``, whose picture size and context length follow the
+    encoder's.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            Method,
+            GranularityData,
+            parser_class=OneLineParser,
+            subclass_mode_model=True,
+            save_config_kwargs={"overwrite": True},  # a requeued job writes into the folder it has
+            trainer_defaults={
+                "callbacks": [Throughput(), DataMonitor(), ResultTable(), LearningRateMonitor("step")],
+                "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,
+            },
+            auto_configure_optimizers=False,
+        )
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
+        parser.add_lightning_class_args(BestCheckpoint, "best_checkpoint")
+        for name in ("image_size", "context_length"):
+            parser.link_arguments(f"model.init_args.encoder.{name}", f"data.{name}")
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        trainer = self.config[self.subcommand].trainer
+        if trainer.precision is None:
+            trainer.precision = best_precision(trainer.accelerator)
+
+    @override
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except (ValueError, FileNotFoundError) as error:
+            fail(str(error))
+
+    def after_fit(self) -> None:
+        """Say so where there was nothing left to do."""
+        if not self.trainer.callback_metrics:
+            logger.info(
+                "nothing to train: %s holds this run's last step already; --ckpt_path null starts anew, "
+                "a larger --trainer.max_epochs or --trainer.max_steps goes on",
+                self.trainer.ckpt_path,
+            )
+
+
+def run(arguments: list[str] | None) -> int:
+    """Parse ``arguments`` (None: the process's own) and run; 0, or ``SystemExit(2)`` with one line on bad input."""
+    if arguments is not None:
+        sys.argv[1:] = arguments  # the DDP launcher starts its other ranks with this command line
+    for noise in ("does not have many workers", "exists and is not empty", "there is no last checkpoint available"):
+        warnings.filterwarnings("ignore", message=f".*{noise}.*")
+    try:
+        GrainCli()
+    except (ShardError, DataError) as error:
+        fail(str(error).strip().rpartition("\n")[2].removeprefix("datamodules.stream.DataError: "))
+    return 0
+
+
+def fail(message: str) -> NoReturn:
+    """Write one line about bad input and stop with status 2."""
+    line = " ".join(message.split())
+    sys.stderr.write(f"lightning: error: {line}\n")
+    raise SystemExit(2)

@@ -1,0 +1,143 @@
+"""Training end to end through Lightning: steps, logs, checkpoints, exact resume, over-fitting real photographs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from datamodules import GrainSampling, GranularityData, RandomCrop
+from lightning_modules import BetaClip, ClipFinetune, OptimConfig
+from lightning_modules.callbacks import BestCheckpoint, DataMonitor, LastCheckpoint, ResultTable, Throughput
+from lightning_modules.networks import EncoderConfig
+from tests.tiny import write_shards
+
+TINY = EncoderConfig(
+    image_size=16, patch_size=8, image_width=16, image_layers=2, image_heads=2,
+    text_width=16, text_layers=1, text_heads=2, embed_dim=16, context_length=77,
+)  # fmt: skip
+
+
+class Losses(Callback):
+    """Every step's loss; asks to stop after ``epochs`` where given."""
+
+    def __init__(self, epochs: int | None = None) -> None:
+        self.epochs, self.values = epochs, []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.values.append(outputs["loss"].item())
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if self.epochs is not None and trainer.current_epoch + 1 >= self.epochs:
+            trainer.should_stop = True
+
+
+def data(folder: Path, workers: int = 0, **settings) -> GranularityData:
+    shards = write_shards(folder / "shards", 24, 2)
+    return GranularityData(
+        [str(s) for s in shards], [str(s) for s in shards], batch_size=8, val_batch_size=8, workers=workers,
+        image_size=16, context_length=77, sampling=GrainSampling(2, 2), train_transform=RandomCrop(), **settings,
+    )  # fmt: skip
+
+
+def fit(folder: Path, *callbacks: Callback, workers: int = 0, epochs: int = 4, method=BetaClip, **settings) -> Trainer:
+    seed_everything(3)
+    trainer = Trainer(
+        max_epochs=epochs, accelerator="cpu", devices=1, num_sanity_val_steps=0, log_every_n_steps=1,
+        enable_progress_bar=False, enable_model_summary=False, logger=TensorBoardLogger(folder, "", ""),
+        callbacks=[LastCheckpoint(every_n_steps=2), BestCheckpoint(), *callbacks],
+    )  # fmt: skip
+    model = method(encoder=TINY, optim=OptimConfig(lr=1e-2, warmup_steps=2), **settings)
+    trainer.fit(model, data(folder, workers), ckpt_path="last")
+    return trainer
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_from_an_epochs_end(tmp_path, workers):
+    whole, first, second = Losses(), Losses(epochs=2), Losses()
+    ended = fit(tmp_path / "whole", whole, workers=workers)
+    fit(tmp_path / "parts", first, workers=workers)
+    resumed = fit(tmp_path / "parts", second, workers=workers)
+    assert len(whole.values) == 12
+    assert len(first.values) == len(second.values) == 6
+    assert first.values + second.values == pytest.approx(whole.values, rel=1e-6)
+    assert resumed.global_step == ended.global_step == 12
+    assert resumed.optimizers[0].param_groups[0]["lr"] == pytest.approx(ended.optimizers[0].param_groups[0]["lr"])
+    for a, b in zip(resumed.model.parameters(), ended.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+class StopsAfter(Callback):
+    """Dies in the middle of an epoch, like a killed job."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.steps:
+            raise RuntimeError("killed")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_from_the_middle_of_an_epoch(tmp_path, workers):
+    whole, first, second = Losses(), Losses(), Losses()
+    fit(tmp_path / "whole", whole, workers=workers)
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(tmp_path / "parts", first, StopsAfter(5), workers=workers)
+    fit(tmp_path / "parts", second, workers=workers)
+    assert len(second.values) == 8  # the checkpoint of step 4
+    assert first.values[:4] + second.values == pytest.approx(whole.values, rel=1e-6)
+
+
+def test_the_checkpoint_is_there_when_validation_fails(tmp_path):
+    class FailingValidation(Callback):
+        def on_validation_start(self, trainer, pl_module):
+            raise RuntimeError("benchmark broke")
+
+    with pytest.raises(RuntimeError, match="benchmark broke"):
+        fit(tmp_path, FailingValidation())
+    checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 3
+    losses = Losses()
+    assert fit(tmp_path, losses).global_step == 12
+    assert len(losses.values) == 9
+
+
+def test_logs_and_table(tmp_path, capsys):
+    fit(tmp_path, Throughput(), DataMonitor(), ResultTable(), epochs=2)
+    shown = capsys.readouterr().out
+    assert "caption" in shown
+    assert "sentence" in shown
+    assert (tmp_path / "results.json").is_file()
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert tags >= {
+        "train/loss", "train/loss_global", "train/loss_beta_cal", "temperature/global", "temperature/pooling",
+        "throughput/images_per_second", "throughput/waiting", "data/skipped", "data/tokens_per_image",
+        "val/loss_beta_cal", "val/caption/text_to_image/R@1", "val/caption/image_to_text/R@10",
+        "val/sentence/text_to_image/R@5",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("method", [ClipFinetune, BetaClip])
+def test_losses_fall(tmp_path, method):
+    losses = Losses()
+    fit(tmp_path, losses, epochs=15, method=method)
+    assert sum(losses.values[-5:]) < 0.9 * sum(losses.values[:5])
+
+
+def test_encode_is_unit_and_needs_no_trainer():
+    model = BetaClip(encoder=TINY).eval()
+    texts = model.encode_text(["a red cube", "a " * 500, "a red cube"])
+    assert texts.shape == (3, 16)
+    torch.testing.assert_close(texts.norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(texts[0], texts[2])
+    images = model.encode_image(torch.randn(2, 3, 16, 16))
+    torch.testing.assert_close(images.norm(dim=1), torch.ones(2))
