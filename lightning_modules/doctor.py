@@ -127,9 +127,7 @@ def devices() -> list[Check]:
 
         from lightning_modules.precision import best_precision
     except (ImportError, OSError) as error:
-        return [
-            Check("devices", "problem", f"torch does not load: {_first_line(error)}", "pip install torch torchvision")
-        ]
+        return [Check("devices", "problem", _first_line(error), "pip install torch torchvision")]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     kind = torch.backends.cpu.get_cpu_capability()
     cpu = f"{torch.get_num_threads()} threads on {cores} cores ({kind}); trains in {best_precision('cpu')}"
@@ -171,9 +169,9 @@ def has_kernels(capability: tuple[int, int], architectures: Iterable[str]) -> bo
     devices. A build that names neither (ROCm's ``gfx90a``) is taken to fit.
     """
     built = [match for name in architectures if (match := re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", name))]
-    targets = [(match[1], int(match[2]), int(match[3])) for match in built]
     fits = [
-        (kind == "compute" or capability[0] == major) and capability >= (major, minor) for kind, major, minor in targets
+        capability >= (int(major), int(minor)) and (kind == "compute" or capability[0] == int(major))
+        for kind, major, minor in (match.groups() for match in built)
     ]
     return not fits or any(fits)
 
@@ -184,12 +182,12 @@ def command() -> list[Check]:
     again = "pip install --force-reinstall --no-deps -e ."
     activate = f"source {here.parent / 'activate'}; `grainclip` and `python -m lightning_modules` are the same program"
     on_path = shutil.which("lightning")
-    if here.exists() and not _is_ours(here):
+    if here.exists() and b"lightning_modules.cli" not in here.read_bytes():
         advice = f"`grainclip` is the same program; {again} brings `lightning` back"
         checks = [Check(name, "problem", f"{here} belongs to another package", advice)]
     elif on_path is None:
         checks = [Check(name, "note", "not on the PATH", activate)]
-    elif Path(on_path).parent != here.parent:
+    elif not here.exists() or not here.samefile(on_path):
         checks = [Check(name, "note", f"{on_path} is another environment's or product's", activate)]
     else:
         checks = [Check(name, "ok", f"{on_path} is ours")]
@@ -199,21 +197,15 @@ def command() -> list[Check]:
     return checks
 
 
-def _is_ours(script: Path) -> bool:
-    return b"lightning_modules.cli" in script.read_bytes()
-
-
 def tokenizer() -> Check:
     """Whether OpenAI's BPE merges come with the installed open_clip_torch; no model hub is needed for them."""
     try:
         from datamodules.tokenizer import Tokenizer
 
-        count = len(Tokenizer()("a red cube"))
+        Tokenizer()("a red cube")
     except (ImportError, OSError) as error:
         return Check("tokenizer", "problem", _first_line(error), "pip install open_clip_torch")
-    return Check(
-        "tokenizer", "ok", f"OpenAI's BPE from open_clip_torch, no model hub needed ({count} tokens for 3 words)"
-    )
+    return Check("tokenizer", "ok", "OpenAI's BPE, from open_clip_torch: no model hub is needed")
 
 
 def nltk_data() -> list[Check]:
@@ -230,9 +222,7 @@ def nltk_data() -> list[Check]:
             checks.append(Check(f"NLTK {name}", "ok", str(nltk.data.find(path))))
         except LookupError:
             advice = f"python -m nltk.downloader {name}; or set NLTK_DATA to the folder that holds it"
-            checks.append(
-                Check(f"NLTK {name}", "note", "not found: preparing shards needs it, training does not", advice)
-            )
+            checks.append(Check(f"NLTK {name}", "note", "not found; `prepare` needs it, training does not", advice))
     return checks
 
 

@@ -1,0 +1,70 @@
+# `make` lists what there is to do. Every target that runs our code first sees to it that .venv is there and up to date.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench clean
+
+BIN := .venv/bin
+PYTHONS ?= python3.12 python3.11 python3.10 python3
+INSTALLER ?= uv
+STAMP := .venv/grainclip-setup
+IMPORTS := lightning.pytorch.cli, tensorboard, timm, torchmetrics, transformers.models.clip.modeling_clip, webdataset
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  make setup INSTALLER=pip PYTHONS=python3.11   with pip where uv cannot reach the registry; with this Python"
+
+# The stamp holds this folder (the scripts in .venv name it: a moved .venv is built anew) and the pyproject.toml installed.
+# The last step imports the big packages, so that their bytecode is on disk whatever PYTHONDONTWRITEBYTECODE says.
+setup: ## build .venv if it is missing, update it if pyproject.toml has changed
+	@set -e; \
+	wanted() { echo "$(CURDIR)"; cat pyproject.toml; }; \
+	works() { [ -x $(BIN)/python ] && $(BIN)/python -c ''; }; \
+	moved() { [ -f $(STAMP) ] && [ "$$(head -n 1 $(STAMP))" != "$(CURDIR)" ]; }; \
+	if works && wanted | cmp -s - $(STAMP); then echo ".venv is up to date"; exit 0; fi; \
+	uv=; if [ "$(INSTALLER)" = uv ]; then uv=$$(command -v uv || true); fi; \
+	if ! works || moved; then \
+		new='import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 10))'; python=; \
+		for name in $(PYTHONS); do if "$$name" -c "$$new" 2>/dev/null; then python=$$name; break; fi; done; \
+		if [ -z "$$python" ]; then echo "none of $(PYTHONS) is a Python 3.10 or newer with venv; install one" >&2; exit 1; fi; \
+		python=$$("$$python" -c 'import sys; print(sys.executable)'); \
+		echo "building .venv with $$python; with all packages it takes about 6 GB"; \
+		rm -rf .venv; \
+		if [ -n "$$uv" ]; then "$$uv" venv --python "$$python" .venv; else "$$python" -m venv .venv; fi; \
+		echo unfinished > $(STAMP); \
+	fi; \
+	if [ "$(INSTALLER)" = uv ] && [ -z "$$uv" ]; then \
+		echo "fetching uv into .venv: it installs several times as fast as pip"; \
+		$(BIN)/python -m pip install --quiet uv; uv=$(BIN)/uv; \
+	fi; \
+	echo "installing GrainCLIP and its packages with $${uv:-pip}"; \
+	if [ -z "$$uv" ]; then $(BIN)/python -m pip install -e '.[dev]'; \
+	elif ! "$$uv" pip install --python $(BIN)/python -e '.[dev]'; then \
+		echo "uv reads none of pip's settings (a mirror, say); to install with pip: make setup INSTALLER=pip" >&2; exit 1; \
+	fi; \
+	echo "importing the big packages once: the next start is quick"; \
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -c 'import $(IMPORTS)'; \
+	wanted > $(STAMP); \
+	echo ".venv is ready; to use it in this shell: source .venv/bin/activate"
+
+demo: setup ## train β-CLIP on the embedded pictures (some minutes on two cores) and print its table
+	$(BIN)/lightning fit --config configs/beta_bce.yaml
+	@echo; echo "curves:  $(BIN)/tensorboard --logdir runs/beta_bce"
+
+test: setup ## run the tests
+	$(BIN)/python -m pytest -q --durations=10
+
+lint: setup ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: setup ## format the code and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup ## measure speed and memory of the losses and the data path
+	$(BIN)/python tests/bench/run.py
+
+clean: ## remove caches and build products; .venv and runs/ stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,30 @@
+"""Count what a source leaves out, by reason, and remember a few names of each."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+logger = logging.getLogger("grainclip")
+
+
+class Rejects(Counter[str]):
+    """How many items were left out for each reason; a ``Counter`` with examples."""
+
+    def __init__(self, examples: int = 3) -> None:
+        super().__init__()
+        self.most = examples
+        self.examples: dict[str, list[str]] = {}
+
+    def add(self, reason: str, name: object) -> None:
+        """Count one item, called ``name`` in the report, left out for ``reason``."""
+        self[reason] += 1
+        names = self.examples.setdefault(reason, [])
+        if len(names) < self.most:
+            names.append(str(name))
+
+    def report(self) -> None:
+        """Log one line a reason."""
+        for reason, count in sorted(self.items()):
+            names = ", ".join(self.examples[reason])
+            logger.warning("left out: %s × %s (%s%s)", count, reason, names, ", ..." if count > self.most else "")

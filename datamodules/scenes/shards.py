@@ -1,0 +1,143 @@
+"""The embedded data set on disk: ordinary WebDataset tars in a cache folder, written once.
+
+A folder is written beside its final place and renamed there when it is whole. So a folder that exists is complete, and
+of two processes that write at once one wins and both succeed. Its name holds all that decides its content. The tars'
+headers hold no time and no user: with one Pillow version the bytes are the same on every machine.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterable
+from itertools import starmap
+from pathlib import Path
+from typing import NamedTuple
+
+import webdataset
+
+from datamodules.scenes.generate import ASKED, SOURCE, sample
+from datamodules.scenes.world import Split
+
+VERSION = 1  # of the generator: raise it with any change of pictures or texts
+TRAIN_SHARDS, HELD_OUT_SHARDS = 16, 4
+MANIFEST = "manifest.json"
+PROCESSES = 2
+
+log = logging.getLogger("grainclip")
+
+
+class ScenesShards(NamedTuple):
+    """The tars of both splits, in order."""
+
+    train: list[Path]
+    held_out: list[Path]
+
+
+class Job(NamedTuple):
+    """One shard to write: samples ``start`` to ``stop`` of a split."""
+
+    path: Path
+    split: Split
+    start: int
+    stop: int
+
+
+def ensure_shards(
+    folder: Path | None = None,
+    *,
+    train: int,
+    held_out: int = 512,
+    seed: int = 0,
+    size: int = 64,
+    asked: int = ASKED,
+) -> ScenesShards:
+    """The shards of a data set of ``train`` and ``held_out`` samples; written first if they are not there.
+
+    ``folder`` is the cache in which the data set gets a folder of its own; by default ``$GRAINCLIP_CACHE``, else
+    ``~/.cache/grainclip``. ``size`` is the pictures' side in pixels, ``asked`` the number of things in a held-out scene
+    that questions are asked about. Beside the tars stands ``manifest.json`` with the samples and bytes of each.
+
+    Raises ``ValueError`` where a number of samples is below 1, or as ``sample`` does.
+    """
+    for name, value in (("train", train), ("held_out", held_out)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1 sample, got {value}")
+    cache = default_cache() if folder is None else Path(folder)
+    place = cache / f"scenes-v{VERSION}-seed{seed}-size{size}-train{train}-heldout{held_out}-asked{asked}"
+    if not (place / MANIFEST).is_file():
+        log.info("Writing the embedded data set, %d + %d scenes, to %s", train, held_out, place)
+        _write(
+            place,
+            [*_jobs("train", train, TRAIN_SHARDS), *_jobs("held_out", held_out, HELD_OUT_SHARDS)],
+            seed,
+            size,
+            asked,
+        )
+    return ScenesShards(sorted(place.glob("train-*.tar")), sorted(place.glob("held_out-*.tar")))
+
+
+def default_cache() -> Path:
+    """``$GRAINCLIP_CACHE``, else ``~/.cache/grainclip``."""
+    named = os.environ.get("GRAINCLIP_CACHE")
+    return Path(named) if named else Path.home() / ".cache" / "grainclip"
+
+
+def _jobs(split: Split, samples: int, shards: int) -> list[Job]:
+    """``samples`` split evenly, in order, over ``shards`` tars; fewer tars where there are fewer samples."""
+    shards = min(shards, samples)
+    edges = [samples * k // shards for k in range(shards + 1)]
+    return [Job(Path(f"{split}-{k:06d}.tar"), split, edges[k], edges[k + 1]) for k in range(shards)]
+
+
+def _write(place: Path, jobs: list[Job], seed: int, size: int, asked: int) -> None:
+    """Write all shards and the manifest into a folder beside ``place`` and rename it to ``place``."""
+    temporary = place.with_name(f".{place.name}-{uuid.uuid4().hex[:12]}")
+    temporary.mkdir(parents=True)
+    try:
+        tasks = [(job._replace(path=temporary / job.path), seed, size, asked) for job in jobs]
+        sizes = _in_parallel(tasks)
+        shards = {
+            job.path.name: {"samples": job.stop - job.start, "bytes": size_in_bytes}
+            for job, size_in_bytes in zip(jobs, sizes, strict=True)
+        }
+        manifest = {"source": SOURCE, "version": VERSION, "seed": seed, "size": size, "asked": asked, "shards": shards}
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        _claim(temporary, place)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _claim(temporary: Path, place: Path) -> None:
+    """Rename the finished folder, unless another process was first."""
+    try:
+        temporary.rename(place)
+    except OSError as error:
+        if not (place / MANIFEST).is_file():
+            raise FileExistsError(
+                f"{place} is in the way: it has no {MANIFEST}, so it is no data set; remove it"
+            ) from error
+
+
+def _in_parallel(tasks: list[tuple[Job, int, int, int]]) -> Iterable[int]:
+    """``_write_shard`` for every task, in two processes where the platform can fork safely.
+
+    A child only draws and writes: it uses none of the locks or threads that make forking risky.
+    """
+    if not sys.platform.startswith("linux") or multiprocessing.current_process().daemon:
+        return list(starmap(_write_shard, tasks))
+    with multiprocessing.get_context("fork").Pool(min(PROCESSES, len(tasks))) as pool:
+        return pool.starmap(_write_shard, tasks, chunksize=1)
+
+
+def _write_shard(job: Job, seed: int, size: int, asked: int) -> int:
+    """Write one tar; its size in bytes."""
+    with job.path.open("wb") as file, webdataset.TarWriter(file, user="", group="", mtime=0, encoder=False) as tar:
+        for index in range(job.start, job.stop):
+            tar.write(sample(index, job.split, seed, size, asked).members())
+    return job.path.stat().st_size

@@ -1,0 +1,117 @@
+"""What a scene is: a few coloured shapes in the cells of a 3 × 3 grid, on a background; and how one is drawn by lot.
+
+A data set on which methods are compared must need composition, so:
+
+- Single things are common. There are 12 × 11 × 3 × 6 of them (shape, colour, size, texture), each stands in many
+  scenes of both splits, and a scene often holds two of one colour or shape. What is rare is the combination.
+- **Splits share no combination.** The bag of a scene's shapes together with the bag of its colours decides the split,
+  by a hash that knows no seed. So no held-out scene has the things, or even the shapes and colours, of a training scene.
+- **Held-out scenes are twins.** Scenes 2i and 2i + 1 differ in one exchange between two things: of their colours,
+  textures, sizes or places. Both have the same bag of words, so a model that does not bind attributes to things
+  cannot tell twins apart, and its R@1 stays near one half however well it does otherwise.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from itertools import combinations
+from random import Random
+from typing import Literal, NamedTuple
+
+SHAPES = (
+    *("circle", "square", "triangle", "diamond", "star", "heart"),
+    *("cross", "ring", "crescent", "arrow", "hexagon", "hourglass"),
+)
+COLOURS = (
+    *("red", "orange", "yellow", "green", "turquoise", "blue"),
+    *("purple", "pink", "brown", "black", "white"),
+)
+SIZES = ("small", "medium", "large")
+TEXTURES = ("solid", "striped", "dotted", "checkered", "faded", "split")
+VALUES = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "texture": TEXTURES}
+
+TONES = ("light grey", "cream", "light blue", "light green", "lavender", "dark grey")
+PATTERNS = ("plain", "lined", "squared", "speckled")
+
+GRID = 3  # cells a side; cell c is row c // 3, column c % 3
+MIN_THINGS, MAX_THINGS = 2, 6
+HELD_OUT_SHARE = 8  # one combination in this many is held out
+
+Split = Literal["train", "held_out"]
+
+
+class Thing(NamedTuple):
+    """A shape with its attributes; the fields are the keys of ``VALUES``."""
+
+    shape: str
+    colour: str
+    size: str
+    texture: str
+
+
+class Scene(NamedTuple):
+    """Things (no two alike), the grid cell of each (no two the same), and the background's tone and pattern."""
+
+    things: tuple[Thing, ...]
+    cells: tuple[int, ...]
+    tone: str
+    pattern: str
+
+    def combination(self) -> tuple[Thing, ...]:
+        """The bag of things, without places: what the two splits never share."""
+        return tuple(sorted(self.things))
+
+
+def draw_scene(index: int, split: Split, seed: int) -> Scene:
+    """Scene ``index`` of a split: a function of its arguments alone. The splits have no end."""
+    if split == "train":
+        return _draw(Random(f"scenes/world/{seed}/train/{index}"), held_out=False)
+    if split == "held_out":
+        pair, second = divmod(index, 2)
+        rng = Random(f"scenes/world/{seed}/held_out/{pair}")
+        scene = _draw(rng, held_out=True)
+        return twin(scene, rng) if second else scene
+    raise ValueError(f"split must be 'train' or 'held_out', got {split!r}")
+
+
+def is_held_out(shapes: Sequence[str], colours: Sequence[str]) -> bool:
+    """Whether scenes with these bags of shapes and colours belong to the held-out split, for every seed."""
+    bags = f"{','.join(sorted(shapes))};{','.join(sorted(colours))}"
+    return zlib.crc32(bags.encode()) % HELD_OUT_SHARE == 0
+
+
+def twin(scene: Scene, rng: Random) -> Scene:
+    """The scene after one exchange between two of its things; its bags of attributes and places stay the same."""
+    pairs = list(combinations(range(len(scene.things)), 2))
+    while True:  # an exchange of places is always possible
+        attribute, (i, j) = rng.choice(("colour", "texture", "size", "place")), rng.choice(pairs)
+        if attribute == "place":
+            return scene._replace(cells=_exchanged(scene.cells, i, j, scene.cells[j], scene.cells[i]))
+        a, b = scene.things[i], scene.things[j]
+        value_a, value_b = getattr(a, attribute), getattr(b, attribute)
+        a, b = a._replace(**{attribute: value_b}), b._replace(**{attribute: value_a})
+        things = _exchanged(scene.things, i, j, a, b)
+        if value_a != value_b and len(set(things)) == len(things):
+            return scene._replace(things=things)
+
+
+def _exchanged(items: tuple, i: int, j: int, at_i: object, at_j: object) -> tuple:
+    changed = list(items)
+    changed[i], changed[j] = at_i, at_j
+    return tuple(changed)
+
+
+def _draw(rng: Random, held_out: bool) -> Scene:
+    count = rng.randint(MIN_THINGS, MAX_THINGS)
+    while True:
+        shapes, colours = rng.choices(SHAPES, k=count), rng.choices(COLOURS, k=count)
+        if is_held_out(shapes, colours) == held_out:
+            break
+    while True:
+        sizes, textures = rng.choices(SIZES, k=count), rng.choices(TEXTURES, k=count)
+        things = tuple(map(Thing, shapes, colours, sizes, textures))
+        if len(set(things)) == count:
+            break
+    cells = tuple(rng.sample(range(GRID * GRID), count))
+    return Scene(things, cells, rng.choice(TONES), rng.choice(PATTERNS))

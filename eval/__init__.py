@@ -1,0 +1,26 @@
+"""Benchmarks: what a model can tell apart. They take embeddings and know no model, no loss and no trainer.
+
+Each benchmark is a class with ``update`` (a batch), ``compute`` (the numbers, on all ranks) and ``reset``. Numbers are
+plain floats, fractions in [0, 1] beside counts, and do not depend on ranks, batches or padding.
+"""
+
+from eval.boxes import BoxAccuracy
+from eval.hard_negatives import HardNegatives
+from eval.ranking import Ranks, Ties, rank_embeddings, rank_matrix, recall_at_k
+from eval.report import markdown, table, write_json
+from eval.retrieval import Retrieval, slot_rows
+
+__all__ = [
+    "BoxAccuracy",
+    "HardNegatives",
+    "Ranks",
+    "Retrieval",
+    "Ties",
+    "markdown",
+    "rank_embeddings",
+    "rank_matrix",
+    "recall_at_k",
+    "slot_rows",
+    "table",
+    "write_json",
+]

@@ -1,0 +1,93 @@
+"""Numbers for people and for machines: a terminal table, Markdown, JSON.
+
+A benchmark gives ``{"caption/text_to_image/R@1": 0.42, ...}``: fractions in [0, 1] and counts. The last part of a name
+is a column, the rest a row; rows with the same columns share a table. Fractions are shown in percent, files keep them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Group
+from rich.table import Table
+
+COUNTS = ("queries", "questions", "boxes")
+FRACTION = re.compile(r"R@\d+|(class_mean_)?top\d+|accuracy|chance|ties")
+
+
+class Section(NamedTuple):
+    """Rows that share their columns, all cells as text."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]  # label, then a cell per column
+
+
+def sections(numbers: Mapping[str, float]) -> list[Section]:
+    """``numbers`` grouped for display, in the order of their names."""
+    rows: dict[str, dict[str, float]] = {}
+    for name, number in numbers.items():
+        row, _, column = name.rpartition("/")
+        rows.setdefault(row, {})[column] = number
+    tables: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for row, cells in rows.items():
+        label = row.replace("/", " · ").replace("_", " ")
+        tables.setdefault(tuple(cells), []).append((label, *(_cell(c, n) for c, n in cells.items())))
+    return [Section(tuple(map(_header, columns)), lines) for columns, lines in tables.items()]
+
+
+def table(numbers: Mapping[str, float], title: str | None = None) -> Group:
+    """For the terminal: ``rich.print(table(numbers))``."""
+    tables = []
+    for i, section in enumerate(sections(numbers)):
+        drawn = Table(title=title if i == 0 else None, title_justify="left")
+        drawn.add_column("", no_wrap=True)
+        for column in section.columns:
+            drawn.add_column(column, justify="right")
+        for row in section.rows:
+            drawn.add_row(*row)
+        tables.append(drawn)
+    return Group(*tables)
+
+
+def markdown(numbers: Mapping[str, float]) -> str:
+    """The same tables as GitHub Markdown."""
+    tables = []
+    for section in sections(numbers):
+        lines = [("", *section.columns), ("---", *["---:"] * len(section.columns)), *section.rows]
+        tables.append("\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines))
+    return "\n\n".join(tables) + "\n"
+
+
+def write_json(path: str | os.PathLike[str], numbers: Mapping[str, float], settings: Mapping[str, Any]) -> None:
+    """Write ``{"numbers": ..., "settings": ...}`` in one step: the file is whole or not there.
+
+    ``settings`` is whatever is needed to read the numbers (model, data, preprocessing).
+    Raises ValueError for a number that is not finite.
+    """
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            raise ValueError(f"{name} must be finite, got {number}")
+    target = Path(path)
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        draft.write_text(json.dumps({"numbers": dict(numbers), "settings": dict(settings)}, indent=2) + "\n")
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _header(column: str) -> str:
+    name = column.replace("_", " ")
+    return f"{name} %" if FRACTION.fullmatch(column) else name
+
+
+def _cell(column: str, number: float) -> str:
+    if column in COUNTS:
+        return f"{number:.0f}"
+    return f"{100 * number:.1f}" if FRACTION.fullmatch(column) else f"{number:.4g}"

@@ -1,0 +1,20 @@
+"""The networks: two towers, long contexts, pooling by text and by box, and weights in and out."""
+
+from lightning_modules.networks.config import EncoderConfig, vit_b_16, vit_l_14
+from lightning_modules.networks.encoder import DualEncoder, ImageFeatures, TextFeatures
+from lightning_modules.networks.long_context import PositionTable, stretch_positions
+from lightning_modules.networks.pooling import TextConditionedPooling
+from lightning_modules.networks.regions import pool_regions
+
+__all__ = [
+    "DualEncoder",
+    "EncoderConfig",
+    "ImageFeatures",
+    "PositionTable",
+    "TextConditionedPooling",
+    "TextFeatures",
+    "pool_regions",
+    "stretch_positions",
+    "vit_b_16",
+    "vit_l_14",
+]

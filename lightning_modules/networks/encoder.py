@@ -1,0 +1,131 @@
+"""The dual encoder: CLIP's two towers, with dense image features and texts of any grain in one pass.
+
+Everything that a method or a benchmark compares has unit norm. What must be averaged first (patches inside a box,
+tokens of a phrase) is also there as it was before normalisation: ``dense`` and ``tokens``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from datamodules.batch import Texts
+from lightning_modules.networks.config import EncoderConfig
+from lightning_modules.networks.image_tower import ImageTower
+from lightning_modules.networks.long_context import CLIP_CONTEXT, KEPT
+from lightning_modules.networks.temperature import Temperature
+from lightning_modules.networks.text_tower import TextTower
+from lightning_modules.networks.unit import unit
+from lightning_modules.networks.weights.checkpoint import read_checkpoint
+from lightning_modules.networks.weights.export import save_open_clip, save_transformers
+from lightning_modules.networks.weights.state import load_state, whole_state
+
+
+class ImageFeatures(NamedTuple):
+    """What the image tower saw."""
+
+    image: Float[Tensor, "B D"]  # CLIP's image embedding (class token), unit norm
+    dense: Float[Tensor, "B P D"]  # patch tokens, row by row, not normalised: pool, then normalise
+
+    @property
+    def patches(self) -> Float[Tensor, "B P D"]:
+        """Patch tokens of unit norm."""
+        return unit(self.dense)
+
+
+class TextFeatures(NamedTuple):
+    """What the text tower read."""
+
+    text: Float[Tensor, "U D"]  # one vector per unique text (its EOT), unit norm
+    tokens: Float[Tensor, "T D"]  # every token, in the order of ``Texts.tokens``, not normalised
+
+
+class DualEncoder(nn.Module):
+    """Two towers and a temperature.
+
+    All parameters are used inside a module's forward, so FSDP2 can wrap the blocks of both towers, ``temperature`` and
+    then the whole (with ``register_fsdp_forward_method`` for ``encode_image`` and ``encode_text``).
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image_tower = ImageTower(config)
+        self.text_tower = TextTower(config)
+        self.temperature = Temperature(config.init_scale)
+
+    @property
+    def scale(self) -> Float[Tensor, " 1"]:
+        """What multiplies cosines in the loss: one over the temperature."""
+        return self.temperature()
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade compute for memory in both towers: activations are recomputed in the backward pass."""
+        self.image_tower.set_grad_checkpointing(enable)
+        self.text_tower.set_grad_checkpointing(enable)
+
+    def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> ImageFeatures:
+        """Normalised pixels to features.
+
+        Raises:
+            ValueError: where the picture is not ``image_size`` pixels square.
+        """
+        side = self.config.image_size
+        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, side, side):
+            raise ValueError(f"pixels must have shape [B, 3, {side}, {side}], got {list(pixels.shape)}")
+        tokens = self.image_tower(pixels)
+        return ImageFeatures(unit(tokens[:, 0]), tokens[:, 1:])
+
+    def encode_text(self, texts: Texts) -> TextFeatures:
+        """Unique texts to features, one vector each and one for each of their tokens.
+
+        Raises:
+            ValueError: where there is no text, or one is empty or longer than the context.
+        """
+        tokens = self.text_tower(texts)
+        last = texts.offsets[1:].to(tokens.device) - 1
+        return TextFeatures(unit(tokens[last]), tokens)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        context_length: int | None = None,
+        frozen_positions: int | None = None,
+        activation: str | None = None,
+    ) -> DualEncoder:
+        """An encoder with the weights of a CLIP checkpoint.
+
+        Args:
+            source: a folder, a weights file or a hub id: transformers, OpenAI, open_clip, Long-CLIP, published β-CLIP.
+            context_length: tokens of text; the position table is stretched, or cut, to it. The checkpoint's if None.
+            frozen_positions: rows of that table which are not trained. If None, 20 where the context is longer than
+                the 77 tokens that CLIP was trained with, else 0.
+            activation: "quick_gelu" or "gelu"; needed only where no config file tells it.
+
+        Raises:
+            ValueError: naming what is missing, unknown, truncated or of another architecture.
+            FileNotFoundError: where there are no weights.
+        """
+        config, state = read_checkpoint(source, activation)
+        context = config.context_length if context_length is None else context_length
+        if frozen_positions is None:
+            frozen_positions = KEPT if context > CLIP_CONTEXT else 0
+        encoder = cls(replace(config, context_length=context, frozen_positions=frozen_positions))
+        load_state(encoder, state, str(source))
+        return encoder
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that ``transformers.CLIPModel.from_pretrained`` loads, with the same embeddings."""
+        save_transformers(self.config, whole_state(self), folder)
+
+    def save_open_clip(self, folder: str | Path) -> None:
+        """Write a folder that open_clip loads as ``local-dir:FOLDER``, with the same embeddings."""
+        save_open_clip(self.config, whole_state(self), folder)
+
+    def forward(self, pixels: Float[Tensor, "B 3 H W"], texts: Texts) -> tuple[ImageFeatures, TextFeatures]:
+        return self.encode_image(pixels), self.encode_text(texts)

@@ -1,0 +1,67 @@
+"""CLIP's vision transformer (timm's), whose patches keep to themselves in the last block.
+
+In an ordinary ViT the last block mixes all tokens, and patch tokens lose their place in the picture. Here, as in β-CLIP
+(arXiv 2512.12678; first in MaskCLIP and CLIPSelf), the class token attends in the last block as ever, so CLIP's image
+embedding is untouched, while a patch passes on its own value: attention with the identity in place of softmax(q k).
+
+    u = LN1(x),  o_cls = Wo softmax(q_cls kᵀ/√d) v + bo,  o_p = Wo v_p + bo,  y = x + o,  z = y + MLP(LN2(y))
+
+The final norm and CLIP's projection are applied to every token. All blocks but the last are shared by both paths, so
+dense features cost nothing extra. Where we differ from the published code: attention is fused (the same numbers), and
+activation checkpointing works, because the blocks run inside timm's own forward.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from timm.layers.attention import Attention
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_modules.networks.config import EncoderConfig
+
+
+class ValueOnlyBlock(Block):
+    """A timm block, parameters and names included: token 0 attends, every other token passes on its own value."""
+
+    attn: Attention
+
+    def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+        x = x + self._mix(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+    def _mix(self, u: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+        q, k, v = self.attn.qkv(u).unflatten(-1, (3, self.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = functional.scaled_dot_product_attention(q[:, :, :1], k, v)
+        mixed = torch.cat([attended, v[:, :, 1:]], dim=2)
+        return self.attn.proj(mixed.transpose(1, 2).flatten(2))
+
+
+class ImageTower(VisionTransformer):
+    """Pictures to tokens in the joint space, not normalised: the class token first, then the patches row by row."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        width = config.image_width
+        super().__init__(
+            img_size=config.image_size,
+            patch_size=config.patch_size,
+            num_classes=0,
+            global_pool="",
+            embed_dim=width,
+            depth=config.image_layers,
+            num_heads=config.image_heads,
+            pre_norm=True,
+            norm_layer=nn.LayerNorm,  # eps 1e-5, CLIP's; timm's own default is 1e-6
+            act_layer=config.activation,
+        )
+        act = type(self.blocks[-1].get_submodule("mlp.act"))
+        last = ValueOnlyBlock(width, config.image_heads, qkv_bias=True, norm_layer=nn.LayerNorm, act_layer=act)
+        last.load_state_dict(self.blocks[-1].state_dict())  # the names are timm's, and so is the initialisation
+        self.blocks[-1] = last
+        self.projection = nn.Linear(width, config.embed_dim, bias=False)
+        nn.init.normal_(self.projection.weight, std=width**-0.5)
+
+    def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1+P D"]:
+        return self.projection(self.forward_features(pixels))

@@ -1,0 +1,88 @@
+"""Several texts in one row: the text tower reads real tokens only.
+
+A caption has some 140 tokens, a phrase four or five. Padded to a common length most of the work is on padding; packed,
+texts stand behind one another in rows, each seeing only itself (a block-diagonal causal mask) and counting its
+positions from zero. For a causal transformer that gives exactly the features of one text at a time.
+
+Placing texts is bin packing: longest first, each into the row with the least room that still holds it (best fit
+decreasing). Mixed lengths leave 1 to 2 % of the places empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+SHORT_ROW = 64  # short texts share rows of at least this length: few empty places, and attention is still cheap
+ALIGN = 8  # fused attention kernels want masks whose rows are multiples of 8
+
+
+class Packing(NamedTuple):
+    """Rows of tokens; token ``t`` of the ragged set stands at ``slot[t]`` of the flattened rows."""
+
+    tokens: Int[Tensor, "N L"]
+    positions: Int[Tensor, "N L"]
+    mask: Bool[Tensor, "N 1 L L"]  # True where a query may look; every query may look at itself
+    slot: Int[Tensor, " T"]
+
+
+def place(lengths: Sequence[int], row_length: int) -> tuple[list[int], list[int]]:
+    """A row for each text and the place in that row where it starts.
+
+    Args:
+        lengths: of the texts, each at most ``row_length``.
+        row_length: places in a row.
+    """
+    rows, starts = [0] * len(lengths), [0] * len(lengths)
+    with_room: list[list[int]] = [[] for _ in range(row_length + 1)]  # rows by places left
+    rooms = 0  # bit r is set where some row has r places left: finding the tightest row is one bit operation
+    count = 0
+    for text in sorted(range(len(lengths)), key=lambda text: -lengths[text]):
+        length = lengths[text]
+        fitting = rooms >> length
+        if fitting:
+            room = length + (fitting & -fitting).bit_length() - 1
+            row = with_room[room].pop()
+            if not with_room[room]:
+                rooms ^= 1 << room
+        else:
+            room, row, count = row_length, count, count + 1
+        rows[text], starts[text] = row, row_length - room
+        with_room[room - length].append(row)
+        rooms |= 1 << (room - length)
+    return rows, starts
+
+
+def row_length(lengths: Sequence[int], limit: int) -> int:
+    """Places in a row: the longest text, or a little more where all are short; never more than ``limit``."""
+    wanted = max(*lengths, min(SHORT_ROW, sum(lengths)), 1)
+    return min(-(-wanted // ALIGN) * ALIGN, limit)
+
+
+def pack(tokens: Int[Tensor, " T"], offsets: Sequence[int], limit: int) -> Packing:
+    """Pack the ragged set ``tokens[offsets[u]:offsets[u + 1]]`` into rows of at most ``limit`` places."""
+    device = tokens.device
+    lengths = [end - start for start, end in pairwise(offsets)]
+    length = row_length(lengths, limit)
+    rows, starts = place(lengths, length)
+    count = max(rows) + 1
+
+    sizes = torch.tensor(lengths, device=device)
+    text = torch.repeat_interleave(torch.arange(len(lengths), device=device), sizes, output_size=len(tokens))
+    position = torch.arange(len(tokens), device=device) - torch.tensor(offsets[:-1], device=device)[text]
+    first = torch.tensor([row * length + start for row, start in zip(rows, starts, strict=True)], device=device)
+    slot = first[text] + position
+
+    def spread(values: Tensor, empty: int) -> Tensor:
+        flat = values.new_full((count * length,), empty)
+        return flat.index_copy(0, slot, values).view(count, length)
+
+    owner = spread(text, -1)  # empty places form a text of their own, so that no query is left with nothing to look at
+    causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    mask = (owner[:, None, :, None] == owner[:, None, None, :]) & causal
+    return Packing(spread(tokens, 0), spread(position, 0), mask, slot)

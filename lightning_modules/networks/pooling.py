@@ -1,0 +1,51 @@
+"""Text-conditioned pooling: which patches does this text speak about? (β-CLIP, arXiv 2512.12678.)
+
+One cross-attention block per text query t over an image's patches, both of unit norm, gives the image as that text
+sees it:
+
+    o = MHA(query = t, key = value = patches),   v = o + W2 QuickGELU(W1 LN(o) + b1) + b2
+
+There is no residual from the query, so a pooled vector holds nothing but image content. The block has its own
+temperature and is used in training only; at inference plain CLIP remains.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from timm.layers.activations import QuickGELU
+from torch import Tensor, nn
+
+from lightning_modules.networks.temperature import Temperature
+from lightning_modules.networks.unit import unit
+
+
+class TextConditionedPooling(nn.Module):
+    """Pool an image's patches once per text.
+
+    Args:
+        width: of the joint space.
+        heads: of the attention; must divide ``width``.
+    """
+
+    def __init__(self, width: int, heads: int = 8) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width must be a multiple of heads = {heads}, got {width}")
+        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)  # xavier in, zero biases
+        self.norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), QuickGELU(), nn.Linear(4 * width, width))
+        self.temperature = Temperature()
+
+    @property
+    def scale(self) -> Float[Tensor, " 1"]:
+        """What multiplies the cosines of the pooled vectors in the loss: one over the temperature."""
+        return self.temperature()
+
+    def forward(self, queries: Float[Tensor, "B K D"], patches: Float[Tensor, "B P D"]) -> Float[Tensor, "B K D"]:
+        """Image vectors conditioned on each text; unit norm in, unit norm out."""
+        pooled, _ = self.attn(queries, patches, patches, need_weights=False)
+        return unit(pooled + self.mlp(self.norm(pooled)))
+
+    def attention(self, queries: Float[Tensor, "B K D"], patches: Float[Tensor, "B P D"]) -> Float[Tensor, "B K P"]:
+        """Where each text looks: attention over the patches, the mean of the heads (each row sums to one)."""
+        return self.attn(queries, patches, patches, need_weights=True)[1]

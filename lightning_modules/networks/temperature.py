@@ -1,0 +1,30 @@
+"""A learned temperature: cosines are multiplied by its inverse, ``scale``, which is kept as a logarithm.
+
+A module of its own, though it holds one number: losses need the scale outside the encoder's forward, where FSDP2 has
+put the encoder's parameters back into shards. Wrapped by itself it is gathered on each call, and being 1-D it can be.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Temperature(nn.Module):
+    """Calling it gives the scale.
+
+    Args:
+        scale: at the start; CLIP's is 1 / 0.07.
+    """
+
+    def __init__(self, scale: float = 1 / 0.07) -> None:
+        super().__init__()
+        if not (math.isfinite(scale) and scale > 0):
+            raise ValueError(f"scale must be positive and finite, got {scale}")
+        self.log_scale = nn.Parameter(torch.tensor([math.log(scale)]))
+
+    def forward(self) -> Float[Tensor, " 1"]:
+        return self.log_scale.exp()

@@ -1,0 +1,78 @@
+"""CLIP's text transformer (transformers' own), reading a batch's unique texts packed into rows.
+
+One call of the tower per batch, whatever the grains in it. A text's feature stands at its last token (EOT). The
+features of all its tokens, through the same final norm and projection, come with it: a caption's own pass then also
+serves the methods that look at words (MulCLIP, HarmoCLIP).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import pairwise
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from datamodules.batch import Texts
+from lightning_modules.networks.config import EncoderConfig
+from lightning_modules.networks.long_context import PositionTable
+from lightning_modules.networks.packing import pack
+
+
+class TextTower(nn.Module):
+    """Ragged texts to token features in the joint space, not normalised."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.transformer = CLIPTextModel(text_config(config))
+        table = self.transformer.embeddings.position_embedding.weight
+        positions = PositionTable(table, config.frozen_positions)
+        self.transformer.embeddings.register_module("position_embedding", positions)
+        self.projection = nn.Linear(config.text_width, config.embed_dim, bias=False)
+        nn.init.normal_(self.projection.weight, std=config.text_width**-0.5)
+        self.context_length = config.context_length
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each layer's activations in the backward pass instead of keeping them (while training)."""
+        # the public switch changed its name within transformers 5; the method behind it did not
+        self.transformer._set_gradient_checkpointing(enable, partial(checkpoint, use_reentrant=False))
+
+    def forward(self, texts: Texts) -> Float[Tensor, "T D"]:
+        """Features of all tokens, in the order of ``texts.tokens``; text ``u`` is at ``texts.offsets[u + 1] - 1``.
+
+        Raises:
+            ValueError: where a text is empty or longer than the context, or there is none.
+        """
+        offsets: list[int] = texts.offsets.tolist()
+        lengths = [end - start for start, end in pairwise(offsets)]
+        if not lengths or min(lengths) < 1:
+            raise ValueError(f"texts must hold at least one text and no empty one, got lengths {lengths}")
+        longest = max(lengths)
+        if longest > self.context_length:
+            raise ValueError(f"a text must have at most context_length = {self.context_length} tokens, got {longest}")
+        packed = pack(texts.tokens, offsets, self.context_length)
+        hidden = self.transformer(
+            input_ids=packed.tokens, attention_mask=packed.mask, position_ids=packed.positions
+        ).last_hidden_state
+        return self.projection(hidden.flatten(0, 1)[packed.slot])
+
+
+def text_config(config: EncoderConfig) -> CLIPTextConfig:
+    """The text tower in transformers' terms; SOT and EOT are the two last ids, as in CLIP's vocabulary."""
+    text = CLIPTextConfig(
+        vocab_size=config.vocab_size,
+        hidden_size=config.text_width,
+        intermediate_size=4 * config.text_width,
+        projection_dim=config.embed_dim,
+        num_hidden_layers=config.text_layers,
+        num_attention_heads=config.text_heads,
+        max_position_embeddings=config.context_length,
+        hidden_act=config.activation,
+        bos_token_id=config.vocab_size - 2,
+        eos_token_id=config.vocab_size - 1,
+        pad_token_id=config.vocab_size - 1,
+    )
+    text._attn_implementation = "sdpa"
+    return text

@@ -1,0 +1,1 @@
+"""Weights in and out: whose layout has which of our parameters under which name."""

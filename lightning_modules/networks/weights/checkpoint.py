@@ -1,0 +1,97 @@
+"""Any CLIP checkpoint as the sizes and the weights of our encoder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_modules.networks.config import ACTIVATIONS, EncoderConfig
+from lightning_modules.networks.long_context import KEPT
+from lightning_modules.networks.weights import beta_clip, openai_clip, transformers_clip
+from lightning_modules.networks.weights.files import fetch, read_tensors
+from lightning_modules.networks.weights.layout import Layout, Traceless, sizes
+from lightning_modules.networks.weights.links import State
+
+LAYOUTS = (transformers_clip.LAYOUT, openai_clip.LAYOUT, beta_clip.LAYOUT)
+TABLE, TRAINED_TABLE = "positional_embedding", "positional_embedding_res"  # Long-CLIP's and β-CLIP's pair
+
+
+class Checkpoint(NamedTuple):
+    """Sizes, and the weights under our names."""
+
+    config: EncoderConfig
+    state: State
+
+
+def read_checkpoint(source: str | Path, activation: str | None = None) -> Checkpoint:
+    """Read a transformers, OpenAI, open_clip, Long-CLIP or published β-CLIP checkpoint.
+
+    Args:
+        source: a weights file, a folder, or a hub id.
+        activation: of both towers, where no config file and no published recipe tells it.
+
+    Raises:
+        ValueError: where the file is truncated, the architecture another, a parameter missing or unknown, or the
+            activation cannot be known.
+        FileNotFoundError: where there is no such file.
+    """
+    path = fetch(source)
+    state = read_tensors(path)
+    layout = recognise(state, str(path))
+    long = TRAINED_TABLE in state
+    hints = traceless(path, layout, "quick_gelu" if long and activation is None else activation)
+    ours = layout.read(without_pooling(joined_tables(state)), str(path))
+    return Checkpoint(sizes(ours, hints), ours)
+
+
+def recognise(state: Mapping[str, Tensor], source: str) -> Layout:
+    """The layout whose image blocks a state dict has."""
+    for layout in LAYOUTS:
+        if layout.matches(state):
+            return layout
+    known = ", ".join(f"{layout.blocks[0]}0 ({layout.name})" for layout in LAYOUTS)
+    some = ", ".join(sorted(state)[:4])
+    raise ValueError(f"{source} is no CLIP with a vision transformer: looked for {known}; it has {some} ...")
+
+
+def joined_tables(state: Mapping[str, Tensor]) -> State:
+    """One position table from the pair that Long-CLIP and β-CLIP store: the first 20 rows of one, then the other's."""
+    joined = dict(state)
+    if TRAINED_TABLE in joined:
+        joined[TABLE] = torch.cat([joined[TABLE][:KEPT], joined.pop(TRAINED_TABLE)[KEPT:]])
+    return joined
+
+
+def without_pooling(state: Mapping[str, Tensor]) -> State:
+    """The dual encoder's part of a published β-CLIP."""
+    return {name: tensor for name, tensor in state.items() if not name.startswith(beta_clip.POOLING)}
+
+
+def traceless(path: Path, layout: Layout, activation: str | None) -> Traceless:
+    """Heads and activation, from the config file beside the weights or as given."""
+    transformers_config, open_clip_config = path.with_name("config.json"), path.with_name("open_clip_config.json")
+    if layout is transformers_clip.LAYOUT and transformers_config.is_file():
+        return transformers_clip.traceless(read_json(transformers_config), str(transformers_config))
+    if layout is openai_clip.LAYOUT and open_clip_config.is_file():
+        model = read_json(open_clip_config)["model_cfg"]
+        vision, text = model["vision_cfg"], model["text_cfg"]
+        heads = vision["width"] // vision.get("head_width", 64), text.get("heads", 8)
+        return Traceless("quick_gelu" if model.get("quick_gelu") else "gelu", *heads)
+    if activation is None:
+        raise ValueError(
+            f"activation must be given for {path}, which has no config file beside it: one of {', '.join(ACTIVATIONS)}"
+        )
+    return Traceless(activation)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A config file; ValueError where it is none."""
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is truncated or no JSON: {error}") from error

@@ -1,0 +1,81 @@
+"""Weights files: find one in a folder or on the hub, and read the tensors in it."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lightning_modules.networks.weights.links import State
+
+OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+TRANSFORMERS = ("model.safetensors", "pytorch_model.bin")
+CONFIGS = ("open_clip_config.json", "config.json")
+CONTAINERS = ("state_dict", "model")  # keys under which training scripts keep the weights
+PREFIX = "module."  # left by DistributedDataParallel
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def fetch(source: str | Path) -> Path:
+    """The weights file of a source: itself, the one in a folder, or the one of a hub repository (then downloaded).
+
+    Its config file, where there is one, lies beside it.
+
+    Raises:
+        FileNotFoundError: where there is none.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        candidates = [path / name for name in (*OPEN_CLIP, *TRANSFORMERS)]
+        found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    elif HUB_ID.fullmatch(str(source)):
+        found = next(downloaded(str(source), (*OPEN_CLIP, *TRANSFORMERS)), None)
+        list(downloaded(str(source), CONFIGS))
+    else:
+        raise FileNotFoundError(f"{source} is no file, no folder and no hub id of the form owner/name")
+    if found is None:
+        raise FileNotFoundError(f"{source} holds no weights: looked for {', '.join((*OPEN_CLIP, *TRANSFORMERS))}")
+    return found
+
+
+def downloaded(repository: str, names: Sequence[str]) -> Iterator[Path]:
+    """Those of the named files that a hub repository has, from the cache where they are there."""
+    for name in names:
+        try:
+            yield Path(hf_hub_download(repository, name))
+        except EntryNotFoundError:
+            continue
+
+
+def read_tensors(path: Path) -> State:
+    """The state dict in a safetensors or a PyTorch file, without a trainer's wrapping.
+
+    Raises:
+        ValueError: where the file is truncated, of another kind, or holds no state dict.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            with torch.serialization.safe_globals([argparse.Namespace]):  # published checkpoints carry their arguments
+                state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is truncated or no weights file: {reason}") from error
+    for name in CONTAINERS:
+        if isinstance(state, dict) and isinstance(state.get(name), dict):
+            state = state[name]
+    if not isinstance(state, dict) or not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise ValueError(f"{path} must hold a state dict of tensors, got {type(state).__name__}")
+    return {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}

@@ -1,0 +1,145 @@
+"""β-CAL, β-CLIP's contextualised contrastive alignment loss (arXiv 2512.12678).
+
+Each of the K texts of an image pools its own vector u from the image's patches. Row (b, k) holds u, column (b, k) the
+text v, z = scale u.v. The text itself is a positive of strength α, the other texts of the same image are positives of
+strength β, all other pairs are negatives. Over valid slots only:
+
+    CE   p_ij = w_ij / sum_l w_il,  w = α if i = j, β if same image, else 0
+         L = 1/2 mean_i [lse_j z_ij - sum_j p_ij z_ij] + 1/2 mean_j [lse_i z_ij - sum_i p_ij z_ij]
+    BCE  L = mean_ij ω_ij [softplus(z_ij) - y_ij z_ij],  y = same image, ω = β if same image and i != j, else 1
+         (α plays no part)
+
+Where we differ from the published code: padded slots are neither negatives nor counted (there they stand in CE's
+denominators and in BCE's divisor); negatives come from all ranks (there from the rank's own block); texts that are equal
+are no negatives of each other's images, given `text_id`. `reference=True` is the published loss. Where nothing is padded
+or repeated, on one rank, the two are the same.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from losses.beta_cal_reference import published_bce, published_ce
+from losses.contrastive import Side, log_partition, softplus_sum
+from losses.gather import shared_mean
+from losses.pairs import Scope, check_scope
+
+
+class BetaCalLoss(nn.Module):
+    """β-CAL with soft targets (``"ce"``) or independent pairs (``"bce"``).
+
+    Args:
+        objective: ``"ce"`` or ``"bce"``.
+        beta: strength of the other texts of the same image, in [0, 1].
+        alpha: strength of the text itself, above 0; CE only.
+        reference: the published loss, with its treatment of padding and without `text_id`, weights, bias and scope.
+        scope: where negatives come from: "all" ranks, this "rank", or groups of so many consecutive images of it.
+        per: BCE is a mean over valid pairs (``"pair"``, as published: the pull on a positive shrinks with the batch) or
+            a sum over pairs divided by the valid rows (``"row"``, as in SigLIP: it does not).
+        bias: start of a learnable bias on BCE's logits (SigLIP starts at -10); none by default, as published.
+
+    Raises:
+        ValueError: where an argument is out of its range or has no meaning beside the others.
+    """
+
+    def __init__(
+        self,
+        objective: Literal["ce", "bce"] = "ce",
+        beta: float = 0.5,
+        alpha: float = 1.0,
+        reference: bool = False,
+        scope: Scope = "all",
+        per: Literal["pair", "row"] = "pair",
+        bias: float | None = None,
+    ) -> None:
+        super().__init__()
+        if objective not in ("ce", "bce"):
+            raise ValueError(f'objective must be "ce" or "bce", got {objective!r}')
+        if not 0 <= beta <= 1:
+            raise ValueError(f"beta must lie in [0, 1], got {beta}")
+        if not alpha > 0:
+            raise ValueError(f"alpha must be above 0, got {alpha}")
+        if per not in ("pair", "row"):
+            raise ValueError(f'per must be "pair" or "row", got {per!r}')
+        check_scope(scope)
+        if objective == "ce" and (bias is not None or per != "pair"):
+            raise ValueError(f'bias and per belong to objective "bce", got bias={bias}, per={per!r} with "ce"')
+        if reference and (scope != "all" or per != "pair" or bias is not None):
+            raise ValueError(f"reference has no scope, per or bias, got scope={scope!r}, per={per!r}, bias={bias}")
+        self.objective, self.beta, self.alpha, self.reference = objective, beta, alpha, reference
+        self.scope: Scope = scope
+        self.per = per
+        self.bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
+
+    def forward(
+        self,
+        pooled: Float[Tensor, "B K D"],
+        text: Float[Tensor, "B K D"],
+        valid: Bool[Tensor, "B K"],
+        scale: Float[Tensor, ""] | float,
+        text_id: Int[Tensor, "B K"] | None = None,
+        weight: Float[Tensor, "B K"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """The loss, scaled so that its mean over ranks is that of the whole batch; 0 where no slot is valid.
+
+        Args:
+            pooled, text: unit vectors; slot (b, k) of one belongs to slot (b, k) of the other.
+            valid: slots that hold a text. What the others hold, NaN included, changes nothing.
+            scale: what multiplies the similarities.
+            text_id: slots of different images with equal ids are not negatives of each other.
+            weight: how much a slot counts (say, by its grain), not negative; a BCE pair counts the mean of its two
+                slots. Means become weighted means.
+
+        Raises:
+            ValueError: where shapes do not agree, or `reference` is asked for weights.
+        """
+        if pooled.ndim != 3 or pooled.shape != text.shape:
+            raise ValueError(f"pooled and text must both be [B, K, D], got {list(pooled.shape)} and {list(text.shape)}")
+        for name, x in (("valid", valid), ("text_id", text_id), ("weight", weight)):
+            if x is not None and x.shape != pooled.shape[:2]:
+                raise ValueError(f"{name} must be [B, K] = {list(pooled.shape[:2])}, got {list(x.shape)}")
+        if valid.dtype != torch.bool:
+            raise ValueError(f"valid must be bool, got {valid.dtype}")
+        if self.reference:
+            if weight is not None:
+                raise ValueError("weight must be None with reference=True: the published loss has no weights")
+            if self.objective == "ce":
+                return published_ce(pooled, text, valid, scale, self.alpha, self.beta)
+            return published_bce(pooled, text, valid, scale, self.beta)
+        ids = None if text_id is None else text_id[..., None]
+        rows, cols = Side(pooled, valid, ids), Side(text, valid, ids)
+        if weight is None:
+            weight = torch.ones(valid.shape, device=valid.device)
+        weight = torch.where(valid, weight, 0)
+        return (self._ce if self.objective == "ce" else self._bce)(rows, cols, scale, weight)
+
+    def _ce(
+        self, rows: Side, cols: Side, scale: Float[Tensor, ""] | float, weight: Float[Tensor, "B K"]
+    ) -> Float[Tensor, ""]:
+        logits = log_partition(rows, cols, scale, scope=self.scope)
+        pull = self._strengths(rows.valid, self.alpha).to(logits.own.dtype)
+        # Strengths are symmetric, so the targets of a row and of a column are the same numbers.
+        aligned = pull / pull.sum(2, keepdim=True).clamp(min=self.alpha) * logits.own
+        row = logits.row_partition - aligned.sum(2)
+        col = logits.col_partition - aligned.sum(1)
+        return shared_mean((weight * (row + col)).sum() / 2, weight.sum())
+
+    def _bce(
+        self, rows: Side, cols: Side, scale: Float[Tensor, ""] | float, weight: Float[Tensor, "B K"]
+    ) -> Float[Tensor, ""]:
+        bias = 0.0 if self.bias is None else self.bias
+        logits = softplus_sum(rows, cols, scale, bias, (weight, weight), scope=self.scope)
+        pair = (weight[:, :, None] + weight[:, None, :]) / 2 * (rows.valid[:, :, None] & rows.valid[:, None, :])
+        own = -(pair * self._strengths(rows.valid, 1.0) * F.logsigmoid(logits.own)).sum()
+        count = weight.sum() if self.per == "row" else logits.weight + pair.sum()
+        return shared_mean(logits.total + own, count)
+
+    def _strengths(self, valid: Bool[Tensor, "B K"], diagonal: float) -> Float[Tensor, "B K K"]:
+        """How strong a positive each pair of one image is: ``diagonal`` with itself, β with others, 0 with padding."""
+        same = torch.eye(valid.shape[1], device=valid.device)
+        return (diagonal * same + self.beta * (1 - same)) * (valid[:, :, None] & valid[:, None, :])

@@ -1,0 +1,113 @@
+"""The house keeps its shape: imports go down only, the top level stays small, no file knows a particular machine."""
+
+import ast
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FLOORS = {
+    "lightning_modules": {"eval", "losses", "datamodules"},
+    "eval": {"datamodules"},
+    "losses": set(),
+    "datamodules": set(),
+}
+FOREIGN = {  # libraries that would bring a model to the data, or a trainer to the losses
+    "losses": {"lightning", "pytorch_lightning", "timm", "transformers", "webdataset", "open_clip"},
+    "datamodules": {"timm", "open_clip"},
+    "eval": {"timm", "open_clip"},
+}
+TOP_LEVEL = {
+    *FLOORS,
+    *("configs", "tests", ".ci"),
+    *("pyproject.toml", "README.md", "Makefile", "LICENSE", "CHANGELOG.md", ".gitignore", ".pre-commit-config.yaml"),
+}
+REFUSED_NAMES = {"utils.py", "common.py", "helpers.py", "misc.py"}
+MACHINE_PATH = re.compile(r"(?<![\w.~}$/-])(?:/(?:work|tmp|home|root|Users)/|[A-Z]:\\Users)")
+
+
+def modules(package):
+    return sorted(file for file in (ROOT / package).rglob("*.py"))
+
+
+def imports(source, package=()):
+    """The dotted names that ``source`` imports; relative ones are resolved against the parts of ``package``."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            yield ".".join((*above, *filter(None, [node.module])))
+
+
+def imported_by(file):
+    names = imports(file.read_text(encoding="utf-8"), file.relative_to(ROOT).parts[:-1])
+    return {name.partition(".")[0] for name in names}
+
+
+def tracked_files():
+    """What git has or would add: what people wrote, without environments, caches and runs."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("needs a git checkout")
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [name for name in listing.splitlines() if (ROOT / name).is_file()]
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_imports_go_down_only(package):
+    forbidden = {*FLOORS, "tests", "configs"} - FLOORS[package] - {package}
+    forbidden |= FOREIGN.get(package, set())
+    assert modules(package), f"{package}/ holds no module"
+    wrong = {
+        str(file.relative_to(ROOT)): names for file in modules(package) if (names := imported_by(file) & forbidden)
+    }
+    assert not wrong
+
+
+def test_imports_are_found_wherever_they_stand():
+    source = "import eval.ranking\nif True:\n    from losses import ClipLoss\ndef f():\n    from .a import b\n"
+    assert set(imports(source, ("datamodules",))) == {"eval.ranking", "losses", "datamodules.a"}
+    assert set(imports("from ..x import y\nfrom . import z", ("eval", "sources"))) == {"eval.x", "eval.sources"}
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_every_module_opens_with_its_idea(package):
+    silent = [file for file in modules(package) if not ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))]
+    assert not silent
+    assert not [file for file in modules(package) if file.name in REFUSED_NAMES]
+
+
+def test_top_level_holds_only_what_the_design_names():
+    assert {name.partition("/")[0] for name in tracked_files()} <= TOP_LEVEL
+
+
+def test_no_file_knows_a_machine():
+    wrong = {}
+    for name in tracked_files():
+        try:
+            text = (ROOT / name).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # a picture or an archive
+        if found := MACHINE_PATH.findall(text):
+            wrong[name] = found
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("open('{}work/shared/x')", True),
+        ("cd {}home/ann/data", True),
+        ("D:\\Users\\ann", True),
+        ("https://example.org{}work/page", False),
+        ("~{}work/x", False),
+        ("$HOME{}tmp/x", False),
+        ("a home/work balance", False),
+    ],
+)
+def test_what_counts_as_a_machine_path(text, found):
+    assert bool(MACHINE_PATH.search(text.format("/"))) == found
