@@ -33,8 +33,11 @@ setup: ## build .venv if it is missing, update it if pyproject.toml has changed
 		echo unfinished > $(STAMP); \
 	fi; \
 	if [ "$(INSTALLER)" = uv ] && [ -z "$$uv" ]; then \
-		echo "fetching uv into .venv: it installs several times as fast as pip"; \
-		$(BIN)/python -m pip install --quiet uv; uv=$(BIN)/uv; \
+		uv=$(BIN)/uv; \
+		if [ ! -x $$uv ]; then \
+			echo "fetching uv into .venv: it installs several times as fast as pip"; \
+			$(BIN)/python -m pip install --quiet uv; \
+		fi; \
 	fi; \
 	echo "installing GrainCLIP and its packages with $${uv:-pip}"; \
 	if [ -z "$$uv" ]; then $(BIN)/python -m pip install -e '.[dev]'; \

@@ -63,7 +63,7 @@ class Preparer:
         truncated: Counter[str] = Counter()
         grains = {
             Grain.CAPTION: [self._tokens(drawn.caption, Grain.CAPTION, truncated)],
-            Grain.SUMMARY: [self._tokens(drawn.summary, Grain.SUMMARY, truncated)],
+            Grain.SUMMARY: [self._tokens(t, Grain.SUMMARY, truncated) for t in drawn.summaries],
             Grain.SENTENCE: [self._tokens(t, Grain.SENTENCE, truncated) for t in drawn.sentences],
             Grain.PHRASE: [self._tokens(p.text, Grain.PHRASE, truncated) for p in drawn.phrases],
         }

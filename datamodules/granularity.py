@@ -67,7 +67,8 @@ def extract_phrases(caption: str, sentences: Sequence[str]) -> list[Phrase]:
 
 
 _WORD = re.compile(r"\w")
-_LINE_BREAK = re.compile(r"[^\S\r\n]*(\r\n|[\r\n\u2028\u2029])\s*")
+_LINE_BREAK = re.compile(r"\r\n|[\r\n\u2028\u2029]")
+_LINE_GAP = re.compile(rf"(?:{_LINE_BREAK.pattern})\s*")
 _MARKER = re.compile(r"(?:[-*•·‣▪–—]|\(?\d{1,2}[.)]|\(?[A-Za-z]\))\s+")
 _LINE_GOES_ON = re.compile(
     r"(?:,|\b(?:a|an|the|and|or|of|in|on|at|to|by|for|from|with|is|are|as|his|her|its|their|near|left|right))$", re.I
@@ -77,7 +78,7 @@ _LINE_GOES_ON = re.compile(
 def _blocks(text: str) -> Iterator[Span]:
     """Pieces of ``text`` between the line breaks that end a sentence."""
     start = 0
-    for gap in _LINE_BREAK.finditer(text):
+    for gap in _LINE_GAP.finditer(text):
         if _breaks(text, start, gap):
             yield Span(start, gap.start())
             start = gap.end()
@@ -86,12 +87,10 @@ def _blocks(text: str) -> Iterator[Span]:
 
 def _breaks(text: str, start: int, gap: re.Match[str]) -> bool:
     """Does this line break end a sentence, or was the line only wrapped?"""
-    after = text[gap.end() : gap.end() + 1]
-    if len(gap.group().split(gap.group(1))) > 2 or _MARKER.match(text, gap.end()):
+    before, after = text[max(start, gap.start() - _TAIL) : gap.start()].rstrip(), text[gap.end() : gap.end() + 1]
+    if len(_LINE_BREAK.findall(gap.group())) > 1 or _MARKER.match(text, gap.end()):
         return True
-    if _LINE_GOES_ON.search(text, start, gap.start()):
-        return False
-    return not (after.islower() or after.isdigit() or after in ",;:)")
+    return not (_LINE_GOES_ON.search(before) or after.islower() or after.isdigit() or after in ",;:)")
 
 
 _QUOTED = re.compile(r'(?<![\w"])"(?=\S)[^"]{1,200}(?:(?<=\S)|(?<=[.!?] ))"(?!\w)|“[^“”]{1,200}”')
@@ -108,6 +107,7 @@ _BEFORE_LOWER_OR_DIGIT = {
     *("rd", "rt", "rte", "sq", "sr", "u.k", "u.s", "u.s.a", "vol", "yd", "yrs"),
 }
 _LAST_WORD = re.compile(r"([\w.]*\w)\.$")
+_TAIL = 40  # characters that are enough to see how a piece ends
 
 
 def _cuts(text: str, block: Span) -> list[int]:
@@ -119,7 +119,7 @@ def _cuts(text: str, block: Span) -> list[int]:
     kept, last = [], 0
     for start in sorted(starts - {0}):
         in_quotes = any(q0 < start < q1 for q0, q1 in quoted)
-        if not in_quotes and not _goes_on(piece[last:start].rstrip(), piece[start:]):
+        if not in_quotes and not _goes_on(piece[last:start].rstrip(), piece[start : start + 3]):
             kept.append(block.start + start)
             last = start
     return kept
@@ -130,16 +130,17 @@ def _goes_on(left: str, right: str) -> bool:
     if not right or right[0] in ",;:)]" or not _WORD.search(left) or _MARKER.fullmatch(left + " "):
         return True
     lower, digit = right[0].islower(), right[0].isdigit()
-    if lower and re.search(r"[!?…]$|\.\.$|[.!?]\s?['\"”’)\]]+$", left):
+    tail = left[-_TAIL:]
+    if lower and re.search(r"[!?…]$|\.\.$|[.!?]\s?['\"”’)\]]+$", tail):
         return True
-    word = _LAST_WORD.search(left)
+    word = _LAST_WORD.search(tail)
     if word is None:
         return False
     last = word.group(1).lower()
     if last in _ALWAYS or ((lower or digit) and last in _BEFORE_LOWER_OR_DIGIT and not (last == "no" and lower)):
         return True
     if last == "in" and lower:  # inches
-        return re.search(r"\d\s?[Ii]n\.$", left) is not None
+        return re.search(r"\d\s?[Ii]n\.$", tail) is not None
     return last[-1].isdigit() and re.match(r"\d\d(?!\w)", right) is not None  # "$1. 00"
 
 

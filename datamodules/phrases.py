@@ -58,6 +58,8 @@ _TOKEN = re.compile(
       | \.{2,} | [^\w\s]""",
     re.VERBOSE,
 )
+# A article, D other determiner, J adjective (j compared), N noun (n plural, Q a colour's name too), V verb, G -ing,
+# E -ed, R adverb, P preposition, r inside a relation, C number, S possessive, K and/or, "," comma, o anything else.
 _LETTERS = {
     **dict.fromkeys(("DT", "PDT", "PRP$", "WP$"), "D"),
     **dict.fromkeys(("JJR", "JJS"), "j"),
@@ -137,7 +139,7 @@ _NOUN = "[NnQ]"
 _NOUNS = f"(?:{_NOUN}+(?:(?<=N)J+{_NOUN}+)?)"  # two lane gray road: no singular ends a phrase before an adjective
 _NOUN_PHRASE = re.compile(
     f"(?:[AD]{{1,2}}(?:{_MODIFIER}{_MORE})?{_NOUNS}|(?:[JjCQ]{_MORE})?{_NOUN}+)(?:S(?:{_MODIFIER}{_MORE})?{_NOUN}+)*"
-    f"|A(?:(?:{_MODIFIER}{_MORE})?J|[VE])(?![NnQJjE])"  # an article needs a noun: "An elephant/JJ", "a moped/VBD"
+    f"|A(?:(?:{_MODIFIER}{_MORE})?[JV]|E)(?![NnQJjE])"  # an article needs a noun: "An elephant/JJ", "a moped/VBD"
 )
 _QUANTITIES = {
     *("group", "lot", "couple", "bunch", "piece", "pair", "number", "herd", "flock", "variety", "row", "stack"),
@@ -153,7 +155,8 @@ _EMPTY = _COLOURS | {
     *("center", "centre", "side", "sides", "rear", "inside", "outside", "upper", "lower", "far", "near", "left-hand"),
     *("right-hand", "hand-side", "corner", "edge", "end", "part", "area", "portion", "section", "half", "rest"),
     *("close", "closeup", "close-up", "up", "way", "lot", "bit", "kind", "type", "sort", "number", "couple"),
-    *("variety", "one", "ones", "and", "or", "of", ","),
+    *("outdoor", "indoor", "outdoors", "indoors", "medium", "distance", "variety", "one", "ones", "and", "or"),
+    *("of", ","),
     *("first", "second", "third", "next", "last", "very", "entire", "whole"),
 }
 
@@ -182,7 +185,7 @@ def _lemma(head: _Word) -> str:
 _RELATION = re.compile(
     r"""\b(?:
         (?:next|close|adjacent|opposite)\s+to | (?:across|away|far)\s+from | (?:left|right|ahead)\s+of | in\s+between
-      | from\s+(?:above|below|behind|under|underneath|beneath|inside|outside|within) | side\s+by\s+side | out\s+of
+      | from\s+(?:above|below|behind|under|underneath|beneath|inside|outside|within) | side\s+by\s+side
       | (?:to|on|at|in|from|towards?|along|near|by)\s+
         (?:(?:the|this|that|either|each|both|one|all|opposite)\s+)?
         (?:(?:far|upper|lower|very|bottom|top|left|right|front|back|rear|outer|inner|other|opposite|hand

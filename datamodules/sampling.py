@@ -20,18 +20,22 @@ class GrainSampling:
     Args:
         sentences: at most this many sentences (the paper: 5).
         phrases: at most this many phrases (the paper: 30).
+        summaries: 1 also brings the summary (a shard's own, else the first sentence), 0 leaves it out.
         caption: ``whole`` takes the caption as it is; ``sampled`` joins the drawn sentences in their random order, and
             takes phrases from these only, as the published β-CLIP code does.
     """
 
     sentences: int = 5
     phrases: int = 30
+    summaries: int = 0
     caption: Literal["whole", "sampled"] = "whole"
 
     def __post_init__(self) -> None:
         for name in ("sentences", "phrases"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if self.summaries not in (0, 1):
+            raise ValueError(f"summaries must be 0 or 1, got {self.summaries}")
         if self.caption not in ("whole", "sampled"):
             raise ValueError(f"caption must be 'whole' or 'sampled', got {self.caption!r}")
         if self.caption == "sampled" and self.sentences == 0:
@@ -50,7 +54,7 @@ class GrainSampling:
             rng.shuffle(phrases)
         return Drawn(
             caption=caption,
-            summary=sample.summary or (sample.sentences[0] if sample.sentences else sample.caption),
+            summaries=[sample.summary or (sample.sentences or (sample.caption,))[0]][: self.summaries],
             sentences=[sample.sentences[i] for i in order],
             phrases=_distinct(phrases, self.phrases),
             verbatim=not joined,
@@ -62,7 +66,7 @@ class Drawn:
     """The texts drawn from one sample. ``verbatim``: phrase offsets are those of ``caption``."""
 
     caption: str
-    summary: str
+    summaries: list[str]
     sentences: list[str]
     phrases: list[Phrase]
     verbatim: bool

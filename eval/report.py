@@ -38,7 +38,7 @@ def sections(numbers: Mapping[str, float]) -> list[Section]:
     for row, cells in rows.items():
         label = row.replace("/", " · ").replace("_", " ")
         tables.setdefault(tuple(cells), []).append((label, *(_cell(c, n) for c, n in cells.items())))
-    return [Section(tuple(map(_header, columns)), lines) for columns, lines in tables.items()]
+    return [Section(tuple(c.replace("_", " ") for c in columns), lines) for columns, lines in tables.items()]
 
 
 def table(numbers: Mapping[str, float], title: str | None = None) -> Group:
@@ -82,12 +82,9 @@ def write_json(path: str | os.PathLike[str], numbers: Mapping[str, float], setti
         draft.unlink(missing_ok=True)
 
 
-def _header(column: str) -> str:
-    name = column.replace("_", " ")
-    return f"{name} %" if FRACTION.fullmatch(column) else name
-
-
 def _cell(column: str, number: float) -> str:
     if column in COUNTS:
         return f"{number:.0f}"
-    return f"{100 * number:.1f}" if FRACTION.fullmatch(column) else f"{number:.4g}"
+    if not FRACTION.fullmatch(column):
+        return f"{number:.4g}"
+    return f"{100 * number:.1f}%" if number == 0 or number >= 0.001 else f"{100 * number:.1g}%"

@@ -18,6 +18,7 @@ from datamodules.shards import ShardError
 from datamodules.stream import DataError
 from lightning_modules.base import Method
 from lightning_modules.callbacks import BestCheckpoint, DataMonitor, LastCheckpoint, ResultTable, Throughput
+from lightning_modules.complaints import fail
 from lightning_modules.precision import best_precision
 
 logger = logging.getLogger("grainclip")
@@ -96,10 +97,3 @@ def run(arguments: list[str] | None) -> int:
     except (ShardError, DataError) as error:
         fail(str(error).strip().rpartition("\n")[2].removeprefix("datamodules.stream.DataError: "))
     return 0
-
-
-def fail(message: str) -> NoReturn:
-    """Write one line about bad input and stop with status 2."""
-    line = " ".join(message.split())
-    sys.stderr.write(f"lightning: error: {line}\n")
-    raise SystemExit(2)

@@ -10,9 +10,9 @@ strength β, all other pairs are negatives. Over valid slots only:
          (α plays no part)
 
 Where we differ from the published code: padded slots are neither negatives nor counted (there they stand in CE's
-denominators and in BCE's divisor); negatives come from all ranks (there from the rank's own block); texts that are equal
-are no negatives of each other's images, given `text_id`. `reference=True` is the published loss. Where nothing is padded
-or repeated, on one rank, the two are the same.
+denominators and in BCE's divisor); negatives come from all ranks (there from the rank's own block); given `text_id`,
+equal texts are no negatives of each other's images. `reference=True` is the published loss. Where nothing is padded or
+repeated, on one rank, the two are the same.
 """
 
 from __future__ import annotations
@@ -113,16 +113,15 @@ class BetaCalLoss(nn.Module):
             return published_bce(pooled, text, valid, scale, self.beta)
         ids = None if text_id is None else text_id[..., None]
         rows, cols = Side(pooled, valid, ids), Side(text, valid, ids)
-        if weight is None:
-            weight = torch.ones(valid.shape, device=valid.device)
-        weight = torch.where(valid, weight, 0)
+        dtype = torch.promote_types(pooled.dtype, torch.float32)
+        weight = valid.to(dtype) if weight is None else torch.where(valid, weight, 0).to(dtype)
         return (self._ce if self.objective == "ce" else self._bce)(rows, cols, scale, weight)
 
     def _ce(
         self, rows: Side, cols: Side, scale: Float[Tensor, ""] | float, weight: Float[Tensor, "B K"]
     ) -> Float[Tensor, ""]:
         logits = log_partition(rows, cols, scale, scope=self.scope)
-        pull = self._strengths(rows.valid, self.alpha).to(logits.own.dtype)
+        pull = self._strengths(rows.valid, self.alpha, logits.own.dtype)
         # Strengths are symmetric, so the targets of a row and of a column are the same numbers.
         aligned = pull / pull.sum(2, keepdim=True).clamp(min=self.alpha) * logits.own
         row = logits.row_partition - aligned.sum(2)
@@ -135,11 +134,11 @@ class BetaCalLoss(nn.Module):
         bias = 0.0 if self.bias is None else self.bias
         logits = softplus_sum(rows, cols, scale, bias, (weight, weight), scope=self.scope)
         pair = (weight[:, :, None] + weight[:, None, :]) / 2 * (rows.valid[:, :, None] & rows.valid[:, None, :])
-        own = -(pair * self._strengths(rows.valid, 1.0) * F.logsigmoid(logits.own)).sum()
+        own = -(pair * self._strengths(rows.valid, 1.0, pair.dtype) * F.logsigmoid(logits.own)).sum()
         count = weight.sum() if self.per == "row" else logits.weight + pair.sum()
         return shared_mean(logits.total + own, count)
 
-    def _strengths(self, valid: Bool[Tensor, "B K"], diagonal: float) -> Float[Tensor, "B K K"]:
+    def _strengths(self, valid: Bool[Tensor, "B K"], diagonal: float, dtype: torch.dtype) -> Float[Tensor, "B K K"]:
         """How strong a positive each pair of one image is: ``diagonal`` with itself, β with others, 0 with padding."""
-        same = torch.eye(valid.shape[1], device=valid.device)
-        return (diagonal * same + self.beta * (1 - same)) * (valid[:, :, None] & valid[:, None, :])
+        itself = torch.eye(valid.shape[1], dtype=dtype, device=valid.device)
+        return (diagonal * itself + self.beta * (1 - itself)) * (valid[:, :, None] & valid[:, None, :])

@@ -22,7 +22,7 @@ def published_ce(
 ) -> Float[Tensor, ""]:
     """The mean of both directions; 0 where no slot is valid."""
     z, same_image, itself, counted = _pairs(pooled, text, valid, scale)
-    strength = (alpha * itself + beta * (same_image & ~itself)) * counted
+    strength = (alpha * itself.to(z) + beta * (same_image & ~itself).to(z)) * counted
     target = strength / strength.sum(1, keepdim=True).clamp(min=1e-8)
     loss = -(target * (z.log_softmax(1) + z.T.log_softmax(1))).sum()
     return loss / (2 * valid.sum().clamp(min=1))
@@ -37,7 +37,7 @@ def published_bce(
 ) -> Float[Tensor, ""]:
     """The sum over valid pairs, divided by all pairs; both directions are the same number."""
     z, same_image, itself, counted = _pairs(pooled, text, valid, scale)
-    weight = torch.where(same_image & ~itself, beta, 1.0) * counted
+    weight = (1 + (beta - 1) * (same_image & ~itself).to(z)) * counted
     return (weight * (F.softplus(z) - same_image * z)).sum() / max(z.numel(), 1)
 
 

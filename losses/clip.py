@@ -53,6 +53,8 @@ class ClipLoss(nn.Module):
                 raise ValueError(f"{name} must be [B] = {list(image.shape[:1])}, got {list(x.shape)}")
         if valid is None:
             valid = torch.ones(len(image), dtype=torch.bool, device=image.device)
+        if valid.dtype != torch.bool:
+            raise ValueError(f"valid must be bool, got {valid.dtype}")
         ids = None if text_id is None else text_id[:, None, None]
         sides = (Side(x[:, None], valid[:, None], ids) for x in (image, text))
         logits = log_partition(*sides, scale, scope=self.scope)

@@ -19,7 +19,8 @@ direction recomputes the tile by itself, and targets are hard.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,6 +29,12 @@ from torch.autograd.function import once_differentiable
 
 from losses.gather import Ranks
 from losses.pairs import Labels, Pairs, Scope, Tile
+
+Call = TypeVar("Call", bound=Callable[..., Any])
+
+
+def _not_compiled(fn: Call) -> Call:
+    return cast(Call, torch.compiler.disable(fn))  # whose own type forgets the signature
 
 
 class Side(NamedTuple):
@@ -56,7 +63,7 @@ class Softplus(NamedTuple):
     weight: Float[Tensor, ""]
 
 
-@torch.compiler.disable
+@_not_compiled
 def log_partition(
     rows: Side,
     cols: Side,
@@ -77,7 +84,9 @@ def log_partition(
     with _full_precision(rows.vectors):
         row, col, own = _prepare(rows, cols, scale)
         row_index, col_index, pairs = _pair_up(rows, cols, part, scope)
-        others = _LogSumExp.apply(row.flatten(0, 1).index_select(0, row_index), col.flatten(0, 1).index_select(0, col_index), pairs)
+        others = _LogSumExp.apply(
+            row.flatten(0, 1).index_select(0, row_index), col.flatten(0, 1).index_select(0, col_index), pairs
+        )
         counted = rows.valid[:, :, None] & cols.valid[:, None, :]
         # The lowest number, not -inf: the gradient of a fully masked line is 0, not NaN.
         masked = own.masked_fill(~(counted if keep is None else counted & keep), torch.finfo(own.dtype).min)
@@ -89,7 +98,7 @@ def log_partition(
         return Logits(own, *partitions)
 
 
-@torch.compiler.disable
+@_not_compiled
 def softplus_sum(
     rows: Side,
     cols: Side,

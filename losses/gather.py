@@ -1,8 +1,8 @@
 """The only file that knows ranks: collectives on blocks of rows whose number differs from rank to rank.
 
 A contrastive loss compares rows of this rank with rows of all ranks. ``Ranks`` moves the rows: gather them all, sum
-their gradients back to their owners, reduce statistics. None of it is seen by autograd; the losses call it from
-their own forward and backward passes. Without ``torch.distributed``, or among one rank, every call hands back what it got.
+their gradients back to their owners, reduce statistics. Autograd sees none of it: the losses call it from their own
+forward and backward passes. Without ``torch.distributed``, or among one rank, every call hands back what it got.
 
 Reduce-scatter is an all-reduce and a slice where the backend has nothing better (gloo).
 """
@@ -39,7 +39,7 @@ class Ranks(NamedTuple):
         dist.all_gather(everyones, mine)
         return torch.cat(everyones).tolist()
 
-    def gather(self, rows: Shaped[Tensor, "n *D"], counts: list[int]) -> Shaped[Tensor, "N *D"]:
+    def gather(self, rows: Shaped[Tensor, " n *D"], counts: list[int]) -> Shaped[Tensor, " N *D"]:
         """The rows of all ranks, in order of rank."""
         if self.size == 1:
             return rows
@@ -49,7 +49,7 @@ class Ranks(NamedTuple):
         dist.all_gather(list(blocks.unbind(0)), padded)
         return torch.cat([block[:count] for block, count in zip(blocks, counts, strict=True)])
 
-    def scatter_sum(self, rows: Float[Tensor, "N *D"], counts: list[int]) -> Float[Tensor, "n *D"]:
+    def scatter_sum(self, rows: Float[Tensor, " N *D"], counts: list[int]) -> Float[Tensor, " n *D"]:
         """The sum over ranks of the rows that are this rank's: the way back of `gather`."""
         if self.size == 1:
             return rows
@@ -62,17 +62,17 @@ class Ranks(NamedTuple):
         dist.reduce_scatter_tensor(padded, blocks.flatten(0, 1))
         return padded[: counts[self.index]]
 
-    def mine(self, rows: Shaped[Tensor, "N *D"], counts: list[int]) -> Shaped[Tensor, "n *D"]:
+    def mine(self, rows: Shaped[Tensor, " N *D"], counts: list[int]) -> Shaped[Tensor, " n *D"]:
         """The rows that are this rank's among those of all ranks."""
         return rows.split(counts)[self.index]
 
-    def total(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def total(self, x: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         """The sum over ranks of a tensor of equal shape on each; ``x`` itself may be overwritten."""
         if self.size > 1:
             dist.all_reduce(x)
         return x
 
-    def maximum(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def maximum(self, x: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         """The largest over ranks, element by element, of a tensor of equal shape on each."""
         if self.size == 1:
             return x

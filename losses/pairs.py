@@ -1,14 +1,15 @@
 """Which rows meet which columns: the integer half of the contrastive engine.
 
-The rows of this rank meet the columns of all ranks in tiles. Three labels decide about a pair: the *block* (the image)
-that each side belongs to, the *part* of the batch in which it is contrasted (rows only meet columns of their part) and
-the *ids* that it bears (a text's hash, a phrase's lemma). Pairs of one block and pairs with an id in common are left out
-of the tiles. The former are few, and the losses treat them as small dense matrices; the latter are no negatives.
+The rows of this rank meet the columns of all ranks in tiles. Three labels of each side decide about a pair: the
+*block* (the image) that it belongs to, the *part* of the batch in which it is contrasted (rows only meet columns of
+their part) and the *ids* that it bears (a text's hash, a phrase's lemma). Pairs of one block and pairs with an id in
+common are left out of the tiles. The former are few, and the losses treat them as small dense matrices; the latter are
+no negatives.
 """
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 from typing import Literal, NamedTuple
 
 import torch
@@ -68,16 +69,16 @@ class Pairs:
         self.col_ids = None if cols.ids is None else self.collect(cols.ids)
         self.tiles = self._tiles(spans)
 
-    def collect(self, cols: Shaped[Tensor, "n *D"]) -> Shaped[Tensor, "N *D"]:
+    def collect(self, cols: Shaped[Tensor, " n *D"]) -> Shaped[Tensor, " N *D"]:
         """The columns that this rank's rows meet, from all ranks, sorted by part."""
         everyones = self.ranks.gather(cols, self.counts)
         return everyones if self.order is None else everyones[self.order]
 
-    def own(self, cols: Shaped[Tensor, "N *D"]) -> Shaped[Tensor, "n *D"]:
+    def own(self, cols: Shaped[Tensor, " N *D"]) -> Shaped[Tensor, " n *D"]:
         """This rank's columns among all."""
         return self.ranks.mine(self._by_rank(cols), self.counts)
 
-    def give_back(self, cols: Shaped[Tensor, "N *D"]) -> Shaped[Tensor, "n *D"]:
+    def give_back(self, cols: Shaped[Tensor, " N *D"]) -> Shaped[Tensor, " n *D"]:
         """This rank's columns of the sum over ranks; ``cols`` may be overwritten."""
         return self.ranks.scatter_sum(self._by_rank(cols), self.counts)
 
@@ -100,7 +101,7 @@ class Pairs:
         near = (first_row <= last_col) & (first_col <= last_row)
         return [Tile(*cut, near=share) for cut, share in zip(cuts, near.tolist(), strict=True)]
 
-    def _by_rank(self, cols: Shaped[Tensor, "N *D"]) -> Shaped[Tensor, "N *D"]:
+    def _by_rank(self, cols: Shaped[Tensor, " N *D"]) -> Shaped[Tensor, " N *D"]:
         return cols if self.order is None else torch.empty_like(cols).index_copy_(0, self.order, cols)
 
 
@@ -120,7 +121,7 @@ def _cut(span: slice, side: int) -> list[slice]:
     length = span.stop - span.start
     pieces = -(-length // side)
     edges = [span.start + length * i // pieces for i in range(pieces + 1)] if pieces else []
-    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def _first(span: slice) -> int:

@@ -68,9 +68,8 @@ def read_boxes(path: Path) -> tuple[list[str], dict[ImageId, list[CocoBox]]]:
     fields = {"image_id": _ID, "category_id": _ID, "bbox": _BBOX}
     for index, row in enumerate(_rows(path, document, "annotations", fields)):
         if row["category_id"] not in names:
-            raise LayoutError(
-                f"{path}: 'annotations[{index}].category_id' {row['category_id']!r} is in no 'categories'"
-            )
+            where = f"{path}: 'annotations[{index}].category_id'"
+            raise LayoutError(f"{where} must be the id of one of 'categories', got {row['category_id']!r}")
         box = CocoBox(row.get("id", index), names[row["category_id"]], tuple(row["bbox"]), bool(row.get("iscrowd")))
         boxes.setdefault(row["image_id"], []).append(box)
     return list(names.values()), boxes

@@ -40,6 +40,7 @@ TONES: dict[str, Colour] = {
     "dark grey": (88, 90, 96),
 }
 PIXELS = {"small": (11, 12), "medium": (15, 16), "large": (20, 21)}  # longer side, in a picture of 64 × 64
+BRIGHT = 135  # far from the brightness of every palette colour, however it strays
 SHADE = 8  # how far a channel strays from the palette
 SMALLEST_PICTURE = 32
 
@@ -72,7 +73,7 @@ def render(scene: Scene, rng: Random, size: int = 64) -> tuple[bytes, list[Box]]
 
 def second_tone(colour: Colour) -> Colour:
     """What a texture is drawn with: a dark shade of a bright colour, a light tint of a dark one."""
-    return _mixed(colour, (0, 0, 0), 0.5) if _brightness(colour) >= 120 else _mixed(colour, (255, 255, 255), 0.62)
+    return _mixed(colour, (0, 0, 0), 0.5) if _brightness(colour) >= BRIGHT else _mixed(colour, (255, 255, 255), 0.62)
 
 
 def _corner(cell: int, sides: tuple[int, int], size: int, rng: Random) -> tuple[int, int]:

@@ -72,10 +72,12 @@ OUTLINES: dict[str, Outline] = {
 @cache
 def stencil(shape: str, texture: str, side: int, turn: int) -> Stencil:
     """The masks of a shape whose box is ``side`` pixels on its longer side, turned by ``TURNS[turn]`` degrees."""
-    scale = side / 16  # details are given for things of about 16 pixels
     large = _rasterised(OUTLINES[shape], side * SUPERSAMPLING, TURNS[turn])
-    inside = _eroded(large, SUPERSAMPLING * max(0.5, side / 24))
-    second = ImageChops.multiply(inside, _texture(texture, inside, SUPERSAMPLING * max(1.0, scale), turn))
+    inside = _eroded(large, round(SUPERSAMPLING * max(0.5, side / 24)))
+    pattern = Image.new("L", large.size)
+    unit = max(SUPERSAMPLING, SUPERSAMPLING * side // 16)  # textures are coarser on larger things
+    PAINTERS[texture](Sheet(ImageDraw.Draw(pattern), *large.size, unit, turn))
+    second = ImageChops.multiply(inside, pattern)
     whole = large.reduce(SUPERSAMPLING).point([0 if v < FAINTEST else v for v in range(256)])
     box = whole.getbbox()
     assert box is not None, f"{shape} of {side} pixels shows no pixel"
@@ -92,40 +94,72 @@ def _rasterised(outline: Outline, side: int, degrees: float) -> Image.Image:
     return mask
 
 
-def _eroded(mask: Image.Image, width: float) -> Image.Image:
+def _eroded(mask: Image.Image, width: int) -> Image.Image:
     """The mask without a margin of ``width`` pixels; what lies outside the picture counts as empty."""
-    margin = max(1, round(width))
-    padded = Image.new("L", (mask.width + 2 * margin, mask.height + 2 * margin))
-    padded.paste(mask, (margin, margin))
-    eroded = padded.filter(ImageFilter.MinFilter(2 * margin + 1))
-    return eroded.crop((margin, margin, margin + mask.width, margin + mask.height))
+    eroded = Image.new("L", (mask.width + 2, mask.height + 2))
+    eroded.paste(mask, (1, 1))
+    for _ in range(width):
+        eroded = eroded.filter(ImageFilter.MinFilter(3))
+    return eroded.crop((1, 1, 1 + mask.width, 1 + mask.height))
 
 
-def _texture(texture: str, inside: Image.Image, unit: float, variant: int) -> Image.Image:
-    """Where the second tone goes, before it is cut to the shape. ``unit`` is a pixel of a thing of 16 pixels."""
-    width, height = inside.size
-    mask = Image.new("L", (width, height))
-    pen = ImageDraw.Draw(mask)
-    if texture == "striped":
-        step, thickness = round(4 * unit), round(1.7 * unit)
-        for at in range(round(unit), width + height, step):
-            ends = (((at, 0), (0, at)), ((0, at), (width, at)), ((at, 0), (at, height)))[variant]
-            pen.line(ends, fill=255, width=round(thickness * 1.3) if variant == 0 else thickness)
-    elif texture == "dotted":
-        step, radius = 4.2 * unit, 1.15 * unit
-        for row in range(int(height / step) + 1):
-            for column in range(-1, int(width / step) + 1):
-                x, y = (column + 0.5 + 0.5 * (row % 2)) * step, (row + 0.5) * step
-                pen.ellipse((round(x - radius), round(y - radius), round(x + radius), round(y + radius)), fill=255)
-    elif texture == "checkered":
-        step = round(3 * unit)
-        for row in range(height // step + 1):
-            for column in range(row % 2, width // step + 1, 2):
-                pen.rectangle((column * step, row * step, (column + 1) * step - 1, (row + 1) * step - 1), fill=255)
-    elif texture == "faded":
-        for row in range(height):
-            pen.line(((0, row), (width, row)), fill=255 * row // height)
-    elif texture == "split":
-        half = ((width // 2, 0, width, height), (0, 0, width // 2, height), (0, height // 2, width, height))[variant]
-        pen.rectangle(half, fill=255)
-    return mask
+class Sheet(NamedTuple):
+    """What a texture is painted on: white where the second tone goes, before it is cut to the shape."""
+
+    pen: ImageDraw.ImageDraw
+    width: int
+    height: int
+    unit: int  # pixels; marks are a few units wide
+    variant: int  # 0, 1 or 2
+
+
+def _nothing(_: Sheet) -> None:
+    """A solid thing has one tone."""
+
+
+def _stripes(sheet: Sheet) -> None:
+    pen, width, height, unit, variant = sheet
+    for at in range(0, width + height, 6 * unit if variant == 0 else 4 * unit):
+        if variant == 0:
+            pen.line(((at, 0), (0, at)), fill=255, width=2 * unit)
+        elif variant == 1:
+            pen.rectangle((0, at, width, at + 2 * unit - 1), fill=255)
+        else:
+            pen.rectangle((at, 0, at + 2 * unit - 1, height), fill=255)
+
+
+def _dots(sheet: Sheet) -> None:
+    pen, width, height, unit, variant = sheet
+    radius = 9 * unit // 8
+    for row, y in enumerate(range((2 + variant) * unit // 2, height + radius, 4 * unit)):
+        for x in range((3 + 4 * (row % 2)) * unit // 2, width + radius, 4 * unit):
+            pen.ellipse((x - radius, y - radius, x + radius - 1, y + radius - 1), fill=255)
+
+
+def _checks(sheet: Sheet) -> None:
+    pen, width, height, unit, variant = sheet
+    step = 3 * unit
+    for row, y in enumerate(range(0, height, step)):
+        for x in range(step * ((row + variant) % 2), width, 2 * step):
+            pen.rectangle((x, y, x + step - 1, y + step - 1), fill=255)
+
+
+def _fade(sheet: Sheet) -> None:
+    for y in range(sheet.height):
+        sheet.pen.line(((0, y), (sheet.width, y)), fill=255 * y // sheet.height)
+
+
+def _half(sheet: Sheet) -> None:
+    width, height = sheet.width, sheet.height
+    boxes = ((width // 2, 0, width, height), (0, 0, width // 2 - 1, height), (0, height // 2, width, height))
+    sheet.pen.rectangle(boxes[sheet.variant], fill=255)
+
+
+PAINTERS = {
+    "solid": _nothing,
+    "striped": _stripes,
+    "dotted": _dots,
+    "checkered": _checks,
+    "faded": _fade,
+    "split": _half,
+}

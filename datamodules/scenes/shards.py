@@ -14,12 +14,11 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterable
 from itertools import starmap
 from pathlib import Path
 from typing import NamedTuple
 
-import webdataset
+from webdataset.writer import TarWriter
 
 from datamodules.scenes.generate import ASKED, SOURCE, sample
 from datamodules.scenes.world import Split
@@ -124,20 +123,22 @@ def _claim(temporary: Path, place: Path) -> None:
             ) from error
 
 
-def _in_parallel(tasks: list[tuple[Job, int, int, int]]) -> Iterable[int]:
-    """``_write_shard`` for every task, in two processes where the platform can fork safely.
+def _in_parallel(tasks: list[tuple[Job, int, int, int]]) -> list[int]:
+    """``_write_shard`` for every task, in ``PROCESSES`` processes where the platform can fork safely.
 
     A child only draws and writes: it uses none of the locks or threads that make forking risky.
     """
-    if not sys.platform.startswith("linux") or multiprocessing.current_process().daemon:
+    can_fork = sys.platform.startswith("linux") and not multiprocessing.current_process().daemon
+    processes = min(PROCESSES, len(tasks)) if can_fork else 1
+    if processes == 1:
         return list(starmap(_write_shard, tasks))
-    with multiprocessing.get_context("fork").Pool(min(PROCESSES, len(tasks))) as pool:
+    with multiprocessing.get_context("fork").Pool(processes) as pool:
         return pool.starmap(_write_shard, tasks, chunksize=1)
 
 
 def _write_shard(job: Job, seed: int, size: int, asked: int) -> int:
     """Write one tar; its size in bytes."""
-    with job.path.open("wb") as file, webdataset.TarWriter(file, user="", group="", mtime=0, encoder=False) as tar:
+    with job.path.open("wb") as file, TarWriter(file, user="", group="", mtime=0, encoder=False) as tar:
         for index in range(job.start, job.stop):
             tar.write(sample(index, job.split, seed, size, asked).members())
     return job.path.stat().st_size

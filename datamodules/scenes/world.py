@@ -5,7 +5,8 @@ A data set on which methods are compared must need composition, so:
 - Single things are common. There are 12 × 11 × 3 × 6 of them (shape, colour, size, texture), each stands in many
   scenes of both splits, and a scene often holds two of one colour or shape. What is rare is the combination.
 - **Splits share no combination.** The bag of a scene's shapes together with the bag of its colours decides the split,
-  by a hash that knows no seed. So no held-out scene has the things, or even the shapes and colours, of a training scene.
+  by a hash that knows no seed. So no held-out scene has the things, or even just the shapes and colours, of a training
+  scene.
 - **Held-out scenes are twins.** Scenes 2i and 2i + 1 differ in one exchange between two things: of their colours,
   textures, sizes or places. Both have the same bag of words, so a model that does not bind attributes to things
   cannot tell twins apart, and its R@1 stays near one half however well it does otherwise.

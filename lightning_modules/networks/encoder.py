@@ -20,9 +20,10 @@ from lightning_modules.networks.long_context import CLIP_CONTEXT, KEPT
 from lightning_modules.networks.temperature import Temperature
 from lightning_modules.networks.text_tower import TextTower
 from lightning_modules.networks.unit import unit
-from lightning_modules.networks.weights.checkpoint import read_checkpoint
+from lightning_modules.networks.weights.checkpoint import Checkpoint, read_checkpoint
 from lightning_modules.networks.weights.export import save_open_clip, save_transformers
 from lightning_modules.networks.weights.state import load_state, whole_state
+from lightning_modules.networks.weights.towers import read_towers
 
 
 class ImageFeatures(NamedTuple):
@@ -111,12 +112,36 @@ class DualEncoder(nn.Module):
             ValueError: naming what is missing, unknown, truncated or of another architecture.
             FileNotFoundError: where there are no weights.
         """
-        config, state = read_checkpoint(source, activation)
+        return cls._filled(read_checkpoint(source, activation), str(source), context_length, frozen_positions)
+
+    @classmethod
+    def from_towers(
+        cls,
+        image: str | Path,
+        text: str | Path,
+        context_length: int | None = None,
+        frozen_positions: int | None = None,
+    ) -> DualEncoder:
+        """An encoder made of a timm CLIP image tower and a transformers CLIP text tower.
+
+        Args:
+            image: a folder, a weights file or a hub id of timm's; its head is the projection.
+            text: a folder or a hub id of ``CLIPTextModelWithProjection``, or of a whole ``CLIPModel``.
+            context_length: as in ``from_pretrained``.
+            frozen_positions: as in ``from_pretrained``.
+        """
+        return cls._filled(read_towers(image, text), f"{image} with {text}", context_length, frozen_positions)
+
+    @classmethod
+    def _filled(
+        cls, checkpoint: Checkpoint, source: str, context_length: int | None, frozen_positions: int | None
+    ) -> DualEncoder:
+        config, state = checkpoint
         context = config.context_length if context_length is None else context_length
         if frozen_positions is None:
             frozen_positions = KEPT if context > CLIP_CONTEXT else 0
         encoder = cls(replace(config, context_length=context, frozen_positions=frozen_positions))
-        load_state(encoder, state, str(source))
+        load_state(encoder, state, source)
         return encoder
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from timm.layers.attention import Attention
+from timm.layers import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -40,7 +40,7 @@ class ValueOnlyBlock(Block):
 
 
 class ImageTower(VisionTransformer):
-    """Pictures to tokens in the joint space, not normalised: the class token first, then the patches row by row."""
+    """Pictures to N = 1 + P tokens in the joint space, not normalised: the class token, then the patches row by row."""
 
     def __init__(self, config: EncoderConfig) -> None:
         width = config.image_width
@@ -63,5 +63,5 @@ class ImageTower(VisionTransformer):
         self.projection = nn.Linear(width, config.embed_dim, bias=False)
         nn.init.normal_(self.projection.weight, std=width**-0.5)
 
-    def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1+P D"]:
+    def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
         return self.projection(self.forward_features(pixels))

@@ -11,12 +11,16 @@ temperature and is used in training only; at inference plain CLIP remains.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from jaxtyping import Float
 from timm.layers.activations import QuickGELU
 from torch import Tensor, nn
 
 from lightning_modules.networks.temperature import Temperature
 from lightning_modules.networks.unit import unit
+from lightning_modules.networks.weights.beta_clip import pooling_state
+from lightning_modules.networks.weights.files import fetch, read_tensors
 
 
 class TextConditionedPooling(nn.Module):
@@ -35,6 +39,14 @@ class TextConditionedPooling(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), QuickGELU(), nn.Linear(4 * width, width))
         self.temperature = Temperature()
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, heads: int = 8) -> TextConditionedPooling:
+        """The pooling block of a published β-CLIP checkpoint (a file, folder or hub id)."""
+        state = pooling_state(read_tensors(fetch(source)), str(source))
+        pooling = cls(state["norm.weight"].shape[0], heads)
+        pooling.load_state_dict(state)
+        return pooling
 
     @property
     def scale(self) -> Float[Tensor, " 1"]:

@@ -39,9 +39,7 @@ def _softmax(to_text: Tensor, to_image: Tensor, strength: Tensor, mask: Tensor) 
     return sum(losses) / 2, sum(right) / 2
 
 
-def _sigmoid(
-    to_text: Tensor, to_image: Tensor, target: Tensor, weight: Tensor, mask: Tensor
-) -> tuple[Tensor, Tensor]:
+def _sigmoid(to_text: Tensor, to_image: Tensor, target: Tensor, weight: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     counted = mask[:, None] & mask[None, :]
     losses, right = [], []
     for raw in (to_text, to_image):

@@ -31,7 +31,7 @@ def text_of(batch, row: int) -> list[int]:
 
 def test_every_slot_points_at_its_text():
     samples = [make_sample(n) for n in range(5)]
-    batch = batch_of(samples)
+    batch = batch_of(samples, preparer(summaries=1))
     tokenizer = Tokenizer(77)
     for b, sample in enumerate(samples):
         wanted = {

@@ -28,7 +28,7 @@ def test_boxes_are_tight_and_things_stay_in_their_cells() -> None:
             assert 64 * column // 3 <= x0 < x1 <= 64 * (column + 1) // 3
             assert 64 * row // 3 <= y0 < y1 <= 64 * (row + 1) // 3
             inside = drawn[y0:y1, x0:x1]
-            assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
+            assert all(edge.any() for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1]))
             assert inside.mean() > 0.3
             drawn[y0:y1, x0:x1] = False
         assert not drawn.any()
@@ -41,13 +41,12 @@ def test_colours_are_those_named() -> None:
         for thing, box in zip(scene.things, boxes, strict=True):
             x0, y0, x1, y1 = (round(64 * side) for side in box)
             pixels = picture[y0:y1, x0:x1].reshape(-1, 3)
-            if thing.texture == "faded":
-                assert _near_fade(pixels, thing.colour) > 0.15
-            else:
+            if thing.texture == "solid":
                 shares = {name: _near(pixels, colour) for name, colour in PALETTE.items()}
-                assert shares[thing.colour] > (0.15 if thing.texture == "solid" else 0.04), (thing, shares)
-                if thing.texture == "solid":
-                    assert max(shares, key=lambda name: shares[name]) == thing.colour
+                assert shares[thing.colour] > 0.15
+                assert max(shares, key=lambda name: shares[name]) == thing.colour
+            else:
+                assert _near_fade(pixels, thing.colour) > 0.15, thing
 
 
 def test_palette_colours_cannot_be_confused() -> None:
@@ -60,7 +59,7 @@ def test_palette_colours_cannot_be_confused() -> None:
 
 @pytest.mark.parametrize("size", [32, 64, 65, 100, 224])
 def test_sizes_are_those_named(size: int) -> None:
-    for i in range(40):
+    for i in range(15):
         scene = draw_scene(i, "train", 0)
         encoded, boxes = render(scene, Random(i), size)
         assert Image.open(io.BytesIO(encoded)).size == (size, size)
@@ -68,12 +67,12 @@ def test_sizes_are_those_named(size: int) -> None:
             assert all(0 <= side <= 1 for side in box)
             longer = max(box[2] - box[0], box[3] - box[1]) * size
             low, high = (value * size / 64 for value in PIXELS[thing.size])
-            assert low - 1.5 <= longer <= high + 0.5, (thing, longer)
+            assert low - 1.5 <= longer <= high + 1, (thing, longer)
     assert PIXELS["small"][1] < PIXELS["medium"][0] < PIXELS["medium"][1] < PIXELS["large"][0]
 
 
 def test_shapes_and_textures_look_different() -> None:
-    """Any two shapes (solid) and any two textures (of one shape) differ in at least an eighth of a small thing's box."""
+    """Any two shapes (solid) and any two textures (of one shape) differ in an eighth of their box or more."""
     for size in SIZES:
         for things in (
             [Thing(shape, "red", size, "solid") for shape in SHAPES],
@@ -94,7 +93,8 @@ def test_labels_are_shapes_and_regions_link_all_phrases_of_a_thing() -> None:
         assert [labels[box] for box in boxes] == [thing.shape for thing in scene.things]
         assert all(region.label == labels[region.box] for region in sample.regions)
         phrases = [region.phrase for region in sample.regions]
-        assert None not in phrases and len(set(phrases)) == len(phrases)
+        assert None not in phrases
+        assert len(set(phrases)) == len(phrases)
 
 
 def _near(pixels: np.ndarray, colour: tuple) -> float:
@@ -118,5 +118,5 @@ def _rendered(scene: Scene, seed: int) -> tuple[np.ndarray, list]:
 def _centred(thing: Thing) -> np.ndarray:
     """The crop of a thing on a plain background, brought to 16 × 16."""
     encoded, (box,) = render(Scene((thing,), (4,), "light blue", "plain"), Random(0))
-    picture = Image.open(io.BytesIO(encoded))
-    return np.asarray(picture.crop([round(64 * side) for side in box]).resize((16, 16))).astype(int)
+    x0, y0, x1, y1 = (64 * side for side in box)
+    return np.asarray(Image.open(io.BytesIO(encoded)).resize((16, 16), box=(x0, y0, x1, y1))).astype(int)

@@ -11,6 +11,8 @@ from datamodules.sample import Sample
 from datamodules.scenes.words import ADJECTIVES, NOUNS, TEXTURE_NOUNS
 from datamodules.scenes.world import Scene, Thing, draw_scene
 
+MEANING = {word: value for rows in (NOUNS, *ADJECTIVES.values()) for value, words in rows.items() for word in words}
+KINDS = dict.fromkeys(NOUNS, "noun") | {value: attribute for attribute, rows in ADJECTIVES.items() for value in rows}
 DIFFERING = {"hard": 1, "medium": 2, "easy": 3, "trivial": 4}
 
 
@@ -67,11 +69,8 @@ def _values(text: str) -> list[tuple[str, str]]:
         for having, _ in rows:
             if text.endswith(f"with {having}"):
                 found.append((value, having))
-                text = text.removesuffix(f"with {having}")
-    for rows in (NOUNS, *ADJECTIVES.values()):
-        for value, synonyms in rows.items():
-            found.extend((value, word) for word in synonyms if re.search(rf"\b{word}\b", text))
-    return found
+                text = text.removesuffix(having)
+    return found + [(MEANING[word], word) for word in text.split() if word in MEANING]
 
 
 def _read(text: str) -> Thing:
@@ -83,7 +82,6 @@ def _read(text: str) -> Thing:
 
 def _skeleton(text: str) -> str:
     """The description with each value replaced by its attribute."""
-    kinds = {v: "noun" for v in NOUNS} | {v: a for a, rows in ADJECTIVES.items() for v in rows}
-    for value, word in _values(text):
-        text = re.sub(rf"\b{word}\b", f"<{kinds[value]}>", text)
+    for value, words in _values(text):
+        text = re.sub(rf"(?<!\w){words}(?!\w)", f"<{KINDS[value]}>", text)
     return re.sub(r"^an?\b", "a", text)

@@ -8,15 +8,17 @@ import logging
 import multiprocessing
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
-import webdataset
+from webdataset.compat import WebDataset
 
 from datamodules import scenes
 from datamodules.sample import Sample
 from datamodules.scenes import shards
+from datamodules.scenes.world import Split
 
-SMALL = {"train": 40, "held_out": 6, "seed": 1, "size": 64}
+SMALL: dict[str, Any] = {"train": 40, "held_out": 6, "seed": 1, "size": 64}
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +29,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> scenes.ScenesShards:
 def test_shards_hold_the_samples_in_order(written: scenes.ScenesShards) -> None:
     assert len(written.train) == 16
     assert len(written.held_out) == 4
-    for paths, split, count in ((written.train, "train", 40), (written.held_out, "held_out", 6)):
-        dataset = webdataset.WebDataset([str(path) for path in paths], shardshuffle=False)
+    splits: tuple[Split, ...] = ("train", "held_out")
+    for split, paths, count in zip(splits, written, (40, 6), strict=True):
+        dataset = WebDataset([str(path) for path in paths], shardshuffle=False)
         read = [Sample.from_members(members) for members in dataset]
         assert read == [scenes.sample(i, split, 1) for i in range(count)]
 
@@ -60,22 +63,25 @@ def test_the_bytes_are_the_same_each_time(
         again = scenes.ensure_shards(**SMALL)
     assert again.train[0].parent.parent == tmp_path
     assert str(again.train[0].parent) in caplog.text
-    assert [_digest(p) for p in (*again.train, *again.held_out)] == [_digest(p) for p in (*written.train, *written.held_out)]
+    assert [_digest(p) for p in (*again.train, *again.held_out)] == [
+        _digest(p) for p in (*written.train, *written.held_out)
+    ]
     with tarfile.open(again.train[0]) as tar:
         assert {(m.mtime, m.uid, m.gid, m.uname, m.gname) for m in tar.getmembers()} == {(0, 0, 0, "", "")}
 
 
 def test_the_folder_name_holds_what_decides_the_content(tmp_path: Path) -> None:
     folders = set()
+    defaults: dict[str, Any] = {"train": 1, "held_out": 1, "seed": 0, "size": 32}
     for change in ({}, {"train": 2}, {"held_out": 2}, {"seed": 9}, {"size": 48}, {"asked": 1}):
-        made = scenes.ensure_shards(tmp_path, **({"train": 1, "held_out": 1, "seed": 0, "size": 32} | change))
+        made = scenes.ensure_shards(tmp_path, **(defaults | change))
         folders.add(made.train[0].parent.name)
     assert len(folders) == 6
     assert all(f"-v{shards.VERSION}-" in name for name in folders)
 
 
 def test_processes_that_write_at_once_all_succeed(written: scenes.ScenesShards, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     results = context.Queue()
     writers = [context.Process(target=_ensure, args=(tmp_path, results)) for _ in range(3)]
     for writer in writers:
@@ -90,10 +96,10 @@ def test_processes_that_write_at_once_all_succeed(written: scenes.ScenesShards, 
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*arguments: object) -> int:
+    def broken(*arguments: object) -> Sample:
         raise OSError("disk full")
 
-    monkeypatch.setattr(shards, "_write_shard", broken)
+    monkeypatch.setattr(shards, "sample", broken)
     with pytest.raises(OSError, match="disk full"):
         scenes.ensure_shards(tmp_path, **SMALL)
     assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,8 @@ from datamodules.scenes.backgrounds import PATTERN_WORDS, TONE_WORDS
 from datamodules.scenes.words import ADJECTIVES, NOUNS, TEXTURE_NOUNS
 from datamodules.scenes.world import Scene, Thing, draw_scene
 
-MANY = 1500
+MANY = 1000
+STEMS = {"half": "halves"}  # heads whose base form is no part of the word
 Box = tuple[float, float, float, float]
 
 MEANING = {word: ("shape", value) for value, words in NOUNS.items() for word in words}
@@ -32,8 +33,8 @@ CLAIMS = {
     r"\bsmaller\b": lambda a, b: _side(a) < _side(b),
 }
 RELATION = re.compile(
-    r"(above|higher up|below|lower down|up and|down and|to the (left|right)|left of|right of|on the (left|right) side of"
-    r"|larger than|bigger than|smaller than)\b",
+    r"(above|higher up|below|lower down|up and|down and|to the (left|right)|left of|right of)\b"
+    r"|on the (left|right) side of\b|(larger|bigger|smaller) than\b",
     re.IGNORECASE,
 )
 
@@ -63,7 +64,7 @@ def test_phrases_and_sentences_lie_in_the_caption(pairs: list) -> None:
             start = starts[phrase.sentence]
             assert start <= phrase.start < phrase.end < start + len(sample.sentences[phrase.sentence])
             assert phrase.text == phrase.text.strip()
-            assert phrase.lemma.rstrip("e") in phrase.text.lower()
+            assert (STEMS.get(phrase.lemma) or phrase.lemma) in phrase.text.lower()
 
 
 def test_sentences_are_english(pairs: list) -> None:
@@ -99,7 +100,9 @@ def test_every_attribute_and_place_is_told(pairs: list) -> None:
         for number, (thing, cell) in enumerate(zip(scene.things, scene.cells, strict=True)):
             sentence = next(s for s, named in places if named == number)
             told = f"{sample.sentences[sentence]} {sample.sentences[sentence + 1 : sentence + 2]}".lower()
-            phrases = " ".join(p.text for p, n in owners.items() if n == number and p.sentence in (sentence, sentence + 1))
+            phrases = " ".join(
+                p.text for p, n in owners.items() if n == number and p.sentence in (sentence, sentence + 1)
+            )
             for attribute in ("size", "colour", "texture"):
                 words = ADJECTIVES[attribute][getattr(thing, attribute)]
                 having = [t for t, _ in TEXTURE_NOUNS[thing.texture]] if attribute == "texture" else []
@@ -124,7 +127,9 @@ def test_relations_are_true_of_the_boxes(pairs: list) -> None:
         for relation in (p for p in sample.phrases if RELATION.match(p.text)):
             inside = [p for p, phrase in linked.items() if _within(phrase, relation)]
             around = [
-                p for p, phrase in linked.items() if phrase.sentence == relation.sentence and not _within(phrase, relation)
+                p
+                for p, phrase in linked.items()
+                if phrase.sentence == relation.sentence and not _within(phrase, relation)
             ]
             words = relation.text[: linked[inside[0]].start - relation.start].lower()
             claims = [pattern for pattern in CLAIMS if re.search(pattern, words.replace("higher up", "up"))]

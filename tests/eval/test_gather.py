@@ -1,9 +1,5 @@
 """The number of ranks is invisible: uneven shares, a rank without a sample, samples repeated as padding."""
 
-import json
-import multiprocessing
-from datetime import timedelta
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -11,6 +7,7 @@ import torch.distributed as dist
 from datamodules.batch import Choices
 from eval import BoxAccuracy, HardNegatives, Retrieval
 from eval.gather import gather_names, gather_rows
+from tests.ranks import run_on_ranks
 
 IMAGES, WIDTH = 11, 6
 
@@ -55,19 +52,16 @@ def _unit(rows):
     return torch.nn.functional.normalize(rows, dim=1)
 
 
-def _work(rank, shares, folder):
-    torch.set_num_threads(1)
-    store, patience = f"file://{folder / 'store'}", timedelta(seconds=60)
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=len(shares), timeout=patience)
+def _work(shares):
+    rank, ranks = dist.get_rank(), range(dist.get_world_size())
     rows = gather_rows([torch.full((rank, 2), rank)] if rank else [], torch.int64)
     assert rows is not None
-    assert rows.tolist() == [[other, other] for other in range(len(shares)) for _ in range(other)]
+    assert rows.tolist() == [[other, other] for other in ranks for _ in range(other)]
     assert gather_rows([], torch.float32) is None
-    assert gather_names(["all", f"rank {rank}"]) == ["all", *(f"rank {other}" for other in range(len(shares)))]
+    assert gather_names(["all", f"rank {rank}"]) == ["all", *(f"rank {other}" for other in ranks)]
     with pytest.raises(ValueError, match=r"rows must have one width on all ranks, got \[2, 3"):
         gather_rows([torch.zeros(1, 2 + rank)], torch.float32)
-    (folder / f"{rank}.json").write_text(json.dumps(measure(shares[rank])))
-    dist.destroy_process_group()
+    return measure(shares[rank])
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +82,5 @@ def test_one_process_needs_no_process_group(alone):
         pytest.param([[], [[7, 3, 1, 0, 2], [10, 9]], [[4, 5], [6], [8, 8, 0]]], id="3 ranks, rank 0 without a sample"),
     ],
 )
-def test_ranks_give_the_numbers_of_one(shares, alone, tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["eval"])  # imported once for all workers
-    workers = [context.Process(target=_work, args=(rank, shares, tmp_path)) for rank in range(len(shares))]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert [worker.exitcode for worker in workers] == [0] * len(shares)
-    for rank in range(len(shares)):
-        assert json.loads((tmp_path / f"{rank}.json").read_text()) == alone
+def test_ranks_give_the_numbers_of_one(shares, alone):
+    assert run_on_ranks(_work, len(shares), shares) == [alone] * len(shares)

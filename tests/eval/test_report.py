@@ -13,7 +13,7 @@ NUMBERS = {
     "caption/text_to_image/chance": 0.002,
     "caption/text_to_image/queries": 512.0,
     "caption/image_to_text/R@1": 0.5,
-    "caption/image_to_text/chance": 0.002,
+    "caption/image_to_text/chance": 0.0002,
     "caption/image_to_text/queries": 512.0,
     "hard_negatives/hard/accuracy": 0.25,
     "hard_negatives/hard/chance": 1 / 11,
@@ -23,14 +23,14 @@ NUMBERS = {
 
 def test_rows_with_the_same_columns_share_a_table():
     assert markdown(NUMBERS) == (
-        "|  | R@1 % | chance % | queries |\n"
+        "|  | R@1 | chance | queries |\n"
         "| --- | ---: | ---: | ---: |\n"
-        "| caption · text to image | 52.3 | 0.2 | 512 |\n"
-        "| caption · image to text | 50.0 | 0.2 | 512 |\n"
+        "| caption · text to image | 52.3% | 0.2% | 512 |\n"
+        "| caption · image to text | 50.0% | 0.02% | 512 |\n"
         "\n"
-        "|  | accuracy % | chance % |\n"
+        "|  | accuracy | chance |\n"
         "| --- | ---: | ---: |\n"
-        "| hard negatives · hard | 25.0 | 9.1 |\n"
+        "| hard negatives · hard | 25.0% | 9.1% |\n"
         "\n"
         "|  | temperature |\n"
         "| --- | ---: |\n"
@@ -46,7 +46,7 @@ def test_terminal_table_holds_every_number():
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(table(NUMBERS, title="epoch 3"))
     text = console.export_text()
-    for piece in ("epoch 3", "caption · text to image", "52.3", "hard negatives · hard", "9.1", "512"):
+    for piece in ("epoch 3", "caption · text to image", "52.3%", "hard negatives · hard", "9.1%", "512"):
         assert piece in text
 
 
@@ -65,5 +65,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_json(path, {"caption/R@1": float("nan")}, {})
     with pytest.raises(TypeError):
         write_json(path, NUMBERS, {"model": object()})
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        write_json(tmp_path / "folder", NUMBERS, {})
+    (tmp_path / "folder").rmdir()
     assert [p.name for p in tmp_path.iterdir()] == ["numbers.json"]
     assert path.read_text() == "old"

@@ -105,6 +105,10 @@ def test_a_sentence_of_two_images_has_two_right_answers():
     assert numbers["sentence/text_to_image/R@1"] == pytest.approx(2 / 3)  # said of image 0, it finds image 1
     assert numbers["sentence/text_to_image/queries"] == 3
     assert numbers["sentence/image_to_text/ties"] == pytest.approx(2 / 3)
+    assert numbers["sentence/image_to_text/R@1"] == 1.0
+    strict = Retrieval("sentence", ks=(1,), ties=Ties.PESSIMISTIC)
+    feed(strict, pictures, captions, owner, keys, [[0, 1, 2]])
+    assert strict.compute()["sentence/image_to_text/R@1"] == pytest.approx(1 / 3)
 
 
 def test_shared_sentences_against_the_whole_matrix():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -24,6 +24,15 @@ SMALL = EncoderConfig(
     vocab_size=97,
     context_length=60,
 )
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small lose more time on waking threads than they win."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -56,7 +65,7 @@ def ragged() -> Callable[[Sequence[Tensor]], Texts]:
 
 @pytest.fixture
 def random_texts() -> Callable[..., list[Tensor]]:
-    """Random token sequences of given lengths that begin with SOT and end with EOT, the two last ids of the vocabulary."""
+    """Random token sequences of given lengths, from SOT to EOT, which are the two last ids of the vocabulary."""
 
     def make(lengths, vocabulary=97, seed=0):
         generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Our encoder with the weights of a small published β-CLIP gives its numbers: tokens, texts, pooled vectors, losses, gradients."""
+"""With the weights of a small published β-CLIP we get its numbers: features, pooled vectors, losses, gradients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_modules.networks import DualEncoder, EncoderConfig, TextCondition
 from lightning_modules.networks.weights import beta_clip
 from lightning_modules.networks.weights.checkpoint import joined_tables, without_pooling
 from lightning_modules.networks.weights.links import POSITIONS, write
-from lightning_modules.networks.weights.state import load_state, whole_state
+from lightning_modules.networks.weights.state import load_state
 
 ALPHA, BETA = 1.0, 0.5
 

@@ -1,0 +1,76 @@
+"""Weights that cannot be read are named: files, parameters, architectures."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lightning_modules.networks import DualEncoder
+
+
+def test_missing_unknown_and_misshapen_parameters_are_named(encoder, tmp_path):
+    encoder.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    state = load_file(file)
+    lost = state.pop("text_model.encoder.layers.1.mlp.fc1.bias")
+    save_file(state, file)
+    with pytest.raises(ValueError, match=r"lacks 1 parameters: text_model\.encoder\.layers\.1\.mlp\.fc1\.bias"):
+        DualEncoder.from_pretrained(tmp_path)
+    state["text_model.encoder.layers.1.mlp.fc1.bias"] = lost[:5]
+    save_file(state, file)
+    with pytest.raises(ValueError, match=r"has of another shape 1 parameters: text_tower.*layers\.1\.mlp\.fc1\.bias"):
+        DualEncoder.from_pretrained(tmp_path)
+    save_file(state | {"text_model.extra": lost.clone()}, file)
+    with pytest.raises(ValueError, match=r"has unknown 1 parameters: text_model\.extra"):
+        DualEncoder.from_pretrained(tmp_path)
+
+
+def test_truncated_files_are_named(encoder, tmp_path):
+    encoder.save_pretrained(tmp_path)
+    torch.save(encoder.state_dict(), tmp_path / "clip.pt")
+    for file in (tmp_path / "model.safetensors", tmp_path / "clip.pt"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        with pytest.raises(ValueError, match=f"{file.name} is truncated or no weights file"):
+            DualEncoder.from_pretrained(file)
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="must hold a state dict of tensors, got list"):
+        DualEncoder.from_pretrained(tmp_path / "list.pt")
+
+
+def test_other_architectures_are_named(encoder, tmp_path):
+    encoder.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    fields = json.loads(file.read_text())
+    for change, message in (
+        ({"model_type": "siglip"}, "model_type must be clip, got siglip"),
+        (
+            {"vision_config": fields["vision_config"] | {"hidden_act": "gelu"}},
+            "hidden_act must agree, got gelu and quick_gelu",
+        ),
+        ({"text_config": fields["text_config"] | {"layer_norm_eps": 1e-6}}, "text_config.layer_norm_eps must be 1e-05"),
+        (
+            {"text_config": fields["text_config"] | {"intermediate_size": 99}},
+            "intermediate_size must be 4 x hidden_size",
+        ),
+    ):
+        file.write_text(json.dumps(fields | change))
+        with pytest.raises(ValueError, match=message):
+            DualEncoder.from_pretrained(tmp_path)
+    file.write_text(file.read_text()[:50])
+    with pytest.raises(ValueError, match=r"config\.json is truncated or no JSON"):
+        DualEncoder.from_pretrained(tmp_path)
+    save_file({"visual.layer1.0.conv1.weight": torch.zeros(2)}, tmp_path / "resnet.safetensors")
+    with pytest.raises(
+        ValueError, match=r"is no CLIP with a vision transformer: .* it has visual\.layer1\.0\.conv1\.weight"
+    ):
+        DualEncoder.from_pretrained(tmp_path / "resnet.safetensors")
+
+
+def test_places_without_weights_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no weights: looked for .*model\.safetensors"):
+        DualEncoder.from_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match="is no file, no folder and no hub id"):
+        DualEncoder.from_pretrained(tmp_path / "nowhere")
