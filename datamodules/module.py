@@ -27,9 +27,7 @@ logger = logging.getLogger("grainclip")
 
 @dataclass(frozen=True)
 class SceneSet:
-    """The embedded data: how many scenes to train on and to hold out, their seed and the side of a picture in pixels.
-    
-    """
+    """The embedded data: how many scenes to train on and to hold out, their seed, a picture's side in pixels."""
 
     train: int = 8000
     held_out: int = 512
@@ -189,8 +187,8 @@ class GranularityData(LightningDataModule):
             raise ShardError("remote shards are not counted beforehand: set data.batches_per_epoch")
         if self._epoch() == 0:
             raise ShardError(
-                f"{samples} training samples do not fill one batch of {self.batch_size} on each of {self._ranks()} ranks: "
-                "lower data.batch_size or set data.batches_per_epoch"
+                f"{samples} training samples do not fill one batch of {self.batch_size} on each of {self._ranks()} "
+                "ranks: lower data.batch_size or set data.batches_per_epoch"
             )
 
     def _stream(self, shards: list[Shard], batch_size: int, batches: int | None) -> BatchStream:

@@ -2,8 +2,8 @@
 samples.
 
 The order follows from (seed, epoch) alone: shards are permuted, then samples within a buffer. With many shards
-each reader (a worker of a rank) has shards of its own; with few, all read the same ones and take every n-th sample, so a
-handful of shards feeds any number of readers. In training each reader goes on over its share until it has
+each reader (a worker of a rank) has shards of its own; with few, all read the same ones and take every n-th sample, so
+a handful of shards feeds any number of readers. In training each reader goes on over its share until it has
 made its number of batches, so that all ranks always make the same number; in evaluation every sample is read once.
 """
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from typing_extensions import override
 
 from datamodules.batch import Batch, Slots
 from datamodules.collate import pack_texts
@@ -91,6 +92,7 @@ class Method(LightningModule, ABC):
         moved = type(unique)(*(t.to(self.device) for t in unique))
         return self.encoder.encode_text(moved).text[index.to(self.device)]
 
+    @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         terms = self.losses(batch, self.features(batch))
         loss = torch.stack(list(terms.values())).sum()
@@ -99,6 +101,7 @@ class Method(LightningModule, ABC):
         self.log_dict({f"train/loss_{name}": term.detach() for name, term in terms.items()}, batch_size=images)
         return loss
 
+    @override
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
         """Temperatures stay between 1 and 100, as in CLIP."""
         with torch.no_grad():
@@ -107,6 +110,7 @@ class Method(LightningModule, ABC):
                     parameter.clamp_(0.0, MAX_LOG_SCALE)
         self.log_dict({f"temperature/{name}": scale.detach().squeeze() for name, scale in self.scales().items()})
 
+    @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         features = self.features(batch)
         terms = self.losses(batch, features)
@@ -116,10 +120,12 @@ class Method(LightningModule, ABC):
         )
         self.validation.update(batch, features.images, features.texts)
 
+    @override
     def on_validation_epoch_end(self) -> None:
         numbers = self.validation.compute()
         self.log_dict({f"val/{name}": value for name, value in numbers.items()}, rank_zero_only=False)
 
+    @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = adamw(self, self.new_modules(), self.optim)
         schedule = warmup_cosine(optimizer, self.optim, int(self.trainer.estimated_stepping_batches))

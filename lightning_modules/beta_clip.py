@@ -35,6 +35,11 @@ class BetaClip(Method):
             retrieval).
         beta: strength of same-image matches in [0, 1]: 0 tells all texts of an image apart, 1 holds them all for equal.
         alpha: weight of a view's own text (CE).
+        scope: where β-CAL's negatives come from: ``all`` ranks, this ``rank``, or groups of so many images of it (the
+            published code: 64, its batch on one GPU).
+        per: BCE is a mean over valid ``pair``s (as published: its pull on a positive shrinks with the batch) or a sum
+            over pairs divided by the valid ``row``s.
+        bias: start of a learnable bias on BCE's logits (SigLIP: -10); None, as published: no bias.
         global_weight: weight of the global term.
         local_weight: weight of β-CAL.
         pooling_heads: attention heads of the pooling block.
@@ -49,6 +54,9 @@ class BetaClip(Method):
         objective: Literal["ce", "bce"] = "ce",
         beta: float = 0.5,
         alpha: float = 1.0,
+        scope: Literal["all", "rank"] | int = "all",
+        per: Literal["pair", "row"] = "pair",
+        bias: float | None = None,
         global_weight: float = 1.0,
         local_weight: float = 1.0,
         pooling_heads: int = 8,
@@ -57,7 +65,7 @@ class BetaClip(Method):
         optim: OptimConfig = OptimConfig(),
         pretrained: str | None = None,
     ) -> None:
-        beta_cal = BetaCalLoss(objective, beta=beta, alpha=alpha, reference=reference)  # bad values stop here, first
+        beta_cal = BetaCalLoss(objective, beta, alpha, reference, scope, per, bias)  # bad values stop here, first
         super().__init__(encoder, optim, pretrained)
         self.clip, self.beta_cal = ClipLoss(), beta_cal
         self.global_weight, self.local_weight = global_weight, local_weight

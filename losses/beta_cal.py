@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from losses.beta_cal_reference import published_bce, published_ce
-from losses.contrastive import Side, log_partition, softplus_sum
+from losses.contrastive import Scalar, Side, log_partition, softplus_sum
 from losses.gather import shared_mean
 from losses.pairs import Scope, check_scope
 
@@ -74,14 +74,14 @@ class BetaCalLoss(nn.Module):
         self.objective, self.beta, self.alpha, self.reference = objective, beta, alpha, reference
         self.scope: Scope = scope
         self.per = per
-        self.bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
+        self.bias = None if bias is None else nn.Parameter(torch.full((1,), float(bias)))
 
     def forward(
         self,
         pooled: Float[Tensor, "B K D"],
         text: Float[Tensor, "B K D"],
         valid: Bool[Tensor, "B K"],
-        scale: Float[Tensor, ""] | float,
+        scale: Scalar,
         text_id: Int[Tensor, "B K"] | None = None,
         weight: Float[Tensor, "B K"] | None = None,
     ) -> Float[Tensor, ""]:
@@ -117,9 +117,7 @@ class BetaCalLoss(nn.Module):
         weight = valid.to(dtype) if weight is None else torch.where(valid, weight, 0).to(dtype)
         return (self._ce if self.objective == "ce" else self._bce)(rows, cols, scale, weight)
 
-    def _ce(
-        self, rows: Side, cols: Side, scale: Float[Tensor, ""] | float, weight: Float[Tensor, "B K"]
-    ) -> Float[Tensor, ""]:
+    def _ce(self, rows: Side, cols: Side, scale: Scalar, weight: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
         logits = log_partition(rows, cols, scale, scope=self.scope)
         pull = self._strengths(rows.valid, self.alpha, logits.own.dtype)
         # Strengths are symmetric, so the targets of a row and of a column are the same numbers.
@@ -128,9 +126,7 @@ class BetaCalLoss(nn.Module):
         col = logits.col_partition - aligned.sum(1)
         return shared_mean((weight * (row + col)).sum() / 2, weight.sum())
 
-    def _bce(
-        self, rows: Side, cols: Side, scale: Float[Tensor, ""] | float, weight: Float[Tensor, "B K"]
-    ) -> Float[Tensor, ""]:
+    def _bce(self, rows: Side, cols: Side, scale: Scalar, weight: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
         bias = 0.0 if self.bias is None else self.bias
         logits = softplus_sum(rows, cols, scale, bias, (weight, weight), scope=self.scope)
         pair = (weight[:, :, None] + weight[:, None, :]) / 2 * (rows.valid[:, :, None] & rows.valid[:, None, :])

@@ -11,12 +11,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from losses.contrastive import Scalar
+
 
 def published_ce(
     pooled: Float[Tensor, "B K D"],
     text: Float[Tensor, "B K D"],
     valid: Bool[Tensor, "B K"],
-    scale: Float[Tensor, ""] | float,
+    scale: Scalar,
     alpha: float,
     beta: float,
 ) -> Float[Tensor, ""]:
@@ -32,7 +34,7 @@ def published_bce(
     pooled: Float[Tensor, "B K D"],
     text: Float[Tensor, "B K D"],
     valid: Bool[Tensor, "B K"],
-    scale: Float[Tensor, ""] | float,
+    scale: Scalar,
     beta: float,
 ) -> Float[Tensor, ""]:
     """The sum over valid pairs, divided by all pairs; both directions are the same number."""
@@ -45,7 +47,7 @@ def _pairs(
     pooled: Float[Tensor, "B K D"],
     text: Float[Tensor, "B K D"],
     valid: Bool[Tensor, "B K"],
-    scale: Float[Tensor, ""] | float,
+    scale: Scalar,
 ) -> tuple[Float[Tensor, "N N"], Bool[Tensor, "N N"], Bool[Tensor, "N N"], Bool[Tensor, "N N"]]:
     """Logits, and which pairs are of one image, of one slot, and of two valid slots."""
     dtype = torch.promote_types(pooled.dtype, torch.float32)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from losses.contrastive import Side, log_partition
+from losses.contrastive import Scalar, Side, log_partition
 from losses.gather import shared_mean
 from losses.pairs import Scope, check_scope
 
@@ -25,13 +25,13 @@ class ClipLoss(nn.Module):
     def __init__(self, scope: Scope = "all") -> None:
         super().__init__()
         check_scope(scope)
-        self.scope = scope
+        self.scope: Scope = scope
 
     def forward(
         self,
         image: Float[Tensor, "B D"],
         text: Float[Tensor, "B D"],
-        scale: Float[Tensor, ""] | float,
+        scale: Scalar,
         valid: Bool[Tensor, " B"] | None = None,
         text_id: Int[Tensor, " B"] | None = None,
     ) -> Float[Tensor, ""]:
@@ -56,7 +56,7 @@ class ClipLoss(nn.Module):
         if valid.dtype != torch.bool:
             raise ValueError(f"valid must be bool, got {valid.dtype}")
         ids = None if text_id is None else text_id[:, None, None]
-        sides = (Side(x[:, None], valid[:, None], ids) for x in (image, text))
-        logits = log_partition(*sides, scale, scope=self.scope)
+        rows, cols = (Side(x[:, None], valid[:, None], ids) for x in (image, text))
+        logits = log_partition(rows, cols, scale, scope=self.scope)
         own = logits.own.squeeze(2)
         return shared_mean(0.5 * (logits.row_partition + logits.col_partition - 2 * own).sum(), valid.sum().to(own))

@@ -30,6 +30,9 @@ from torch.autograd.function import once_differentiable
 from losses.gather import Ranks
 from losses.pairs import Labels, Pairs, Scope, Tile
 
+Scalar = Float[Tensor, " ..."] | float
+"""A number, or a tensor with one element (a parameter of shape [1], say, which FSDP can shard)."""
+
 Call = TypeVar("Call", bound=Callable[..., Any])
 
 
@@ -67,7 +70,7 @@ class Softplus(NamedTuple):
 def log_partition(
     rows: Side,
     cols: Side,
-    scale: Float[Tensor, ""] | float,
+    scale: Scalar,
     keep: Bool[Tensor, "B K Q"] | None = None,
     part: Int[Tensor, " B"] | None = None,
     scope: Scope = "all",
@@ -102,8 +105,8 @@ def log_partition(
 def softplus_sum(
     rows: Side,
     cols: Side,
-    scale: Float[Tensor, ""] | float,
-    bias: Float[Tensor, ""] | float = 0.0,
+    scale: Scalar,
+    bias: Scalar = 0.0,
     weight: tuple[Float[Tensor, "B K"], Float[Tensor, "B Q"]] | None = None,
     part: Int[Tensor, " B"] | None = None,
     scope: Scope = "all",
@@ -117,7 +120,7 @@ def softplus_sum(
     with _full_precision(rows.vectors):
         row, col, own = _prepare(rows, cols, scale)
         row_index, col_index, pairs = _pair_up(rows, cols, part, scope)
-        bias = torch.as_tensor(bias, dtype=own.dtype, device=own.device)
+        bias = torch.as_tensor(bias, dtype=own.dtype, device=own.device).reshape(())
         row_weight, col_weight = (
             own.new_full(index.shape, 0.5) if weight is None else weight[side].flatten()[index].to(own.dtype) / 2
             for side, index in enumerate((row_index, col_index))
@@ -128,7 +131,7 @@ def softplus_sum(
         return Softplus(torch.where(counted, own + bias, 0), total, mass)
 
 
-def _prepare(rows: Side, cols: Side, scale: Float[Tensor, ""] | float) -> tuple[Tensor, Tensor, Tensor]:
+def _prepare(rows: Side, cols: Side, scale: Scalar) -> tuple[Tensor, Tensor, Tensor]:
     """Both sides in full precision with zeros where padded, the rows scaled; and the logits within blocks."""
     dtype = torch.promote_types(torch.promote_types(rows.vectors.dtype, cols.vectors.dtype), torch.float32)
     row, col = (torch.where(side.valid[..., None], side.vectors, 0).to(dtype) for side in (rows, cols))
@@ -140,6 +143,8 @@ def _pair_up(
     rows: Side, cols: Side, part: Int[Tensor, " B"] | None, scope: Scope
 ) -> tuple[Int[Tensor, " n"], Int[Tensor, " m"], Pairs]:
     """Indices of the valid slots of both sides, sorted by part, and how they meet."""
+    if (rows.ids is None) != (cols.ids is None):
+        raise ValueError("rows and cols must both have ids, or neither")
     ranks = Ranks.everyone() if scope == "all" else Ranks()
     if isinstance(scope, int):
         group = torch.arange(len(rows.valid), device=rows.valid.device) // scope
@@ -154,7 +159,7 @@ def _pair_up(
         ids = None if side.ids is None else side.ids.flatten(0, 1)[index]
         indices.append(index)
         labels.append(Labels(block, None if part is None else part[block], ids))
-    return indices[0], indices[1], Pairs(*labels, ranks)
+    return indices[0], indices[1], Pairs(labels[0], labels[1], ranks)
 
 
 class _LogSumExp(torch.autograd.Function):

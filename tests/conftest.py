@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+
+torch.set_num_threads(1)  # test files run side by side, one process a core
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import tempfile
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import start_processes
 
 ROOT = Path(__file__).resolve().parent.parent
 SLOW_IMPORTS = ("torch", "torch._dynamo", "lightning.pytorch", "transformers", "timm")
@@ -25,17 +26,17 @@ def run_on_ranks(fn: Callable[..., Any], world_size: int, *args: Any) -> list[An
     """
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))  # the processes import `fn` by the name of its module, from the same path
-    mp.get_context("forkserver").set_forkserver_preload([name for name in SLOW_IMPORTS if name in sys.modules])
+    multiprocessing.set_forkserver_preload([name for name in SLOW_IMPORTS if name in sys.modules])
     with tempfile.TemporaryDirectory() as folder:
         torch.save(args, Path(folder, "args.pt"))
-        mp.start_processes(_on_rank, (fn, world_size, folder), nprocs=world_size, start_method="forkserver")
+        start_processes(_on_rank, (fn, world_size, folder), nprocs=world_size, start_method="forkserver")
         return [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in range(world_size)]
 
 
 def _on_rank(rank: int, fn: Callable[..., Any], world_size: int, folder: str) -> None:
     torch.set_num_threads(1)
-    store = dist.FileStore(str(Path(folder, "store")), world_size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=60))
+    meeting = Path(folder, "store").as_uri()
+    dist.init_process_group("gloo", meeting, timedelta(seconds=60), world_size, rank)
     try:
         result = fn(*torch.load(Path(folder, "args.pt"), weights_only=False))
         torch.save(result, Path(folder, f"{rank}.pt"))

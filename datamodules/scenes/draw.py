@@ -6,12 +6,12 @@ within the cell, exact size, turn and shade vary from picture to picture and are
 
 from __future__ import annotations
 
-import io
 from functools import cache
 from random import Random
 
 from PIL import Image, ImageDraw
 
+from datamodules.scenes.png import encoded
 from datamodules.scenes.shapes import TURNS, stencil
 from datamodules.scenes.world import GRID, Scene
 
@@ -66,9 +66,7 @@ def render(scene: Scene, rng: Random, size: int = 64) -> tuple[bytes, list[Box]]
         picture.paste(second_tone(colour), (left, top), masks.second)
         right, bottom = left + masks.whole.width, top + masks.whole.height
         boxes.append((left / size, top / size, right / size, bottom / size))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue(), boxes
+    return encoded(picture), boxes
 
 
 def second_tone(colour: Colour) -> Colour:

@@ -60,7 +60,7 @@ def joined(pieces: Sequence[Piece]) -> Text:
 
 def mention(lemma: str, thing: int | None, *pieces: Piece) -> Text:
     """The pieces as a phrase, whose head has this base form and which names this thing, if any."""
-    text, marks = joined(pieces)
+    text, marks = (pieces[0], ()) if len(pieces) == 1 and isinstance(pieces[0], str) else joined(pieces)
     return Text(text, (Mark(0, len(text), lemma, thing), *marks))
 
 

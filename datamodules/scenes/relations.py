@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from datamodules.scenes.phrasing import Text, fill, joined, mention
-from datamodules.scenes.words import ADJECTIVES, ATTRIBUTES, Wording, noun_phrase, refer, references
+from datamodules.scenes.words import ADJECTIVES, ATTRIBUTES, refer, references
 from datamodules.scenes.world import GRID, SIZES, Scene
 
 # for each cell: a preposition, the place, and the place's head
@@ -90,10 +90,7 @@ def shared_sentence(scene: Scene, rng: Random) -> Text | None:
     if not choices:
         return None
     attribute, value, owners = rng.choice(choices)
-    phrases = []
-    for number in owners:
-        named = rng.choice(references(scene, number, attribute)[:3])
-        phrases.append(noun_phrase(scene.things[number], number, named, Wording(rng), "the"))
+    phrases = [refer(scene, number, rng, without=attribute) for number in owners]
     word = rng.choice(ADJECTIVES[attribute][value])
     templates = ONLY_TEMPLATES if len(owners) == 1 else SHARED_TEMPLATES
     return fill(rng.choice(templates), x=phrases[0], y=phrases[-1], word=word)

@@ -56,7 +56,10 @@ def describe(scene: Scene, rng: Random) -> Caption:
     count = len(scene.things)
     sentences = [summary(scene, rng)]
     for number in rng.sample(range(count), count):
-        sentences.extend(thing_sentences(scene, number, rng))
+        told = thing_sentences(scene, number, rng)
+        while _said_before(told[-1], sentences):  # "It is small." may be true of two things
+            told = thing_sentences(scene, number, rng)
+        sentences.extend(told)
     sentences.insert(rng.choice((1, len(sentences))), background_sentence(scene, rng))
     sentences.append(relation_sentence(scene, rng))
     if rng.random() < SHARED_SHARE:
@@ -70,8 +73,12 @@ def describe(scene: Scene, rng: Random) -> Caption:
 
 def _add(sentences: list[Text], sentence: Text | None) -> None:
     """Append a sentence, unless it was said already or the caption is long enough."""
-    if sentence is not None and _words(sentences) < ENOUGH_WORDS and sentence not in sentences:
+    if sentence is not None and _words(sentences) < ENOUGH_WORDS and not _said_before(sentence, sentences):
         sentences.append(sentence)
+
+
+def _said_before(sentence: Text, sentences: list[Text]) -> bool:
+    return any(sentence.text == other.text for other in sentences)
 
 
 def _words(sentences: list[Text]) -> int:

@@ -65,6 +65,7 @@ TEXTURE_NOUNS = {  # what a thing of this texture has, and the head's base form
     "faded": (("a soft gradient", "gradient"), ("fading shades", "shade")),
     "split": (("two halves", "half"), ("two tones", "tone")),
 }
+SHORTEST = 4  # references are drawn from this many of the shortest
 PLAIN_WEIGHT = 3  # the plain word against 1 for each synonym
 
 ATTRIBUTES = ("colour", "size", "texture")
@@ -100,7 +101,7 @@ class Wording:
     def pick(self, value: str, words: Sequence[T]) -> T:
         """The word for ``value`` among ``words``, most often the first; the same whenever it is asked again."""
         if value not in self._chosen:
-            lot = self.rng.randrange(PLAIN_WEIGHT + len(words) - 1)
+            lot = int(self.rng.random() * (PLAIN_WEIGHT + len(words) - 1))
             self._chosen[value] = max(0, lot - PLAIN_WEIGHT + 1)
         return words[self._chosen[value]]
 
@@ -151,9 +152,9 @@ def references(scene: Scene, number: int, without: str = "") -> list[tuple[str, 
     return subsets
 
 
-def refer(scene: Scene, number: int, rng: Random, determiner: str = "the") -> Text:
+def refer(scene: Scene, number: int, rng: Random, determiner: str = "the", without: str = "") -> Text:
     """A short phrase that is true of one thing of the scene alone, such as "the blue star"."""
-    subset = rng.choice(references(scene, number)[:4])
+    subset = rng.choice(references(scene, number, without)[:SHORTEST])
     return noun_phrase(scene.things[number], number, subset, Wording(rng), determiner)
 
 

@@ -61,14 +61,16 @@ class DataMonitor(Callback):
     """
 
     def __init__(self) -> None:
-        self.totals: Counter[str] = Counter({"skipped": 0})
+        self.before: Counter[str] = Counter()  # of the run that this one goes on from, all ranks
+        self.mine: Counter[str] = Counter()  # of this rank
 
     @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int
     ) -> None:
-        self._add(trainer, batch)
-        pl_module.log_dict({f"data/{name}": float(n) for name, n in self.totals.items()})
+        self.mine.update(batch.counts)
+        if (batch_idx + 1) % trainer.log_every_n_steps == 0:
+            pl_module.log_dict({f"data/{name}": float(n) for name, n in self.totals().items()})
         pl_module.log("data/tokens_per_image", len(batch.texts.tokens) / len(batch.images))
 
     @override
@@ -81,22 +83,28 @@ class DataMonitor(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._add(trainer, batch)
+        self.mine.update(batch.counts)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for name, count in sorted(self.totals.items()):
-            if count:
+        for name, count in self.totals().items():
+            if count and trainer.is_global_zero:
                 logger.info("data: %s %d", name, count)
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"totals": dict(self.totals)}
+        return {"counts": dict(self.totals())}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.totals = Counter(state_dict["totals"])
+        self.before = Counter(state_dict["counts"])
 
-    def _add(self, trainer: Trainer, batch: Batch) -> None:
-        self.totals.update(batch.counts)
-        self.totals["skipped"] += sum(n for name, n in batch.counts.items() if name.startswith("skipped/"))
+    def totals(self) -> dict[str, int]:
+        """All counts by name, and ``skipped`` in all. Collective: every rank must call it."""
+        ranks = [self.mine]
+        if dist.is_initialized():
+            ranks = [Counter() for _ in range(dist.get_world_size())]
+            dist.all_gather_object(ranks, self.mine)
+        counts = sum(ranks, Counter(self.before))
+        skipped = sum(n for name, n in counts.items() if name.startswith("skipped/"))
+        return {"skipped": skipped, **dict(sorted((k, v) for k, v in counts.items() if k != "skipped"))}

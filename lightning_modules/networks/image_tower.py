@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from timm.layers import Attention
+from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional

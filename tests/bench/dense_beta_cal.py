@@ -36,7 +36,7 @@ def _softmax(to_text: Tensor, to_image: Tensor, strength: Tensor, mask: Tensor) 
         losses.append(-(target * F.log_softmax(logits, dim=1)).sum(1)[mask].mean())
         hit = strength.gather(1, logits.detach().argmax(1, keepdim=True)).squeeze(1) > 0
         right.append(hit[mask].float().mean())
-    return sum(losses) / 2, sum(right) / 2
+    return torch.stack(losses).mean(), torch.stack(right).mean()
 
 
 def _sigmoid(to_text: Tensor, to_image: Tensor, target: Tensor, weight: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,4 +47,4 @@ def _sigmoid(to_text: Tensor, to_image: Tensor, target: Tensor, weight: Tensor, 
         losses.append(F.binary_cross_entropy_with_logits(logits, target, weight=weight))
         guess = logits.detach().sigmoid() > 0.5
         right.append((guess[counted] == (target[counted] > 0)).float().mean())
-    return sum(losses) / 2, sum(right) / 2
+    return torch.stack(losses).mean(), torch.stack(right).mean()

@@ -53,7 +53,7 @@ def test_round_trip():
     ],
 )
 def test_rules(changes, reason, says):
-    with pytest.raises(SampleError, match=".") as error:
+    with pytest.raises(SampleError) as error:
         Sample.from_members(members(**changes))
     assert error.value.reason == reason
     assert says in str(error.value)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from datamodules import scenes
 from datamodules.scenes.draw import PALETTE, PIXELS, SHADE, render, second_tone
+from datamodules.scenes.png import encoded
 from datamodules.scenes.world import SHAPES, SIZES, TEXTURES, Scene, Thing, draw_scene
 
 MANY = 300
@@ -61,8 +62,8 @@ def test_palette_colours_cannot_be_confused() -> None:
 def test_sizes_are_those_named(size: int) -> None:
     for i in range(15):
         scene = draw_scene(i, "train", 0)
-        encoded, boxes = render(scene, Random(i), size)
-        assert Image.open(io.BytesIO(encoded)).size == (size, size)
+        data, boxes = render(scene, Random(i), size)
+        assert Image.open(io.BytesIO(data)).size == (size, size)
         for thing, box in zip(scene.things, boxes, strict=True):
             assert all(0 <= side <= 1 for side in box)
             longer = max(box[2] - box[0], box[3] - box[1]) * size
@@ -97,6 +98,15 @@ def test_labels_are_shapes_and_regions_link_all_phrases_of_a_thing() -> None:
         assert len(set(phrases)) == len(phrases)
 
 
+def test_png_keeps_every_pixel() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
+    picture = Image.open(io.BytesIO(encoded(Image.fromarray(pixels))))
+    picture.verify()
+    again = Image.open(io.BytesIO(encoded(Image.fromarray(pixels))))
+    assert (again.mode, again.format) == ("RGB", "PNG")
+    assert (np.asarray(again) == pixels).all()
+
+
 def _near(pixels: np.ndarray, colour: tuple) -> float:
     """The share of pixels that have a colour."""
     return float((abs(pixels.astype(int) - colour).max(axis=1) <= SHADE).mean())
@@ -111,12 +121,12 @@ def _near_fade(pixels: np.ndarray, name: str) -> float:
 
 
 def _rendered(scene: Scene, seed: int) -> tuple[np.ndarray, list]:
-    encoded, boxes = render(scene, Random(seed))
-    return np.asarray(Image.open(io.BytesIO(encoded))), boxes
+    data, boxes = render(scene, Random(seed))
+    return np.asarray(Image.open(io.BytesIO(data))), boxes
 
 
 def _centred(thing: Thing) -> np.ndarray:
     """The crop of a thing on a plain background, brought to 16 × 16."""
-    encoded, (box,) = render(Scene((thing,), (4,), "light blue", "plain"), Random(0))
+    data, (box,) = render(Scene((thing,), (4,), "light blue", "plain"), Random(0))
     x0, y0, x1, y1 = (64 * side for side in box)
-    return np.asarray(Image.open(io.BytesIO(encoded)).resize((16, 16), box=(x0, y0, x1, y1))).astype(int)
+    return np.asarray(Image.open(io.BytesIO(data)).resize((16, 16), box=(x0, y0, x1, y1))).astype(int)

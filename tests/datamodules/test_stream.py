@@ -126,7 +126,9 @@ def test_a_skip_at_the_very_end_is_counted_too(tmp_path):
 @pytest.mark.parametrize("batches", [None, 3])
 def test_too_many_bad_samples_stop_the_run(tmp_path, batches):
     path = write_tar(tmp_path / "a.tar", [*(make_sample(n) for n in range(8)), BAD["caption"]])
-    with pytest.raises(DataError, match=r"1 of 9 samples .*caption: 1.*max_rate 0\.01.*a\.tar, sample '000052'.*'caption'"):
+    with pytest.raises(
+        DataError, match=r"1 of 9 samples .*caption: 1.*max_rate 0\.01.*a\.tar, sample '000052'.*'caption'"
+    ):
         list(stream([path], batches))
 
 
@@ -146,8 +148,8 @@ def test_missing_shards(tmp_path):
         find_shards(tmp_path)
     with pytest.raises(ShardError, match="no shards given"):
         find_shards([])
+    write_shards(tmp_path, 4)
     with pytest.raises(ShardError, match=r"train-\d+2\.tar does not exist"):
-        write_shards(tmp_path, 4)
         find_shards(str(tmp_path / "train-{000..002}.tar"))
 
 
@@ -187,7 +189,9 @@ def test_the_manifest_is_believed_only_where_sizes_agree(tmp_path):
 def test_patterns(tmp_path):
     write_shards(tmp_path / "a", 6, 3)
     write_shards(tmp_path / "b", 2, 1)
-    names = [s.url.removeprefix(str(tmp_path)) for s in find_shards([tmp_path / "b", str(tmp_path / "a/*-00{0,2}.tar")])]
+    names = [
+        s.url.removeprefix(str(tmp_path)) for s in find_shards([tmp_path / "b", str(tmp_path / "a/*-00{0,2}.tar")])
+    ]
     assert names == ["/b/train-000.tar", "/a/train-000.tar", "/a/train-002.tar"]
     assert [s.samples for s in find_shards(str(tmp_path / "a"))] == [2, 2, 2]
     assert find_shards("s3://bucket/{00..01}.tar")[1].url == "s3://bucket/01.tar"

@@ -61,8 +61,17 @@ def test_overlays_and_overrides(tmp_path, capsys):
     overlay.write_text("model: {init_args: {beta: 0.25}}\ndata: {batch_size: 9}\n")
     with pytest.raises(SystemExit) as stopped:
         main(
-            ["fit", "--config", str(ROOT / "configs/beta_bce.yaml"), "--config", str(overlay)]
-            + ["--data.batch_size", "7", "--model.init_args.encoder.image_size=32", "--print_config"]
+            [
+                "fit",
+                "--config",
+                str(ROOT / "configs/beta_bce.yaml"),
+                "--config",
+                str(overlay),
+                "--data.batch_size",
+                "7",
+                "--model.init_args.encoder.image_size=32",
+                "--print_config",
+            ]
         )
     assert not stopped.value.code
     config = yaml.safe_load(capsys.readouterr().out)

@@ -81,7 +81,7 @@ def oracle_ce(case: Case, beta: float, alpha: float = 1.0, block: int | None = N
         strength = {j: alpha if i == j else beta for j, b in enumerate(slots) if a.image == b.image}
         met = [j for j, b in enumerate(slots) if meets(a, b, block)]
         for z in (lambda j, a=a: a.pooled @ slots[j].text, lambda j, a=a: slots[j].pooled @ a.text):
-            denominator = sum(torch.exp(case.scale * z(j)) for j in met)
+            denominator = torch.stack([torch.exp(case.scale * z(j)) for j in met]).sum()
             for j, share in strength.items():
                 log_p = case.scale * z(j) - torch.log(denominator)
                 total = total - a.weight * share / sum(strength.values()) * log_p / 2

@@ -16,7 +16,8 @@ def vectors():
     return image, text, torch.tensor(9.0, dtype=torch.float64)
 
 
-def by_hand(image, text, scale, keep=None):
+def by_hand(vectors, keep=None):
+    image, text, scale = vectors
     z = scale * image @ text.T
     z = z if keep is None else z.masked_fill(~keep, -math.inf)
     target = torch.arange(len(z))
@@ -31,7 +32,7 @@ def agree(ours, wanted, leaves):
 
 def test_is_symmetric_cross_entropy(vectors):
     leaves = [x.requires_grad_() for x in vectors]
-    agree(ClipLoss()(*leaves), by_hand(*leaves), leaves)
+    agree(ClipLoss()(*leaves), by_hand(leaves), leaves)
 
 
 def test_invalid_rows_are_as_if_absent(vectors):
@@ -41,7 +42,7 @@ def test_invalid_rows_are_as_if_absent(vectors):
     junk = torch.where(valid, 0.0, math.nan)[:, None]
     agree(
         ClipLoss()(leaves[0] + junk, leaves[1] - junk, leaves[2], valid),
-        by_hand(leaves[0][valid], leaves[1][valid], leaves[2]),
+        by_hand((leaves[0][valid], leaves[1][valid], leaves[2])),
         leaves,
     )
 
@@ -50,13 +51,13 @@ def test_equal_texts_are_no_negatives(vectors):
     leaves = [x.requires_grad_() for x in vectors]
     text_id = torch.tensor([4, 2, 4, 0, 1, 2, 4])
     keep = (text_id[:, None] != text_id) | torch.eye(7, dtype=torch.bool)
-    agree(ClipLoss()(*leaves, text_id=text_id), by_hand(*leaves, keep), leaves)
+    agree(ClipLoss()(*leaves, text_id=text_id), by_hand(leaves, keep), leaves)
 
 
 def test_blocks_of_images(vectors):
     leaves = [x.requires_grad_() for x in vectors]
     block = torch.arange(7) // 3
-    agree(ClipLoss(scope=3)(*leaves), by_hand(*leaves, block[:, None] == block), leaves)
+    agree(ClipLoss(scope=3)(*leaves), by_hand(leaves, block[:, None] == block), leaves)
 
 
 def test_one_image_has_nothing_to_be_told_from(vectors):

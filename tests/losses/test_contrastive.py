@@ -55,7 +55,7 @@ def test_regions_and_lexemes_with_many_links():
     for fixed, moving, of_row in ((rows, cols, True), (cols, rows, False)):
         terms = []
         for a in fixed:
-            numerator = denominator = 0.0
+            numerator = denominator = torch.zeros((), dtype=torch.float64)
             for b in moving:
                 (i, p), (j, q) = (a, b) if of_row else (b, a)
                 linked_here = i == j and bool(links[i, p, q])
@@ -66,8 +66,8 @@ def test_regions_and_lexemes_with_many_links():
             terms.append(-torch.log(numerator / denominator))
         wanted.append(torch.stack(terms).mean())
     leaves = (regions, lexemes, scale)
-    ours, theirs = (torch.autograd.grad(sum(x), leaves) for x in ((to_lexeme, to_region), wanted))
-    torch.testing.assert_close((to_lexeme, to_region), tuple(wanted))
+    ours, theirs = (torch.autograd.grad(torch.stack(x).sum(), leaves) for x in ([to_lexeme, to_region], wanted))
+    torch.testing.assert_close([to_lexeme, to_region], wanted)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
 
@@ -79,8 +79,8 @@ def test_one_problem_per_sentence_slot(scope):
     image, text = unit(6, 3, 5), unit(6, 3, 5, seed=1)
     valid = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 1, 0], [0, 0, 0], [1, 1, 0]], dtype=torch.bool)
     slot = torch.arange(3).repeat(6)
-    sides = (Side(x.flatten(0, 1)[:, None], valid.flatten()[:, None]) for x in (image, text))
-    logits = log_partition(*sides, 6.0, part=slot, scope=scope)
+    rows, cols = (Side(x.flatten(0, 1)[:, None], valid.flatten()[:, None]) for x in (image, text))
+    logits = log_partition(rows, cols, 6.0, part=slot, scope=scope)
     for m in range(3):
         for group in ([0, 1, 2, 3, 4, 5],) if scope == "all" else ([0, 1, 2], [3, 4, 5]):
             b = [i for i in group if valid[i, m]]
@@ -136,7 +136,7 @@ def test_autocast_and_half_inputs_keep_full_precision(loss):
     value = loss(*half)
     value.backward()
     assert torch.equal(value, loss(half.pooled.float(), *half[1:]))
-    assert half.pooled.grad.dtype == torch.bfloat16
+    assert half.grads()[0].dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -174,7 +174,7 @@ class LargestTensor(TorchDispatchMode):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_memory_grows_with_the_batch_not_its_square(monkeypatch, loss):
-    monkeypatch.setitem(pairs.TILE, "cpu", 64)
+    monkeypatch.setitem(pairs.TILE, "cpu", 128)
     saved, largest = [], []
     for images in (64, 128):
         case = random_case(images=images, texts=8, width=16, dtype=torch.float32).leaves()
@@ -188,4 +188,4 @@ def test_memory_grows_with_the_batch_not_its_square(monkeypatch, loss):
         largest.append(mode.numel)
     assert saved[1] <= 2.1 * saved[0]
     assert saved[1] <= 20 * 128 * 8 * 16
-    assert largest == [64 * 8 * 16, 128 * 8 * 16]  # B K D; a dense logit matrix would be 64 times as large
+    assert max(largest) <= 128 * 128  # a tile, and B K D; a dense logit matrix would have (128 * 8)^2 elements

@@ -32,7 +32,7 @@ class Model(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.towers = nn.ModuleList([nn.Linear(6, 6) for _ in range(2)])
-        self.log_scale = nn.Parameter(torch.tensor(1.5))
+        self.log_scale = nn.Parameter(torch.tensor([1.5]))
         self.losses = nn.ModuleDict({name: BetaCalLoss(**options) for name, options in MODES.items()})
         self.to(dtype)
 
@@ -74,29 +74,27 @@ def losses_and_gradients(dtype):
     return results
 
 
-@pytest.fixture(scope="module", params=[torch.float64, torch.float32], ids=["float64", "float32"])
-def alone(request):
-    model, results = Model(request.param), {}
+def alone(dtype):
+    model, results = Model(dtype), {}
     for mode in (*MODES, "clip"):
         model.zero_grad(set_to_none=True)
-        loss = model(mode, batch_of(0, SPLITS[1], request.param))
+        loss = model(mode, batch_of(0, SPLITS[1], dtype))
         loss.backward()
         results[mode] = {"loss": loss.detach()}
         results[mode].update((name, p.grad.clone()) for name, p in model.named_parameters() if p.grad is not None)
-    return request.param, results
+    return results
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-def test_ranks_are_invisible(alone, world_size):
-    dtype, wanted = alone
-    if dtype == torch.float32 and world_size != 3:
-        pytest.skip("float32 is the same code: one number of ranks will do")
+@pytest.mark.parametrize(
+    ("world_size", "dtype"), [(1, torch.float64), (2, torch.float64), (3, torch.float32), (4, torch.float64)]
+)
+def test_ranks_are_invisible(world_size, dtype):
     ranks = run_on_ranks(losses_and_gradients, world_size, dtype)
-    for mode, values in wanted.items():
+    for mode, values in alone(dtype).items():
         loss = torch.stack([rank[mode]["loss"] for rank in ranks]).mean()
         assert (loss - values["loss"]).abs() <= 1e-6 * values["loss"].abs(), mode
         assert len(values) >= 6, mode
         for name, grad in values.items():
             if name != "loss":
                 for rank in ranks:
-                    assert (rank[mode][name] - grad).norm() <= 1e-6 * grad.norm().clamp(min=1e-3), (mode, name)
+                    assert (rank[mode][name] - grad).norm() <= 1e-6 * grad.norm(), (mode, name)

@@ -17,11 +17,11 @@ def test_tiles_hold_each_pair_of_a_part_once(monkeypatch, with_parts, with_ids):
     col_block = block[torch.tensor([0, 3, 4, 5, 6, 9, 10, 10])]
     row_ids = torch.arange(22).view(11, 2) % 6 if with_ids else None
     col_ids = torch.arange(8)[:, None] if with_ids else None
-    labels = (
+    row_labels, col_labels = (
         Labels(blocks, part[blocks] if with_parts else None, ids)
         for blocks, ids in ((block, row_ids), (col_block, col_ids))
     )
-    met = Pairs(*labels, Ranks())
+    met = Pairs(row_labels, col_labels, Ranks())
     seen = torch.zeros(11, 8, dtype=torch.int64)
     out = torch.zeros(11, 8, dtype=torch.bool)
     for tile in met.tiles:
