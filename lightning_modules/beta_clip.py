@@ -43,6 +43,8 @@ class BetaClip(Method):
         global_weight: weight of the global term.
         local_weight: weight of β-CAL.
         pooling_heads: attention heads of the pooling block.
+        pooling_gain: the block starts as plain attention by similarity, sharpened by this gain (for training from
+            scratch; see ``TextConditionedPooling.start_transparent``); None: at random, as in the paper.
         reference: reproduce the published loss, its padding included (see ``losses/beta_cal.py``).
         encoder: sizes of the towers; with ``pretrained`` they come from the checkpoint.
         optim: learning rates and schedule.
@@ -60,6 +62,7 @@ class BetaClip(Method):
         global_weight: float = 1.0,
         local_weight: float = 1.0,
         pooling_heads: int = 8,
+        pooling_gain: float | None = None,
         reference: bool = False,
         encoder: EncoderConfig = EncoderConfig(),
         optim: OptimConfig = OptimConfig(),
@@ -70,6 +73,8 @@ class BetaClip(Method):
         self.clip, self.beta_cal = ClipLoss(), beta_cal
         self.global_weight, self.local_weight = global_weight, local_weight
         self.pooling = TextConditionedPooling(self.encoder.config.embed_dim, pooling_heads)
+        if pooling_gain is not None:
+            self.pooling.start_transparent(pooling_gain)
 
     @override
     def losses(self, batch: Batch, features: Features) -> Terms:

@@ -21,8 +21,9 @@ from losses.gather import Ranks
 Scope = Literal["all", "rank"] | int
 """Where negatives come from: all ranks, this rank, or blocks of so many consecutive images of this rank."""
 
-# A tile is a square of logits. On a CPU it should stay in the cache; a GPU wants matrices large enough to be busy.
-TILE = {"cpu": 1024}
+# A tile is a square of logits with sides of at most so many. Small enough for a CPU's last cache, large enough that the
+# cores are not kept waiting for each other after each operation.
+TILE = {"cpu": 2048}
 LARGE_TILE = 4096
 
 

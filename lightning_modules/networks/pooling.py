@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from timm.layers.activations import QuickGELU
 from torch import Tensor, nn
@@ -47,6 +48,24 @@ class TextConditionedPooling(nn.Module):
         pooling = cls(state["norm.weight"].shape[0], heads)
         pooling.load_state_dict(state)
         return pooling
+
+    @torch.no_grad()
+    def start_transparent(self, gain: float) -> None:
+        """Start as plain attention by similarity, without a change of space: o is a mean of the patches, weighted by
+        softmax(gain² q.k / sqrt(head width)), and the MLP adds nothing.
+
+        Not in the paper, which starts from a CLIP whose patches match texts already. From scratch the random start would
+        leave it to the block to translate patches into texts, and the patches themselves would never learn it.
+        """
+        if not gain > 0:
+            raise ValueError(f"gain must be above 0, got {gain}")
+        width = self.attn.embed_dim
+        same = torch.eye(width)
+        self.attn.in_proj_weight.copy_(torch.cat([gain * same, gain * same, same]))
+        self.attn.out_proj.weight.copy_(same)
+        last = self.mlp[2]
+        last.weight.zero_()
+        last.bias.zero_()
 
     @property
     def scale(self) -> Float[Tensor, " 1"]:
