@@ -35,7 +35,7 @@ class SceneSet:
     size: int = 64
 
     def __post_init__(self) -> None:
-        for name, least in {"train": 1, "held_out": 1, "seed": 0, "size": 16}.items():
+        for name, least in {"train": 1, "held_out": 1, "seed": 0, "size": 32}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"data.scenes.{name} must be at least {least}, got {getattr(self, name)}")
 

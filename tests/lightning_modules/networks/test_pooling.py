@@ -81,3 +81,14 @@ def test_start(pooling):
 def test_width_must_fit_the_heads():
     with pytest.raises(ValueError, match="multiple of heads = 8, got 12"):
         TextConditionedPooling(12)
+
+
+def test_transparent_start_is_attention_by_similarity(inputs):
+    queries, patches = inputs
+    block = TextConditionedPooling(D, 1)
+    block.start_transparent(3.0)
+    weights = (9 * queries @ patches.transpose(1, 2) / D**0.5).softmax(-1)
+    torch.testing.assert_close(block.attention(queries, patches), weights)
+    torch.testing.assert_close(block(queries, patches), torch.nn.functional.normalize(weights @ patches, dim=-1))
+    with pytest.raises(ValueError, match="gain must be above 0, got 0"):
+        block.start_transparent(0)
