@@ -163,7 +163,7 @@ class GranularityData(LightningDataModule):
         if self.trainer is None:
             return restored
         # .completed lags one behind when a checkpoint is written inside a step
-        return max(restored, self.trainer.fit_loop.epoch_loop.batch_progress.total.processed)
+        return max(restored, vars(self.trainer.fit_loop.epoch_loop.batch_progress.total)["processed"])
 
     def _ranks(self) -> int:
         return self.trainer.world_size if self.trainer is not None else 1

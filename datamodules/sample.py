@@ -22,6 +22,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from typing_extensions import TypeIs
+
 SCHEMA_VERSION = 1
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 
@@ -158,7 +160,7 @@ def _text(reason: str, field: str, value: object) -> str:
     return value
 
 
-def _is_index(value: object, size: int) -> bool:
+def _is_index(value: object, size: int) -> TypeIs[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < size
 
 

@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import webdataset as wds
 from torch.utils.data import IterableDataset, get_worker_info
+from webdataset.filters import shuffle as shuffled
+from webdataset.tariterators import tarfile_to_samples
 
 from datamodules.batch import Batch
 from datamodules.collate import Item, Preparer, collate
@@ -164,7 +165,7 @@ class BatchStream(IterableDataset):
         if not by_shard:
             samples = itertools.islice(samples, share.index, None, share.readers)
         if self.batches is not None and self.shuffle > 1:
-            samples = wds.shuffle(self.shuffle, initial=self.shuffle, rng=rng)(samples)
+            samples = shuffled(self.shuffle, initial=self.shuffle, rng=rng)(samples)
         before = tally.read
         for sample in samples:
             tally.read += 1
@@ -192,7 +193,7 @@ def _read(urls: list[str], tally: Tally) -> Iterator[dict[str, Any]]:
         tally.skip("shard", str(shard), "?", f"the tar cannot be read on: {error.args[0] if error.args else error!r}")
         return True
 
-    return wds.tarfile_to_samples(handler=on_error)({"url": url} for url in urls)
+    return tarfile_to_samples(handler=on_error)({"url": url} for url in urls)
 
 
 def _batched(items: Iterator[Item], size: int, tally: Tally) -> Iterator[Batch]:

@@ -96,7 +96,7 @@ class Tokenizer:
         it.
         """
         byte_of = {character: byte for byte, character in enumerate(_byte_characters())}
-        pieces = "".join(_bpe().id_to_token(t) for t in tokens if t not in (SOT, EOT))
+        pieces = "".join(_bpe().id_to_token(t) or "" for t in tokens if t not in (SOT, EOT))
         words = [w for w in pieces.split("</w>") if w]
         return " ".join(bytes(byte_of[c] for c in word).decode("utf-8", "replace") for word in words)
 
@@ -126,7 +126,7 @@ def _byte_characters() -> list[str]:
 def _bpe() -> BpeTokenizer:
     with gzip.open(_merges_file(), "rt", encoding="utf-8") as file:
         lines = file.read().split("\n")
-    merges = [tuple(line.split()) for line in lines[1 : VOCAB_SIZE - 2 * 256 - 2 + 1]]
+    merges = [(first, second) for first, second in map(str.split, lines[1 : VOCAB_SIZE - 2 * 256 - 2 + 1])]
     characters = _byte_characters()
     alphabet = sorted(
         characters, key=lambda c: (ord(c) >= 256, ord(c))

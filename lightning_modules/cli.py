@@ -31,8 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status, 2 where the input is at fault."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     command = given[0] if given else "--help"
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("grainclip").setLevel(logging.INFO)
+    _show_messages()
     if command in ("-h", "--help"):
         sys.stdout.write(HELP)
         return 0
@@ -53,6 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return other.load()() or 0
     sys.stderr.write(f"lightning: error: no command {command!r}; `lightning --help` lists them\n")
     return 2
+
+
+def _show_messages() -> None:
+    """Our own messages as they are. The root logger is Lightning's and the user's: a handler there says all twice."""
+    own = logging.getLogger("grainclip")
+    own.setLevel(logging.INFO)
+    own.propagate = False
+    if not own.handlers:
+        own.addHandler(logging.StreamHandler())
 
 
 def _lightning_sdk() -> EntryPoint | None:

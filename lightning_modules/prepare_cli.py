@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, auto_cli
 
@@ -22,7 +22,7 @@ class OneLineParser(ArgumentParser):
 
 def run(arguments: list[str]) -> int:
     """Write shards from a data set; ``SystemExit(2)`` with one line on bad input."""
-    sources = {source.__name__.removeprefix("prepare_"): source for source in SOURCES}
+    sources: Any = {source.__name__.removeprefix("prepare_"): source for source in SOURCES}
     try:
         auto_cli(sources, args=arguments, prog="lightning prepare", as_positional=False, parser_class=OneLineParser)
     except (NltkDataError, OSError, ValueError) as error:

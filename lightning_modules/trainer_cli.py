@@ -65,7 +65,7 @@ class GrainCli(LightningCLI):
 
     @override
     def before_instantiate_classes(self) -> None:
-        trainer = self.config[self.subcommand].trainer
+        trainer = self.config[str(self.subcommand)].trainer
         if trainer.precision is None:
             trainer.precision = best_precision(trainer.accelerator)
 

@@ -7,9 +7,9 @@ A data set on which methods are compared must need composition, so:
 - **Splits share no combination.** The bag of a scene's shapes together with the bag of its colours decides the split,
   by a hash that knows no seed. So no held-out scene has the things, or even just the shapes and colours, of a training
   scene.
-- **Half of the held-out scenes have a twin.** Scenes 4i and 4i + 1 differ in one exchange between two things: of their
-  colours, textures, sizes or places. Twins have the same bag of attributes and places, so a model that does not bind
-  these to things cannot tell twins apart, and its R@1 on captions stays below three quarters, however good its eyes.
+- **A quarter of the held-out scenes have a twin.** Scenes 8i and 8i + 1 differ in one exchange between two things: of
+  their colours, textures, sizes or places. Twins have the same bag of attributes and places, so a model that does not
+  bind these to things cannot tell twins apart, and its R@1 on captions stays below 7/8, however good its eyes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PATTERNS = ("plain", "lined", "squared", "speckled")
 GRID = 3  # cells a side; cell c is row c // 3, column c % 3
 MIN_THINGS, MAX_THINGS = 2, 6
 HELD_OUT_SHARE = 8  # one combination in this many is held out
-TWINS_EVERY = 4  # of so many held-out scenes the first two are twins
+TWINS_EVERY = 8  # of so many held-out scenes the first two are twins
 
 Split = Literal["train", "held_out"]
 

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from typing import Any
 
+import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from typing_extensions import override
@@ -48,7 +49,7 @@ class Throughput(Callback):
         self.images += len(batch.images)
         self.busy += now - self.started
         self.elapsed, self.mark = self.elapsed + now - self.mark, now
-        if (batch_idx + 1) % trainer.log_every_n_steps == 0:
+        if (batch_idx + 1) % _log_interval(trainer) == 0:
             speed = self.images * trainer.world_size / self.elapsed
             pl_module.log("throughput/images_per_second", speed, prog_bar=True)
             pl_module.log("throughput/waiting", max(0.0, 1 - self.busy / self.elapsed))
@@ -69,7 +70,7 @@ class DataMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int
     ) -> None:
         self.mine.update(batch.counts)
-        if (batch_idx + 1) % trainer.log_every_n_steps == 0:
+        if (batch_idx + 1) % _log_interval(trainer) == 0:
             pl_module.log_dict({f"data/{name}": float(n) for name, n in self.totals().items()})
         pl_module.log("data/tokens_per_image", len(batch.texts.tokens) / len(batch.images))
 
@@ -108,3 +109,8 @@ class DataMonitor(Callback):
         counts = sum(ranks, Counter(self.before))
         skipped = sum(n for name, n in counts.items() if name.startswith("skipped/"))
         return {"skipped": skipped, **dict(sorted((k, v) for k, v in counts.items() if k != "skipped"))}
+
+
+def _log_interval(trainer: Trainer) -> int:
+    """Batches between two log points; Lightning sets the attribute outside the class."""
+    return int(vars(trainer)["log_every_n_steps"])

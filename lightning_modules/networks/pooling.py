@@ -54,8 +54,8 @@ class TextConditionedPooling(nn.Module):
         """Start as plain attention by similarity, without a change of space: o is a mean of the patches, weighted by
         softmax(gain² q.k / sqrt(head width)), and the MLP adds nothing.
 
-        Not in the paper, which starts from a CLIP whose patches match texts already. From scratch the random start would
-        leave it to the block to translate patches into texts, and the patches themselves would never learn it.
+        Not in the paper, which starts from a CLIP whose patches match texts already. From scratch the random start
+        would leave it to the block to translate patches into texts; the patches themselves would never learn it.
         """
         if not gain > 0:
             raise ValueError(f"gain must be above 0, got {gain}")
@@ -63,9 +63,8 @@ class TextConditionedPooling(nn.Module):
         same = torch.eye(width)
         self.attn.in_proj_weight.copy_(torch.cat([gain * same, gain * same, same]))
         self.attn.out_proj.weight.copy_(same)
-        last = self.mlp[2]
-        last.weight.zero_()
-        last.bias.zero_()
+        for parameter in self.mlp[-1].parameters():
+            parameter.zero_()
 
     @property
     def scale(self) -> Float[Tensor, " 1"]:

@@ -13,7 +13,7 @@ import pytest
 
 from datamodules import scenes
 from datamodules.sample import Sample
-from datamodules.scenes.world import COLOURS, SHAPES, VALUES, Scene, Split, draw_scene
+from datamodules.scenes.world import COLOURS, SHAPES, TWINS_EVERY, VALUES, Scene, Split, draw_scene
 
 ROOT = Path(__file__).resolve().parents[2]
 MANY = 3000
@@ -59,7 +59,7 @@ def test_every_value_stands_in_both_splits(train: list[Scene], held_out: list[Sc
 
 def test_twins_differ_in_one_exchange(held_out: list[Scene]) -> None:
     exchanged = Counter()
-    for first, second in zip(held_out[::4], held_out[1::4], strict=True):
+    for first, second in zip(held_out[::TWINS_EVERY], held_out[1::TWINS_EVERY], strict=True):
         assert first != second
         assert (first.tone, first.pattern) == (second.tone, second.pattern)
         assert sorted(first.cells) == sorted(second.cells)
@@ -77,11 +77,11 @@ def test_twins_differ_in_one_exchange(held_out: list[Scene]) -> None:
         assert len(names) == 1
         exchanged[names[0]] += 1
     assert set(exchanged) == {"colour", "size", "texture", "place"}
-    assert min(exchanged.values()) > 0.1 * len(held_out) / 4
+    assert min(exchanged.values()) > 0.1 * len(held_out) / TWINS_EVERY
 
 
 def test_other_held_out_scenes_have_no_twin(held_out: list[Scene]) -> None:
-    others = [scene for i, scene in enumerate(held_out) if i % 4 > 1]
+    others = [scene for i, scene in enumerate(held_out) if i % TWINS_EVERY > 1]
     bags = Counter((_bags(scene), tuple(sorted(scene.cells))) for scene in others)
     assert len(bags) > 0.99 * len(others)
 
