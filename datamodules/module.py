@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,16 @@ class GranularityData(LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """uint8 pixels to CLIP's normalised floats, on the device."""
         return batch._replace(images=normalise(batch.images))
+
+    def describe(self) -> dict[str, Any]:
+        """What it reads, in plain words and numbers, for a model card."""
+        return {
+            "shards": "the embedded scenes" if self.shards is None else self.shards,
+            "samples": self._samples(),
+            "batch_size": self.batch_size,
+            "ranks": self._ranks(),
+            "sampling": asdict(self.sampling),
+        }
 
     def state_dict(self) -> dict[str, int]:
         """How many samples all ranks together have been trained on: where a resumed run goes on."""

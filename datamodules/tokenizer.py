@@ -123,7 +123,8 @@ def _byte_characters() -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def _bpe() -> BpeTokenizer:
+def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """CLIP's word pieces with their ids, SOT and EOT last, and its merges, the most urgent first."""
     with gzip.open(_merges_file(), "rt", encoding="utf-8") as file:
         lines = file.read().split("\n")
     merges = [(first, second) for first, second in map(str.split, lines[1 : VOCAB_SIZE - 2 * 256 - 2 + 1])]
@@ -132,7 +133,12 @@ def _bpe() -> BpeTokenizer:
         characters, key=lambda c: (ord(c) >= 256, ord(c))
     )  # the vocabulary's order: printable bytes first
     pieces = [*alphabet, *(c + "</w>" for c in alphabet), *("".join(m) for m in merges)]
-    vocab = {piece: i for i, piece in enumerate(pieces)}
+    return {piece: i for i, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}, merges
+
+
+@lru_cache(maxsize=1)
+def _bpe() -> BpeTokenizer:
+    vocab, merges = vocabulary()
     tokenizer = BpeTokenizer(BPE(vocab=vocab, merges=merges, end_of_word_suffix="</w>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

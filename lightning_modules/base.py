@@ -7,7 +7,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -19,12 +20,14 @@ from typing_extensions import override
 from datamodules.batch import Batch, Slots
 from datamodules.collate import pack_texts
 from datamodules.tokenizer import Tokenizer
+from lightning_modules.memory import MemoryConfig, encode_by_parts
 from lightning_modules.networks import DualEncoder, EncoderConfig, ImageFeatures, TextFeatures
 from lightning_modules.optim import OptimConfig, adamw, warmup_cosine
+from lightning_modules.provenance import KEY, provenance
 from lightning_modules.validation import Validation
 
 MAX_LOG_SCALE = math.log(100.0)
-
+torch.serialization.add_safe_globals([EncoderConfig, MemoryConfig, OptimConfig])  # they stand in checkpoints
 
 Terms = dict[str, Float[Tensor, ""]]  # a method's loss terms by name, weighted
 
@@ -46,7 +49,12 @@ class Method(LightningModule, ABC):
     Args:
         encoder: sizes of the towers; with ``pretrained`` they come from the checkpoint.
         optim: learning rates and schedule.
-        pretrained: hub id or local folder of a transformers CLIP checkpoint to start from; None: from scratch.
+        pretrained: hub id, folder or file of a CLIP checkpoint to start from (``DualEncoder.from_pretrained`` has the
+            formats); None: from scratch.
+        memory: how memory is saved.
+
+    Raises:
+        ValueError: where the checkpoint's pictures have another size than ``encoder.image_size``.
     """
 
     def __init__(
@@ -54,15 +62,15 @@ class Method(LightningModule, ABC):
         encoder: EncoderConfig = EncoderConfig(),
         optim: OptimConfig = OptimConfig(),
         pretrained: str | None = None,
+        memory: MemoryConfig = MemoryConfig(),
     ) -> None:
         super().__init__()
-        self.encoder = (
-            DualEncoder(encoder)
-            if pretrained is None
-            else DualEncoder.from_pretrained(pretrained, context_length=encoder.context_length)
-        )
-        self.optim = optim
+        self.save_hyperparameters(logger=False)
+        self.encoder = DualEncoder(encoder) if pretrained is None else _pretrained(pretrained, encoder)
+        self.encoder.set_grad_checkpointing(memory.recompute_blocks)
+        self.optim, self.memory = optim, memory
         self.validation = Validation()
+        self.numbers: dict[str, float] = {}  # of the last validation
 
     @abstractmethod
     def losses(self, batch: Batch, features: Features) -> Terms:
@@ -78,6 +86,8 @@ class Method(LightningModule, ABC):
 
     def features(self, batch: Batch) -> Features:
         """Embed a batch: one pass of each tower."""
+        if self.memory.cache_part is not None and torch.is_grad_enabled():
+            return Features(*encode_by_parts(self.encoder, batch.images, batch.texts, self.memory.cache_part))
         return Features(self.encoder.encode_image(batch.images), self.encoder.encode_text(batch.texts))
 
     @torch.no_grad()
@@ -122,11 +132,34 @@ class Method(LightningModule, ABC):
 
     @override
     def on_validation_epoch_end(self) -> None:
-        numbers = self.validation.compute()
-        self.log_dict({f"val/{name}": value for name, value in numbers.items()}, rank_zero_only=False)
+        self.numbers = self.validation.compute()
+        self.log_dict({f"val/{name}": value for name, value in self.numbers.items()}, rank_zero_only=False)
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Where it comes from goes into it; and it starts from itself, not from the weights it was made of."""
+        checkpoint[KEY] = provenance(self)
+        settings = checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]
+        own = type(settings["encoder"]) is EncoderConfig
+        sizes = self.encoder.config
+        settings |= {"pretrained": None, "encoder": sizes if own else asdict(sizes)}
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.numbers = checkpoint.get(KEY, {}).get("numbers", {})
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = adamw(self, self.new_modules(), self.optim)
         schedule = warmup_cosine(optimizer, self.optim, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _pretrained(source: str, wanted: EncoderConfig) -> DualEncoder:
+    encoder = DualEncoder.from_pretrained(source, context_length=wanted.context_length)
+    if encoder.config.image_size != wanted.image_size:
+        raise ValueError(
+            f"encoder.image_size must be {encoder.config.image_size}, the picture size of {source}, "
+            f"got {wanted.image_size}: the data is scaled to it"
+        )
+    return encoder

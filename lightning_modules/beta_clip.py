@@ -22,6 +22,7 @@ from typing_extensions import override
 
 from datamodules.batch import Batch, Grain, join
 from lightning_modules.base import Features, Method, Terms
+from lightning_modules.memory import MemoryConfig
 from lightning_modules.networks import EncoderConfig, TextConditionedPooling
 from lightning_modules.optim import OptimConfig
 from losses import BetaCalLoss, ClipLoss
@@ -48,7 +49,8 @@ class BetaClip(Method):
         reference: reproduce the published loss, its padding included (see ``losses/beta_cal.py``).
         encoder: sizes of the towers; with ``pretrained`` they come from the checkpoint.
         optim: learning rates and schedule.
-        pretrained: hub id or local folder to start from; None: from scratch.
+        pretrained: hub id, folder or file of a CLIP checkpoint to start from; None: from scratch.
+        memory: how memory is saved.
     """
 
     def __init__(
@@ -67,9 +69,10 @@ class BetaClip(Method):
         encoder: EncoderConfig = EncoderConfig(),
         optim: OptimConfig = OptimConfig(),
         pretrained: str | None = None,
+        memory: MemoryConfig = MemoryConfig(),
     ) -> None:
         beta_cal = BetaCalLoss(objective, beta, alpha, reference, scope, per, bias)  # bad values stop here, first
-        super().__init__(encoder, optim, pretrained)
+        super().__init__(encoder, optim, pretrained, memory)
         self.clip, self.beta_cal = ClipLoss(), beta_cal
         self.global_weight, self.local_weight = global_weight, local_weight
         self.pooling = TextConditionedPooling(self.encoder.config.embed_dim, pooling_heads)

@@ -18,6 +18,7 @@ Train CLIP on captions, sentences, phrases and regions.
   fit         train:     lightning fit --config configs/beta_bce.yaml
   validate    measure:   lightning validate --config runs/beta_bce/config.yaml --ckpt_path runs/.../best.ckpt
   prepare     write shards from a data set:  lightning prepare coco --help
+  export      a trained model for transformers or open_clip:  lightning export runs/.../best.ckpt FOLDER
   doctor      what is installed, what is missing and what to do about it
 
 `lightning fit --config A.yaml --config B.yaml --model.init_args.beta 0.3` overlays files, then single values.
@@ -43,6 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from lightning_modules.prepare_cli import run as prepare
 
         return prepare(given[1:])
+    if command == "export":
+        from lightning_modules.export_cli import run as export
+
+        return export(given[1:])
     if command == "doctor":
         from lightning_modules.doctor import run as examine
 

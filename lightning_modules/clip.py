@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from datamodules.batch import Batch, Grain
 from lightning_modules.base import Features, Method, Terms
+from lightning_modules.memory import MemoryConfig
 from lightning_modules.networks import EncoderConfig
 from lightning_modules.optim import OptimConfig
 from losses import ClipLoss
@@ -20,7 +21,8 @@ class ClipFinetune(Method):
     Args:
         encoder: sizes of the towers; with ``pretrained`` they come from the checkpoint.
         optim: learning rates and schedule.
-        pretrained: hub id or local folder to start from; None: from scratch.
+        pretrained: hub id, folder or file of a CLIP checkpoint to start from; None: from scratch.
+        memory: how memory is saved.
     """
 
     def __init__(
@@ -28,8 +30,9 @@ class ClipFinetune(Method):
         encoder: EncoderConfig = EncoderConfig(),
         optim: OptimConfig = OptimConfig(),
         pretrained: str | None = None,
+        memory: MemoryConfig = MemoryConfig(),
     ) -> None:
-        super().__init__(encoder, optim, pretrained)
+        super().__init__(encoder, optim, pretrained, memory)
         self.clip = ClipLoss()
 
     @override

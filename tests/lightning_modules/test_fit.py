@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from lightning import Callback, Trainer, seed_everything
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning import Callback
 
-from datamodules import GrainSampling, GranularityData, RandomCrop
-from lightning_modules import BetaClip, ClipFinetune, OptimConfig
-from lightning_modules.callbacks import BestCheckpoint, DataMonitor, LastCheckpoint, ResultTable, Throughput
-from lightning_modules.networks import EncoderConfig
-from tests.tiny import write_shards
-
-TINY = EncoderConfig(
-    image_size=16, patch_size=8, image_width=16, image_layers=2, image_heads=2,
-    text_width=16, text_layers=1, text_heads=2, embed_dim=16, context_length=77,
-)  # fmt: skip
+from lightning_modules import BetaClip, ClipFinetune
+from lightning_modules.callbacks import DataMonitor, ResultTable, Throughput
+from tests.tiny_run import TINY, fit
 
 
 class Losses(Callback):
@@ -33,26 +23,6 @@ class Losses(Callback):
     def on_train_epoch_end(self, trainer, pl_module):
         if self.epochs is not None and trainer.current_epoch + 1 >= self.epochs:
             trainer.should_stop = True
-
-
-def data(folder: Path, workers: int = 0, **settings) -> GranularityData:
-    shards = write_shards(folder / "shards", 24, 2)
-    return GranularityData(
-        [str(s) for s in shards], [str(s) for s in shards], batch_size=8, val_batch_size=8, workers=workers,
-        image_size=16, context_length=77, sampling=GrainSampling(2, 2), train_transform=RandomCrop(), **settings,
-    )  # fmt: skip
-
-
-def fit(folder: Path, *callbacks: Callback, workers: int = 0, epochs: int = 4, method=BetaClip, **settings) -> Trainer:
-    seed_everything(3)
-    trainer = Trainer(
-        max_epochs=epochs, accelerator="cpu", devices=1, num_sanity_val_steps=0, log_every_n_steps=1,
-        enable_progress_bar=False, enable_model_summary=False, logger=TensorBoardLogger(folder, "", ""),
-        callbacks=[LastCheckpoint(every_n_steps=2), BestCheckpoint(), *callbacks],
-    )  # fmt: skip
-    model = method(encoder=TINY, optim=OptimConfig(lr=1e-2, warmup_steps=2), **settings)
-    trainer.fit(model, data(folder, workers), ckpt_path="last")
-    return trainer
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -1,4 +1,8 @@
-"""An encoder as a folder that transformers or open_clip load, with the same embeddings."""
+"""An encoder as a folder that transformers or open_clip load, with the same embeddings.
+
+Pictures are prepared as CLIP's are (shortest side, then the centre), texts by CLIP's tokenizer up to the encoder's own
+context length.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import CLIPImageProcessor, CLIPProcessor, CLIPTokenizer
 
+from datamodules.tokenizer import vocabulary
 from datamodules.transforms import CLIP_MEAN, CLIP_STD
 from lightning_modules.networks.config import EncoderConfig
 from lightning_modules.networks.weights import openai_clip, transformers_clip
@@ -16,12 +22,27 @@ from lightning_modules.networks.weights.links import write
 
 
 def save_transformers(config: EncoderConfig, state: Mapping[str, Tensor], folder: str | Path) -> None:
-    """Write ``config.json`` and ``model.safetensors`` for ``transformers.CLIPModel.from_pretrained``."""
+    """Write what ``transformers.CLIPModel`` and ``CLIPProcessor`` load with ``from_pretrained``."""
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     theirs = write(transformers_clip.links(config.image_layers, config.text_layers), state)
     save_file(theirs, path / "model.safetensors", metadata={"format": "pt"})
     transformers_clip.model_config(config).save_pretrained(path)
+    processor(config).save_pretrained(path)
+
+
+def processor(config: EncoderConfig) -> CLIPProcessor:
+    """transformers' preparation of pictures and texts for an encoder of these sizes."""
+    vocab, merges = vocabulary()
+    tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=config.context_length)
+    side = config.image_size
+    images = CLIPImageProcessor(
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
+        image_mean=list(CLIP_MEAN),
+        image_std=list(CLIP_STD),
+    )
+    return CLIPProcessor(images, tokenizer)
 
 
 def save_open_clip(config: EncoderConfig, state: Mapping[str, Tensor], folder: str | Path) -> None:

@@ -70,7 +70,7 @@ def read_tensors(path: Path) -> State:
         else:
             with torch.serialization.safe_globals([argparse.Namespace]):  # published checkpoints carry their arguments
                 state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is truncated or no weights file: {reason}") from error
     for name in CONTAINERS:

@@ -1,0 +1,75 @@
+"""``lightning export CHECKPOINT FOLDER``: a trained model as a folder that transformers or open_clip load."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from lightning_modules import base  # noqa: F401  the classes that stand in checkpoints are known once it is imported
+from lightning_modules.complaints import fail
+from lightning_modules.model_card import model_card
+from lightning_modules.networks import DualEncoder, EncoderConfig
+from lightning_modules.provenance import KEY
+
+PREFIX = "encoder."
+
+
+def export(checkpoint: Path, folder: Path, format: str = "transformers") -> None:
+    """Write weights, configuration, processor files and a model card.
+
+    Args:
+        checkpoint: ``.ckpt`` file of a run.
+        folder: written into; it must not hold other files.
+        format: ``transformers`` or ``open_clip``.
+
+    Raises:
+        ValueError: where the checkpoint is damaged or of another program, or the folder is not empty.
+        FileNotFoundError: where there is no such checkpoint.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty: choose another folder, or empty it")
+    saved = read(checkpoint)
+    origin = saved[KEY]
+    encoder = DualEncoder(EncoderConfig(**origin["encoder"]))
+    weights = {n.removeprefix(PREFIX): t for n, t in saved["state_dict"].items() if n.startswith(PREFIX)}
+    encoder.load_state_dict(weights)
+    if format == "open_clip":
+        encoder.save_open_clip(folder)
+    else:
+        encoder.save_pretrained(folder)
+    (folder / "README.md").write_text(model_card(origin, format), encoding="utf-8")
+
+
+def read(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint of ours; nothing in it is executed."""
+    if not checkpoint.is_file():
+        raise FileNotFoundError(f"{checkpoint}: no such checkpoint")
+    try:
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{checkpoint} is truncated or no checkpoint: {reason}") from error
+    if not isinstance(saved, dict) or KEY not in saved:
+        raise ValueError(f"{checkpoint} was not written by GrainCLIP: it has no entry {KEY!r}")
+    return saved
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command; ``SystemExit(2)`` with one line on bad input."""
+    parser = argparse.ArgumentParser(prog="lightning export", description=__doc__)
+    parser.add_argument("checkpoint", type=Path, help=".ckpt file of a run")
+    parser.add_argument("folder", type=Path, help="new folder for the model")
+    parser.add_argument("--format", choices=("transformers", "open_clip"), default="transformers")
+    given = parser.parse_args(arguments)
+    try:
+        export(given.checkpoint, given.folder, given.format)
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    sys.stdout.write(f"{given.folder}: {', '.join(sorted(p.name for p in given.folder.iterdir()))}\n")
+    return 0

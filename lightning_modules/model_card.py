@@ -1,0 +1,52 @@
+"""The model card of an export: what it is, what it learnt from, how well it does, and how to use it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from eval import markdown
+
+USE = {
+    "transformers": """from transformers import CLIPModel, CLIPProcessor
+
+model, processor = CLIPModel.from_pretrained(FOLDER), CLIPProcessor.from_pretrained(FOLDER)
+inputs = processor(text=texts, images=images, padding=True, truncation=True, return_tensors="pt")
+outputs = model(**inputs)  # image_embeds and text_embeds have unit norm""",
+    "open_clip": """import open_clip
+
+model, preprocess = open_clip.create_model_from_pretrained("local-dir:" + FOLDER)
+tokenizer = open_clip.get_tokenizer("local-dir:" + FOLDER)
+image = model.encode_image(preprocess(picture)[None], normalize=True)
+text = model.encode_text(tokenizer(texts), normalize=True)""",
+}
+
+
+def model_card(origin: Mapping[str, Any], format: str) -> str:
+    """Markdown with the metadata that hubs read.
+
+    Args:
+        origin: what ``lightning_modules.provenance`` put into the checkpoint.
+        format: of the folder, ``transformers`` or ``open_clip``.
+    """
+    encoder, numbers = origin["encoder"], origin["numbers"]
+    head = {
+        "library_name": format,
+        "pipeline_tag": "zero-shot-image-classification",
+        "tags": ["clip", "grainclip", origin["method"]],
+    }
+    parts = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
+        f"# {origin['method']}, {encoder['image_size']} px, {encoder['context_length']} tokens",
+        f"Trained with GrainCLIP {origin['version']} (commit {origin['commit']}), {origin['steps']} steps. "
+        "Image and text embeddings are plain CLIP's; what the method added for training is not part of it. "
+        "The text tower reads texts one by one, up to the given number of tokens.",
+        f"## Use\n\n```python\n{USE[format]}\n```",
+        "## Numbers on the validation set\n\n" + (markdown(numbers) if numbers else "Not measured in this run."),
+        f"## Data\n\n```json\n{json.dumps(origin['data'], indent=2, default=str)}\n```",
+        f"## Settings\n\n```json\n{json.dumps(origin['settings'] | {'encoder': encoder}, indent=2, default=str)}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,93 @@
+"""Batches larger than memory: the result is that of the whole batch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from datamodules import GrainSampling, GranularityData
+from datamodules.module import normalise
+from lightning_modules import BetaClip, ClipFinetune
+from lightning_modules.memory import MemoryConfig, split_texts
+from tests.tiny import write_shards
+from tests.tiny_run import TINY
+
+
+@pytest.fixture
+def batch(tmp_path):
+    shards = [str(shard) for shard in write_shards(tmp_path, 24, 1)]
+    data = GranularityData(shards, batch_size=10, workers=0, image_size=16, context_length=77, sampling=GrainSampling())
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    return batch._replace(images=normalise(batch.images))
+
+
+def gradients(method, batch, seed=0):
+    torch.manual_seed(seed)
+    loss = sum(method.losses(batch, method.features(batch)).values())
+    method.zero_grad()
+    loss.backward()
+    return loss.detach(), {name: parameter.grad for name, parameter in method.named_parameters()}
+
+
+@pytest.mark.parametrize("make", [ClipFinetune, BetaClip, lambda **kw: BetaClip("bce", per="row", bias=-5.0, **kw)])
+@pytest.mark.parametrize("part", [1, 3, 10, 64])
+def test_parts_give_the_gradients_of_the_whole_batch(batch, make, part):
+    torch.manual_seed(1)
+    method = make(encoder=TINY).double()
+    batch = batch._replace(images=batch.images.double())
+    loss, whole = gradients(method, batch)
+    method.memory = MemoryConfig(cache_part=part)
+    loss_by_parts, by_parts = gradients(method, batch)
+    torch.testing.assert_close(loss_by_parts, loss, rtol=1e-12, atol=0)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(by_parts[name], gradient, rtol=1e-8, atol=1e-12, msg=name)
+
+
+def test_the_replay_draws_the_same_dropout(batch):
+    seen = []
+    method = ClipFinetune(encoder=TINY, memory=MemoryConfig(cache_part=4))
+    dropout = torch.nn.Dropout(0.5)
+    dropout.register_forward_hook(lambda module, inputs, output: seen.append(output.detach() == 0))
+    method.encoder.image_tower.pos_drop = dropout
+    gradients(method.train(), batch)
+    first, replayed = seen[:3], seen[3:]
+    assert len(replayed) == 3
+    assert all(any(mask.equal(other) for other in first) for mask in replayed)
+    assert not first[0].equal(first[1])
+
+
+def test_activations_of_one_part_at_a_time(batch):
+    """What autograd keeps between forward and backward is far smaller."""
+
+    def kept(memory):
+        method, sizes = ClipFinetune(encoder=replace(TINY, image_layers=6), memory=memory), []
+
+        def count(tensor):
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            method.losses(batch, method.features(batch))
+        return sum(sizes)
+
+    whole = kept(MemoryConfig())
+    assert kept(MemoryConfig(cache_part=2)) < whole / 5
+    assert kept(MemoryConfig(recompute_blocks=True)) < whole / 2
+
+
+def test_split_texts_keeps_every_text(batch):
+    for parts in (1, 2, 5, 1000):
+        pieces = list(split_texts(batch.texts, parts))
+        assert len(pieces) <= parts
+        assert torch.cat([p.tokens for p in pieces]).equal(batch.texts.tokens)
+        assert torch.cat([p.ids for p in pieces]).equal(batch.texts.ids)
+        assert torch.cat([p.offsets.diff() for p in pieces]).equal(batch.texts.offsets.diff())
+        assert min(len(p.ids) for p in pieces) >= 1
+
+
+def test_part_must_be_positive():
+    with pytest.raises(ValueError, match=r"memory\.cache_part must be at least 1, got 0"):
+        MemoryConfig(cache_part=0)
