@@ -13,9 +13,12 @@ gradient.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
@@ -26,6 +29,30 @@ from lightning_modules.memory import MemoryConfig
 from lightning_modules.networks import EncoderConfig, TextConditionedPooling
 from lightning_modules.optim import OptimConfig
 from losses import BetaCalLoss, ClipLoss
+
+
+@dataclass(frozen=True)
+class GrainWeights:
+    """How much a text counts in β-CAL by its grain; all alike as published, so phrases, being many, rule.
+
+    Args:
+        caption: weight of the caption.
+        sentence: weight of each sentence.
+        phrase: weight of each phrase.
+    """
+
+    caption: float = 1.0
+    sentence: float = 1.0
+    phrase: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"grain_weights.{name} must be 0 or more, got {value}")
+
+
+torch.serialization.add_safe_globals([GrainWeights])
+GRAINS = (Grain.CAPTION, Grain.SENTENCE, Grain.PHRASE)
 
 
 class BetaClip(Method):
@@ -43,6 +70,7 @@ class BetaClip(Method):
         bias: start of a learnable bias on BCE's logits (SigLIP: -10); None, as published: no bias.
         global_weight: weight of the global term.
         local_weight: weight of β-CAL.
+        grain_weights: weight of a text in β-CAL by its grain.
         pooling_heads: attention heads of the pooling block.
         pooling_gain: the block starts as plain attention by similarity, sharpened by this gain (for training from
             scratch; see ``TextConditionedPooling.start_transparent``); None: at random, as in the paper.
@@ -63,6 +91,7 @@ class BetaClip(Method):
         bias: float | None = None,
         global_weight: float = 1.0,
         local_weight: float = 1.0,
+        grain_weights: GrainWeights = GrainWeights(),
         pooling_heads: int = 8,
         pooling_gain: float | None = None,
         reference: bool = False,
@@ -75,20 +104,28 @@ class BetaClip(Method):
         super().__init__(encoder, optim, pretrained, memory)
         self.clip, self.beta_cal = ClipLoss(), beta_cal
         self.global_weight, self.local_weight = global_weight, local_weight
+        self.grain_weights = None if grain_weights == GrainWeights() else grain_weights
         self.pooling = TextConditionedPooling(self.encoder.config.embed_dim, pooling_heads)
         if pooling_gain is not None:
             self.pooling.start_transparent(pooling_gain)
 
     @override
     def losses(self, batch: Batch, features: Features) -> Terms:
-        queries = join(*(batch.grains[g] for g in (Grain.CAPTION, Grain.SENTENCE, Grain.PHRASE)))
+        queries = join(*(batch.grains[g] for g in GRAINS))
         texts = features.of(queries)
         views = self.pooling(texts, features.images.patches)
         ids = batch.texts.ids[queries.index]
         return {
             "global": self.global_weight * self.clip(features.images.image, texts[:, 0], self.encoder.scale),
-            "beta_cal": self.local_weight * self.beta_cal(views, texts, queries.valid, self.pooling.scale, ids),
+            "beta_cal": self.local_weight
+            * self.beta_cal(views, texts, queries.valid, self.pooling.scale, ids, self._weights(batch)),
         }
+
+    def _weights(self, batch: Batch) -> Float[Tensor, "B K"] | None:
+        if self.grain_weights is None:
+            return None
+        by_grain = asdict(self.grain_weights)
+        return torch.cat([by_grain[g.value] * batch.grains[g].valid for g in GRAINS], dim=1)
 
     @override
     def new_modules(self) -> Iterable[nn.Module]:

@@ -1,125 +1,115 @@
-"""``make bench``: old beside new on the same work in one run; a table in the terminal, a line per row in
-``runs/bench.jsonl``.
+"""``make bench``: old beside new on the same work in one run.
 
-Each side runs in its own process, so that its peak memory is its own; times are the best of several, in turn.
+Prints tables; ``runs/bench.json`` has the same numbers. Old and new take turns, each in its own process, so that peak
+memory is its own; times are the best of several. No test reads these numbers: machines are noisy.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
+import os
 import platform
-import resource
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+SHARED_NLTK = Path(__file__).resolve().parents[3] / "shared" / "nltk_data"
+if SHARED_NLTK.is_dir():
+    os.environ.setdefault("NLTK_DATA", str(SHARED_NLTK))
 
-REPEATS = 3
+from lightning_modules.precision import best_precision  # noqa: E402
+from tests.bench import loss_work, tower_work  # noqa: E402
+from tests.bench.measure import cost  # noqa: E402
+from tests.bench.texts import captions  # noqa: E402
 
-
-def loss_work(side: str, objective: str, images: int) -> Callable[[], None]:
-    """β-CAL forward and backward, K = 36, D = 512, a tenth of the slots padded."""
-    from losses import BetaCalLoss
-    from tests.bench.dense_beta_cal import dense_beta_cal
-
-    torch.manual_seed(0)
-    pooled, text = (torch.nn.functional.normalize(torch.randn(images, 36, 512), dim=-1) for _ in range(2))
-    valid = torch.rand(images, 36) > 0.1
-    loss = BetaCalLoss(objective, beta=0.5)  # type: ignore[arg-type]
-
-    def work() -> None:
-        u, v = pooled.clone().requires_grad_(), text.clone().requires_grad_()
-        scale = torch.tensor(14.3, requires_grad=True)
-        if side == "new":
-            loss(u, v, valid, scale).backward()
-        else:
-            dense_beta_cal(objective, u, v, valid, scale, 0.5)[0].backward()
-
-    return work
+SIZES = (2048, 4096, 8192, 16384)
 
 
-def text_work(side: str) -> Callable[[], None]:
-    """The text tower of ViT-B/16 on four images' captions, five sentences and their phrases, forward and backward."""
-    from datamodules.collate import pack_texts
-    from datamodules.scenes import sample
-    from datamodules.tokenizer import Tokenizer
-    from lightning_modules.networks import vit_b_16
-    from lightning_modules.networks.encoder import text_config
-    from lightning_modules.networks.text_tower import TextTower
-
-    torch.manual_seed(0)
-    config = vit_b_16()
-    tower = TextTower(text_config(config), config.embed_dim, config.frozen_positions)
-    samples = [sample(i, "train") for i in range(4)]
-    long = [t for s in samples for t in (s.caption, *s.sentences[:5])]
-    short = [p.text for s in samples for p in s.phrases[:30]]
-    texts, _ = pack_texts([*long, *short], Tokenizer(248))
-
-    def padded(group: list[str]) -> None:
-        ids = [Tokenizer(248)(t) for t in group]
-        width = max(map(len, ids))
-        rows = torch.tensor([i + [0] * (width - len(i)) for i in ids])
-        tower.transformer(input_ids=rows).last_hidden_state.sum().backward()
-
-    def work() -> None:
-        tower.zero_grad()
-        if side == "new":
-            tower(texts).sum().backward()
-        else:
-            padded(long)
-            padded(short)
-
-    return work
+def against_the_old() -> list[dict[str, Any]]:
+    """The work of a training step, and the whole step."""
+    rows = [
+        ("β-CAL CE, B=64", loss_work.beta_cal, ("ce", 64), 3, (1, 1 / 4)),
+        ("β-CAL BCE, B=64", loss_work.beta_cal, ("bce", 64), 3, (1, 1 / 4)),
+        ("β-CAL CE, B=256", loss_work.beta_cal, ("ce", 256), 3, (1 / 3, 1 / 10)),
+        ("β-CAL BCE, B=256", loss_work.beta_cal, ("bce", 256), 3, (1 / 3, 1 / 10)),
+        (f"text tower, {captions(1)[0]}", tower_work.text_tower, (), 3, (1 / 4, None)),
+        (f"step ViT-B/16, B=8, {best_precision('cpu')}", tower_work.step, (), 2, (1 / 2.5, None)),
+    ]
+    results = []
+    for name, make, arguments, repeats, (time_target, memory_target) in rows:
+        old, new = (cost(make, side, *arguments, repeats=repeats) for side in ("old", "new"))
+        results.append(
+            {
+                "work": name,
+                "old_seconds": old.seconds,
+                "new_seconds": new.seconds,
+                "time": new.seconds / old.seconds,
+                "time_target": time_target,
+                "old_mib": old.mib,
+                "new_mib": new.mib,
+                "memory": new.mib / max(old.mib, 1),
+                "memory_target": memory_target,
+            }
+        )
+    step = results[-1]["new_seconds"]
+    share = tower_work.loss_share(repeats=5) / step
+    results.append({"work": "both losses in that step", "new_seconds": share * step, "time": share, "time_target": 0.1})
+    return results
 
 
-ROWS = [
-    ("β-CAL CE, B=64", lambda side: loss_work(side, "ce", 64), "time ≤ 1, memory ≤ 1/4"),
-    ("β-CAL BCE, B=64", lambda side: loss_work(side, "bce", 64), "time ≤ 1, memory ≤ 1/4"),
-    ("β-CAL CE, B=256", lambda side: loss_work(side, "ce", 256), "time ≤ 1/3, memory ≤ 1/10"),
-    ("β-CAL BCE, B=256", lambda side: loss_work(side, "bce", 256), "time ≤ 1/3, memory ≤ 1/10"),
-    ("text tower ViT-B/16", text_work, "time ≤ 1/4"),
-]
+def growth() -> list[dict[str, Any]]:
+    """Time and memory of every mode as the number of texts doubles."""
+    results = []
+    for mode in loss_work.MODES:
+        for size in SIZES:
+            found = cost(loss_work.growing, mode, size, repeats=2)
+            results.append({"mode": mode, "texts": size, "seconds": found.seconds, "mib": found.mib})
+    return results
 
 
-def measure(row: int, side: str) -> tuple[float, float]:
-    """Best seconds, and extra peak memory in MiB, of one side of a row."""
-    work = ROWS[row][1](side)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+def linear_fit_error(points: list[tuple[float, float]]) -> float:
+    """The largest distance of a point from the least-squares line, as a share of the point."""
+    x, y = (torch.tensor(values, dtype=torch.float64) for values in zip(*points, strict=True))
+    line = torch.stack([x, torch.ones_like(x)], dim=1)
+    fitted = line @ torch.linalg.lstsq(line, y[:, None]).solution
+    return ((fitted[:, 0] - y).abs() / y).max().item()
+
+
+def show(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
+    """The rows as a table."""
+    table = Table(title=title, title_justify="left")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    for column in columns:
+        table.add_column(column.replace("_", " "))
+    for row in rows:
+        cells = [row.get(column, "") for column in columns]
+        table.add_row(*("" if c is None else f"{c:.3g}" if isinstance(c, float) else str(c) for c in cells))
+    console.print(table)
 
 
 def main() -> None:
-    """Measure all rows, print the table, append to ``runs/bench.jsonl``."""
-    table = Table(title=f"old beside new, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    for column in ("work", "old s", "new s", "time", "old MiB", "new MiB", "memory", "target"):
-        table.add_column(column)
-    history = Path("runs/bench.jsonl")
-    history.parent.mkdir(exist_ok=True)
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        for row, (name, _, target) in enumerate(ROWS):
-            (old, old_mib), (new, new_mib) = (pool.apply(measure, (row, side)) for side in ("old", "new"))
-            memory = new_mib / max(old_mib, 1)
-            cells = (old, new, new / old, old_mib, new_mib, memory)
-            table.add_row(name, *(f"{c:.3g}" for c in cells), target)
-            record = dict(zip(("old_s", "new_s", "time", "old_mib", "new_mib", "memory"), cells, strict=True))
-            with history.open("a", encoding="utf-8") as file:
-                file.write(
-                    json.dumps({"work": name, "torch": torch.__version__, "machine": platform.machine(), **record})
-                    + "\n"
-                )
-    Console().print(table)
+    """Measure, print, write."""
+    console = Console()
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    old_new = against_the_old()
+    show(console, f"old beside new: {machine}", old_new)
+    sizes = growth()
+    show(console, "exact losses as N grows, D = 512", sizes)
+    fits = [
+        {"mode": mode, "largest error": linear_fit_error([(r["texts"], r["mib"]) for r in sizes if r["mode"] == mode])}
+        for mode in loss_work.MODES
+    ]
+    show(console, "memory against N: distance from a straight line (target: 0.1)", fits)
+    target = Path("runs/bench.json")
+    target.parent.mkdir(exist_ok=True)
+    numbers = {"machine": machine, "old_beside_new": old_new, "growth": sizes, "linear_fit": fits}
+    target.write_text(json.dumps(numbers, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    console.print(f"written: {target}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,33 @@
+"""Seconds and extra peak memory of a piece of work, each side in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Cost(NamedTuple):
+    """Of one run of the work."""
+
+    seconds: float  # the best of several
+    mib: float  # by which the process grew beyond what the inputs and modules take
+
+
+def cost(make: Callable[..., Callable[[], None]], *arguments: Any, repeats: int = 3) -> Cost:
+    """What ``make(*arguments)()`` costs, in a fresh process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measure, (make, arguments, repeats))
+
+
+def _measure(make: Callable[..., Callable[[], None]], arguments: tuple, repeats: int) -> Cost:
+    work = make(*arguments)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return Cost(min(seconds), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
