@@ -8,6 +8,7 @@ from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from datamodules import GrainSampling, GranularityData, RandomCrop
+from datamodules.transforms import ImageTransform
 from lightning_modules import BetaClip, OptimConfig
 from lightning_modules.callbacks import BestCheckpoint, LastCheckpoint
 from lightning_modules.networks import EncoderConfig
@@ -19,15 +20,17 @@ TINY = EncoderConfig(
 )  # fmt: skip
 
 
-def data(folder: Path, workers: int = 0, **settings) -> GranularityData:
+def data(folder: Path, workers: int = 0, transform: ImageTransform | None = None, **settings) -> GranularityData:
     shards = write_shards(folder / "shards", 24, 2)
     return GranularityData(
         [str(s) for s in shards], [str(s) for s in shards], batch_size=8, val_batch_size=8, workers=workers,
-        image_size=16, context_length=77, sampling=GrainSampling(2, 2), train_transform=RandomCrop(), **settings,
+        image_size=16, context_length=77, sampling=GrainSampling(2, 2), train_transform=transform or RandomCrop(), **settings,
     )  # fmt: skip
 
 
-def fit(folder: Path, *callbacks: Callback, workers: int = 0, epochs: int = 4, method=BetaClip, **settings) -> Trainer:
+def fit(
+    folder: Path, *callbacks: Callback, workers: int = 0, epochs: int = 4, method=BetaClip, transform=None, **settings
+) -> Trainer:
     seed_everything(3)
     trainer = Trainer(
         max_epochs=epochs, accelerator="cpu", devices=1, num_sanity_val_steps=0, log_every_n_steps=1,
@@ -35,5 +38,5 @@ def fit(folder: Path, *callbacks: Callback, workers: int = 0, epochs: int = 4, m
         callbacks=[LastCheckpoint(every_n_steps=2), BestCheckpoint(), *callbacks],
     )  # fmt: skip
     model = method(encoder=TINY, optim=OptimConfig(lr=1e-2, warmup_steps=2), **settings)
-    trainer.fit(model, data(folder, workers), ckpt_path="last")
+    trainer.fit(model, data(folder, workers, transform), ckpt_path="last")
     return trainer

@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightning import Callback
 
+from datamodules import Squash
 from lightning_modules import BetaClip, ClipFinetune
 from lightning_modules.callbacks import DataMonitor, ResultTable, Throughput
 from tests.tiny_run import TINY, fit
@@ -99,8 +100,8 @@ def test_logs_and_table(tmp_path, capsys):
 @pytest.mark.parametrize("method", [ClipFinetune, BetaClip])
 def test_losses_fall(tmp_path, method):
     losses = Losses()
-    fit(tmp_path, losses, epochs=15, method=method)
-    assert sum(losses.values[-5:]) < 0.9 * sum(losses.values[:5])
+    fit(tmp_path, losses, epochs=25, method=method, transform=Squash())
+    assert sum(losses.values[-5:]) < 0.8 * sum(losses.values[:5])
 
 
 def test_encode_is_unit_and_needs_no_trainer():
