@@ -188,12 +188,22 @@ class BatchStream(IterableDataset):
 
 
 def _read(urls: list[str], tally: Tally) -> Iterator[dict[str, Any]]:
+    opened: list[str] = []
+    broken: set[str] = set()
+
+    def sources() -> Iterator[dict[str, str]]:
+        for url in urls:
+            opened.append(url)
+            yield {"url": url}
+
     def on_error(error: Exception) -> bool:
-        *_, shard = error.args or ("?",)
-        tally.skip("shard", str(shard), "?", f"the tar cannot be read on: {error.args[0] if error.args else error!r}")
+        shard = opened[-1]
+        if shard not in broken:  # the reader of the stream and the one of the tar both complain
+            broken.add(shard)
+            tally.skip("shard", shard, "?", f"the tar cannot be read on: {error.args[0] if error.args else error!r}")
         return True
 
-    return tarfile_to_samples(handler=on_error)({"url": url} for url in urls)
+    return tarfile_to_samples(handler=on_error)(sources())
 
 
 def _batched(items: Iterator[Item], size: int, tally: Tally) -> Iterator[Batch]:

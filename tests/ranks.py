@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -29,7 +30,11 @@ def run_on_ranks(fn: Callable[..., Any], world_size: int, *args: Any) -> list[An
     multiprocessing.set_forkserver_preload([name for name in SLOW_IMPORTS if name in sys.modules])
     with tempfile.TemporaryDirectory() as folder:
         torch.save(args, Path(folder, "args.pt"))
-        start_processes(_on_rank, (fn, world_size, folder), nprocs=world_size, start_method="forkserver")
+        try:
+            start_processes(_on_rank, (fn, world_size, folder), nprocs=world_size, start_method="forkserver")
+        except Exception as error:  # the first to end may be a rank that only lost its connection to the one at fault
+            told = [file.read_text() for file in sorted(Path(folder).glob("*.error"))]
+            raise RuntimeError("\n".join(told) or str(error)) from error
         return [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in range(world_size)]
 
 
@@ -38,8 +43,17 @@ def _on_rank(rank: int, fn: Callable[..., Any], world_size: int, folder: str) ->
     meeting = Path(folder, "store").as_uri()
     dist.init_process_group("gloo", meeting, timedelta(seconds=60), world_size, rank)
     try:
-        result = fn(*torch.load(Path(folder, "args.pt"), weights_only=False))
+        result = _told(fn, Path(folder, f"{rank}.error"), *torch.load(Path(folder, "args.pt"), weights_only=False))
         torch.save(result, Path(folder, f"{rank}.pt"))
         dist.barrier()
     finally:
         dist.destroy_process_group()
+
+
+def _told(fn: Callable[..., Any], file: Path, *args: Any) -> Any:
+    """``fn(*args)``; an error is also written to a file."""
+    try:
+        return fn(*args)
+    except Exception:
+        file.write_text(traceback.format_exc())
+        raise

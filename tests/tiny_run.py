@@ -24,7 +24,8 @@ def data(folder: Path, workers: int = 0, transform: ImageTransform | None = None
     shards = write_shards(folder / "shards", 24, 2)
     return GranularityData(
         [str(s) for s in shards], [str(s) for s in shards], batch_size=8, val_batch_size=8, workers=workers,
-        image_size=16, context_length=77, sampling=GrainSampling(2, 2), train_transform=transform or RandomCrop(), **settings,
+        image_size=16, context_length=77, sampling=GrainSampling(2, 2),
+        train_transform=transform or RandomCrop(), **settings,
     )  # fmt: skip
 
 

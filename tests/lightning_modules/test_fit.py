@@ -101,7 +101,7 @@ def test_logs_and_table(tmp_path, capsys):
 def test_losses_fall(tmp_path, method):
     losses = Losses()
     fit(tmp_path, losses, epochs=25, method=method, transform=Squash())
-    assert sum(losses.values[-5:]) < 0.8 * sum(losses.values[:5])
+    assert sum(losses.values[-5:]) < 0.9 * sum(losses.values[:5])
 
 
 def test_encode_is_unit_and_needs_no_trainer():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -33,6 +34,8 @@ def save_transformers(config: EncoderConfig, state: Mapping[str, Tensor], folder
 
 def processor(config: EncoderConfig) -> CLIPProcessor:
     """transformers' preparation of pictures and texts for an encoder of these sizes."""
+    vocab: Any  # transformers hands both on to tokenizers, which wants other types than transformers declares
+    merges: Any
     vocab, merges = vocabulary()
     tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=config.context_length)
     side = config.image_size

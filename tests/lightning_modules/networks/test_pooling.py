@@ -85,7 +85,7 @@ def test_width_must_fit_the_heads():
 
 def test_transparent_start_is_attention_by_similarity(inputs):
     queries, patches = inputs
-    block = TextConditionedPooling(D, 1)
+    block = TextConditionedPooling(D, 1).double()
     block.start_transparent(3.0)
     weights = (9 * queries @ patches.transpose(1, 2) / D**0.5).softmax(-1)
     torch.testing.assert_close(block.attention(queries, patches), weights)
