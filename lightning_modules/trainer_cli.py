@@ -22,6 +22,10 @@ from lightning_modules.complaints import fail
 from lightning_modules.precision import best_precision
 
 logger = logging.getLogger("grainclip")
+NOISE = (  # said of what is meant to be so, or of other packages' insides
+    *("does not have many workers", "exists and is not empty", "there is no last checkpoint available"),
+    *("LeafSpec", "was deprecated in v4"),
+)
 
 
 class OneLineParser(LightningArgumentParser):
@@ -90,7 +94,7 @@ def run(arguments: list[str] | None) -> int:
     """Parse ``arguments`` (None: the process's own) and run; 0, or ``SystemExit(2)`` with one line on bad input."""
     if arguments is not None:
         sys.argv[1:] = arguments  # the DDP launcher starts its other ranks with this command line
-    for noise in ("does not have many workers", "exists and is not empty", "there is no last checkpoint available"):
+    for noise in NOISE:
         warnings.filterwarnings("ignore", message=f".*{noise}.*")
     try:
         GrainCli()
