@@ -14,9 +14,9 @@ from datamodules.stream import BatchStream, Share
 
 
 def default_workers() -> int:
-    """Loader processes per rank: one per core of this process, at most 8; none on a single core."""
+    """Loader processes per rank: one for each core of this process but one, at most 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return 0 if cores == 1 else min(cores, 8)
+    return min(cores - 1, 8)
 
 
 class EpochLoader:
