@@ -2,5 +2,16 @@
 
 from losses.beta_cal import BetaCalLoss
 from losses.clip import ClipLoss
+from losses.subcaption import Aggregation, SoftmaxWeights, SparseWeights, SubcaptionLoss, TopWeights
+from losses.word_patch import WordPatchLoss
 
-__all__ = ["BetaCalLoss", "ClipLoss"]
+__all__ = [
+    "Aggregation",
+    "BetaCalLoss",
+    "ClipLoss",
+    "SoftmaxWeights",
+    "SparseWeights",
+    "SubcaptionLoss",
+    "TopWeights",
+    "WordPatchLoss",
+]
