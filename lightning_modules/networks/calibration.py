@@ -53,9 +53,7 @@ class TokenCalibration(nn.Module):
         if not (math.isfinite(gain) and gain > 0):
             raise ValueError(f"gain must be positive and finite, got {gain}")
         hidden = max(1, int(NARROWING * width))
-        self.score = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, tokens)
-        )
+        self.score = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, tokens))
         self.gain = nn.Parameter(torch.tensor([float(gain)]))
 
     def forward(self, x: Float[Tensor, "B N D"], valid: Bool[Tensor, "B N"] | None = None) -> Calibrated:

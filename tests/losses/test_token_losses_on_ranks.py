@@ -9,11 +9,11 @@ from torch import nn
 from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
-from losses import SoftmaxWeights, SparseWeights, SubcaptionLoss, WordPatchLoss, pairs
+from losses import ClimLoss, SoftmaxWeights, SparseWeights, SubcaptionLoss, WordPatchLoss, pairs
 from losses.subcaption import aggregate
 from tests.ranks import run_on_ranks
 
-MODES = {"sparse": SparseWeights(), "softmax": SoftmaxWeights(0.2), "word patch": WordPatchLoss()}
+MODES = {"sparse": SparseWeights(), "softmax": SoftmaxWeights(0.2), "word patch": WordPatchLoss(), "clim": ClimLoss()}
 # Image 3 has no sentence; slots 3 and 4 are filled by one or two images, which stand on different ranks.
 SENTENCES, WORDS = (4, 1, 2, 0, 3, 5, 2), (6, 2, 3, 1, 4, 6, 5)
 SPLITS = {1: [7], 2: [2, 5], 3: [4, 1, 2], 4: [1, 3, 0, 3]}
@@ -31,7 +31,7 @@ class Model(nn.Module):
         patches, texts, sentence_valid, word_valid, text_id = batch
         patches, texts = (normalize(f(x), dim=-1) for f, x in zip(self.towers, (patches, texts), strict=True))
         scale = self.log_scale.exp()
-        if mode == "word patch":
+        if mode in ("word patch", "clim"):
             return MODES[mode](patches, texts[:, : word_valid.shape[1]], word_valid) + 0 * scale.sum()
         sentences = texts[:, : sentence_valid.shape[1]]
         regions = aggregate(patches, sentences, sentence_valid, MODES[mode])
