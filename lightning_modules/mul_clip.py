@@ -142,11 +142,10 @@ class MulClip(Method):
         self.clip, self.subcaption = ClipLoss(), SubcaptionLoss()
         self.aggregation = SparseWeights() if aggregation is None else aggregation
         self.gathered = patches
-        width = self.encoder.config.embed_dim
-        self.word_loss = None
+        self.image_calibration, self.text_calibration = self._calibrations(calibration)
+        width, self.word_loss = self.encoder.config.embed_dim, None
         if word_weight > 0:
             self.word_loss = ClimLoss() if words == "clim" else reconstruction.loss(width)
-        self.image_calibration, self.text_calibration = self._calibrations(calibration)
 
     def _calibrations(self, settings: Calibration | None) -> tuple[TokenCalibration | None, TokenCalibration | None]:
         """The modules that some term needs."""
