@@ -27,9 +27,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from datamodules.batch import Batch, Grain
+from datamodules.sampling import GrainSampling
 from lightning_modules.base import Features, Method, Terms
 from lightning_modules.memory import MemoryConfig
 from lightning_modules.networks import EncoderConfig, TokenCalibration
+from lightning_modules.networks.calibration import breadth, mean_cosine
 from lightning_modules.networks.unit import unit
 from lightning_modules.optim import OptimConfig
 from losses import Aggregation, ClimLoss, ClipLoss, SparseWeights, SubcaptionLoss, WordPatchLoss
@@ -167,14 +169,14 @@ class MulClip(Method):
         captions, summaries, sentences = (batch.grains[g] for g in (Grain.CAPTION, Grain.SUMMARY, Grain.SENTENCE))
         terms = {"global": self.clip(image, features.of(captions)[:, 0], scale)}
         if self.short_weight > 0:
-            _present(summaries.valid, "short_weight", "data.sampling.summaries")
+            if not summaries.valid.any():
+                raise ValueError("data.sampling.summaries must be 1 where short_weight is above 0, got no summary")
             short, ids = features.of(summaries)[:, 0], batch.texts.ids[summaries.index][:, 0]
             terms["short"] = self.short_weight * self.clip(image, short, scale, summaries.valid[:, 0], ids)
         patches = self.image_tokens(features)
         if self.word_loss is not None:
             terms["word_patch"] = self.word_weight * self.word_loss(patches, *self.text_tokens(batch, features))
         if self.subcaption_weight > 0:
-            _present(sentences.valid, "subcaption_weight", "data.sampling.sentences")
             texts, ids = features.of(sentences), batch.texts.ids[sentences.index]
             source = features.images.patches if self.gathered == "raw" else patches
             regions = aggregate(source, texts, sentences.valid, self.aggregation)
@@ -223,6 +225,13 @@ class MulClip(Method):
         return seen
 
     @override
+    def on_fit_start(self) -> None:
+        """Stops where the data draws no sentences though they are to be learnt from."""
+        sampling = getattr(vars(self.trainer).get("datamodule"), "sampling", None)
+        if self.subcaption_weight > 0 and isinstance(sampling, GrainSampling) and sampling.sentences == 0:
+            raise ValueError("data.sampling.sentences must be 1 or more where subcaption_weight is above 0, got 0")
+
+    @override
     def new_modules(self) -> Iterable[nn.Module]:
         return (m for m in (self.image_calibration, self.text_calibration, self.word_loss) if m is not None)
 
@@ -235,23 +244,3 @@ def caption_words(batch: Batch, features: Features) -> Words:
     at = torch.arange(int((last - first).max()), device=tokens.device)
     valid = at < (last - first)[:, None]
     return Words(tokens[torch.where(valid, first[:, None] + at, 0)], valid)
-
-
-def mean_cosine(tokens: Float[Tensor, "B J D"]) -> Float[Tensor, ""]:
-    """Of all pairs of different tokens of one image: 1 where they are all alike (or where there is one only)."""
-    count = tokens.shape[1]
-    if count == 1:
-        return tokens.new_ones(())
-    return ((tokens.sum(1).square().sum(-1) - count) / (count * (count - 1))).mean()
-
-
-def breadth(attention: Float[Tensor, "*rows N"]) -> Float[Tensor, " *rows"]:
-    """How many of N tokens a row of weights draws on: the exponential of its entropy, 1 to N."""
-    return torch.special.entr(attention).sum(-1).exp()
-
-
-def _present(valid: Bool[Tensor, "B K"], weight: str, setting: str) -> None:
-    if not valid.any():
-        raise ValueError(
-            f"{setting} must be 1 or more where {weight} is above 0: no image of the batch has such a text"
-        )

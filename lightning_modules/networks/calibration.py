@@ -74,3 +74,16 @@ class TokenCalibration(nn.Module):
                 logits = logits.masked_fill(~valid[:, None, :], torch.finfo(logits.dtype).min)
             attention = logits.softmax(-1)
             return Calibrated(unit(attention @ x), attention)
+
+
+def mean_cosine(tokens: Float[Tensor, "B J D"]) -> Float[Tensor, ""]:
+    """Of all pairs of different tokens of one image: 1 where they are all alike (or where there is one only)."""
+    count = tokens.shape[1]
+    if count == 1:
+        return tokens.new_ones(())
+    return ((tokens.sum(1).square().sum(-1) - count) / (count * (count - 1))).mean()
+
+
+def breadth(attention: Float[Tensor, "*rows N"]) -> Float[Tensor, " *rows"]:
+    """How many of N tokens a row of weights draws on: the exponential of its entropy, 1 to N."""
+    return torch.special.entr(attention).sum(-1).exp()

@@ -6,17 +6,20 @@ import math
 
 import pytest
 import torch
+from lightning import Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn.functional import normalize
 
 from datamodules import GrainSampling, GranularityData
 from datamodules.batch import Grain
 from datamodules.module import normalise
-from lightning_modules import MulClip
+from lightning_modules import MulClip, OptimConfig
 from lightning_modules.memory import MemoryConfig
-from lightning_modules.mul_clip import Calibration, Reconstruction, breadth, caption_words, mean_cosine
+from lightning_modules.mul_clip import Calibration, Reconstruction, caption_words
 from losses import ClimLoss, ClipLoss, SoftmaxWeights, SparseWeights, SubcaptionLoss, TopWeights, WordPatchLoss
 from losses.subcaption import aggregate
-from tests.tiny import make_sample, write_tar
+from tests.tiny import make_sample, write_shards, write_tar
 from tests.tiny_run import TINY
 
 CAPTIONS = {
@@ -200,14 +203,6 @@ def test_what_is_watched(batch):
     assert not make(word_weight=0, subcaption_weight=0).watched(batch, method.features(batch))
 
 
-def test_numbers_of_diversity():
-    tokens = normalize(torch.randn(3, 4, 5), dim=-1)
-    pairs = [tokens[b, i] @ tokens[b, j] for b in range(3) for i in range(4) for j in range(4) if i != j]
-    torch.testing.assert_close(mean_cosine(tokens), torch.stack(pairs).mean())
-    assert mean_cosine(tokens[:, :1]) == 1
-    torch.testing.assert_close(breadth(torch.tensor([[0.25] * 4, [0, 1, 0, 0]])), torch.tensor([4.0, 1.0]))
-
-
 def test_gradient_caching_gives_the_same_gradients(batch):
     wanted = {}
     for part in (None, 4):
@@ -219,11 +214,43 @@ def test_gradient_caching_gives_the_same_gradients(batch):
         torch.testing.assert_close(grads, wanted, rtol=1e-8, atol=1e-12)
 
 
-def test_missing_texts_are_named(shards):
-    with pytest.raises(ValueError, match=r"data\.sampling\.summaries must be 1 or more where short_weight is above 0"):
+def fit(folder, datamodule, epochs=1, **settings):
+    seed_everything(3)
+    trainer = Trainer(
+        max_epochs=epochs, accelerator="cpu", devices=1, num_sanity_val_steps=0, log_every_n_steps=1,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        logger=TensorBoardLogger(folder, "", ""),
+    )  # fmt: skip
+    trainer.fit(MulClip(encoder=TINY, optim=OptimConfig(lr=1e-2, warmup_steps=2), **settings), datamodule)
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_trains_and_shows_what_is_watched(tmp_path):
+    shards = [str(shard) for shard in write_shards(tmp_path, 12, 2)]
+    seen = fit(tmp_path / "run", data(shards), 20, calibration=Calibration(3, gain=10.0))
+    loss = seen["train/loss"]
+    assert sum(loss[-5:]) < 0.9 * sum(loss[:5])
+    assert {
+        "train/loss_global", "train/loss_short", "train/loss_word_patch", "train/loss_subcaption", "watch/alike/image",
+        "watch/drawn_on/by_word", "watch/gathered", "val/loss_subcaption", "val/caption/text_to_image/R@1",
+    } <= set(seen)  # fmt: skip
+    assert len(seen["watch/alike/image"]) == len(loss) == 40
+
+
+def test_missing_texts_are_named(shards, tmp_path):
+    with pytest.raises(ValueError, match=r"data\.sampling\.summaries must be 1 where short_weight is above 0"):
         terms(first_batch(shards, summaries=0))
     with pytest.raises(ValueError, match=r"data\.sampling\.sentences must be 1 or more where subcaption_weight"):
-        terms(first_batch(shards, sentences=0))
+        fit(tmp_path / "run", data(shards, sentences=0))
+    without = fit(tmp_path / "run", data(shards, sentences=0), subcaption_weight=0)
+    assert "train/loss_subcaption" not in without
+
+
+def test_a_batch_without_sentences_is_no_error(batch):
+    empty = batch.grains[Grain.SENTENCE]._replace(valid=torch.zeros_like(batch.grains[Grain.SENTENCE].valid))
+    assert terms(batch._replace(grains=batch.grains | {Grain.SENTENCE: empty}))["subcaption"] == 0
 
 
 @pytest.mark.parametrize(

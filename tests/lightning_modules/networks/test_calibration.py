@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import normalize
 
 from lightning_modules.networks import TokenCalibration
+from lightning_modules.networks.calibration import breadth, mean_cosine
 
 B, N, J, D = 3, 7, 4, 15
 
@@ -91,9 +92,7 @@ def test_default_start_collapses_and_a_larger_gain_does_not():
     x = normalize(torch.randn(2, 1, 512) + torch.randn(2, 196, 512), dim=-1)
     alike = {}
     for gain in (1.0, 40.0):
-        tokens = TokenCalibration(512, 39, gain)(x).tokens
-        cosines = tokens @ tokens.mT
-        alike[gain] = ((cosines.sum((1, 2)) - 39) / (39 * 38)).mean().item()
+        alike[gain] = mean_cosine(TokenCalibration(512, 39, gain)(x).tokens).item()
     assert alike[1.0] > 0.999
     assert alike[40.0] < 0.9
 
@@ -101,6 +100,14 @@ def test_default_start_collapses_and_a_larger_gain_does_not():
 def test_sizes_are_the_published_ones():
     assert sum(p.numel() for p in TokenCalibration(512, 39).parameters()) == 57368
     assert sum(p.numel() for p in TokenCalibration(768, 51).parameters()) == 127048
+
+
+def test_numbers_of_diversity():
+    tokens = normalize(torch.randn(3, 4, 5), dim=-1)
+    pairs = [tokens[b, i] @ tokens[b, j] for b in range(3) for i in range(4) for j in range(4) if i != j]
+    torch.testing.assert_close(mean_cosine(tokens), torch.stack(pairs).mean())
+    assert mean_cosine(tokens[:, :1]) == 1
+    torch.testing.assert_close(breadth(torch.tensor([[0.25] * 4, [0, 1, 0, 0]])), torch.tensor([4.0, 1.0]))
 
 
 @pytest.mark.parametrize(
