@@ -51,7 +51,7 @@ class GranularityData(LightningDataModule):
         val_batch_size: the same in validation.
         batches_per_epoch: batches per rank that make an epoch; None: one pass over the training samples. Needed for
             remote shards, which are not counted.
-        workers: loader processes per rank; None: one per core, at most 8, none on a single core.
+        workers: loader processes per rank; None: one for each core but one, at most 8.
         image_size: side of the square in pixels (follows the encoder when run from the command line).
         context_length: tokens of the longest text, SOT and EOT included (follows the encoder likewise).
         sampling: how many texts of each grain an image brings.

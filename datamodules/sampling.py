@@ -20,7 +20,10 @@ class GrainSampling:
     Args:
         sentences: at most this many sentences (the paper: 5).
         phrases: at most this many phrases (the paper: 30).
-        summaries: 1 also brings the summary (a shard's own, else the first sentence), 0 leaves it out.
+        summaries: 1 also brings the summary, 0 leaves it out.
+        summary: what it is: the ``stored`` one of the shard, and the first sentence where there is none; or always the
+            first ``sentence``.
+        choice: which sentences training takes: ``random`` ones in random order, or the ``first`` ones as they stand.
         caption: ``whole`` takes the caption as it is; ``sampled`` joins the drawn sentences in their random order, and
             takes phrases from these only, as the published β-CLIP code does.
     """
@@ -29,6 +32,8 @@ class GrainSampling:
     phrases: int = 30
     summaries: int = 0
     caption: Literal["whole", "sampled"] = "whole"
+    summary: Literal["stored", "sentence"] = "stored"
+    choice: Literal["random", "first"] = "random"
 
     def __post_init__(self) -> None:
         for name in ("sentences", "phrases"):
@@ -36,6 +41,10 @@ class GrainSampling:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.summaries not in (0, 1):
             raise ValueError(f"summaries must be 0 or 1, got {self.summaries}")
+        if self.summary not in ("stored", "sentence"):
+            raise ValueError(f"summary must be 'stored' or 'sentence', got {self.summary!r}")
+        if self.choice not in ("random", "first"):
+            raise ValueError(f"choice must be 'random' or 'first', got {self.choice!r}")
         if self.caption not in ("whole", "sampled"):
             raise ValueError(f"caption must be 'whole' or 'sampled', got {self.caption!r}")
         if self.caption == "sampled" and self.sentences == 0:
@@ -44,7 +53,7 @@ class GrainSampling:
     def draw(self, sample: Sample, rng: random.Random | None) -> Drawn:
         """The texts of ``sample`` for one step; ``rng`` None takes the first ones and the whole caption."""
         order = list(range(len(sample.sentences)))
-        if rng is not None:
+        if rng is not None and self.choice == "random":
             rng.shuffle(order)
         order = order[: self.sentences]
         joined = rng is not None and self.caption == "sampled" and bool(order)
@@ -52,9 +61,11 @@ class GrainSampling:
         phrases = [p for p in sample.phrases if p.sentence in order] if joined else list(sample.phrases)
         if rng is not None:
             rng.shuffle(phrases)
+        opening = (sample.sentences or (sample.caption,))[0]
+        summary = (sample.summary or opening) if self.summary == "stored" else opening
         return Drawn(
             caption=caption,
-            summaries=[sample.summary or (sample.sentences or (sample.caption,))[0]][: self.summaries],
+            summaries=[summary][: self.summaries],
             sentences=[sample.sentences[i] for i in order],
             phrases=_distinct(phrases, self.phrases),
             verbatim=not joined,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lightning_modules.base import Features, Method
     from lightning_modules.beta_clip import BetaClip
     from lightning_modules.clip import ClipFinetune
+    from lightning_modules.mul_clip import MulClip
     from lightning_modules.optim import OptimConfig
 
 _HOMES = {
@@ -19,10 +20,11 @@ _HOMES = {
     "ClipFinetune": "lightning_modules.clip",
     "Features": "lightning_modules.base",
     "Method": "lightning_modules.base",
+    "MulClip": "lightning_modules.mul_clip",
     "OptimConfig": "lightning_modules.optim",
 }
 
-__all__ = ["BetaClip", "ClipFinetune", "Features", "Method", "OptimConfig"]
+__all__ = ["BetaClip", "ClipFinetune", "Features", "Method", "MulClip", "OptimConfig"]
 
 
 def __getattr__(name: str) -> Any:

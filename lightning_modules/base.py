@@ -80,6 +80,11 @@ class Method(LightningModule, ABC):
         """Modules that the method adds to the encoder; they have their own learning rate."""
         return ()
 
+    def watched(self, batch: Batch, features: Features) -> Terms:
+        """Other numbers that show how training goes; asked for at the steps that are logged, without gradients."""
+        del batch, features  # most methods have none
+        return {}
+
     def scales(self) -> dict[str, Float[Tensor, " 1"]]:
         """Temperatures by name, as the factor on the cosines."""
         return {"global": self.encoder.scale}
@@ -104,12 +109,21 @@ class Method(LightningModule, ABC):
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        terms = self.losses(batch, self.features(batch))
+        features = self.features(batch)
+        terms = self.losses(batch, features)
         loss = torch.stack(list(terms.values())).sum()
         images = len(batch.images)
         self.log("train/loss", loss, prog_bar=True, batch_size=images)
         self.log_dict({f"train/loss_{name}": term.detach() for name, term in terms.items()}, batch_size=images)
+        if self._logs_this_step():
+            with torch.no_grad():
+                seen = self.watched(batch, features)
+            self.log_dict({f"watch/{name}": value for name, value in seen.items()}, batch_size=images)
         return loss
+
+    def _logs_this_step(self) -> bool:
+        every = vars(self.trainer)["log_every_n_steps"]
+        return every > 0 and (self.global_step + 1) % every == 0
 
     @override
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:

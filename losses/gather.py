@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 
@@ -90,3 +90,20 @@ def shared_mean(total: Float[Tensor, ""], count: Float[Tensor, ""]) -> Float[Ten
     ranks = Ranks.everyone()
     counted = ranks.total(count.detach().clone())
     return total * (ranks.size / torch.where(counted > 0, counted, 1))
+
+
+def shared_means(totals: Float[Tensor, " M"], counts: Int[Tensor, " M"], least: int) -> Float[Tensor, ""]:
+    """The mean over M slots of each slot's mean over all ranks' rows, scaled as `shared_mean` does.
+
+    Slots that fewer than ``least`` rows of all ranks fill are left out; 0, still attached to the graph, where all are.
+    M may differ from rank to rank: slots that a rank lacks are empty there.
+    """
+    ranks = Ranks.everyone()
+    most = int(ranks.maximum(torch.tensor(len(counts), device=counts.device))) if ranks.size > 1 else len(counts)
+    everyones = totals.new_zeros(most)
+    everyones[: len(counts)] = counts.to(totals)
+    everyones = ranks.total(everyones)
+    filled = everyones >= least
+    mine = slice(0, len(counts))
+    means = torch.where(filled[mine], totals / torch.where(filled[mine], everyones[mine], 1), 0)
+    return ranks.size * means.sum() / filled.sum().clamp(min=1)

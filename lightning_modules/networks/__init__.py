@@ -1,5 +1,6 @@
-"""The networks: two towers, long contexts, pooling by text and by box, and weights in and out."""
+"""The networks: two towers, long contexts, pooling by text and by box, token calibration, and weights in and out."""
 
+from lightning_modules.networks.calibration import Calibrated, TokenCalibration
 from lightning_modules.networks.config import EncoderConfig, vit_b_16, vit_l_14
 from lightning_modules.networks.encoder import DualEncoder, ImageFeatures, TextFeatures
 from lightning_modules.networks.long_context import PositionTable, stretch_positions
@@ -7,12 +8,14 @@ from lightning_modules.networks.pooling import TextConditionedPooling
 from lightning_modules.networks.regions import pool_regions
 
 __all__ = [
+    "Calibrated",
     "DualEncoder",
     "EncoderConfig",
     "ImageFeatures",
     "PositionTable",
     "TextConditionedPooling",
     "TextFeatures",
+    "TokenCalibration",
     "pool_regions",
     "stretch_positions",
     "vit_b_16",

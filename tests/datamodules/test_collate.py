@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import pytest
 import torch
 
 from datamodules.batch import Grain, join
@@ -139,3 +140,17 @@ def test_pack_texts():
     assert index.tolist() == [0, 1, 0]
     assert texts.offsets.tolist() == [0, 3, 6]
     assert torch.equal(texts.tokens[:3], torch.tensor(Tokenizer(77)("b")))
+
+
+def test_choice_of_sentences_and_summary():
+    sentences = tuple(f"Sentence number {i}." for i in range(6))
+    sample = make_sample(0, caption=" ".join(sentences), sentences=sentences, phrases=(), regions=(), summary="A few.")
+    first = GrainSampling(sentences=3, summaries=1, choice="first", summary="sentence").draw(sample, random.Random(1))
+    assert first.sentences == list(sentences[:3])
+    assert first.summaries == [sentences[0]]
+    drawn = [GrainSampling(sentences=3, summaries=1).draw(sample, random.Random(seed)) for seed in range(9)]
+    assert len({tuple(d.sentences) for d in drawn}) > 1
+    assert all(d.summaries == ["A few."] for d in drawn)
+    for bad in ({"choice": "last"}, {"summary": "long"}):
+        with pytest.raises(ValueError, match="must be"):
+            GrainSampling(**bad)

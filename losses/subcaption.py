@@ -1,0 +1,170 @@
+"""Subcaption-aggregated patches, MulCLIP's loss between regions and sentences (arXiv 2512.07128, L_Sub).
+
+Each sentence q of a caption gathers the patches x of its image that speak of it, with weights made of the similarities
+s_n = q.x_n, and the region so found is contrasted with the sentence, over the images of the whole batch:
+
+    region_i = unit(sum_n α_in x_n),   L_Sub = 1/M sum_i CLIP(region_i, sentence_i)
+
+One B×B problem per sentence slot i: the other sentences of an image are no negatives. A slot is contrasted among the
+images that have a sentence there; a slot that fewer than two images of the whole batch fill is left out of the mean.
+All slots pass through the engine at once, as parts of one batch (`losses.contrastive`).
+
+The paper does not tell how α is made of s. "Extracts and aggregates" fits SPARC's sparse weights (arXiv 2401.09865),
+which DreamLIP uses for subcaptions too; they are the default, and plain softmax and the k nearest patches are there.
+Given `text_id`, equal sentences of different images are no negatives of each other, as in β-CAL here.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from losses.contrastive import Scalar, Side, log_partition
+from losses.gather import shared_means
+
+EPS = 1e-6
+
+
+class Aggregation(ABC):
+    """How much each patch counts for a sentence, given their similarities."""
+
+    @abstractmethod
+    def __call__(self, similarity: Float[Tensor, "*rows N"]) -> Float[Tensor, "*rows N"]:
+        """Weights of the N patches; they sum to one."""
+
+
+class SparseWeights(Aggregation):
+    """Similarities stretched to 0..1 over the patches; what is below ``threshold`` is dropped (SPARC).
+
+    Where no patch stands out, all similarities being equal, all weigh alike.
+
+    Args:
+        threshold: in [0, 1]; None: one over the number of patches.
+    """
+
+    def __init__(self, threshold: float | None = None) -> None:
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
+        self.threshold = threshold
+
+    @override
+    def __call__(self, similarity: Float[Tensor, "*rows N"]) -> Float[Tensor, "*rows N"]:
+        patches = similarity.shape[-1]
+        threshold = 1 / patches if self.threshold is None else self.threshold
+        low, high = similarity.amin(-1, keepdim=True), similarity.amax(-1, keepdim=True)
+        stretched = (similarity - low) / (high - low + EPS)
+        kept = torch.where(stretched < threshold, 0, stretched)
+        total = kept.sum(-1, keepdim=True)
+        return torch.where(total > 0, kept / torch.where(total > 0, total, 1), 1 / patches)
+
+
+class SoftmaxWeights(Aggregation):
+    """softmax(s / ``temperature``)."""
+
+    def __init__(self, temperature: float = 0.07) -> None:
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise ValueError(f"temperature must be positive and finite, got {temperature}")
+        self.temperature = temperature
+
+    @override
+    def __call__(self, similarity: Float[Tensor, "*rows N"]) -> Float[Tensor, "*rows N"]:
+        return (similarity / self.temperature).softmax(-1)
+
+
+class TopWeights(Aggregation):
+    """The mean of the ``patches`` most similar ones, or of all where there are fewer."""
+
+    def __init__(self, patches: int = 8) -> None:
+        if patches < 1:
+            raise ValueError(f"patches must be at least 1, got {patches}")
+        self.patches = patches
+
+    @override
+    def __call__(self, similarity: Float[Tensor, "*rows N"]) -> Float[Tensor, "*rows N"]:
+        count = min(self.patches, similarity.shape[-1])
+        best = similarity.topk(count, dim=-1).indices
+        return torch.zeros_like(similarity).scatter(-1, best, 1 / count)
+
+
+torch.serialization.add_safe_globals([SparseWeights, SoftmaxWeights, TopWeights])  # they stand in checkpoints
+
+
+def patch_weights(
+    patches: Float[Tensor, "B N D"],
+    sentences: Float[Tensor, "B M D"],
+    valid: Bool[Tensor, "B M"],
+    aggregation: Aggregation,
+) -> Float[Tensor, "B M N"]:
+    """How much each patch counts for each sentence, in float32 or wider; alike for a padded sentence."""
+    with torch.autocast(patches.device.type, enabled=False):
+        dtype = torch.promote_types(patches.dtype, torch.float32)
+        queries = torch.where(valid[..., None], sentences, 0).to(dtype)
+        return aggregation(queries @ patches.to(dtype).mT)
+
+
+def aggregate(
+    patches: Float[Tensor, "B N D"],
+    sentences: Float[Tensor, "B M D"],
+    valid: Bool[Tensor, "B M"],
+    aggregation: Aggregation,
+) -> Float[Tensor, "B M D"]:
+    """The region of each sentence: its image's patches, weighted and summed, of unit norm.
+
+    Args:
+        patches, sentences: unit vectors.
+        valid: slots that hold a sentence. What the others hold, NaN included, changes nothing.
+        aggregation: similarities to weights.
+    """
+    weights = patch_weights(patches, sentences, valid, aggregation)
+    with torch.autocast(patches.device.type, enabled=False):
+        return F.normalize(weights @ patches.to(weights.dtype), dim=-1)
+
+
+class SubcaptionLoss(nn.Module):
+    """The mean over sentence slots of CLIP's loss between regions and sentences."""
+
+    def forward(
+        self,
+        regions: Float[Tensor, "B M D"],
+        sentences: Float[Tensor, "B M D"],
+        valid: Bool[Tensor, "B M"],
+        scale: Scalar,
+        text_id: Int[Tensor, "B M"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """The loss, scaled so that its mean over ranks is that of the whole batch; 0 where no slot has two sentences.
+
+        Args:
+            regions, sentences: unit vectors; slot (b, i) of one belongs to slot (b, i) of the other. The number of
+                slots may differ between ranks.
+            valid: slots that hold a sentence. What the others hold, NaN included, changes nothing.
+            scale: what multiplies the similarities.
+            text_id: sentences of different images with equal ids are not negatives of each other.
+
+        Raises:
+            ValueError: where shapes do not agree.
+        """
+        if regions.ndim != 3 or regions.shape != sentences.shape:
+            raise ValueError(
+                f"regions and sentences must both be [B, M, D], got {list(regions.shape)} and {list(sentences.shape)}"
+            )
+        for name, x in (("valid", valid), ("text_id", text_id)):
+            if x is not None and x.shape != regions.shape[:2]:
+                raise ValueError(f"{name} must be [B, M] = {list(regions.shape[:2])}, got {list(x.shape)}")
+        if valid.dtype != torch.bool:
+            raise ValueError(f"valid must be bool, got {valid.dtype}")
+        images, slots = valid.shape
+        # A block of the engine is one slot of one image; slots are parts, which do not meet.
+        slot = torch.arange(slots, device=valid.device).repeat(images)
+        rows, cols = (
+            Side(x.flatten(0, 1)[:, None], valid.reshape(-1, 1), None if text_id is None else text_id.reshape(-1, 1, 1))
+            for x in (regions, sentences)
+        )
+        logits = log_partition(rows, cols, scale, part=slot)
+        each = (logits.row_partition + logits.col_partition) / 2 - logits.own.squeeze(2)
+        return shared_means(each.view(images, slots).sum(0), valid.sum(0), least=2)

@@ -1,0 +1,173 @@
+"""Word-patch reconstruction, MulCLIP's loss within each image (arXiv 2512.07128, L_Word).
+
+An image's tokens v and its caption's tokens t rebuild each other by attention, and each token then has to find its own
+reconstruction among those of the same image:
+
+    v~ = softmax(v t^T / τ_a) t,   t~ = softmax(t v^T / τ_a) v
+    L_v = mean over images and tokens of 1/2 [CE(row j of v v~^T / τ) + CE(column j)],   L_t alike,   L = L_v + L_t
+
+The paper's page gives this structure (two directions, summed, within each sample, matching pairs contrasted), but
+neither the attention nor its temperatures; these are MGCA's (arXiv 2210.06044): cosines, 0.1 and 0.1. Every alternative
+is an argument. An image counts as much as any other, however many words its caption has.
+
+No other image takes part, so ranks only share the mean. The [N, M], [N, N] and [M, M] matrices of at most `PAIRS` pairs
+of tokens are in memory at a time; beyond that, images are taken in parts whose matrices backward computes again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from losses.gather import shared_mean
+
+PAIRS = 2**22
+
+
+class WordPatchLoss(nn.Module):
+    """Tokens find their reconstructions from the other modality.
+
+    Args:
+        attention_temperature: divides the cosines that the attention is made of.
+        temperature: divides the cosines that are contrasted.
+        rebuild: image tokens are rebuilt from text tokens and the reverse (``"cross"``), or, by way of the other
+            modality, from themselves (``"cycle"``: softmax(v t^T / τ_a) softmax(t v^T / τ_a) v).
+        ways: 2: a token picks its reconstruction and a reconstruction its token; 1: only the former.
+        projected: width of the vectors, for attention between learnt projections of them, with values projected too
+            (one set per direction; they start as the identity, so as plain cosines). None: no projections.
+
+    Raises:
+        ValueError: where an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        attention_temperature: float = 0.1,
+        temperature: float = 0.1,
+        rebuild: Literal["cross", "cycle"] = "cross",
+        ways: Literal[1, 2] = 2,
+        projected: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("attention_temperature", attention_temperature), ("temperature", temperature)):
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be positive and finite, got {value}")
+        if rebuild not in ("cross", "cycle"):
+            raise ValueError(f'rebuild must be "cross" or "cycle", got {rebuild!r}')
+        if ways not in (1, 2):
+            raise ValueError(f"ways must be 1 or 2, got {ways}")
+        self.attention_temperature, self.temperature = attention_temperature, temperature
+        self.rebuild, self.ways = rebuild, ways
+        self.from_text, self.from_image = (None if projected is None else _Projections(projected) for _ in range(2))
+
+    def forward(
+        self,
+        image_tokens: Float[Tensor, "B N D"],
+        text_tokens: Float[Tensor, "B M D"],
+        text_valid: Bool[Tensor, "B M"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """The loss, scaled so that its mean over ranks is that of the whole batch; 0 where no image has a text token.
+
+        Args:
+            image_tokens, text_tokens: unit vectors of the same B images.
+            text_valid: text tokens that are there; all by default. What the others hold, NaN included, changes nothing.
+
+        Raises:
+            ValueError: where shapes do not agree.
+        """
+        text_valid = _checked(image_tokens, text_tokens, text_valid)
+        with torch.autocast(image_tokens.device.type, enabled=False):
+            dtype = torch.promote_types(image_tokens.dtype, torch.float32)
+            text = torch.where(text_valid[..., None], text_tokens, 0).to(dtype)
+            inputs = (image_tokens.to(dtype), text, text_valid)
+            pairs = (image_tokens.shape[1] + text_tokens.shape[1]) ** 2
+            part = max(1, PAIRS // max(pairs, 1))
+            if len(text) <= part:
+                each = self._each(*inputs)
+            else:
+                parts = zip(*(x.split(part) for x in inputs), strict=True)
+                each = torch.cat([checkpoint(self._each, *some, use_reentrant=False) for some in parts])
+            counted = text_valid.any(1)
+            return shared_mean(torch.where(counted, each, 0).sum(), counted.sum().to(each))
+
+    def attention(
+        self,
+        image_tokens: Float[Tensor, "B N D"],
+        text_tokens: Float[Tensor, "B M D"],
+        text_valid: Bool[Tensor, "B M"] | None = None,
+    ) -> tuple[Float[Tensor, "B N M"], Float[Tensor, "B M N"]]:
+        """Where image tokens and text tokens look; rows sum to one. All of the batch at once."""
+        text_valid = _checked(image_tokens, text_tokens, text_valid)
+        text = torch.where(text_valid[..., None], text_tokens, 0).to(image_tokens.dtype)
+        return (
+            self._look(image_tokens, text, text_valid, self.from_text)[0],
+            self._look(text, image_tokens, None, self.from_image)[0],
+        )
+
+    def _each(
+        self, image: Float[Tensor, "B N D"], text: Float[Tensor, "B M D"], valid: Bool[Tensor, "B M"]
+    ) -> Float[Tensor, " B"]:
+        """Both directions, per image."""
+        at_text, text_values = self._look(image, text, valid, self.from_text)
+        at_image, image_values = self._look(text, image, None, self.from_image)
+        if self.rebuild == "cycle":
+            text_values, image_values = at_image @ image_values, at_text @ text_values
+        everywhere = torch.ones(image.shape[:2], dtype=torch.bool, device=image.device)
+        return self._contrast(image, at_text @ text_values, everywhere) + self._contrast(
+            text, at_image @ image_values, valid
+        )
+
+    def _look(
+        self, queries: Tensor, keys: Tensor, valid: Tensor | None, projections: _Projections | None
+    ) -> tuple[Float[Tensor, "B Q K"], Float[Tensor, "B K D"]]:
+        """Attention over the valid keys, and what it averages."""
+        values = keys
+        if projections is not None:
+            queries, keys, values = projections(queries, keys)
+        logits = queries @ keys.mT / self.attention_temperature
+        if valid is not None:
+            logits = logits.masked_fill(~valid[:, None, :], torch.finfo(logits.dtype).min)
+        return logits.softmax(-1), values
+
+    def _contrast(
+        self, tokens: Float[Tensor, "B N D"], rebuilt: Float[Tensor, "B N D"], valid: Bool[Tensor, "B N"]
+    ) -> Float[Tensor, " B"]:
+        """Each valid token against the reconstructions of its image, the mean per image."""
+        z = tokens @ F.normalize(rebuilt, dim=-1).mT / self.temperature
+        lowest = torch.finfo(z.dtype).min
+        partition = z.masked_fill(~valid[:, None, :], lowest).logsumexp(2)
+        if self.ways == 2:
+            partition = (partition + z.masked_fill(~valid[:, :, None], lowest).logsumexp(1)) / 2
+        each = torch.where(valid, partition - z.diagonal(dim1=1, dim2=2), 0)
+        return each.sum(1) / valid.sum(1).clamp(min=1)
+
+
+class _Projections(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(width, width, bias=False) for _ in range(3))
+        for linear in (self.query, self.key, self.value):
+            nn.init.eye_(linear.weight)
+
+    def forward(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return F.normalize(self.query(queries), dim=-1), F.normalize(self.key(keys), dim=-1), self.value(keys)
+
+
+def _checked(image: Tensor, text: Tensor, valid: Tensor | None) -> Bool[Tensor, "B M"]:
+    """The text's mask, all of it where there is none."""
+    if image.ndim != 3 or text.ndim != 3 or image.shape[::2] != text.shape[::2]:
+        raise ValueError(
+            "image_tokens and text_tokens must be [B, N, D] and [B, M, D], "
+            f"got {list(image.shape)} and {list(text.shape)}"
+        )
+    if valid is None:
+        return torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
+    if valid.dtype != torch.bool or valid.shape != text.shape[:2]:
+        raise ValueError(f"text_valid must be bool [B, M] = {list(text.shape[:2])}, got {valid.dtype} {[*valid.shape]}")
+    return valid

@@ -1,0 +1,269 @@
+"""MulCLIP's module: its terms put together by hand, the ablations, what is watched, and training end to end."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from lightning import Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.nn.functional import normalize
+
+from datamodules import GrainSampling, GranularityData
+from datamodules.batch import Grain
+from datamodules.module import normalise
+from lightning_modules import MulClip, OptimConfig
+from lightning_modules.memory import MemoryConfig
+from lightning_modules.mul_clip import Calibration, Reconstruction, caption_words
+from losses import ClimLoss, ClipLoss, SoftmaxWeights, SparseWeights, SubcaptionLoss, TopWeights, WordPatchLoss
+from losses.subcaption import aggregate
+from tests.tiny import make_sample, write_shards, write_tar
+from tests.tiny_run import TINY
+
+CAPTIONS = {
+    0: ("A red cube lies here.", "It is beside a ball."),
+    1: ("A green cube lies here, alone.",),
+    2: ("A red cube lies here.", "It is beside a star.", "The light is low."),
+}
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Captions of 1 to 3 sentences; the first sentence of some stands in others, and sample 3 has a summary."""
+    samples = []
+    for number in range(12):
+        sentences = CAPTIONS.get(number % 4, ("A dog runs.", f"It has {number} spots."))
+        changes = {"summary": f"A dog with spots, {number}"} if number % 4 == 3 else {}
+        samples.append(
+            make_sample(number, caption=" ".join(sentences), sentences=sentences, phrases=(), regions=(), **changes)
+        )
+    return [str(write_tar(tmp_path / "train-000.tar", samples))]
+
+
+def data(shards, **sampling):
+    sampling = {"sentences": 4, "phrases": 0, "summaries": 1} | sampling
+    return GranularityData(
+        shards, shards, batch_size=6, val_batch_size=6, workers=0, image_size=16, context_length=77,
+        sampling=GrainSampling(**sampling),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def batch(shards):
+    return first_batch(shards)
+
+
+def first_batch(shards, **sampling):
+    module = data(shards, **sampling)
+    module.setup("fit")
+    batch = next(iter(module.train_dataloader()))
+    return batch._replace(images=normalise(batch.images).double())
+
+
+def make(**settings):
+    torch.manual_seed(0)
+    return MulClip(encoder=TINY, **settings).double()
+
+
+def terms(batch, **settings):
+    method = make(**settings)
+    return method.losses(batch, method.features(batch))
+
+
+def test_terms_are_the_papers(batch):
+    """Every term from the encoder's features, text by text."""
+    method = make()
+    features = method.features(batch)
+    image, scale = features.images.image, method.encoder.scale
+    texts = {grain: features.texts.text[slots.index] for grain, slots in batch.grains.items()}
+    found = method.losses(batch, features)
+    assert set(found) == {"global", "short", "word_patch", "subcaption"}
+    torch.testing.assert_close(found["global"], ClipLoss()(image, texts[Grain.CAPTION][:, 0], scale))
+    ids = {grain: batch.texts.ids[slots.index] for grain, slots in batch.grains.items()}
+    short = ClipLoss()(image, texts[Grain.SUMMARY][:, 0], scale, text_id=ids[Grain.SUMMARY][:, 0])
+    torch.testing.assert_close(found["short"], 0.5 * short)
+
+    assert method.image_calibration is not None
+    assert method.text_calibration is not None
+    patches = method.image_calibration(features.images.dense).tokens
+    offsets, words = batch.texts.offsets.tolist(), []
+    for (caption,) in batch.grains[Grain.CAPTION].index.tolist():
+        tokens = features.texts.tokens[offsets[caption] : offsets[caption + 1] - 1]  # SOT and content, no EOT
+        words.append(method.text_calibration(tokens[None]).tokens[0])
+    torch.testing.assert_close(found["word_patch"], WordPatchLoss()(patches, torch.stack(words)))
+
+    sentences = batch.grains[Grain.SENTENCE]
+    regions = aggregate(patches, texts[Grain.SENTENCE], sentences.valid, SparseWeights())
+    wanted = SubcaptionLoss()(regions, texts[Grain.SENTENCE], sentences.valid, scale, ids[Grain.SENTENCE])
+    torch.testing.assert_close(found["subcaption"], wanted)
+
+
+def test_weights_of_terms(batch):
+    plain = terms(batch)
+    weighed = terms(batch, short_weight=0.25, word_weight=3.0, subcaption_weight=0.1)
+    for name, factor in {"global": 1, "short": 0.5, "word_patch": 3, "subcaption": 0.1}.items():
+        torch.testing.assert_close(weighed[name], factor * plain[name], msg=name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "names", "calibrations"),
+    [
+        ({"word_weight": 0, "subcaption_weight": 0}, {"global", "short"}, 0),
+        ({"subcaption_weight": 0}, {"global", "short", "word_patch"}, 2),
+        ({"word_weight": 0}, {"global", "short", "subcaption"}, 1),
+        ({"word_weight": 0, "patches": "raw"}, {"global", "short", "subcaption"}, 0),
+        ({"calibration": None}, {"global", "short", "word_patch", "subcaption"}, 0),
+        ({"words": "clim"}, {"global", "short", "word_patch", "subcaption"}, 2),
+        ({"short_weight": 0, "word_weight": 0, "subcaption_weight": 0}, {"global"}, 0),
+    ],
+)
+def test_ablations_have_their_terms_and_train_all_they_have(batch, settings, names, calibrations):
+    method = make(**settings)
+    found = method.losses(batch, method.features(batch))
+    assert set(found) == names
+    assert all(value.isfinite() and value >= 0 for value in found.values())
+    torch.stack(list(found.values())).sum().backward()
+    assert not [name for name, p in method.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert sum(name.endswith("calibration.gain") for name, _ in method.named_parameters()) == calibrations
+    new = {id(p) for module in method.new_modules() for p in module.parameters()}
+    assert new == {id(p) for name, p in method.named_parameters() if not name.startswith("encoder.")}
+
+
+def test_without_calibration_words_and_patches_are_the_encoders(batch):
+    method = make(calibration=None)
+    features = method.features(batch)
+    words = caption_words(batch, features)
+    loss = WordPatchLoss()(features.images.patches, normalize(words.tokens, dim=-1), words.valid)
+    torch.testing.assert_close(method.losses(batch, features)["word_patch"], loss)
+    clim = make(calibration=None, words="clim")
+    wanted = ClimLoss()(features.images.patches, normalize(words.tokens, dim=-1), words.valid)
+    torch.testing.assert_close(clim.losses(batch, features)["word_patch"], wanted)
+
+
+def test_alternatives(batch):
+    three = {"calibration": Calibration(3)}
+    plain = terms(batch, **three)
+    for settings, changed in (
+        ({"aggregation": SoftmaxWeights(0.5)}, "subcaption"),
+        ({"aggregation": TopWeights(1)}, "subcaption"),
+        ({"patches": "raw"}, "subcaption"),
+        ({"reconstruction": Reconstruction("cycle")}, "word_patch"),
+        ({"reconstruction": Reconstruction(temperature=0.2)}, "word_patch"),
+        ({"reconstruction": Reconstruction(ways=1)}, "word_patch"),
+        ({"calibration": Calibration(3, gain=30.0)}, "word_patch"),
+    ):
+        found = terms(batch, **(three | settings))
+        assert found["global"] == plain["global"]
+        assert not found[changed].isclose(plain[changed], rtol=1e-9), settings
+    torch.testing.assert_close(terms(batch, **three, reconstruction=Reconstruction("projected")), plain)
+
+
+def test_sizes_of_calibration():
+    assert [c.score[-1].out_features for c in make().new_modules() if hasattr(c, "score")] == [1, 1]  # of 4 patches
+    made = make(calibration=Calibration(3, 5)).new_modules()
+    assert [c.score[-1].out_features for c in made if hasattr(c, "score")] == [3, 5]
+
+
+def test_words_are_the_captions_tokens_without_eot(batch):
+    method = make()
+    features = method.features(batch)
+    words = caption_words(batch, features)
+    lengths = batch.texts.offsets.diff()[batch.grains[Grain.CAPTION].index[:, 0]]
+    assert words.valid.sum(1).tolist() == (lengths - 1).tolist()
+    assert words.tokens.shape[1] == lengths.max() - 1
+
+
+def test_the_summary_is_the_shards_or_the_first_sentence_read_once(shards):
+    batch = first_batch(shards)
+    summaries, sentences = batch.grains[Grain.SUMMARY], batch.grains[Grain.SENTENCE]
+    assert summaries.valid.all()
+    for b, key in enumerate(batch.keys):
+        stored = int(key) % 4 == 3
+        held = (sentences.index[b][sentences.valid[b]] == summaries.index[b, 0]).any()
+        assert held.item() is not stored
+    always = first_batch(shards, summary="sentence", choice="first")
+    assert torch.equal(always.grains[Grain.SUMMARY].index[:, 0], always.grains[Grain.SENTENCE].index[:, 0])
+
+
+def test_what_is_watched(batch):
+    method = make(calibration=Calibration(4, 5))
+    with torch.no_grad():
+        seen = method.watched(batch, method.features(batch))
+    assert set(seen) == {
+        "alike/image", "alike/text", "drawn_on/image", "drawn_on/text", "drawn_on/by_patch", "drawn_on/by_word",
+        "gathered",
+    }  # fmt: skip
+    assert seen["alike/image"] > 0.98  # the collapse of the published start
+    assert 3.9 < seen["drawn_on/image"] <= 4.001
+    assert 0 < seen["gathered"] <= 1
+    raw = make(calibration=None)
+    assert set(raw.watched(batch, raw.features(batch))) == {"drawn_on/by_patch", "drawn_on/by_word", "gathered"}
+    assert not make(word_weight=0, subcaption_weight=0).watched(batch, method.features(batch))
+
+
+def test_gradient_caching_gives_the_same_gradients(batch):
+    wanted = {}
+    for part in (None, 4):
+        method = make()
+        method.memory = MemoryConfig(cache_part=part)
+        torch.stack(list(method.losses(batch, method.features(batch)).values())).sum().backward()
+        grads = {name: p.grad for name, p in method.named_parameters()}
+        wanted = wanted or grads
+        torch.testing.assert_close(grads, wanted, rtol=1e-8, atol=1e-12)
+
+
+def fit(folder, datamodule, epochs=1, **settings):
+    seed_everything(3)
+    trainer = Trainer(
+        max_epochs=epochs, accelerator="cpu", devices=1, num_sanity_val_steps=0, log_every_n_steps=1,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        logger=TensorBoardLogger(folder, "", ""),
+    )  # fmt: skip
+    trainer.fit(MulClip(encoder=TINY, optim=OptimConfig(lr=1e-2, warmup_steps=2), **settings), datamodule)
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_trains_and_shows_what_is_watched(tmp_path):
+    shards = [str(shard) for shard in write_shards(tmp_path, 12, 2)]
+    seen = fit(tmp_path / "run", data(shards), 20, calibration=Calibration(3, gain=10.0))
+    loss = seen["train/loss"]
+    assert sum(loss[-5:]) < 0.9 * sum(loss[:5])
+    assert {
+        "train/loss_global", "train/loss_short", "train/loss_word_patch", "train/loss_subcaption", "watch/alike/image",
+        "watch/drawn_on/by_word", "watch/gathered", "val/loss_subcaption", "val/caption/text_to_image/R@1",
+    } <= set(seen)  # fmt: skip
+    assert len(seen["watch/alike/image"]) == len(loss) == 40
+
+
+def test_missing_texts_are_named(shards, tmp_path):
+    with pytest.raises(ValueError, match=r"data\.sampling\.summaries must be 1 where short_weight is above 0"):
+        terms(first_batch(shards, summaries=0))
+    with pytest.raises(ValueError, match=r"data\.sampling\.sentences must be 1 or more where subcaption_weight"):
+        fit(tmp_path / "run", data(shards, sentences=0))
+    without = fit(tmp_path / "run", data(shards, sentences=0), subcaption_weight=0)
+    assert "train/loss_subcaption" not in without
+
+
+def test_a_batch_without_sentences_is_no_error(batch):
+    empty = batch.grains[Grain.SENTENCE]._replace(valid=torch.zeros_like(batch.grains[Grain.SENTENCE].valid))
+    assert terms(batch._replace(grains=batch.grains | {Grain.SENTENCE: empty}))["subcaption"] == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"short_weight": -1}, "short_weight must be 0 or more, got -1"),
+        ({"word_weight": math.nan}, "word_weight must be 0 or more, got nan"),
+        ({"words": "flair"}, "words must be reconstruction or clim, got 'flair'"),
+        ({"patches": "all"}, "patches must be calibrated or raw, got 'all'"),
+        ({"reconstruction": Reconstruction("linear")}, "attention must be cosine, projected or cycle, got 'linear'"),
+        ({"calibration": Calibration(0)}, "tokens must be at least 1, got 0"),
+    ],
+)
+def test_bad_arguments(settings, message):
+    with pytest.raises(ValueError, match=message):
+        make(**settings)
