@@ -5,7 +5,7 @@ is an index ``[B, K]`` into that set with a mask. So a phrase that stands in man
 padded to another's length, and "is this the same text?" is an integer comparison, across ranks too (``ids``).
 
 Axis letters: B images, K texts of a grain, U unique texts, T their tokens together, R regions, Q questions,
-N candidates.
+N candidates, C crops.
 """
 
 from __future__ import annotations
@@ -67,6 +67,13 @@ class Regions(NamedTuple):
     links: Int[Tensor, "M 2"]  # (row of boxes, phrase slot of that image): many-to-many
 
 
+class Crops(NamedTuple):
+    """Some boxes as pictures of their own, for methods that compare a region with a crop of it."""
+
+    pixels: Shaped[Tensor, "C 3 H W"]  # as ``Batch.images``
+    region: Int[Tensor, " C"]  # row of ``Regions``
+
+
 class Choices(NamedTuple):
     """Multiple-choice questions about regions: which of N texts describes the box? Candidate 0 does.
 
@@ -88,6 +95,7 @@ class Batch(NamedTuple):
     grains: dict[Grain, Slots]
     lexemes: Lexemes
     regions: Regions
+    crops: Crops
     choices: Choices
     keys: list[str]
-    counts: dict[str, int]  # since the loader's previous batch: "skipped/REASON", "truncated/GRAIN"
+    counts: dict[str, int]  # since the loader's previous batch: "skipped/REASON", "truncated/GRAIN", "dropped/WHAT"

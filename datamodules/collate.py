@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.batch import Batch, Choices, Grain, Lexemes, Regions, Slots, Texts
+from datamodules.batch import Batch, Choices, Crops, Grain, Lexemes, Regions, Slots, Texts
+from datamodules.crops import RegionSampling
 from datamodules.sample import Sample
 from datamodules.sampling import Drawn, GrainSampling
 from datamodules.tokenizer import Tokenizer, token_hash, word_hash
@@ -33,7 +34,8 @@ class Item:
     labels: list[int]
     links: list[tuple[int, int]]
     choices: list[tuple[int, str, list[Tokens]]]
-    truncated: Counter[str] = field(default_factory=Counter)
+    crops: Tensor  # of the first boxes
+    lost: Counter[str] = field(default_factory=Counter)  # "truncated/GRAIN", "dropped/WHAT"
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Preparer:
         transform: which part of the picture becomes the square.
         sampling: which texts are drawn.
         tokenizer: also sets the context length.
-        random_texts: draw texts at random (training) or take the first ones (evaluation).
+        random_texts: draw texts and boxes at random (training), or take the first texts and all boxes (evaluation).
+        regions: which boxes are drawn, and which of them come as crops too.
     """
 
     image_size: int
@@ -53,29 +56,33 @@ class Preparer:
     sampling: GrainSampling
     tokenizer: Tokenizer
     random_texts: bool
+    regions: RegionSampling = RegionSampling()
 
     def __call__(self, sample: Sample, rng: random.Random) -> Item:
         """Raises ``SampleError`` (reason ``image``) where the picture cannot be used."""
         stored = list(dict.fromkeys(r.box for r in sample.regions))
         boxes = np.array(stored, dtype=np.float64).reshape(-1, 4)
-        pixels, moved, kept = self.transform(open_image(sample.image), boxes, self.image_size, rng)
-        drawn = self.sampling.draw(sample, rng if self.random_texts else None)
-        truncated: Counter[str] = Counter()
-        grains = {
-            Grain.CAPTION: [self._tokens(drawn.caption, Grain.CAPTION, truncated)],
-            Grain.SUMMARY: [self._tokens(t, Grain.SUMMARY, truncated) for t in drawn.summaries],
-            Grain.SENTENCE: [self._tokens(t, Grain.SENTENCE, truncated) for t in drawn.sentences],
-            Grain.PHRASE: [self._tokens(p.text, Grain.PHRASE, truncated) for p in drawn.phrases],
-        }
-        row = {box: i for i, box in enumerate(b for b, k in zip(stored, kept, strict=True) if k)}
+        image, lost = open_image(sample.image), Counter[str]()
+        large = self.regions.large(boxes, *image.size) | (not self.random_texts)
+        pixels, moved, kept = self.transform(image, boxes, self.image_size, rng)
+        lost["dropped/small box"] += int((~large).sum())
+        draws = rng if self.random_texts else None
+        chosen = self.regions.draw(np.flatnonzero(kept & large).tolist(), draws)
+        row = {stored[box]: i for i, box in enumerate(chosen)}
         labels = {r.box: r.label or "" for r in sample.regions}
+        drawn = self.sampling.draw(sample, draws)
         return Item(
             key=sample.key,
             pixels=pixels,
-            grains=grains,
-            spans=self._spans(drawn),
+            grains={
+                Grain.CAPTION: [self._tokens(drawn.caption, Grain.CAPTION, lost)],
+                Grain.SUMMARY: [self._tokens(t, Grain.SUMMARY, lost) for t in drawn.summaries],
+                Grain.SENTENCE: [self._tokens(t, Grain.SENTENCE, lost) for t in drawn.sentences],
+                Grain.PHRASE: [self._tokens(p.text, Grain.PHRASE, lost) for p in drawn.phrases],
+            },
+            spans=self._spans(drawn, lost),
             lemmas=[word_hash(p.lemma) for p in drawn.phrases],
-            boxes=moved[kept],
+            boxes=moved[chosen],
             labels=[word_hash(labels[box]) for box in row],
             links=_links(sample, drawn, row),
             choices=[
@@ -83,18 +90,22 @@ class Preparer:
                 for c in sample.choices
                 if (box := sample.regions[c.region].box) in row
             ],
-            truncated=truncated,
+            crops=self.regions.cut(sample.image, boxes[chosen[: self.regions.crops]], self.image_size),
+            lost=lost,
         )
 
-    def _tokens(self, text: str, grain: Grain, truncated: Counter[str]) -> Tokens:
+    def _tokens(self, text: str, grain: Grain, lost: Counter[str]) -> Tokens:
         if self.tokenizer.length(text) > self.tokenizer.context_length:
-            truncated[grain.value] += 1
+            lost[f"truncated/{grain.value}"] += 1
         return tuple(self.tokenizer(text))
 
-    def _spans(self, drawn: Drawn) -> list[tuple[int, int]]:
+    def _spans(self, drawn: Drawn, lost: Counter[str]) -> list[tuple[int, int]]:
+        """Where phrases stand in the caption's tokens; (0, 0), and counted, where the context cuts one off."""
         if not drawn.verbatim:
             return [(0, 0)] * len(drawn.phrases)
-        return [self.tokenizer.span(drawn.caption, p.start, p.end) or (0, 0) for p in drawn.phrases]
+        spans = [self.tokenizer.span(drawn.caption, p.start, p.end) for p in drawn.phrases]
+        lost["dropped/lexeme"] += spans.count(None)
+        return [span or (0, 0) for span in spans]
 
 
 def _links(sample: Sample, drawn: Drawn, row: dict[tuple[float, ...], int]) -> list[tuple[int, int]]:
@@ -133,7 +144,7 @@ def collate(items: Sequence[Item], skipped: Counter[str] | None = None) -> Batch
     width = grains[Grain.PHRASE].index.shape[1]
     counts = Counter({f"skipped/{reason}": n for reason, n in (skipped or {}).items()})
     for item in items:
-        counts.update({f"truncated/{grain}": n for grain, n in item.truncated.items()})
+        counts.update(item.lost)
     first_box = np.cumsum([0, *(len(item.boxes) for item in items)]).tolist()
     return Batch(
         images=torch.stack([item.pixels for item in items]),
@@ -143,10 +154,11 @@ def collate(items: Sequence[Item], skipped: Counter[str] | None = None) -> Batch
             lemma=torch.tensor([[*i.lemmas, *[0] * (width - len(i.lemmas))] for i in items]).reshape(-1, width),
         ),
         regions=_regions(items, first_box),
+        crops=_crops(items, first_box),
         choices=_choices(items, first_box, unique),
         texts=unique.texts(),
         keys=[item.key for item in items],
-        counts=dict(counts),
+        counts={name: n for name, n in counts.items() if n},
     )
 
 
@@ -176,6 +188,11 @@ def _regions(items: Sequence[Item], first_box: list[int]) -> Regions:
         label=torch.tensor([label for item in items for label in item.labels], dtype=torch.long),
         links=torch.tensor(links, dtype=torch.long).reshape(-1, 2),
     )
+
+
+def _crops(items: Sequence[Item], first_box: list[int]) -> Crops:
+    rows = [first_box[b] + r for b, item in enumerate(items) for r in range(len(item.crops))]
+    return Crops(torch.cat([item.crops for item in items]), torch.tensor(rows, dtype=torch.long))
 
 
 def _choices(items: Sequence[Item], first_box: list[int], unique: _UniqueTexts) -> Choices:

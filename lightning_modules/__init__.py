@@ -12,19 +12,38 @@ if TYPE_CHECKING:
     from lightning_modules.base import Features, Method
     from lightning_modules.beta_clip import BetaClip
     from lightning_modules.clip import ClipFinetune
+    from lightning_modules.harmo_clip import HarmoClip
     from lightning_modules.mul_clip import MulClip
     from lightning_modules.optim import OptimConfig
+    from lightning_modules.region_targets import CropTarget, ImageTarget, PhraseTarget, RegionTarget
 
 _HOMES = {
     "BetaClip": "lightning_modules.beta_clip",
     "ClipFinetune": "lightning_modules.clip",
+    "CropTarget": "lightning_modules.region_targets",
     "Features": "lightning_modules.base",
+    "HarmoClip": "lightning_modules.harmo_clip",
+    "ImageTarget": "lightning_modules.region_targets",
     "Method": "lightning_modules.base",
     "MulClip": "lightning_modules.mul_clip",
     "OptimConfig": "lightning_modules.optim",
+    "PhraseTarget": "lightning_modules.region_targets",
+    "RegionTarget": "lightning_modules.region_targets",
 }
 
-__all__ = ["BetaClip", "ClipFinetune", "Features", "Method", "MulClip", "OptimConfig"]
+__all__ = [
+    "BetaClip",
+    "ClipFinetune",
+    "CropTarget",
+    "Features",
+    "HarmoClip",
+    "ImageTarget",
+    "Method",
+    "MulClip",
+    "OptimConfig",
+    "PhraseTarget",
+    "RegionTarget",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from lightning_modules import base  # noqa: F401  the classes that stand in checkpoints are known once it is imported
+from lightning_modules.averaging import average
 from lightning_modules.complaints import fail
 from lightning_modules.model_card import model_card
 from lightning_modules.networks import DualEncoder, EncoderConfig
 from lightning_modules.provenance import KEY
 
-PREFIX = "encoder."
+STUDENT, TEACHER = "encoder.", "teacher."  # how their weights' names begin in a checkpoint
 
 
 def export(checkpoint: Path, folder: Path, format: str = "transformers") -> None:
@@ -36,14 +37,24 @@ def export(checkpoint: Path, folder: Path, format: str = "transformers") -> None
         raise ValueError(f"{folder} is not empty: choose another folder, or empty it")
     saved = read(checkpoint)
     origin = saved[KEY]
-    encoder = DualEncoder(EncoderConfig(**origin["encoder"]))
-    weights = {n.removeprefix(PREFIX): t for n, t in saved["state_dict"].items() if n.startswith(PREFIX)}
-    encoder.load_state_dict(weights)
+    encoder = encoder_of(saved)
     if format == "open_clip":
         encoder.save_open_clip(folder)
     else:
         encoder.save_pretrained(folder)
     (folder / "README.md").write_text(model_card(origin, format), encoding="utf-8")
+
+
+def encoder_of(saved: dict[str, Any]) -> DualEncoder:
+    """The encoder that a checkpoint, as `read` gives it, stands for; averaged with its teacher where the run asked."""
+    origin = saved[KEY]
+    student, teacher = (
+        {n.removeprefix(prefix): t for n, t in saved["state_dict"].items() if n.startswith(prefix)}
+        for prefix in (STUDENT, TEACHER)
+    )
+    encoder = DualEncoder(EncoderConfig(**origin["encoder"]))
+    encoder.load_state_dict(average(student, teacher, origin["student_share"]) if teacher else student)
+    return encoder
 
 
 def read(checkpoint: Path) -> dict[str, Any]:

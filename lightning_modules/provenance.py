@@ -28,6 +28,7 @@ def provenance(method: Method) -> dict[str, Any]:
         "commit": commit(),
         "method": type(method).__name__,
         "encoder": asdict(method.encoder.config),
+        "student_share": method.student_share,
         "settings": {name: _plain(value) for name, value in method.hparams.items() if not name.startswith("_")},
         "data": data.describe() if isinstance(data, GranularityData) else {},
         "steps": method.trainer.global_step,
@@ -49,4 +50,6 @@ def commit() -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
     return asdict(value) if hasattr(value, "__dataclass_fields__") else value

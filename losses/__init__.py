@@ -3,6 +3,8 @@
 from losses.beta_cal import BetaCalLoss
 from losses.clim import ClimLoss
 from losses.clip import ClipLoss
+from losses.global_region import GlobalRegionLoss
+from losses.lexeme_region import LexemeRegionLoss
 from losses.subcaption import Aggregation, SoftmaxWeights, SparseWeights, SubcaptionLoss, TopWeights
 from losses.word_patch import WordPatchLoss
 
@@ -11,6 +13,8 @@ __all__ = [
     "BetaCalLoss",
     "ClimLoss",
     "ClipLoss",
+    "GlobalRegionLoss",
+    "LexemeRegionLoss",
     "SoftmaxWeights",
     "SparseWeights",
     "SubcaptionLoss",

@@ -1,0 +1,79 @@
+"""Boxes as pictures of their own: what a region looks like to the whole image tower (CLIPSelf, FineCLIP).
+
+A crop is cut from the picture as it is stored, before any resizing, with some of the surroundings: the box enlarged
+about its centre and cut to the picture, then squashed to the square that the tower takes.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from datamodules.sample import SampleError
+from datamodules.transforms import open_image
+
+
+@dataclass(frozen=True)
+class RegionSampling:
+    """Which boxes an image brings, and which of them as pictures of their own too.
+
+    Args:
+        boxes: at most so many distinct boxes of a training image, drawn at random; None: all. Evaluation takes all.
+        crops: so many of them, the first ones drawn, come as crops too. Each costs as much as an image.
+        context: a crop shows the box enlarged by this factor about its centre (FineCLIP: 1.5).
+        min_area: boxes of fewer square pixels of the stored picture are left out in training, and counted (FineCLIP:
+            64).
+    """
+
+    boxes: int | None = None
+    crops: int = 0
+    context: float = 1.5
+    min_area: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.boxes is not None and self.boxes < 1:
+            raise ValueError(f"data.regions.boxes must be at least 1, got {self.boxes}")
+        if self.crops < 0:
+            raise ValueError(f"data.regions.crops must be 0 or more, got {self.crops}")
+        if not (math.isfinite(self.context) and self.context >= 1):
+            raise ValueError(f"data.regions.context must be at least 1, the box itself, got {self.context}")
+        if not (math.isfinite(self.min_area) and self.min_area >= 0):
+            raise ValueError(f"data.regions.min_area must be 0 or more, got {self.min_area}")
+
+    def large(self, boxes: Float[np.ndarray, "R 4"], width: int, height: int) -> Bool[np.ndarray, " R"]:
+        """Which boxes, in fractions of a picture of so many pixels, have ``min_area``."""
+        area = (boxes[:, 2] - boxes[:, 0]) * width * (boxes[:, 3] - boxes[:, 1]) * height
+        return area >= self.min_area
+
+    def draw(self, candidates: list[int], rng: random.Random | None) -> list[int]:
+        """Some of ``candidates``, in the order in which they become crops; ``rng`` None takes all as they stand."""
+        if rng is None or (self.boxes is None and self.crops == 0):
+            return candidates
+        return rng.sample(candidates, len(candidates))[: self.boxes]
+
+    def cut(self, data: bytes, boxes: Float[np.ndarray, "C 4"], size: int) -> UInt8[Tensor, "C 3 S S"]:
+        """Crops around ``boxes`` (fractions of the encoded picture ``data``) as squares of side ``size``.
+
+        Raises ``SampleError`` (reason ``image``) where the picture cannot be decoded.
+        """
+        crops = torch.empty(len(boxes), 3, size, size, dtype=torch.uint8)
+        if not len(boxes):
+            return crops
+        try:
+            picture = open_image(data).convert("RGB")
+        except (OSError, ValueError, SyntaxError) as error:
+            raise SampleError("image", f"the picture cannot be decoded: {error}") from error
+        sides = np.array([picture.width, picture.height])
+        for crop, box in zip(crops, boxes, strict=True):
+            centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * self.context
+            part = np.concatenate([(centre - half).clip(0, 1) * sides, (centre + half).clip(0, 1) * sides])
+            square = picture.resize((size, size), Image.Resampling.BICUBIC, tuple(part.tolist()))
+            crop.copy_(torch.from_numpy(np.array(square)).permute(2, 0, 1))
+        return crops

@@ -1,0 +1,330 @@
+"""HarmoCLIP-style training: its terms put together by hand, the invariants, the readings of GR, and training."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from lightning import Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.nn.functional import normalize
+
+from datamodules import GrainSampling, GranularityData, Squash
+from datamodules.batch import Grain
+from datamodules.crops import RegionSampling
+from datamodules.sample import Region
+from lightning_modules import ClipFinetune, CropTarget, HarmoClip, ImageTarget, OptimConfig, PhraseTarget
+from lightning_modules.callbacks import BestCheckpoint, LastCheckpoint
+from lightning_modules.export_cli import encoder_of, read
+from lightning_modules.memory import MemoryConfig
+from lightning_modules.networks.lexemes import pool_lexemes
+from losses import ClipLoss, LexemeRegionLoss
+from tests.tiny import make_sample, write_tar
+from tests.tiny_run import TINY
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Samples of one or two boxes, each linked to one or both phrases; sample 5 has no region."""
+    samples = []
+    for number in range(12):
+        regions = [Region((0.1, 0.2, 0.6, 0.9), 0, "a"), Region((0.3, 0.0, 1.0, 0.5), 1, "b")]
+        if number % 3 == 0:
+            regions.append(Region((0.1, 0.2, 0.6, 0.9), 1, "a"))
+        if number % 4 == 1:
+            regions.append(Region((0.5, 0.5, 0.9, 0.9), None, "c"))
+        samples.append(make_sample(number, regions=() if number == 5 else tuple(regions)))
+    return [str(write_tar(tmp_path / "train-000.tar", samples))]
+
+
+def data(shards, regions=RegionSampling(crops=1), context=77, **sampling):
+    return GranularityData(
+        shards, shards, batch_size=6, val_batch_size=6, workers=0, image_size=16, context_length=context,
+        sampling=GrainSampling(**({"sentences": 0, "phrases": 4} | sampling)), regions=regions,
+        train_transform=Squash(),
+    )  # fmt: skip
+
+
+def first_batch(shards, **settings):
+    module = data(shards, **settings)
+    module.setup("fit")
+    batch = next(iter(module.train_dataloader()))
+    batch = module.on_after_batch_transfer(batch, 0)
+    crops = batch.crops._replace(pixels=batch.crops.pixels.double())
+    regions = batch.regions._replace(boxes=batch.regions.boxes.double())
+    return batch._replace(images=batch.images.double(), crops=crops, regions=regions)
+
+
+@pytest.fixture
+def batch(shards):
+    return first_batch(shards)
+
+
+def make(**settings):
+    torch.manual_seed(0)
+    return HarmoClip(encoder=TINY, **settings).double()
+
+
+def terms(batch, **settings):
+    method = make(**settings)
+    return method.losses(batch, method.features(batch))
+
+
+def pooled_by_hand(dense, box):
+    """Mean of bilinear samples of a 2 × 2 grid, as RoIAlign takes them."""
+    x0, y0, x1, y1 = (2 * v for v in box)
+    ny, nx = max(1, math.ceil(y1 - y0)), max(1, math.ceil(x1 - x0))
+    grid, total = dense.view(2, 2, -1), 0
+    for i in range(ny):
+        for j in range(nx):
+            y, x = y0 + (i + 0.5) * (y1 - y0) / ny - 0.5, x0 + (j + 0.5) * (x1 - x0) / nx - 0.5
+            y, x = min(max(y, 0.0), 1.0), min(max(x, 0.0), 1.0)
+            for row, weight in ((0, 1 - y), (1, y)):
+                total = total + weight * ((1 - x) * grid[row, 0] + x * grid[row, 1])
+    return normalize(total / (nx * ny), dim=-1)
+
+
+def test_terms_are_the_specs(batch):
+    """Every term from the encoder's features, box by box and word by word."""
+    method = make(targets=[CropTarget(), PhraseTarget(weight=0.5), ImageTarget(power=2.0)])
+    features = method.features(batch)
+    found = method.losses(batch, features)
+    assert set(found) == {"global", "lexeme_region", "region_crop", "region_phrase", "region_image"}
+    image, scale = features.images.image, method.encoder.scale
+    captions = batch.grains[Grain.CAPTION].index[:, 0]
+    torch.testing.assert_close(found["global"], ClipLoss()(image, features.texts.text[captions], scale))
+
+    at = batch.regions.image.tolist()
+    boxes = batch.regions.boxes.tolist()
+    regions = torch.stack([pooled_by_hand(features.images.dense[b], box) for b, box in zip(at, boxes, strict=True)])
+    lexemes, phrases, lemmas, lexeme_image, links, row = [], [], [], [], [], {}
+    offsets = batch.texts.offsets.tolist()
+    for region, slot in batch.regions.links.tolist():
+        b = at[region]
+        if (b, slot) not in row:
+            row[b, slot] = len(row)
+            start, end = batch.lexemes.span[b, slot].tolist()
+            caption = features.texts.tokens[offsets[captions[b]] : offsets[captions[b] + 1]]
+            lexemes.append(normalize(caption[start:end].mean(0), dim=-1))
+            phrases.append(features.texts.text[batch.grains[Grain.PHRASE].index[b, slot]])
+            lemmas.append(int(batch.lexemes.lemma[b, slot]))
+            lexeme_image.append(b)
+        links.append((region, row[b, slot]))
+    rest = (torch.tensor(links), scale, torch.tensor(lemmas), batch.regions.image, torch.tensor(lexeme_image))
+    loss = LexemeRegionLoss()
+    torch.testing.assert_close(found["lexeme_region"], loss(regions, torch.stack(lexemes), *rest))
+    torch.testing.assert_close(found["region_phrase"], 0.5 * loss(regions, torch.stack(phrases), *rest))
+    crops = method.encoder.encode_image(batch.crops.pixels).image
+    distance = 1 - (regions[batch.crops.region] * crops).sum(1)
+    torch.testing.assert_close(found["region_crop"], distance.mean())
+    torch.testing.assert_close(found["region_image"], ((1 - (regions * image[at]).sum(1)) ** 2).mean())
+
+
+def test_without_its_terms_it_is_clip(batch):
+    method = make(lexeme_weight=0.0, targets=[], temperature="shared")
+    torch.manual_seed(0)
+    clip = ClipFinetune(encoder=TINY).double()
+    clip.load_state_dict(method.state_dict())
+    gradients = []
+    for each in (method, clip):
+        found = each.losses(batch, each.features(batch))
+        assert set(found) == {"global"}
+        found["global"].backward()
+        gradients.append({name: p.grad for name, p in each.named_parameters()})
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"lexeme": "last"},
+        {"lexeme": "phrase", "targets": []},
+        {"lexeme_space": "own"},
+        {"same_lemma": "positive", "scope": 1},
+        {"same_lemma": "negative", "temperature": "shared"},
+        {"targets": [CropTarget(teacher="trained", power=2.0), PhraseTarget(same_lemma="negative")]},
+        {"targets": [CropTarget(teacher="frozen", student_share=0.7)]},
+        {"targets": [ImageTarget()]},
+    ],
+)
+def test_every_reading_trains_all_it_has(batch, settings):
+    method = make(**settings)
+    found = method.losses(batch, method.features(batch))
+    assert all(value.isfinite() and value >= 0 for value in found.values())
+    torch.stack(list(found.values())).sum().backward()
+    trained = {name: p for name, p in method.named_parameters() if p.requires_grad}
+    assert not [name for name, p in trained.items() if p.grad is None or not p.grad.isfinite().all()]
+    assert not [name for name in trained if name.startswith("teacher.")]
+    new = {id(p) for module in method.new_modules() for p in module.parameters()}
+    assert new == {id(p) for name, p in trained.items() if name.startswith("projection.")}
+
+
+def test_readings_of_the_lexeme_differ_and_an_own_space_starts_as_the_shared_one(batch):
+    mean = terms(batch)["lexeme_region"]
+    torch.testing.assert_close(terms(batch, lexeme_space="own")["lexeme_region"], mean)
+    for settings in ({"lexeme": "last"}, {"lexeme": "phrase"}, {"same_lemma": "negative"}, {"scope": 1}):
+        assert not terms(batch, **settings)["lexeme_region"].isclose(mean, rtol=1e-6), settings
+
+
+def crop_gradient(batch, teacher):
+    """Of the crops' pixels."""
+    pixels = batch.crops.pixels.clone().requires_grad_()
+    method = make(targets=[CropTarget(teacher=teacher)])
+    batch = batch._replace(crops=batch.crops._replace(pixels=pixels))
+    method.losses(batch, method.features(batch))["region_crop"].backward()
+    return pixels.grad
+
+
+def test_only_a_trained_teacher_has_gradients(batch):
+    assert crop_gradient(batch, "stopped") is None
+    assert crop_gradient(batch, "frozen") is None
+    trained = crop_gradient(batch, "trained")
+    assert trained is not None
+    assert trained.abs().sum() > 0
+
+
+def test_images_without_regions_train_the_global_term(shards, batch):
+    none = first_batch(shards, regions=RegionSampling(crops=1, min_area=1e9))
+    assert len(none.regions.boxes) == len(none.crops.pixels) == 0
+    assert sum(n for name, n in none.counts.items() if name == "dropped/small box") > 0
+    method = make(targets=[CropTarget(), PhraseTarget(), ImageTarget()])
+    found = method.losses(none, method.features(none))
+    assert [float(v.detach()) for name, v in found.items() if name != "global"] == [0.0] * 4
+    torch.stack(list(found.values())).sum().backward()
+    assert all(p.grad is not None for p in method.parameters())
+
+
+def test_links_that_repeat_and_padded_slots_change_nothing(batch):
+    wanted = terms(batch)
+    phrases = batch.grains[Grain.PHRASE]
+    wide = [torch.cat([x, torch.zeros_like(x[:, :2])], 1) for x in (*phrases, *batch.lexemes)]
+    padded = batch._replace(
+        grains=batch.grains | {Grain.PHRASE: type(phrases)(*wide[:2])},
+        lexemes=type(batch.lexemes)(*wide[2:]),
+        regions=batch.regions._replace(links=batch.regions.links.repeat(2, 1)),
+    )
+    torch.testing.assert_close(terms(padded), wanted)
+
+
+def test_lexemes_beyond_the_context_are_dropped_and_counted(shards):
+    cut = first_batch(shards, context=8)
+    method = HarmoClip(encoder=TINY.__class__(**(vars(TINY) | {"context_length": 8}))).double()
+    features = method.features(cut)
+    assert cut.counts["dropped/lexeme"] == 6  # the second phrase of each image
+    seen = method.watched(cut, features)
+    assert 0.3 < seen["lexemes_cut"] < 0.7
+    whole = method.losses(cut, features)["lexeme_region"]
+    assert whole.isfinite()
+    assert whole > 0
+
+
+def test_frozen_text_tower_has_no_gradients_and_no_optimiser(batch):
+    method = make(text_tower="frozen", lexeme_space="own")
+    torch.stack(list(method.losses(batch, method.features(batch)).values())).sum().backward()
+    tower = list(method.encoder.text_tower.parameters())
+    assert all(p.grad is None for p in tower)
+    assert method.projection is not None
+    assert method.projection.weight.grad is not None
+
+
+def test_pool_lexemes():
+    tokens = torch.randn(9, 4, dtype=torch.float64)
+    first, span = torch.tensor([0, 4]), torch.tensor([[1, 3], [2, 5]])
+    mean = pool_lexemes(tokens, first, span)
+    torch.testing.assert_close(mean[0], normalize(tokens[1:3].mean(0), dim=0))
+    torch.testing.assert_close(mean[1], normalize(tokens[6:9].mean(0), dim=0))
+    torch.testing.assert_close(pool_lexemes(tokens, first, span, "last"), normalize(tokens[[2, 8]], dim=1))
+    assert pool_lexemes(tokens, first[:0], span[:0]).shape == (0, 4)
+    with pytest.raises(ValueError, match=r"span must hold at least one token, got \[3, 3\]"):
+        pool_lexemes(tokens, first[:1], torch.tensor([[3, 3]]))
+    with pytest.raises(ValueError, match="pooling must be mean or last, got 'max'"):
+        pool_lexemes(tokens, first, span, "max")
+
+
+def test_gradient_caching_gives_the_same_gradients(batch):
+    wanted = {}
+    for part in (None, 4):
+        method = make(targets=[CropTarget(teacher="trained")])
+        method.memory = MemoryConfig(cache_part=part)
+        torch.stack(list(method.losses(batch, method.features(batch)).values())).sum().backward()
+        grads = {name: p.grad for name, p in method.named_parameters()}
+        wanted = wanted or grads
+        torch.testing.assert_close(grads, wanted, rtol=1e-8, atol=1e-12)
+
+
+def fit(folder, datamodule, epochs=1, **settings):
+    seed_everything(3)
+    trainer = Trainer(
+        max_epochs=epochs, accelerator="cpu", devices=1, num_sanity_val_steps=0, log_every_n_steps=1,
+        enable_progress_bar=False, enable_model_summary=False, logger=TensorBoardLogger(folder, "", ""),
+        callbacks=[LastCheckpoint(), BestCheckpoint()],
+    )  # fmt: skip
+    method = HarmoClip(encoder=TINY, optim=OptimConfig(lr=1e-2, warmup_steps=2), **settings)
+    trainer.fit(method, datamodule, weights_only=False)
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return method, {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_trains_and_shows_what_is_watched(tmp_path, shards):
+    _, seen = fit(tmp_path / "run", data(shards), 20)
+    for term in ("loss", "loss_global", "loss_lexeme_region", "loss_region_crop"):
+        loss = seen[f"train/{term}"]
+        assert sum(loss[-5:]) < 0.9 * sum(loss[:5]), term
+    assert {"watch/boxes", "watch/lexemes", "temperature/region", "val/loss_lexeme_region"} <= set(seen)
+
+
+def test_an_averaged_student_is_validated_and_exported(tmp_path, shards):
+    targets = [CropTarget(teacher="frozen", student_share=0.7)]
+    method, _ = fit(tmp_path / "run", data(shards), 2, targets=targets)
+    assert method.teacher is not None
+    exported = encoder_of(read(tmp_path / "run" / "checkpoints" / "last.ckpt"))
+    moved = 0
+    for name, weight in exported.state_dict().items():
+        student, teacher = method.encoder.state_dict()[name], method.teacher.state_dict()[name]
+        torch.testing.assert_close(weight, 0.7 * student + 0.3 * teacher)
+        moved += not torch.equal(student, teacher)
+    assert moved > 5
+    pixels = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(method.encode_image(pixels), exported.encode_image(pixels).image)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "settings", "message"),
+    [
+        ({"phrases": 0}, {}, r"data\.sampling\.phrases must be 1 or more where lexeme_weight is above 0"),
+        ({"caption": "sampled", "sentences": 2}, {}, r"data\.sampling\.caption must be whole"),
+        ({"regions": RegionSampling()}, {}, r"data\.regions\.crops must be 1 or more for CropTarget"),
+    ],
+)
+def test_data_that_cannot_teach_is_refused(tmp_path, shards, sampling, settings, message):
+    with pytest.raises(ValueError, match=message):
+        fit(tmp_path / "run", data(shards, **sampling), **settings)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: make(global_weight=-1.0), "global_weight must be 0 or more, got -1"),
+        (lambda: make(lexeme_weight=math.nan), "lexeme_weight must be 0 or more, got nan"),
+        (lambda: make(lexeme="head"), "lexeme must be mean or last or phrase, got 'head'"),
+        (lambda: make(text_tower="off"), "text_tower must be trained or frozen, got 'off'"),
+        (lambda: make(same_lemma="drop"), "same_lemma must be ignore, positive or negative, got 'drop'"),
+        (lambda: CropTarget(weight=-1.0), r"targets\.weight must be 0 or more, got -1"),
+        (lambda: CropTarget(teacher="best"), r"targets\.teacher must be stopped, trained or frozen, got 'best'"),
+        (lambda: CropTarget(student_share=0.5), r"targets\.student_share is for a frozen teacher, got 0.5"),
+        (lambda: CropTarget(power=0.0), r"targets\.power must be positive and finite, got 0"),
+        (lambda: ImageTarget(power=-1.0), "power must be positive and finite, got -1"),
+        (lambda: PhraseTarget(same_lemma="drop"), "same_lemma must be"),
+        (lambda: RegionSampling(boxes=0), r"data\.regions\.boxes must be at least 1, got 0"),
+        (lambda: RegionSampling(crops=-1), r"data\.regions\.crops must be 0 or more, got -1"),
+        (lambda: RegionSampling(context=0.5), r"data\.regions\.context must be at least 1, the box itself, got 0.5"),
+        (lambda: RegionSampling(min_area=-1.0), r"data\.regions\.min_area must be 0 or more, got -1"),
+    ],
+)
+def test_bad_arguments(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        wrong()
