@@ -23,7 +23,7 @@ if SHARED_NLTK.is_dir():
     os.environ.setdefault("NLTK_DATA", str(SHARED_NLTK))
 
 from lightning_modules.precision import best_precision  # noqa: E402
-from tests.bench import loss_work, mulclip_work, tower_work  # noqa: E402
+from tests.bench import harmo_work, loss_work, mulclip_work, tower_work  # noqa: E402
 from tests.bench.measure import cost  # noqa: E402
 from tests.bench.texts import captions  # noqa: E402
 
@@ -73,6 +73,15 @@ def growth() -> list[dict[str, Any]]:
     return results
 
 
+def regions() -> list[dict[str, Any]]:
+    """A HarmoCLIP-style step beside its global term alone, as boxes and crops are added."""
+    results = []
+    for boxes, crops in harmo_work.COUNTS:
+        found = cost(harmo_work.step, boxes, crops, repeats=2)
+        results.append({"boxes": boxes, "crops": crops, "seconds": found.seconds, "mib": found.mib})
+    return [row | {"time": row["seconds"] / results[0]["seconds"]} for row in results]
+
+
 def linear_fit_error(points: list[tuple[float, float]]) -> float:
     """The largest distance of a point from the least-squares line, as a share of the point."""
     x, y = (torch.tensor(values, dtype=torch.float64) for values in zip(*points, strict=True))
@@ -106,9 +115,11 @@ def main() -> None:
         for mode in loss_work.MODES
     ]
     show(console, "memory against N: distance from a straight line (target: 0.1)", fits)
+    crops = regions()
+    show(console, f"HarmoCLIP-style step, ViT-B/16, {harmo_work.IMAGES} images, boxes and crops of each", crops)
     target = Path("runs/bench.json")
     target.parent.mkdir(exist_ok=True)
-    numbers = {"machine": machine, "old_beside_new": old_new, "growth": sizes, "linear_fit": fits}
+    numbers = {"machine": machine, "old_beside_new": old_new, "growth": sizes, "linear_fit": fits, "regions": crops}
     target.write_text(json.dumps(numbers, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     console.print(f"written: {target}")
 
