@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from typing_extensions import override
 from datamodules import scenes
 from datamodules.batch import Batch
 from datamodules.collate import Preparer
+from datamodules.crops import RegionSampling
 from datamodules.loader import EpochLoader, PassLoader, default_workers
 from datamodules.sampling import GrainSampling
 from datamodules.shards import Shard, ShardError, find_shards
@@ -55,6 +57,7 @@ class GranularityData(LightningDataModule):
         image_size: side of the square in pixels (follows the encoder when run from the command line).
         context_length: tokens of the longest text, SOT and EOT included (follows the encoder likewise).
         sampling: how many texts of each grain an image brings.
+        regions: which boxes an image brings, and which of them as crops too.
         train_transform: which part of a training picture is kept; None: a random part of 50 to 100 % of its area.
         val_transform: the same in validation; None: all of it, squashed, so that every box stays.
         skip: what to do about samples that cannot be used.
@@ -77,6 +80,7 @@ class GranularityData(LightningDataModule):
         image_size: int = 64,
         context_length: int = 248,
         sampling: GrainSampling = GrainSampling(),
+        regions: RegionSampling = RegionSampling(),
         train_transform: ImageTransform | None = None,
         val_transform: ImageTransform | None = None,
         skip: SkipPolicy = SkipPolicy(),
@@ -93,7 +97,7 @@ class GranularityData(LightningDataModule):
         self.batch_size, self.val_batch_size, self.batches_per_epoch = batch_size, val_batch_size, batches_per_epoch
         self.workers = default_workers() if workers is None else workers
         self.image_size, self.tokenizer = image_size, Tokenizer(context_length)
-        self.sampling = sampling
+        self.sampling, self.regions = sampling, regions
         self.train_transform, self.val_transform = train_transform or RandomCrop(), val_transform or Squash()
         self.skip, self.shuffle, self.seed = skip, shuffle, seed
         self.scenes = scenes
@@ -148,7 +152,8 @@ class GranularityData(LightningDataModule):
     @override
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """uint8 pixels to CLIP's normalised floats, on the device."""
-        return batch._replace(images=normalise(batch.images))
+        crops = batch.crops._replace(pixels=normalise(batch.crops.pixels))
+        return batch._replace(images=normalise(batch.images), crops=crops)
 
     def describe(self) -> dict[str, Any]:
         """What it reads, in plain words and numbers, for a model card."""
@@ -158,7 +163,14 @@ class GranularityData(LightningDataModule):
             "batch_size": self.batch_size,
             "ranks": self._ranks(),
             "sampling": asdict(self.sampling),
+            "regions": asdict(self.regions),
         }
+
+    def label_names(self) -> tuple[str, ...]:
+        """The labels that boxes of the validation set may have; empty where any shard's manifest does not tell."""
+        manifests = {Path(shard.url).parent / "manifest.json" for shard in self._val}
+        known = [json.loads(m.read_text()).get("labels", []) if m.is_file() else [] for m in manifests]
+        return tuple(sorted({label for labels in known for label in labels})) if all(known) else ()
 
     def state_dict(self) -> dict[str, int]:
         """How many samples all ranks together have been trained on: where a resumed run goes on."""
@@ -209,6 +221,7 @@ class GranularityData(LightningDataModule):
             sampling=self.sampling,
             tokenizer=self.tokenizer,
             random_texts=training,
+            regions=self.regions,
         )
         return BatchStream(
             [shard.url for shard in shards],

@@ -20,6 +20,7 @@ from webdataset.writer import TarWriter
 from datamodules.sample import SCHEMA_VERSION, Sample, SampleError
 
 MANIFEST = "manifest.json"
+MOST_LABELS = 2000  # LVIS has 1203 classes; more labels than this are free text
 _PACKAGES = ("grainclip", "nltk", "pillow", "webdataset")
 _KEY = re.compile(r"[\w-]+(/[\w-]+)*")
 
@@ -46,8 +47,8 @@ def write_shards(
         overwrite: replace the shards of this prefix and the manifest that ``folder`` holds; they are deleted first.
 
     Returns:
-        The manifest: ``{"source", "version", "shards": {name: {"samples", "bytes"}}, "samples", "rejects",
-        "versions"}``.
+        The manifest: ``{"source", "version", "shards": {name: {"samples", "bytes"}}, "samples", "labels", "rejects",
+        "versions"}``; ``labels`` are the regions' distinct labels, none where there are too many to be classes.
 
     Raises:
         FileExistsError: ``folder`` holds shards or a manifest, and ``overwrite`` is off.
@@ -59,7 +60,8 @@ def write_shards(
     for old in require_free(folder, prefix=prefix, overwrite=overwrite):
         old.unlink()
     folder.mkdir(parents=True, exist_ok=True)
-    rest = iter(samples)
+    labels: set[str] = set()
+    rest = _noting_labels(samples, labels)
     first = next(rest, None)
     shards: dict[str, dict[str, int]] = {}
     while first is not None:
@@ -73,6 +75,7 @@ def write_shards(
         "version": SCHEMA_VERSION,
         "shards": shards,
         "samples": sum(shard["samples"] for shard in shards.values()),
+        "labels": sorted(labels) if len(labels) <= MOST_LABELS else [],
         "rejects": dict(sorted((rejects or {}).items())),
         "versions": {name: _version(name) for name in _PACKAGES},
     }
@@ -96,6 +99,13 @@ def require_free(folder: Path, *, prefix: str = "shard", overwrite: bool = False
             "replace them"
         )
     return [*old, *folder.glob(f"{prefix}-[0-9]*.tar.partial")]
+
+
+def _noting_labels(samples: Iterable[Sample], labels: set[str]) -> Iterator[Sample]:
+    for sample in samples:
+        if len(labels) <= MOST_LABELS:
+            labels.update(region.label for region in sample.regions if region.label)
+        yield sample
 
 
 def _write_shard(path: Path, first: Sample, rest: Iterator[Sample], most: int) -> tuple[int, Sample | None]:

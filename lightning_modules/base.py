@@ -57,6 +57,8 @@ class Method(LightningModule, ABC):
         ValueError: where the checkpoint's pictures have another size than ``encoder.image_size``.
     """
 
+    student_share = 1.0  # of what is deployed; the rest are the weights of a teacher
+
     def __init__(
         self,
         encoder: EncoderConfig = EncoderConfig(),
@@ -71,6 +73,7 @@ class Method(LightningModule, ABC):
         self.optim, self.memory = optim, memory
         self.validation = Validation()
         self.numbers: dict[str, float] = {}  # of the last validation
+        self._validated: tuple[DualEncoder, ...] = ()  # the encoder, while it is validated; no submodule
 
     @abstractmethod
     def losses(self, batch: Batch, features: Features) -> Terms:
@@ -85,12 +88,19 @@ class Method(LightningModule, ABC):
         del batch, features  # most methods have none
         return {}
 
+    def deployed(self) -> DualEncoder:
+        """The encoder that is validated, and that the methods below use."""
+        return self.encoder
+
     def scales(self) -> dict[str, Float[Tensor, " 1"]]:
         """Temperatures by name, as the factor on the cosines."""
         return {"global": self.encoder.scale}
 
     def features(self, batch: Batch) -> Features:
         """Embed a batch: one pass of each tower."""
+        if self._validated:
+            (encoder,) = self._validated
+            return Features(encoder.encode_image(batch.images), encoder.encode_text(batch.texts))
         if self.memory.cache_part is not None and torch.is_grad_enabled():
             return Features(*encode_by_parts(self.encoder, batch.images, batch.texts, self.memory.cache_part))
         return Features(self.encoder.encode_image(batch.images), self.encoder.encode_text(batch.texts))
@@ -98,14 +108,14 @@ class Method(LightningModule, ABC):
     @torch.no_grad()
     def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
         """Normalised pixels to unit vectors."""
-        return self.encoder.encode_image(pixels.to(self.device)).image
+        return self.deployed().encode_image(pixels.to(self.device)).image
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
         """Texts to unit vectors; a text beyond the context is cut and keeps its EOT."""
         unique, index = pack_texts(texts, Tokenizer(self.encoder.config.context_length))
         moved = type(unique)(*(t.to(self.device) for t in unique))
-        return self.encoder.encode_text(moved).text[index.to(self.device)]
+        return self.deployed().encode_text(moved).text[index.to(self.device)]
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -135,6 +145,12 @@ class Method(LightningModule, ABC):
         self.log_dict({f"temperature/{name}": scale.detach().squeeze() for name, scale in self.scales().items()})
 
     @override
+    def on_validation_epoch_start(self) -> None:
+        self._validated = (self.deployed(),)
+        names = getattr(getattr(self.trainer, "datamodule", None), "label_names", None)
+        self.validation.prepare(() if names is None else names(), self.encode_text)
+
+    @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         features = self.features(batch)
         terms = self.losses(batch, features)
@@ -146,6 +162,7 @@ class Method(LightningModule, ABC):
 
     @override
     def on_validation_epoch_end(self) -> None:
+        self._validated = ()
         self.numbers = self.validation.compute()
         self.log_dict({f"val/{name}": value for name, value in self.numbers.items()}, rank_zero_only=False)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lightning_modules import base  # noqa: F401  the classes that stand in checkpoints are known once it is imported
+from lightning_modules import beta_clip, harmo_clip, mul_clip  # noqa: F401  once imported, what checkpoints hold is known
 from lightning_modules.averaging import average
 from lightning_modules.complaints import fail
 from lightning_modules.model_card import model_card

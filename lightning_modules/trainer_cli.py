@@ -9,7 +9,6 @@ import sys
 import warnings
 from typing import NoReturn
 
-from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
@@ -17,7 +16,14 @@ from datamodules.module import GranularityData
 from datamodules.shards import ShardError
 from datamodules.stream import DataError
 from lightning_modules.base import Method
-from lightning_modules.callbacks import BestCheckpoint, DataMonitor, LastCheckpoint, ResultTable, Throughput
+from lightning_modules.callbacks import (
+    BestCheckpoint,
+    DataMonitor,
+    LastCheckpoint,
+    RateMonitor,
+    ResultTable,
+    Throughput,
+)
 from lightning_modules.complaints import fail
 from lightning_modules.precision import best_precision
 
@@ -53,7 +59,7 @@ class GrainCli(LightningCLI):
             subclass_mode_model=True,
             save_config_kwargs={"overwrite": True},  # a requeued job writes into the folder it has
             trainer_defaults={
-                "callbacks": [Throughput(), DataMonitor(), ResultTable(), LearningRateMonitor("step")],
+                "callbacks": [Throughput(), DataMonitor(), ResultTable(), RateMonitor()],
                 "num_sanity_val_steps": 0,
                 "use_distributed_sampler": False,
             },
@@ -66,6 +72,10 @@ class GrainCli(LightningCLI):
         parser.add_lightning_class_args(BestCheckpoint, "best_checkpoint")
         for name in ("image_size", "context_length"):
             parser.link_arguments(f"model.init_args.encoder.{name}", f"data.{name}")
+
+    @override
+    def _parse_ckpt_path(self) -> None:
+        """The files and the command line decide. LightningCLI would lay the checkpoint's settings over both."""
 
     @override
     def before_instantiate_classes(self) -> None:

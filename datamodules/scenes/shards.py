@@ -21,9 +21,10 @@ from typing import NamedTuple
 from webdataset.writer import TarWriter
 
 from datamodules.scenes.generate import ASKED, SOURCE, sample
+from datamodules.scenes.shapes import OUTLINES
 from datamodules.scenes.world import Split
 
-VERSION = 1  # of the generator: raise it with any change of pictures or texts
+VERSION = 2  # of the generator: raise it with any change of pictures or texts
 TRAIN_SHARDS, HELD_OUT_SHARDS = 16, 4
 MANIFEST = "manifest.json"
 PROCESSES = 2
@@ -106,6 +107,7 @@ def _write(place: Path, jobs: list[Job], seed: int, size: int, asked: int) -> No
             for job, size_in_bytes in zip(jobs, sizes, strict=True)
         }
         manifest = {"source": SOURCE, "version": VERSION, "seed": seed, "size": size, "asked": asked, "shards": shards}
+        manifest["labels"] = sorted(OUTLINES)
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         _claim(temporary, place)
     finally:

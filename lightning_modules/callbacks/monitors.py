@@ -9,6 +9,7 @@ from typing import Any
 
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from typing_extensions import override
 
@@ -54,6 +55,23 @@ class Throughput(Callback):
             pl_module.log("throughput/images_per_second", speed, prog_bar=True)
             pl_module.log("throughput/waiting", max(0.0, 1 - self.busy / self.elapsed))
             self._restart()
+
+
+class RateMonitor(LearningRateMonitor):
+    """Learning rates of all groups at every step; nothing where there is no logger to take them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging_interval="step")
+
+    @override
+    def on_train_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.loggers:
+            super().on_train_start(trainer, *args, **kwargs)
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.loggers:
+            super().on_train_batch_start(trainer, *args, **kwargs)
 
 
 class DataMonitor(Callback):

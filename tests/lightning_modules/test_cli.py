@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from lightning_modules.cli import main
@@ -47,6 +48,17 @@ def test_every_config_trains(config, tmp_path):
     assert (run / "checkpoints" / "last.ckpt").is_file()
     assert (run / "results.json").is_file()
     assert yaml.safe_load((run / "config.yaml").read_text())["data"]["batch_size"] == 8
+
+
+def test_without_a_logger_and_from_a_checkpoint_the_command_line_decides(tmp_path):
+    config = str(ROOT / "configs/clip.yaml")
+    assert main(["fit", "--config", config, *SHORT]) == 0
+    last = tmp_path / "runs/clip/checkpoints/last.ckpt"
+    again = ["--ckpt_path", str(last), "--trainer.logger=false", "--trainer.max_epochs=2", "--trainer.default_root_dir=b"]
+    assert main(["fit", "--config", config, *SHORT, *again, "--model.init_args.optim.lr=1e-5"]) == 0
+    resumed = torch.load(tmp_path / "b/checkpoints/last.ckpt", weights_only=True)
+    assert resumed["hyper_parameters"]["optim"]["lr"] == 1e-5
+    assert resumed["global_step"] == 4
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.stem)
