@@ -54,7 +54,13 @@ def test_without_a_logger_and_from_a_checkpoint_the_command_line_decides(tmp_pat
     config = str(ROOT / "configs/clip.yaml")
     assert main(["fit", "--config", config, *SHORT]) == 0
     last = tmp_path / "runs/clip/checkpoints/last.ckpt"
-    again = ["--ckpt_path", str(last), "--trainer.logger=false", "--trainer.max_epochs=2", "--trainer.default_root_dir=b"]
+    again = [
+        "--ckpt_path",
+        str(last),
+        "--trainer.logger=false",
+        "--trainer.max_epochs=2",
+        "--trainer.default_root_dir=b",
+    ]
     assert main(["fit", "--config", config, *SHORT, *again, "--model.init_args.optim.lr=1e-5"]) == 0
     resumed = torch.load(tmp_path / "b/checkpoints/last.ckpt", weights_only=True)
     assert resumed["hyper_parameters"]["optim"]["lr"] == 1e-5
