@@ -2,38 +2,36 @@
 
 An image's captions, five in COCO, are joined into one text whose sentences they are. Phrases are cut by NLTK, and every
 box is linked to each phrase whose head noun names its category ("two men" and a box of "person"); which of several
-persons a phrase means, COCO does not tell.
+persons a phrase means, COCO does not tell. Proposals, boxes of anything that a detector or segmenter found, say nothing
+about what they show: they come without phrase and label, for methods that compare regions with crops of them
+(CLIPSelf, FineCLIP, HarmoCLIP).
 """
 
 from __future__ import annotations
 
-import io
-import logging
-import re
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from PIL import Image
-from rich.console import Console
-from rich.progress import track
+from typing import Any, NamedTuple
 
 from datamodules.granularity import extract_phrases
 from datamodules.nltk_data import require_nltk_data
-from datamodules.prepare.coco_files import CocoBox, CocoImage, ImageId, read_boxes, read_captions
+from datamodules.prepare.boxes import Box, usable
+from datamodules.prepare.coco_files import (
+    CocoBox,
+    CocoImage,
+    ImageId,
+    drawn_box,
+    read_boxes,
+    read_captions,
+    read_proposals,
+)
 from datamodules.prepare.coco_names import CategoryNames
-from datamodules.prepare.rejects import Rejects
+from datamodules.prepare.pictures import find_missing, look_into, sample_key
+from datamodules.prepare.rejects import LeftOut, Rejects
 from datamodules.prepare.text import as_sentence
+from datamodules.prepare.writing import write_source
 from datamodules.sample import Phrase, Region, Sample
-from datamodules.shard_writer import require_free, write_shards
-from datamodules.tokenizer import Tokenizer
-
-logger = logging.getLogger("grainclip")
-
-_EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
-_SAME_SHAPE = 0.02  # how far, relatively, an image's shape may be from its annotation's
+from datamodules.shard_writer import require_free
 
 
 def prepare_coco(
@@ -44,17 +42,21 @@ def prepare_coco(
     samples_per_shard: int = 1000,
     overwrite: bool = False,
     skip_missing: bool = False,
+    proposals: Path | None = None,
+    max_proposals: int = 100,
 ) -> dict[str, Any]:
-    """Write shards from COCO captions, with COCO instances as regions.
+    """Write shards from COCO captions, with COCO instances and proposals as regions.
 
     Args:
         images: the folder of the pictures, where the captions file's `file_name` begins (train2017).
         captions: COCO's captions_*.json.
         out: the folder to write shards and manifest.json to.
-        instances: COCO's instances_*.json; without it the samples have no regions.
+        instances: COCO's instances_*.json; without it, or proposals, the samples have no regions.
         samples_per_shard: how many samples a shard holds.
         overwrite: replace the shards that `out` already holds.
         skip_missing: leave out images whose file is missing, and count them; otherwise they stop the run.
+        proposals: class-agnostic boxes, laid out as instances; categories may be missing, each box may have a `score`.
+        max_proposals: how many proposals an image keeps, those with the highest score.
 
     Returns:
         The manifest that was written.
@@ -64,47 +66,32 @@ def prepare_coco(
         FileNotFoundError: an annotation file or, without ``skip_missing``, an image is missing.
         FileExistsError: ``out`` holds shards, and ``overwrite`` is off.
         LayoutError: an annotation file is not in COCO's layout.
-        ValueError: no image was left to write.
+        ValueError: ``max_proposals`` is below 1, or no image was left to write.
     """
+    if max_proposals < 1:
+        raise ValueError(f"max_proposals must be at least 1, got {max_proposals}")
     require_nltk_data()
     require_free(out, overwrite=overwrite)
     listed, texts = read_captions(captions)
     categories, boxes = read_boxes(instances) if instances is not None else ([], {})
-    found = [image for image in listed if (images / image.file_name).is_file()]
-    if len(found) < len(listed) and not skip_missing:
-        raise FileNotFoundError(_missing(images, captions, listed, found))
-    reader = _Reader(images, texts, boxes, CategoryNames(categories))
-    reader.leave_out(listed, found)
-    progress = track(found, "COCO", console=Console(stderr=True), disable=not sys.stderr.isatty())
-    manifest = write_shards(
-        filter(None, map(reader.sample, progress)),
+    proposed = _Proposals(read_proposals(proposals) if proposals is not None else {}, max_proposals)
+    missing = find_missing(images, [image.file_name for image in listed], captions, skip_missing)
+    reader = _Reader(images, texts, boxes, CategoryNames(categories), proposed)
+    reader.leave_out(listed, missing)
+    return write_source(
+        [image for image in listed if image.file_name not in missing],
+        reader.sample,
         out,
         source="coco",
-        samples_per_shard=samples_per_shard,
         rejects=reader.rejects,
+        samples_per_shard=samples_per_shard,
         overwrite=overwrite,
     )
-    reader.report(manifest, out)
-    return manifest
 
 
-def _missing(folder: Path, captions: Path, listed: Sequence[CocoImage], found: Sequence[CocoImage]) -> str:
-    there = {image.id for image in found}
-    names = [image.file_name for image in listed if image.id not in there]
-    return (
-        f"{len(names)} of the {len(listed)} images of {captions} are not in {folder}: {', '.join(names[:3])}"
-        f"{', ...' if len(names) > 3 else ''}; --images must be the folder in which their file_name begins "
-        f"(--skip_missing true leaves them out)"
-    )
-
-
-@dataclass
-class _Totals:
-    samples: int = 0
-    phrases: int = 0
-    boxes: int = 0
-    linked: int = 0
-    tokens: list[int] = field(default_factory=list)  # of the phrases of the first samples
+class _Proposals(NamedTuple):
+    boxes: Mapping[ImageId, list[CocoBox]]  # the best first
+    most: int  # an image
 
 
 class _Reader:
@@ -113,110 +100,76 @@ class _Reader:
     def __init__(
         self,
         folder: Path,
-        texts: dict[ImageId, list[str]],
-        boxes: dict[ImageId, list[CocoBox]],
+        texts: Mapping[ImageId, list[str]],
+        boxes: Mapping[ImageId, list[CocoBox]],
         names: CategoryNames,
+        proposals: _Proposals,
     ) -> None:
-        self.folder, self.texts, self.boxes, self.names = folder, texts, boxes, names
+        self.folder, self.texts, self.boxes, self.names, self.proposals = folder, texts, boxes, names, proposals
         self.rejects = Rejects()
-        self.totals = _Totals()
-        self.tokenizer = Tokenizer()
 
-    def leave_out(self, listed: Sequence[CocoImage], found: Sequence[CocoImage]) -> None:
+    def leave_out(self, listed: Sequence[CocoImage], missing: set[str]) -> None:
         """Count the listed images without a file, and the boxes of images that are not listed."""
-        there, known = {image.id for image in found}, {image.id for image in listed}
         for image in listed:
-            if image.id not in there:
+            if image.file_name in missing:
                 self._reject(image, "image missing")
-        for image_id in self.boxes:
+        known = {image.id for image in listed}
+        for image_id in dict.fromkeys([*self.boxes, *self.proposals.boxes]):
             if image_id not in known:
                 self._reject_boxes(image_id)
 
     def sample(self, image: CocoImage) -> Sample | None:
         """The sample of ``image``; None, and counted, where it has no captions or its file is no good."""
         sentences = [sentence for sentence in map(as_sentence, self.texts.get(image.id, ())) if sentence]
-        if not sentences:
-            return self._reject(image, "no caption")
-        data = (self.folder / image.file_name).read_bytes()
         try:
-            with Image.open(io.BytesIO(data)) as picture:
-                form, (width, height) = picture.format, picture.size
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            return self._reject(image, "image unreadable")
-        if form not in _EXTENSIONS:
-            return self._reject(image, f"image format {form}")
-        if image.width and image.height:
-            if abs(image.width * height / (image.height * width) - 1) > _SAME_SHAPE:
-                return self._reject(image, "image shape differs from its annotation's")
-            width, height = image.width, image.height
+            if not sentences:
+                raise LeftOut("no caption")
+            picture = look_into((self.folder / image.file_name).read_bytes(), image.size)
+        except LeftOut as left:
+            return self._reject(image, left.reason)
+        for _ in range(len(self.texts[image.id]) - len(sentences)):
+            self.rejects.add("caption without words", image.file_name)
         caption = " ".join(sentences)
         phrases = extract_phrases(caption, sentences)
-        regions = self._regions(image, width, height, phrases)
-        self._count(phrases)
+        regions = self._regions(image.id, image.size or (picture.width, picture.height), phrases)
         return Sample(
-            key=_key(image.id),
-            image=data,
+            key=sample_key(image.id),
+            image=picture.data,
             caption=caption,
             sentences=tuple(sentences),
             phrases=tuple(phrases),
             regions=tuple(regions),
             source="coco",
-            extension=_EXTENSIONS[form],
+            extension=picture.extension,
         )
 
-    def _regions(self, image: CocoImage, width: float, height: float, phrases: Sequence[Phrase]) -> list[Region]:
-        """The image's boxes, each once for every phrase that names it, once without where none does."""
-        boxes = self.boxes.get(image.id, [])
-        naming = self.names.phrases_by_label(phrases, {box.label for box in boxes})
+    def _regions(self, image_id: ImageId, size: tuple[float, float], phrases: Sequence[Phrase]) -> list[Region]:
+        """Boxes, each once for every phrase that names it, once without where none does; then the best proposals."""
+        boxes = self.boxes.get(image_id, [])
+        naming = self.names.phrases_by_label(phrases, {box.label for box in boxes if box.label is not None})
         regions: list[Region] = []
-        for box in boxes:
-            corners = _corners(box.xywh, width, height)
-            if box.crowd:
-                self.rejects.add("crowd box", box.id)
-            elif corners is None:
-                self.rejects.add("box without area", box.id)
+        for box, corners in self._in_picture(boxes, size):
+            regions += [Region(corners, phrase, box.label) for phrase in naming.get(box.label or "") or [None]]
+        there, most = {region.box for region in regions}, self.proposals.most
+        for box, corners in self._in_picture(self.proposals.boxes.get(image_id, []), size):
+            if corners in there:
+                self.rejects.add("proposal equal to another box", box.id)
+            elif most == 0:
+                self.rejects.add("proposal past max_proposals", box.id)
             else:
-                regions += [Region(corners, phrase, box.label) for phrase in naming[box.label] or [None]]
-                self.totals.boxes += 1
-                self.totals.linked += bool(naming[box.label])
+                regions.append(Region(corners))
+                there.add(corners)
+                most -= 1
         return regions
 
-    def _count(self, phrases: Sequence[Phrase]) -> None:
-        self.totals.samples += 1
-        self.totals.phrases += len(phrases)
-        if self.totals.samples <= 1000:
-            self.totals.tokens += [self.tokenizer.length(phrase.text) for phrase in phrases]
+    def _in_picture(self, boxes: Sequence[CocoBox], size: tuple[float, float]) -> Iterator[tuple[CocoBox, Box]]:
+        """The boxes that lie in the picture, and their corners in fractions of it."""
+        return usable(boxes, lambda box: drawn_box(box, size), self.rejects, lambda box: box.id)
 
     def _reject(self, image: CocoImage, reason: str) -> None:
         self.rejects.add(reason, image.file_name)
         self._reject_boxes(image.id)
 
     def _reject_boxes(self, image_id: ImageId) -> None:
-        for box in self.boxes.get(image_id, []):
+        for box in [*self.boxes.get(image_id, []), *self.proposals.boxes.get(image_id, [])]:
             self.rejects.add("crowd box" if box.crowd else "box of an image left out", box.id)
-
-    def report(self, manifest: dict[str, Any], out: Path) -> None:
-        """Log what was written and what was not."""
-        totals = self.totals
-        logger.info("%s samples in %s shards of %s", totals.samples, len(manifest["shards"]), out)
-        tokens = sum(totals.tokens) / max(len(totals.tokens), 1)
-        per_sample = totals.phrases / totals.samples
-        logger.info("%.1f phrases a sample, %.1f tokens a phrase (SOT and EOT included)", per_sample, tokens)
-        if self.boxes:
-            logger.info("%s boxes, %s of them named by a phrase", totals.boxes, totals.linked)
-        self.rejects.report()
-
-
-def _key(image_id: ImageId) -> str:
-    """The sample's key: COCO's twelve digits, or the letters and digits of an id that is no number."""
-    return f"{image_id:012d}" if isinstance(image_id, int) else re.sub(r"[^\w-]", "_", image_id)
-
-
-def _corners(
-    xywh: tuple[float, float, float, float], width: float, height: float
-) -> tuple[float, float, float, float] | None:
-    """``x0, y0, x1, y1`` in fractions of the image, cut to it; None where nothing of the box is left."""
-    x, y, w, h = xywh
-    x0, x1 = (round(min(max(v / width, 0.0), 1.0), 6) for v in (x, x + w))
-    y0, y1 = (round(min(max(v / height, 0.0), 1.0), 6) for v in (y, y + h))
-    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None

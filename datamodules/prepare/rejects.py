@@ -8,6 +8,14 @@ from collections import Counter
 logger = logging.getLogger("grainclip")
 
 
+class LeftOut(Exception):
+    """An image, a phrase or a box is not taken; ``reason`` is the short constant name by which it is counted."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 class Rejects(Counter[str]):
     """How many items were left out for each reason; a ``Counter`` with examples."""
 
@@ -22,6 +30,12 @@ class Rejects(Counter[str]):
         names = self.examples.setdefault(reason, [])
         if len(names) < self.most:
             names.append(str(name))
+
+    def add_image(self, reason: str, name: object, boxes: int) -> None:
+        """Count one image, and the ``boxes`` that are lost with it."""
+        self.add(reason, name)
+        for _ in range(boxes):
+            self.add("box of an image left out", name)
 
     def report(self) -> None:
         """Log one line a reason."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-import tarfile
+from collections import Counter
 from pathlib import Path
 
 import nltk
@@ -16,24 +16,15 @@ from PIL import Image
 from datamodules.granularity import extract_phrases
 from datamodules.nltk_data import NltkDataError
 from datamodules.prepare import SOURCES, prepare_coco
-from datamodules.prepare.coco_files import LayoutError
 from datamodules.prepare.coco_names import CategoryNames
+from datamodules.prepare.layout import LayoutError
 from datamodules.prepare.rejects import Rejects
 from datamodules.prepare.text import as_sentence, tidy
 from datamodules.sample import Sample
 from datamodules.shards import find_shards
+from tests.datamodules.prepared import linked, read
 
 pytestmark = pytest.mark.usefixtures("nltk_data")
-
-
-def read(folder: Path) -> dict[str, Sample]:
-    groups: dict[str, dict] = {}
-    for path in sorted(folder.glob("*.tar")):
-        with tarfile.open(path) as tar:
-            for member in tar:
-                key, _, extension = member.name.partition(".")
-                groups.setdefault(key, {"__key__": key})[extension] = tar.extractfile(member).read()
-    return {key: Sample.from_members(group) for key, group in groups.items()}
 
 
 def picture(form: str = "JPEG", size: tuple[int, int] = (40, 20)) -> bytes:
@@ -66,17 +57,18 @@ class Coco:
                 {"id": 8, "image_id": 1, "category_id": 1, "bbox": [30, -5, 20, 15], "segmentation": [[1, 2]]},
             ],
         }
+        self.proposals: dict | None = None
 
     def prepare(self, **options) -> dict[str, Sample]:
         for name, data in self.files.items():
             path = self.folder / "images" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        for name in ("captions", "instances"):
-            document = getattr(self, name)
-            text = document if isinstance(document, str) else json.dumps(document)
-            (self.folder / f"{name}.json").write_text(text)
-        places = {name: self.folder / f"{name}.json" for name in ("captions", "instances")}
+        documents = {name: getattr(self, name) for name in ("captions", "instances", "proposals")}
+        places = {name: self.folder / f"{name}.json" for name, document in documents.items() if document is not None}
+        for name, path in places.items():
+            document = documents[name]
+            path.write_text(document if isinstance(document, str) else json.dumps(document))
         self.manifest = prepare_coco(self.folder / "images", out=self.folder / "out", **places, **options)
         return read(self.folder / "out")
 
@@ -84,6 +76,10 @@ class Coco:
 @pytest.fixture
 def coco(tmp_path: Path) -> Coco:
     return Coco(tmp_path)
+
+
+DOG = [(phrase, "dog", (0.25, 0.25, 0.75, 0.75)) for phrase in ("a dog", "Two dogs")]
+MAN = [("A man", "person", (0.75, 0.0, 1.0, 0.5))]
 
 
 def test_a_small_set(coco):
@@ -94,12 +90,7 @@ def test_a_small_set(coco):
     assert one.caption == "A man walks a dog. Two dogs & a bench!"
     assert one.sentences == ("A man walks a dog.", "Two dogs & a bench!")
     assert one.source == "coco"
-    named = [(r.label, r.box, None if r.phrase is None else one.phrases[r.phrase].text) for r in one.regions]
-    assert named == [
-        ("dog", (0.25, 0.25, 0.75, 0.75), "a dog"),
-        ("dog", (0.25, 0.25, 0.75, 0.75), "Two dogs"),
-        ("person", (0.75, 0.0, 1.0, 0.5), "A man"),
-    ]
+    assert linked(one) == [*DOG, *MAN]
     assert (two.extension, two.sentences, two.regions) == ("png", ("A red bus.",), ())
     assert coco.manifest["rejects"] == {}
 
@@ -133,7 +124,8 @@ def test_each_thing_left_out_is_counted(coco, caplog):
     assert len(samples) == 2
     assert coco.manifest["rejects"] == {
         "box of an image left out": 2,
-        "box without area": 2,
+        "box outside the picture": 1,
+        "box without area": 1,
         "crowd box": 1,
         "image format GIF": 1,
         "image missing": 1,
@@ -144,6 +136,66 @@ def test_each_thing_left_out_is_counted(coco, caplog):
     assert "left out: 1 × image unreadable (not.jpg)" in caplog.text
     assert "2 samples in 1 shards" in caplog.text
     assert "2 boxes, 2 of them named by a phrase" in caplog.text
+
+
+def proposed(*boxes: list[float], scores: tuple[float, ...] = (), **more: object) -> dict:
+    """A proposals file for image 1."""
+    rows = [{"image_id": 1, "bbox": box, **more} for box in boxes]
+    for row, score in zip(rows, scores, strict=False):
+        row["score"] = score
+    return {"annotations": rows}
+
+
+def test_proposals_have_no_phrase_and_no_label(coco):
+    coco.proposals = proposed([0, 0, 20, 10], [35, 15, 10, 10], category_id=1)
+    samples = coco.prepare()
+    wanted = [(None, None, (0, 0, 0.5, 0.5)), (None, None, (0.875, 0.75, 1, 1))]
+    assert linked(samples["000000000001"]) == [*DOG, *MAN, *wanted]
+    assert samples["000000000002"].regions == ()
+    assert coco.manifest["rejects"] == {}
+    coco.instances = None
+    assert linked(coco.prepare(overwrite=True)["000000000001"]) == wanted
+
+
+def test_the_best_proposals_are_kept(coco):
+    coco.proposals = proposed(*([0, 0, w, 10] for w in (2, 4, 6, 8, 10, 12)), scores=(0.1, 0.9, -2, 0.9, 0.5, 1))
+    sample = coco.prepare(max_proposals=3)["000000000001"]
+    assert [box[2] for _, label, box in linked(sample) if label is None] == [0.3, 0.1, 0.2]
+    assert coco.manifest["rejects"] == {"proposal past max_proposals": 3}
+    for row in coco.proposals["annotations"]:
+        del row["score"]
+    sample = coco.prepare(max_proposals=3, overwrite=True)["000000000001"]
+    assert [box[2] for _, label, box in linked(sample) if label is None] == [0.05, 0.1, 0.15]
+
+
+def test_each_proposal_left_out_is_counted(coco):
+    bad = ([40, 0, 5, 5], [1, 1, 0, 5], [0.1, 0.1, 0.2, 0.2], [10, 5, 20, 10], [0, 0, 4, 4], [0, 0, 4, 4])
+    coco.proposals = proposed(*bad)
+    coco.proposals["annotations"] += [
+        {"image_id": 1, "bbox": [0, 0, 9, 9], "iscrowd": 1},
+        {"image_id": 99, "bbox": [0, 0, 9, 9], "id": 5},
+    ]
+    sample = coco.prepare(max_proposals=1)["000000000001"]
+    assert linked(sample) == [*DOG, *MAN, (None, None, (0, 0, 0.1, 0.2))]
+    assert coco.manifest["rejects"] == {
+        "box in fractions, not pixels": 1,
+        "box of an image left out": 1,
+        "box outside the picture": 1,
+        "box without area": 1,
+        "crowd box": 1,
+        "proposal equal to another box": 2,
+    }
+
+
+def test_a_caption_without_words_is_counted(coco):
+    coco.captions["annotations"].append({"image_id": 2, "caption": "?!"})
+    assert coco.prepare()["000000000002"].sentences == ("A red bus.",)
+    assert coco.manifest["rejects"] == {"caption without words": 1}
+
+
+def test_at_least_one_proposal(coco):
+    with pytest.raises(ValueError, match="max_proposals must be at least 1, got 0"):
+        coco.prepare(max_proposals=0)
 
 
 def test_missing_images_stop_the_run(coco):
@@ -209,6 +261,19 @@ def change(name: str, *path: object, value: object) -> object:
         (change("instances", "annotations", 0, "bbox", value=[1, 2, 3, "4"]), r"bbox' must be \[x, y, width, height\]"),
         (change("instances", "annotations", 0, "bbox", value=[1, 2, 3, float("nan")]), r"bbox' must be .* nan\]"),
         (change("instances", "annotations", 1, "category_id", value=5), r"\[1\]\.category_id' must be the id .* got 5"),
+        (
+            change("instances", "categories", 0, "name", value=" "),
+            r"'categories\[0\]\.name' must be a text that is not",
+        ),
+        (change("proposals", value={"images": []}), r"proposals\.json: 'annotations' must be a list, .* got NoneType"),
+        (
+            change("proposals", value=proposed([1, 2, 3])),
+            r"proposals\.json: 'annotations\[0\]\.bbox' must be \[x, y, w",
+        ),
+        (
+            change("proposals", value=proposed([1, 2, 3, 4], [1, 2, 3, 4], scores=(0.5,))),
+            r"'annotations\[1\]\.score' must be a number \(all boxes have a score, or none has\), got None",
+        ),
     ],
 )
 def test_a_wrong_layout_is_named(coco, wrong, message):
@@ -361,6 +426,20 @@ def test_every_box_is_written_or_counted(real):
                 box = tuple(round(min(max(value, 0.0), 1.0), 6) for value in corners)
                 expected[f"{annotation['image_id']:012d}"].add((names[annotation["category_id"]], *box))
         assert written == expected
+
+
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_every_box_of_the_photographs_passes_as_a_proposal(shared, tmp_path, name):
+    source = shared / "data/coco_tiny"
+    captions, instances = (source / "annotations" / f"{kind}_{name}2017.json" for kind in ("captions", "instances"))
+    annotations = json.loads(instances.read_text())["annotations"]
+    manifest = prepare_coco(source / f"{name}2017", captions, tmp_path, proposals=instances, max_proposals=1000)
+    wanted = Counter(f"{row['image_id']:012d}" for row in annotations if not row["iscrowd"])
+    samples = read(tmp_path)
+    assert len(samples) == 50
+    assert Counter({key: len(sample.regions) for key, sample in samples.items()}) == wanted
+    assert manifest["rejects"] == {"crowd box": sum(row["iscrowd"] for row in annotations)}
+    assert {(region.phrase, region.label) for sample in samples.values() for region in sample.regions} == {(None, None)}
 
 
 def test_a_box_stands_once_for_each_phrase_that_names_it(real):
