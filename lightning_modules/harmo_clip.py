@@ -17,7 +17,7 @@ arguments. Results are those of a HarmoCLIP-style method, never a replication. A
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -34,7 +34,7 @@ from lightning_modules.networks.lexemes import pool_lexemes
 from lightning_modules.networks.temperature import Temperature
 from lightning_modules.networks.unit import unit
 from lightning_modules.optim import OptimConfig
-from lightning_modules.region_targets import CropTarget, Named, RegionTarget, Seen, check_weight
+from lightning_modules.region_targets import CropTarget, Named, PhraseTarget, RegionTarget, Seen, check_weight
 from losses import ClipLoss, LexemeRegionLoss
 from losses.lexeme_region import SameLemma
 from losses.pairs import Scope
@@ -110,6 +110,12 @@ class HarmoClip(Method):
         self.student_share = min((target.student_share for target in frozen), default=1.0)
         self.teacher = copy.deepcopy(self.encoder).requires_grad_(False) if frozen else None
         self.needs_crops = bool(crops)
+
+    @override
+    def reads(self) -> Collection[Grain]:
+        alone = self.lexeme == "phrase" and self.lexeme_weight > 0
+        phrases = alone or any(isinstance(target, PhraseTarget) for target in self.targets)
+        return (Grain.CAPTION, Grain.PHRASE) if phrases else (Grain.CAPTION,)
 
     @override
     def losses(self, batch: Batch, features: Features) -> Terms:

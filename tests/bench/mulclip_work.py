@@ -25,7 +25,7 @@ def step(side: str, images: int = IMAGES, device: str = "cpu") -> Callable[[], N
 
     torch.manual_seed(0)
     weights = {"word_weight": 0.0, "subcaption_weight": 0.0} if side == "old" else {}
-    method = MulClip(encoder=vit_b_16(), **weights).to(device)
+    method = MulClip(encoder=vit_b_16(), **weights).to(device).eval()  # the same texts on both sides
     optimizer = adamw(method, method.new_modules(), OptimConfig(lr=1e-5))
     prepare = Preparer(224, Squash(), GrainSampling(6, 0, 1), Tokenizer(248), random_texts=False)
     batch = collate([prepare(scenes.sample(i, "train"), random.Random(i)) for i in range(images)])

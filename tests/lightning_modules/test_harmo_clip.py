@@ -162,6 +162,22 @@ def test_every_reading_trains_all_it_has(batch, settings):
     assert new == {id(p) for name, p in trained.items() if name.startswith("projection.")}
 
 
+@pytest.mark.parametrize("settings", [{}, {"targets": [PhraseTarget()]}, {"lexeme": "phrase"}])
+def test_texts_that_no_term_reads_are_not_encoded(batch, settings):
+    method = make(**settings)
+    phrases = batch.grains[Grain.PHRASE]
+    unread = phrases.index[phrases.valid] if not settings else phrases.index[:0]
+    wanted, tokens = [], []
+    method.encoder.text_tower.register_forward_hook(lambda _, given, out: tokens.append(len(given[0].tokens)))
+    for training in (True, False):
+        features = method.train(training).features(batch)
+        assert features.texts.text[unread].any().item() is (len(tokens) == 2 and not settings)
+        wanted.append(method.losses(batch, features))
+    torch.testing.assert_close(wanted[0], wanted[1])
+    assert tokens[1] == len(batch.texts.tokens)
+    assert (tokens[0] < tokens[1]) is (not settings)
+
+
 def test_readings_of_the_lexeme_differ_and_an_own_space_starts_as_the_shared_one(batch):
     mean = terms(batch)["lexeme_region"]
     torch.testing.assert_close(terms(batch, lexeme_space="own")["lexeme_region"], mean)
