@@ -6,9 +6,7 @@ import math
 
 import pytest
 import torch
-from lightning import Trainer, seed_everything
-from lightning.pytorch.loggers import TensorBoardLogger
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from lightning import seed_everything
 from torch.nn.functional import normalize
 
 from datamodules import GrainSampling, GranularityData, Squash
@@ -22,7 +20,7 @@ from lightning_modules.memory import MemoryConfig
 from lightning_modules.networks.lexemes import pool_lexemes
 from losses import ClipLoss, LexemeRegionLoss
 from tests.tiny import make_sample, write_tar
-from tests.tiny_run import TINY
+from tests.tiny_run import TINY, fit_method
 
 
 @pytest.fixture
@@ -273,16 +271,8 @@ def test_gradient_caching_gives_the_same_gradients(batch):
 
 def fit(folder, datamodule, epochs=1, **settings):
     seed_everything(3)
-    trainer = Trainer(
-        max_epochs=epochs, accelerator="cpu", devices=1, num_sanity_val_steps=0, log_every_n_steps=1,
-        enable_progress_bar=False, enable_model_summary=False, logger=TensorBoardLogger(folder, "", ""),
-        callbacks=[LastCheckpoint(), BestCheckpoint()],
-    )  # fmt: skip
     method = HarmoClip(encoder=TINY, optim=OptimConfig(lr=1e-2, warmup_steps=2), **settings)
-    trainer.fit(method, datamodule, weights_only=False)
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    return method, {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    return method, fit_method(folder, method, datamodule, epochs, LastCheckpoint(), BestCheckpoint())
 
 
 def test_trains_and_shows_what_is_watched(tmp_path, shards):
