@@ -17,7 +17,6 @@ from lightning_modules import ClipFinetune, CropTarget, HarmoClip, ImageTarget, 
 from lightning_modules.callbacks import BestCheckpoint, LastCheckpoint
 from lightning_modules.export_cli import encoder_of, read
 from lightning_modules.memory import MemoryConfig
-from lightning_modules.networks.lexemes import pool_lexemes
 from losses import ClipLoss, LexemeRegionLoss
 from tests.tiny import make_sample, write_tar
 from tests.tiny_run import TINY, fit_method
@@ -244,20 +243,6 @@ def test_frozen_text_tower_has_no_gradients_and_no_optimiser(batch):
     assert method.projection.weight.grad is not None
 
 
-def test_pool_lexemes():
-    tokens = torch.randn(9, 4, dtype=torch.float64)
-    first, span = torch.tensor([0, 4]), torch.tensor([[1, 3], [2, 5]])
-    mean = pool_lexemes(tokens, first, span)
-    torch.testing.assert_close(mean[0], normalize(tokens[1:3].mean(0), dim=0))
-    torch.testing.assert_close(mean[1], normalize(tokens[6:9].mean(0), dim=0))
-    torch.testing.assert_close(pool_lexemes(tokens, first, span, "last"), normalize(tokens[[2, 8]], dim=1))
-    assert pool_lexemes(tokens, first[:0], span[:0]).shape == (0, 4)
-    with pytest.raises(ValueError, match=r"span must hold at least one token, got \[3, 3\]"):
-        pool_lexemes(tokens, first[:1], torch.tensor([[3, 3]]))
-    with pytest.raises(ValueError, match="pooling must be mean or last, got 'max'"):
-        pool_lexemes(tokens, first, span, "max")
-
-
 def test_gradient_caching_gives_the_same_gradients(batch):
     wanted = {}
     for part in (None, 4):
@@ -312,25 +297,15 @@ def test_data_that_cannot_teach_is_refused(tmp_path, shards, sampling, settings,
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("settings", "message"),
     [
-        (lambda: make(global_weight=-1.0), "global_weight must be 0 or more, got -1"),
-        (lambda: make(lexeme_weight=math.nan), "lexeme_weight must be 0 or more, got nan"),
-        (lambda: make(lexeme="head"), "lexeme must be mean or last or phrase, got 'head'"),
-        (lambda: make(text_tower="off"), "text_tower must be trained or frozen, got 'off'"),
-        (lambda: make(same_lemma="drop"), "same_lemma must be ignore, positive or negative, got 'drop'"),
-        (lambda: CropTarget(weight=-1.0), r"targets\.weight must be 0 or more, got -1"),
-        (lambda: CropTarget(teacher="best"), r"targets\.teacher must be stopped, trained or frozen, got 'best'"),
-        (lambda: CropTarget(student_share=0.5), r"targets\.student_share is for a frozen teacher, got 0.5"),
-        (lambda: CropTarget(power=0.0), r"targets\.power must be positive and finite, got 0"),
-        (lambda: ImageTarget(power=-1.0), "power must be positive and finite, got -1"),
-        (lambda: PhraseTarget(same_lemma="drop"), "same_lemma must be"),
-        (lambda: RegionSampling(boxes=0), r"data\.regions\.boxes must be at least 1, got 0"),
-        (lambda: RegionSampling(crops=-1), r"data\.regions\.crops must be 0 or more, got -1"),
-        (lambda: RegionSampling(context=0.5), r"data\.regions\.context must be at least 1, the box itself, got 0.5"),
-        (lambda: RegionSampling(min_area=-1.0), r"data\.regions\.min_area must be 0 or more, got -1"),
+        ({"global_weight": -1.0}, "global_weight must be 0 or more, got -1"),
+        ({"lexeme_weight": math.nan}, "lexeme_weight must be 0 or more, got nan"),
+        ({"lexeme": "head"}, "lexeme must be mean or last or phrase, got 'head'"),
+        ({"text_tower": "off"}, "text_tower must be trained or frozen, got 'off'"),
+        ({"same_lemma": "drop"}, "same_lemma must be ignore, positive or negative, got 'drop'"),
     ],
 )
-def test_bad_arguments(wrong, message):
+def test_bad_arguments(settings, message):
     with pytest.raises(ValueError, match=message):
-        wrong()
+        make(**settings)
