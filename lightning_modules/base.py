@@ -103,7 +103,7 @@ class Method(LightningModule, ABC):
     def features(self, batch: Batch) -> Features:
         """Embed a batch: one pass of each tower. In training, texts of grains that are not read have zeros."""
         if self._validated:
-            (encoder,) = self._validated
+            encoder = self._in_use()
             return Features(encoder.encode_image(batch.images), encoder.encode_text(batch.texts))
         read = torch.zeros(len(batch.texts.ids), dtype=torch.bool, device=batch.texts.ids.device)
         for grain in self.reads():
@@ -125,14 +125,17 @@ class Method(LightningModule, ABC):
     @torch.no_grad()
     def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
         """Normalised pixels to unit vectors."""
-        return self.deployed().encode_image(pixels.to(self.device)).image
+        return self._in_use().encode_image(pixels.to(self.device)).image
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
         """Texts to unit vectors; a text beyond the context is cut and keeps its EOT."""
         unique, index = pack_texts(texts, Tokenizer(self.encoder.config.context_length))
         moved = type(unique)(*(t.to(self.device) for t in unique))
-        return self.deployed().encode_text(moved).text[index.to(self.device)]
+        return self._in_use().encode_text(moved).text[index.to(self.device)]
+
+    def _in_use(self) -> DualEncoder:
+        return self._validated[0] if self._validated else self.deployed()
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
