@@ -175,6 +175,17 @@ def test_texts_that_no_term_reads_are_not_encoded(batch, settings):
     assert (tokens[0] < tokens[1]) is (not settings)
 
 
+def test_temperatures(batch):
+    own, cool, shared = (make(temperature=t) for t in ("own", 7.0, "shared"))
+    torch.testing.assert_close(own.region_scale(), own.encoder.scale)
+    assert own.region_scale() is not own.encoder.scale
+    torch.testing.assert_close(cool.region_scale(), torch.tensor([7.0], dtype=torch.float64))
+    assert len(list(shared.parameters())) == len(list(cool.parameters())) - 1
+    wanted = own.losses(batch, own.features(batch))["lexeme_region"]
+    torch.testing.assert_close(shared.losses(batch, shared.features(batch))["lexeme_region"], wanted)
+    assert not cool.losses(batch, cool.features(batch))["lexeme_region"].isclose(wanted, rtol=1e-3)
+
+
 def test_readings_of_the_lexeme_differ_and_an_own_space_starts_as_the_shared_one(batch):
     mean = terms(batch)["lexeme_region"]
     torch.testing.assert_close(terms(batch, lexeme_space="own")["lexeme_region"], mean)
@@ -302,6 +313,8 @@ def test_data_that_cannot_teach_is_refused(tmp_path, shards, sampling, settings,
         ({"global_weight": -1.0}, "global_weight must be 0 or more, got -1"),
         ({"lexeme_weight": math.nan}, "lexeme_weight must be 0 or more, got nan"),
         ({"lexeme": "head"}, "lexeme must be mean or last or phrase, got 'head'"),
+        ({"temperature": "hot"}, "temperature must be own, shared or a number, got 'hot'"),
+        ({"temperature": -3.0}, "scale must be positive and finite, got -3"),
         ({"text_tower": "off"}, "text_tower must be trained or frozen, got 'off'"),
         ({"same_lemma": "drop"}, "same_lemma must be ignore, positive or negative, got 'drop'"),
     ],
