@@ -17,7 +17,7 @@ Train CLIP on captions, sentences, phrases and regions.
 
   fit         train:     lightning fit --config configs/beta_bce.yaml
   validate    measure:   lightning validate --config runs/beta_bce/config.yaml --ckpt_path runs/.../best.ckpt
-  prepare     write shards from a data set:  lightning prepare coco --help
+  prepare     write shards from a data set:  lightning prepare --help
   index       note where the samples of tars lie:  lightning index 'shards/*.tar'
   evaluate    benchmarks on official files:  lightning evaluate --model best.ckpt --benchmark coco_boxes --root COCO
   export      a trained model for transformers or open_clip:  lightning export runs/.../best.ckpt FOLDER
