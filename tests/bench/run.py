@@ -103,7 +103,7 @@ def data() -> list[dict[str, Any]]:
 def loader_memory() -> list[dict[str, Any]]:
     """How a loader's memory grows over 10,000 samples, once its caches are full."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        points = [(n / 1000, mib) for n, mib in pool.apply(data_work.memory) if n > 2500]
+        points = [(n / 1000, mib) for n, mib in pool.apply(data_work.memory) if n > 4096]
     slope, error = linear_fit(points)
     return [{"MiB at the end": points[-1][1], "MiB per 1,000 samples": slope, "noise": error}]
 
