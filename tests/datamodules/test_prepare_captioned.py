@@ -197,7 +197,7 @@ def test_arrays_are_read_in_pieces(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_real_captions(tmp_path, shared):
-    """2,000 DOCCI captions: every offset exact, no sentence longer than its caption, the same bytes with 2 processes."""
+    """2,000 DOCCI captions: every offset exact, no sentence beyond its caption, the same bytes twice."""
     captions = [row["caption"] for row in json_lines(shared / "data" / "docci_captions.jsonl")]
     put(tmp_path / "a.jpg", width=32, height=32)
     table = lines(tmp_path / "t.jsonl", [{"image": "a.jpg", "caption": caption} for caption in captions])
