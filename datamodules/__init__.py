@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from datamodules.sample import Choice, Phrase, Region, Sample, SampleError
     from datamodules.sampling import GrainSampling
     from datamodules.shards import ShardError
-    from datamodules.stream import DataError, SkipPolicy
+    from datamodules.skips import DataError, SkipPolicy
     from datamodules.tokenizer import Tokenizer
     from datamodules.transforms import CenterCrop, RandomCrop, Squash
 
@@ -24,7 +24,7 @@ _HOMES = {
     "sample": ("Choice", "Phrase", "Region", "Sample", "SampleError"),
     "sampling": ("GrainSampling",),
     "shards": ("ShardError",),
-    "stream": ("DataError", "SkipPolicy"),
+    "skips": ("DataError", "SkipPolicy"),
     "tokenizer": ("Tokenizer",),
     "transforms": ("CenterCrop", "RandomCrop", "Squash"),
 }

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.sample import SampleError
-from datamodules.transforms import open_image
+from datamodules.transforms import UNREADABLE, open_image
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class RegionSampling:
             return crops
         try:
             picture = open_image(data).convert("RGB")
-        except (OSError, ValueError, SyntaxError) as error:
+        except UNREADABLE as error:
             raise SampleError("image", f"the picture cannot be decoded: {error}") from error
         sides = np.array([picture.width, picture.height])
         for crop, box in zip(crops, boxes, strict=True):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader
 
 from datamodules.batch import Batch
-from datamodules.stream import BatchStream, Share
+from datamodules.indexed import IndexedPass
+from datamodules.stream import StreamPass
 
 
 def default_workers() -> int:
@@ -19,45 +20,57 @@ def default_workers() -> int:
     return min(cores - 1, 8)
 
 
-class EpochLoader:
-    """The training loader. Each ``iter`` asks ``done`` how many batches were trained on and yields the rest of that
-    epoch.
+class TrainingBatches(Protocol):
+    """What both readers are: batches from any position in the sequence of samples."""
 
-    Lightning's epoch counter is not used: after a resume it can still be 0 when the loader starts.
+    global_batch: int
+
+    def loader(self, position: int, batches: int, workers: int, **settings: Any) -> DataLoader[Batch]:
+        """``batches`` batches of this rank, the first one of the global batch at ``position``."""
+        ...
+
+
+class EpochLoader:
+    """The training loader. Each ``iter`` asks ``place`` how many samples all ranks together have been trained on and
+    how many batches of this epoch are done, and yields the rest of the epoch.
     """
 
-    def __init__(self, stream: BatchStream, batches: int, workers: int, done: Callable[[], int]) -> None:
-        self.stream, self.batches, self.workers, self.done = stream, batches, workers, done
+    def __init__(
+        self, reader: TrainingBatches, batches: int, workers: int, place: Callable[[], tuple[int, int]]
+    ) -> None:
+        self.reader, self.batches, self.workers, self.place = reader, batches, workers, place
 
     def __len__(self) -> int:
         return self.batches
 
     def __iter__(self) -> Iterator[Batch]:
-        self.stream.epoch, self.stream.start = divmod(self.done(), self.batches)
-        yield from _loader(self.stream, self.workers)
+        samples, done = self.place()
+        yield from self.reader.loader(samples, self.batches - done, self.workers, **_settings(self.workers))
 
 
 class PassLoader:
-    """The evaluation loader: every sample once. ``samples`` counts the samples of each shard where they are known."""
+    """The evaluation loader: every sample once. Its length is known where the shards are local."""
 
-    def __init__(self, stream: BatchStream, samples: list[int], workers: int) -> None:
-        self.stream, self.workers = stream, workers
-        readers = max(workers, 1)
-        shares = [Share(stream.rank * readers + w, stream.ranks * readers).size(samples) for w in range(readers)]
-        self.batches = sum(math.ceil(size / stream.batch_size) for size in shares)
+    def __init__(self, reader: IndexedPass | StreamPass, workers: int) -> None:
+        self.reader, self.workers = reader, workers
 
     def __len__(self) -> int:
-        return self.batches
+        if isinstance(self.reader, StreamPass):
+            raise TypeError("remote shards are not counted beforehand")
+        return len(self.reader)
 
     def __iter__(self) -> Iterator[Batch]:
-        yield from _loader(self.stream, self.workers)
+        batches = self.reader.loader(self.workers, **_settings(self.workers))
+        yield from (batch for batch in batches if batch is not None)
 
 
-def _loader(stream: BatchStream, workers: int) -> DataLoader[Batch]:
-    return DataLoader(
-        stream,
-        batch_size=None,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        prefetch_factor=4 if workers else None,
-    )
+def _settings(workers: int) -> dict[str, Any]:
+    return {
+        "pin_memory": torch.cuda.is_available(),
+        "prefetch_factor": 4 if workers else None,
+        "collate_fn": _as_it_is,
+    }
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch

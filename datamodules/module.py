@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import LightningDataModule
 from typing_extensions import override
 
@@ -18,11 +17,14 @@ from datamodules.batch import Batch
 from datamodules.collate import Preparer
 from datamodules.crops import RegionSampling
 from datamodules.loader import EpochLoader, PassLoader, default_workers
+from datamodules.progress import Progress, fit_epoch
+from datamodules.reading import Reading
 from datamodules.sampling import GrainSampling
 from datamodules.shards import Shard, ShardError, find_shards
-from datamodules.stream import BatchStream, SkipPolicy
+from datamodules.skips import SkipPolicy
+from datamodules.stream import StreamBatches
 from datamodules.tokenizer import Tokenizer
-from datamodules.transforms import CLIP_MEAN, CLIP_STD, ImageTransform, RandomCrop, Squash
+from datamodules.transforms import ImageTransform, RandomCrop, Squash, normalise
 
 logger = logging.getLogger("grainclip")
 
@@ -62,8 +64,11 @@ class GranularityData(LightningDataModule):
         val_transform: the same in validation; None: all of it, squashed, so that every box stays.
         skip: what to do about samples that cannot be used.
         scenes: size of the embedded data set.
-        shuffle: samples in each reader's shuffle buffer.
+        shuffle: remote shards: samples that a reader mixes at least.
         seed: of order, crops and drawn texts.
+        weights: what share of the samples each entry of ``shards`` gives, in any unit; None: all are one set, and every
+            sample comes once per pass.
+        window: local shards: how many of them are mixed at a time.
 
     Raises:
         ValueError: a number is out of its range.
@@ -87,9 +92,11 @@ class GranularityData(LightningDataModule):
         scenes: SceneSet = SceneSet(),
         shuffle: int = 1000,
         seed: int = 0,
+        weights: list[float] | None = None,
+        window: int = 64,
     ) -> None:
         super().__init__()
-        _at_least(1, batch_size=batch_size, val_batch_size=val_batch_size, shuffle=shuffle)
+        _at_least(1, batch_size=batch_size, val_batch_size=val_batch_size, shuffle=shuffle, window=window)
         _at_least(1, batches_per_epoch=1 if batches_per_epoch is None else batches_per_epoch)
         _at_least(0, workers=0 if workers is None else workers, seed=seed)
         _at_least(8, image_size=image_size)
@@ -100,10 +107,11 @@ class GranularityData(LightningDataModule):
         self.sampling, self.regions = sampling, regions
         self.train_transform, self.val_transform = train_transform or RandomCrop(), val_transform or Squash()
         self.skip, self.shuffle, self.seed = skip, shuffle, seed
-        self.scenes = scenes
-        self._train: list[Shard] = []
+        self.scenes, self.weights, self.window = scenes, weights, window
+        self._train: list[list[Shard]] = []  # of each source
         self._val: list[Shard] = []
-        self._samples_restored = 0
+        self._progress = Progress()
+        self._stream: StreamBatches | None = None
 
     def prepare_data(self) -> None:
         """Write the embedded data set if it is asked for and not there yet (one process per node)."""
@@ -121,9 +129,11 @@ class GranularityData(LightningDataModule):
         if train is None:
             embedded = self._scenes()
             train, val = embedded.train, val or embedded.held_out
-        self._train = find_shards(train) if stage == "fit" else []
+        self._train = self._sources(train) if stage == "fit" else []
         self._val = find_shards(val) if val else []
         if stage == "fit":
+            if self.trainer is not None:
+                self._progress = Progress()  # a checkpoint's comes after this
             self._check_epoch()
             if not self._val:
                 logger.info("no validation: data.val_shards is not set")
@@ -131,15 +141,21 @@ class GranularityData(LightningDataModule):
     def train_dataloader(self) -> EpochLoader:
         """The training batches of one rank."""
         batches = self._epoch()
-        stream = self._stream(self._train, self.batch_size, batches)
-        return EpochLoader(stream, batches, self.workers, self._batches_done)
+        reader = self._reading(self.batch_size, training=True).train(
+            self._train, self.weights, self.window, self.shuffle
+        )
+        self._stream = reader if isinstance(reader, StreamBatches) else None
+        if self._stream is not None:
+            self._stream.take_up(self._progress.counts)
+        return EpochLoader(
+            reader, batches, self.workers, lambda: self._progress.place(self.trainer, reader.global_batch, batches)
+        )
 
     def val_dataloader(self) -> PassLoader | list[Any]:
         """Every validation sample once, split over ranks; empty where there is no validation set."""
         if not self._val:
             return []
-        stream = self._stream(self._val, self.val_batch_size, None)
-        return PassLoader(stream, [shard.samples or 0 for shard in self._val], self.workers)
+        return PassLoader(self._reading(self.val_batch_size, training=False).once(self._val), self.workers)
 
     def test_dataloader(self) -> PassLoader | list[Any]:
         """The validation samples."""
@@ -172,20 +188,25 @@ class GranularityData(LightningDataModule):
         known = [json.loads(m.read_text()).get("labels", []) if m.is_file() else [] for m in manifests]
         return tuple(sorted({label for labels in known for label in labels})) if all(known) else ()
 
-    def state_dict(self) -> dict[str, int]:
-        """How many samples all ranks together have been trained on: where a resumed run goes on."""
-        return {"samples": self._batches_done() * self.batch_size * self._ranks()}
+    def state_dict(self) -> dict[str, Any]:
+        """How many samples all ranks together have been trained on: where a resumed run goes on.
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        Of remote shards also how many samples those opened so far hold. Collective then: every rank must call it.
+        """
+        batch = self.batch_size * self._ranks()
+        state: dict[str, Any] = {"samples": self._progress.samples(self.trainer, batch), "global_batch": batch}
+        return state if self._stream is None else state | {"counts": self._stream.known_counts()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the count of a checkpoint."""
-        self._samples_restored = int(state_dict["samples"])
+        self._progress.load(state_dict)
 
-    def _batches_done(self) -> int:
-        restored = self._samples_restored // (self.batch_size * self._ranks())
-        if self.trainer is None:
-            return restored
-        # .completed lags one behind when a checkpoint is written inside a step
-        return max(restored, vars(self.trainer.fit_loop.epoch_loop.batch_progress.total)["processed"])
+    def fit_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make a checkpoint of a run with another global batch fit this one, before Lightning restores its counts."""
+        before = checkpoint.get(type(self).__qualname__, {}).get("global_batch")
+        now = self.batch_size * self._ranks()
+        if before not in (None, now) and self._train:
+            fit_epoch(checkpoint, before, now, self._epoch())
 
     def _ranks(self) -> int:
         return self.trainer.world_size if self.trainer is not None else 1
@@ -194,8 +215,19 @@ class GranularityData(LightningDataModule):
         wanted = self.scenes
         return scenes.ensure_shards(train=wanted.train, held_out=wanted.held_out, seed=wanted.seed, size=wanted.size)
 
+    def _sources(self, shards: str | Sequence[str | Path]) -> list[list[Shard]]:
+        if self.weights is None:
+            return [find_shards(shards)]
+        entries = [shards] if isinstance(shards, str) else list(shards)
+        if len(entries) != len(self.weights):
+            raise ShardError(
+                f"data.weights must have one number for each of the {len(entries)} entries of data.shards, got "
+                f"{self.weights}"
+            )
+        return [find_shards(entry) for entry in entries]
+
     def _samples(self) -> int | None:
-        known = [shard.samples for shard in self._train]
+        known = [shard.samples for source in self._train for shard in source]
         return None if None in known else sum(n for n in known if n is not None)
 
     def _epoch(self) -> int:
@@ -213,8 +245,7 @@ class GranularityData(LightningDataModule):
                 "ranks: lower data.batch_size or set data.batches_per_epoch"
             )
 
-    def _stream(self, shards: list[Shard], batch_size: int, batches: int | None) -> BatchStream:
-        training = batches is not None
+    def _reading(self, batch_size: int, *, training: bool) -> Reading:
         prepare = Preparer(
             image_size=self.image_size,
             transform=self.train_transform if training else self.val_transform,
@@ -223,24 +254,8 @@ class GranularityData(LightningDataModule):
             random_texts=training,
             regions=self.regions,
         )
-        return BatchStream(
-            [shard.url for shard in shards],
-            prepare,
-            batch_size,
-            batches=batches,
-            shuffle=self.shuffle,
-            seed=self.seed,
-            rank=self.trainer.global_rank if self.trainer is not None else 0,
-            ranks=self._ranks(),
-            skip=self.skip,
-        )
-
-
-def normalise(images: torch.Tensor) -> torch.Tensor:
-    """uint8 [B, 3, H, W] -> float32, (x / 255 - mean) / std with OpenAI CLIP's mean and standard deviation."""
-    mean = torch.tensor(CLIP_MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(CLIP_STD, device=images.device).view(3, 1, 1)
-    return (images.float() / 255 - mean) / std
+        rank = self.trainer.global_rank if self.trainer is not None else 0
+        return Reading(prepare, batch_size, self.seed, rank, self._ranks(), self.skip)
 
 
 def _at_least(bound: int, **values: int) -> None:

@@ -17,7 +17,6 @@ about a region whose first text is the right one (FG-OVD's form).
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,6 +24,7 @@ from typing import Any
 from typing_extensions import TypeIs
 
 SCHEMA_VERSION = 1
+_FAR = 1e9  # no fraction, however wrong; NaN is not below it either
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 
 
@@ -111,9 +111,7 @@ class Sample:
         if "json" not in members:
             raise SampleError("json missing", "no json member beside the image; write shards with `lightning prepare`")
         record = _parse(members["json"])
-        caption = record.get("caption")
-        if not isinstance(caption, str) or not caption.strip():
-            raise SampleError("caption", f"'caption' must be a text that is not empty, got {caption!r}")
+        caption = _text("caption", "caption", record.get("caption"))
         version = record.get("version", SCHEMA_VERSION)
         if not isinstance(version, int) or version > SCHEMA_VERSION:
             raise SampleError("version", f"'version' {version!r} is newer than this reader's {SCHEMA_VERSION}")
@@ -157,7 +155,17 @@ def _list(record: Mapping[str, Any], field: str, reason: str) -> list[Any]:
 def _text(reason: str, field: str, value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise SampleError(reason, f"'{field}' must hold texts that are not empty, got {value!r}")
+    if not _is_unicode(value):
+        raise SampleError(reason, f"'{field}' holds half of a surrogate pair, which is no character: {value!r}")
     return value
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_index(value: object, size: int) -> TypeIs[int]:
@@ -177,7 +185,10 @@ def _phrase(value: object, caption: str, sentences: int) -> Phrase:
     sentence = value.get("sentence")
     if not _is_index(sentence, sentences):
         raise SampleError("phrase", f"phrase {text!r} names sentence {sentence!r} of {sentences}")
-    return Phrase(text, sentence, start, end, str(value.get("lemma", "")))
+    lemma = value.get("lemma", "")
+    if not isinstance(lemma, str) or not _is_unicode(lemma):
+        raise SampleError("phrase", f"phrase {text!r} has the lemma {lemma!r}, which is no text")
+    return Phrase(text, sentence, start, end, lemma)
 
 
 def check_box(box: object) -> tuple[float, float, float, float]:
@@ -185,7 +196,7 @@ def check_box(box: object) -> tuple[float, float, float, float]:
     numbers = (
         isinstance(box, (list, tuple))
         and len(box) == 4
-        and all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in box)
+        and all(isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < _FAR for v in box)
     )
     if not numbers:
         raise SampleError("box", f"a box must be [x0, y0, x1, y1] in fractions of the image, got {box!r}")

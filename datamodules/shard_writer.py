@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -77,9 +78,9 @@ def write_shards(
         "samples": sum(shard["samples"] for shard in shards.values()),
         "labels": sorted(labels) if len(labels) <= MOST_LABELS else [],
         "rejects": dict(sorted((rejects or {}).items())),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": package_versions(),
     }
-    _write_whole(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    write_whole(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return manifest
 
 
@@ -106,6 +107,22 @@ def _noting_labels(samples: Iterable[Sample], labels: set[str]) -> Iterator[Samp
         if len(labels) <= MOST_LABELS:
             labels.update(region.label for region in sample.regions if region.label)
         yield sample
+
+
+def write_shard(path: Path, samples: Iterable[Sample]) -> int:
+    """Write one shard of all ``samples``, whole or not at all; how many there are. Without any no file is written.
+
+    Raises:
+        ValueError: a key is no plain name or stands twice, or a sample is one that the reader would refuse.
+    """
+    rest = iter(samples)
+    first = next(rest, None)
+    return 0 if first is None else _write_shard(path, first, rest, sys.maxsize)[0]
+
+
+def package_versions() -> dict[str, str]:
+    """What shards are made with."""
+    return {name: _version(name) for name in _PACKAGES}
 
 
 def _write_shard(path: Path, first: Sample, rest: Iterator[Sample], most: int) -> tuple[int, Sample | None]:
@@ -138,8 +155,9 @@ def _checked(sample: Sample) -> dict[str, Any]:
     return members
 
 
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
+def write_whole(path: Path, text: str) -> None:
+    """Write ``text`` to ``path``, whole or not at all."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_text(text)
     os.replace(partial, path)
 

@@ -1,9 +1,9 @@
 """Which shards there are: patterns expanded, files checked before training starts, samples counted.
 
 A tar that was cut while copying is found here, by walking its headers (the data is not read), not after hours of
-training. Shards written by ``lightning prepare`` have a ``manifest.json`` beside them with each shard's size and count;
-where it agrees with the file's size the walk is not needed. Remote shards (``s3:``, ``https:``, ``pipe:``) are not
-opened here.
+training. Where an index lies beside a shard (``lightning index`` and ``lightning prepare`` write them), or a
+``manifest.json`` with its size and count, the walk is not needed. Remote shards (``s3:``, ``https:``, ``pipe:``) are
+not opened here.
 """
 
 from __future__ import annotations
@@ -11,16 +11,21 @@ from __future__ import annotations
 import glob
 import json
 import re
-import tarfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import braceexpand
 
 from datamodules.sample import IMAGE_EXTENSIONS
+from datamodules.tar_index import TarError, TarIndex, load_index
 
 _REMOTE = re.compile(r"^(pipe|https?|s3|gs|hf|ais|file):")
+
+
+def is_remote(url: str) -> bool:
+    """Whether a shard is streamed from elsewhere."""
+    return bool(_REMOTE.match(url))
 
 
 class ShardError(ValueError):
@@ -33,6 +38,21 @@ class Shard:
 
     url: str
     samples: int | None
+    known: TarIndex | None = field(default=None, compare=False, repr=False)
+
+    def index(self) -> TarIndex:
+        """Where its samples lie; only of a local shard.
+
+        Raises:
+            ShardError: it is damaged, or its manifest counts otherwise.
+        """
+        index = self.known or open_index(Path(self.url))
+        if len(index) != self.samples:
+            raise ShardError(
+                f"the shard {self.url} holds {len(index)} samples but its manifest.json says {self.samples}; delete "
+                "manifest.json to have the shards counted anew"
+            )
+        return index
 
 
 def find_shards(patterns: str | Path | Sequence[str | Path]) -> list[Shard]:
@@ -45,17 +65,27 @@ def find_shards(patterns: str | Path | Sequence[str | Path]) -> list[Shard]:
     Raises:
         ShardError: nothing matches, a file is missing, is no tar, is cut short or holds no sample.
     """
+    urls = expand_shards(patterns)
+    manifests: dict[Path, dict[str, dict[str, int]]] = {}
+    return [Shard(url, None) if is_remote(url) else _checked(Path(url), manifests) for url in urls]
+
+
+def expand_shards(patterns: str | Path | Sequence[str | Path]) -> list[str]:
+    """The paths and URLs that ``patterns`` stand for, each once, in a stable order; the tars are not opened.
+
+    Raises:
+        ShardError: nothing matches, or a file is missing.
+    """
     urls: dict[str, None] = {}
     for pattern in [patterns] if isinstance(patterns, (str, Path)) else patterns:
         urls.update(dict.fromkeys(_expand(str(pattern))))
     if not urls:
         raise ShardError("no shards given: --data.shards needs at least one tar, folder or glob")
-    manifests: dict[Path, dict[str, dict[str, int]]] = {}
-    return [Shard(url, None if _REMOTE.match(url) else _count(Path(url), manifests)) for url in urls]
+    return list(urls)
 
 
 def _expand(pattern: str) -> list[str]:
-    if _REMOTE.match(pattern):
+    if is_remote(pattern):
         return list(braceexpand.braceexpand(pattern))
     found: list[str] = []
     for text in braceexpand.braceexpand(pattern):
@@ -77,7 +107,7 @@ def _expand(pattern: str) -> list[str]:
     return found
 
 
-def _count(path: Path, manifests: dict[Path, dict[str, dict[str, int]]]) -> int:
+def _checked(path: Path, manifests: dict[Path, dict[str, dict[str, int]]]) -> Shard:
     folder = path.parent
     if folder not in manifests:
         manifests[folder] = _manifest(folder)
@@ -88,10 +118,10 @@ def _count(path: Path, manifests: dict[Path, dict[str, dict[str, int]]]) -> int:
             f"the shard {path} has {size} bytes but its manifest.json says {known['bytes']}: it was cut or changed; "
             "copy it again, or delete manifest.json to have the shard counted anew"
         )
-    samples = known["samples"] if known is not None else count_samples(path)
-    if samples == 0:
-        raise ShardError(f"the shard {path} holds no sample (an image member, {', '.join(IMAGE_EXTENSIONS)})")
-    return samples
+    if known is not None:
+        return Shard(str(path), known["samples"])
+    index = open_index(path)
+    return Shard(str(path), len(index), index)
 
 
 def _manifest(folder: Path) -> dict[str, dict[str, int]]:
@@ -107,27 +137,21 @@ def _manifest(folder: Path) -> dict[str, dict[str, int]]:
         ) from error
 
 
-def count_samples(path: Path) -> int:
-    """How many samples a local tar holds, by its headers alone.
+def open_index(path: Path) -> TarIndex:
+    """Where a local tar's samples lie.
 
     Raises:
-        ShardError: it is no tar, or ends before its last member does.
+        ShardError: it is no tar, ends before its last member does, or holds no image.
     """
-    size = path.stat().st_size
-    keys: set[str] = set()
     try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if member.offset_data + member.size > size:
-                    raise ShardError(
-                        f"the shard {path} is cut: {member.name} needs bytes up to {member.offset_data + member.size} "
-                        f"but the file ends at {size}; copy it again or leave it out"
-                    )
-                stem, _, extension = member.name.rpartition("/")[2].partition(".")
-                if member.isreg() and extension.lower() in IMAGE_EXTENSIONS:
-                    keys.add(member.name.rpartition("/")[0] + "/" + stem)
-    except tarfile.TarError as error:
-        raise ShardError(
-            f"the shard {path} is not a whole tar file ({error}); copy it again or leave it out"
-        ) from error
-    return len(keys)
+        index = load_index(path)
+    except TarError as error:
+        raise refuse_damaged(path, error) from error
+    if index.images == 0:
+        raise ShardError(f"the shard {path} holds no sample (an image member, {', '.join(IMAGE_EXTENSIONS)})")
+    return index
+
+
+def refuse_damaged(path: Path, error: TarError) -> ShardError:
+    """What to say of a tar that is damaged."""
+    return ShardError(f"the shard {path} is not a whole tar file ({error}); copy it again or leave it out")

@@ -10,6 +10,8 @@ from __future__ import annotations
 import io
 import math
 import random
+import struct
+import zlib
 from abc import ABC, abstractmethod
 
 import numpy as np
@@ -26,6 +28,11 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 MIN_SIDE = 8  # pixels; below this a picture holds nothing to learn from
 MAX_PIXELS = 178_956_970  # PIL's own bound against decompression bombs
 
+UNREADABLE = (  # what PIL raises on files that are damaged or meant to do damage
+    *(OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
+
 Crop = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
@@ -33,7 +40,7 @@ def open_image(data: bytes) -> Image.Image:
     """Open encoded bytes without decoding the pixels; ``SampleError`` if they are no picture or its size is absurd."""
     try:
         image = Image.open(io.BytesIO(data))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise SampleError("image", f"not a picture that PIL can read ({len(data)} bytes): {error}") from error
     width, height = image.size
     if min(width, height) < MIN_SIDE:
@@ -65,7 +72,7 @@ class ImageTransform(ABC):
         try:
             rgb = image if image.mode == "RGB" else image.convert("RGB")
             square = rgb.resize((size, size), Image.Resampling.BICUBIC, (left * sx, top * sy, right * sx, bottom * sy))
-        except (OSError, ValueError, SyntaxError) as error:
+        except UNREADABLE as error:
             raise SampleError("image", f"the picture cannot be decoded: {error}") from error
         pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
         part = np.array([left / width, top / height, right / width, bottom / height])
@@ -128,3 +135,10 @@ class Squash(ImageTransform):
     @override
     def crop(self, width: int, height: int, rng: random.Random) -> Crop:
         return 0.0, 0.0, float(width), float(height)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 [B, 3, H, W] -> float32, (x / 255 - mean) / std with OpenAI CLIP's mean and standard deviation."""
+    mean = torch.tensor(CLIP_MEAN, device=images.device).view(3, 1, 1)
+    std = torch.tensor(CLIP_STD, device=images.device).view(3, 1, 1)
+    return (images.float() / 255 - mean) / std

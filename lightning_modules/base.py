@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from datamodules.batch import Batch, Grain, Slots, Texts
 from datamodules.collate import pack_texts
+from datamodules.module import GranularityData
 from datamodules.tokenizer import Tokenizer
 from lightning_modules.memory import MemoryConfig, encode_by_parts
 from lightning_modules.networks import DualEncoder, EncoderConfig, ImageFeatures, TextFeatures
@@ -198,6 +199,9 @@ class Method(LightningModule, ABC):
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.numbers = checkpoint.get(KEY, {}).get("numbers", {})
+        data = getattr(self._trainer, "datamodule", None)
+        if isinstance(data, GranularityData):
+            data.fit_checkpoint(checkpoint)
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:

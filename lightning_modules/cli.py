@@ -18,6 +18,8 @@ Train CLIP on captions, sentences, phrases and regions.
   fit         train:     lightning fit --config configs/beta_bce.yaml
   validate    measure:   lightning validate --config runs/beta_bce/config.yaml --ckpt_path runs/.../best.ckpt
   prepare     write shards from a data set:  lightning prepare --help
+  index       note where the samples of tars lie:  lightning index 'shards/*.tar'
+  inspect     look at samples:  lightning inspect 'shards/*.tar' --html page.html
   evaluate    benchmarks on official files:  lightning evaluate --model best.ckpt --benchmark coco_boxes --root COCO
   export      a trained model for transformers or open_clip:  lightning export runs/.../best.ckpt FOLDER
   doctor      what is installed, what is missing and what to do about it
@@ -45,6 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from lightning_modules.prepare_cli import run as prepare
 
         return prepare(given[1:])
+    if command == "index":
+        from lightning_modules.index_cli import run as index
+
+        return index(given[1:])
+    if command == "inspect":
+        from lightning_modules.inspect_cli import run as inspect
+
+        return inspect(given[1:])
     if command == "export":
         from lightning_modules.export_cli import run as export
 

@@ -25,6 +25,6 @@ def run(arguments: list[str]) -> int:
     sources: Any = {source.__name__.removeprefix("prepare_"): source for source in SOURCES}
     try:
         auto_cli(sources, args=arguments, prog="lightning prepare", as_positional=False, parser_class=OneLineParser)
-    except (NltkDataError, OSError, ValueError) as error:
+    except (ModuleNotFoundError, NltkDataError, OSError, ValueError) as error:
         fail(str(error))
     return 0

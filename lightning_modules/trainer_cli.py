@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from datamodules.module import GranularityData
 from datamodules.shards import ShardError
-from datamodules.stream import DataError
+from datamodules.skips import DataError
 from lightning_modules.base import Method
 from lightning_modules.callbacks import (
     BestCheckpoint,
@@ -109,5 +109,5 @@ def run(arguments: list[str] | None) -> int:
     try:
         GrainCli()
     except (ShardError, DataError) as error:
-        fail(str(error).strip().rpartition("\n")[2].removeprefix("datamodules.stream.DataError: "))
+        fail(str(error).strip().rpartition("\n")[2].removeprefix("datamodules.skips.DataError: "))
     return 0

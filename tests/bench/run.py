@@ -7,6 +7,7 @@ memory is its own; times are the best of several. No test reads these numbers: m
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
 import sys
@@ -23,7 +24,7 @@ if SHARED_NLTK.is_dir():
     os.environ.setdefault("NLTK_DATA", str(SHARED_NLTK))
 
 from lightning_modules.precision import best_precision  # noqa: E402
-from tests.bench import loss_work, method_work, tower_work  # noqa: E402
+from tests.bench import data_work, loss_work, method_work, tower_work  # noqa: E402
 from tests.bench.measure import cost  # noqa: E402
 from tests.bench.texts import captions  # noqa: E402
 
@@ -82,6 +83,39 @@ def regions() -> list[dict[str, Any]]:
     return [row | {"time": row["seconds"] / results[0]["seconds"]} for row in results]
 
 
+def data() -> list[dict[str, Any]]:
+    """Samples a second of one core, usual beside ours."""
+    rows = [
+        ("reading 100 kB samples, old: webdataset", data_work.reading, (), data_work.READ, 5),
+        ("1,024 px JPEG to 224 px, old: RandomResizedCrop", data_work.decoding, (1024,), data_work.DECODED, 3),
+        ("512 px JPEG to 224 px, old: RandomResizedCrop", data_work.decoding, (512,), data_work.DECODED, None),
+        ("whole loader, 512 px, old: webdataset, 1 text", data_work.loading, (512,), data_work.LOADED, 1.5),
+        ("whole loader, 1,024 px, old: webdataset, 1 text", data_work.loading, (1024,), data_work.LOADED, 1.5),
+    ]
+    results = []
+    for name, make, arguments, samples, target in rows:
+        old, new = (cost(make, side, *arguments, repeats=3) for side in ("old", "new"))
+        rates = {"old_per_second": samples / old.seconds, "new_per_second": samples / new.seconds}
+        results.append({"work": name, **rates, "faster": old.seconds / new.seconds, "target": target})
+    return results
+
+
+def loader_memory() -> list[dict[str, Any]]:
+    """How a loader's memory grows over 10,000 samples, once its caches are full."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        points = [(n / 1000, mib) for n, mib in pool.apply(data_work.memory) if n > 4096]
+    slope, error = linear_fit(points)
+    return [{"MiB at the end": points[-1][1], "MiB per 1,000 samples": slope, "noise": error}]
+
+
+def linear_fit(points: list[tuple[float, float]]) -> tuple[float, float]:
+    """Slope of the least-squares line, and the root mean square distance from it."""
+    x, y = (torch.tensor(values, dtype=torch.float64) for values in zip(*points, strict=True))
+    line = torch.stack([x, torch.ones_like(x)], dim=1)
+    fit = torch.linalg.lstsq(line, y[:, None]).solution
+    return fit[0].item(), ((line @ fit)[:, 0] - y).square().mean().sqrt().item()
+
+
 def linear_fit_error(points: list[tuple[float, float]]) -> float:
     """The largest distance of a point from the least-squares line, as a share of the point."""
     x, y = (torch.tensor(values, dtype=torch.float64) for values in zip(*points, strict=True))
@@ -117,9 +151,16 @@ def main() -> None:
     show(console, "memory against N: distance from a straight line (target: 0.1)", fits)
     crops = regions()
     show(console, f"HarmoCLIP-style step, ViT-B/16, {method_work.IMAGES} images, boxes and crops of each", crops)
+    loaders = data()
+    show(console, "data, samples a second of one core", loaders)
+    grown = loader_memory()
+    show(console, "memory of a loader over 10,000 samples with 36 texts", grown)
     target = Path("runs/bench.json")
     target.parent.mkdir(exist_ok=True)
-    numbers = {"machine": machine, "old_beside_new": old_new, "growth": sizes, "linear_fit": fits, "regions": crops}
+    numbers = {
+        "machine": machine, "old_beside_new": old_new, "growth": sizes, "linear_fit": fits, "regions": crops,
+        "data": loaders, "loader_memory": grown,
+    }  # fmt: skip
     target.write_text(json.dumps(numbers, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     console.print(f"written: {target}")
 

@@ -1,142 +1,190 @@
-"""Shards to batches: found and checked beforehand, split over ranks and workers, deterministic, with skips counted."""
+"""Remote shards: fetched whole, split over ranks and workers, the same after a stop, with failures counted."""
 
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 
 import pytest
+import torch
 
+from datamodules import fetch
 from datamodules.collate import Preparer
-from datamodules.loader import EpochLoader, PassLoader
+from datamodules.loader import PassLoader
 from datamodules.sampling import GrainSampling
-from datamodules.shards import ShardError, count_samples, find_shards
-from datamodules.stream import BatchStream, DataError, SkipPolicy
+from datamodules.shard_sequence import UNKNOWN, ShardSequence, Share
+from datamodules.shards import ShardError, find_shards
+from datamodules.skips import DataError, SkipPolicy, Tally
+from datamodules.stream import StreamBatches, StreamPass
 from datamodules.tokenizer import Tokenizer
 from datamodules.transforms import RandomCrop
 from tests.tiny import make_sample, write_shards, write_tar
 
+PREPARE = Preparer(16, RandomCrop(), GrainSampling(1, 1), Tokenizer(77), random_texts=True)
 
-def stream(urls, batches=None, rank=0, ranks=1, batch_size=4, skip=None, seed=0) -> BatchStream:
-    prepare = Preparer(16, RandomCrop(), GrainSampling(1, 1), Tokenizer(77), random_texts=True)
-    return BatchStream(
-        [str(u) for u in urls],
-        prepare,
-        batch_size,
-        batches=batches,
-        shuffle=8,
-        seed=seed,
-        rank=rank,
-        ranks=ranks,
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch):
+    monkeypatch.setattr(fetch, "_PAUSE", 0.0)
+
+
+def remote(paths) -> list[str]:
+    return [f"pipe:cat {shlex.quote(str(path))}" for path in paths]
+
+
+def stream(sources, rank=0, ranks=1, batch_size=4, skip=None, weights=(1.0,), shuffle=8) -> StreamBatches:
+    return StreamBatches(
+        sources, weights, PREPARE, batch_size, seed=0, shuffle=shuffle, rank=rank, ranks=ranks,
         skip=skip or SkipPolicy(),
-    )
+    )  # fmt: skip
 
 
 def keys(batches) -> list[str]:
     return [key for batch in batches for key in batch.keys]
 
 
-@pytest.mark.parametrize("shards", [1, 3, 7])
-@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 2), (2, 0), (2, 2), (3, 1)])
+@pytest.mark.parametrize("shards", [1, 7])
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (2, 2), (3, 0)])
 def test_evaluation_reads_every_sample_once(tmp_path, shards, ranks, workers):
-    urls = write_shards(tmp_path, 23, shards)
-    counts = [count_samples(u) for u in urls]
+    urls = remote(write_shards(tmp_path, 23, shards))
     seen: list[str] = []
     for rank in range(ranks):
-        loader = PassLoader(stream(urls, rank=rank, ranks=ranks), counts, workers)
-        batches = list(loader)
-        assert len(batches) == len(loader)
-        seen += keys(batches)
+        reader = StreamPass(urls, PREPARE, 4, seed=0, rank=rank, ranks=ranks, skip=SkipPolicy())
+        seen += keys(PassLoader(reader, workers))
     assert sorted(seen) == [f"{n:06d}" for n in range(23)]
+    with pytest.raises(TypeError, match="not counted"):
+        len(PassLoader(StreamPass(urls, PREPARE, 4, seed=0, rank=0, ranks=1, skip=SkipPolicy()), 0))
 
 
-@pytest.mark.parametrize("shards", [1, 6])
-@pytest.mark.parametrize("workers", [0, 1, 2])
-def test_training_epochs(tmp_path, shards, workers):
-    urls = write_shards(tmp_path, 24, shards)
-    per_rank = []
-    for rank in range(2):
-        done = 0
-        loader = EpochLoader(stream(urls, 3, rank, 2), 3, workers, lambda: done)  # noqa: B023
-        first = list(loader)
-        done = 3
-        second = list(loader)
-        assert [len(b.keys) for b in first + second] == [4] * 6
-        assert keys(first) != keys(second)
-        assert keys(list(EpochLoader(stream(urls, 3, rank, 2), 3, workers, lambda: 3))) == keys(second)
-        per_rank.append(Counter(keys(first)))
-    if workers < 2:  # with two workers one makes more batches than its share of samples fills
-        assert not per_rank[0] & per_rank[1]
-        assert max((per_rank[0] + per_rank[1]).values()) == 1
+@pytest.mark.parametrize(("shards", "ranks", "workers"), [(1, 1, 0), (6, 1, 3), (6, 2, 0), (2, 2, 2)])
+def test_stop_anywhere(tmp_path, shards, ranks, workers):
+    """Five stops, from a checkpoint's counts and without: the batches of the uninterrupted run; whole passes."""
+    urls = remote(write_shards(tmp_path, 24, shards))
+    batch, total = 2, 36 // ranks
+    for rank in range(ranks):
+        reader = stream([urls], rank, ranks, batch)
+        whole = list(reader.loader(0, total, workers))
+        counts = reader.known_counts()
+        assert UNKNOWN not in counts or ranks > 1
+        for number, stop in enumerate((1, 3, total // 3, total // 2, total - 1)):
+            again = stream([urls], rank, ranks, batch)
+            again.take_up(counts if number % 2 else None)
+            rest = list(again.loader(stop * batch * ranks, total - stop, workers))
+            assert keys(rest) == keys(whole[stop:])
+            assert all(torch.equal(a.images, b.images) for a, b in zip(rest, whole[stop:], strict=True))
+            assert all(a.texts.tokens.equal(b.texts.tokens) for a, b in zip(rest, whole[stop:], strict=True))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_epoch_goes_on_where_it_stopped(tmp_path, workers):
-    urls = write_shards(tmp_path, 24, 3)
-    whole = list(EpochLoader(stream(urls, 6), 6, workers, lambda: 6))
-    for stopped in (1, 2, 5):
-        rest = list(EpochLoader(stream(urls, 6), 6, workers, lambda at=6 + stopped: at))
-        assert keys(rest) == keys(whole[stopped:])
-        assert all((a.images == b.images).all() for a, b in zip(rest, whole[stopped:], strict=True))
-        assert all(a.texts.tokens.equal(b.texts.tokens) for a, b in zip(rest, whole[stopped:], strict=True))
+@pytest.mark.parametrize(("shards", "ranks", "workers"), [(1, 1, 0), (6, 1, 3), (3, 2, 0)])
+def test_passes_are_whole_and_differ(tmp_path, shards, ranks, workers):
+    urls = remote(write_shards(tmp_path, 24, shards))
+    steps = 12 // ranks
+    runs = [keys(stream([urls], r, ranks, 2).loader(0, 3 * steps, workers)) for r in range(ranks)]
+    passes = [[key for run in runs for key in run[2 * steps * e : 2 * steps * (e + 1)]] for e in range(3)]
+    for found in passes:
+        assert sorted(found) == [f"{n:06d}" for n in range(24)]
+    assert passes[0] != passes[1] != passes[2]
 
 
-def test_pictures_and_texts_do_not_depend_on_workers(tmp_path):
-    urls = write_shards(tmp_path, 12, 1)
-
-    def by_key(workers: int) -> dict:
-        loader = EpochLoader(stream(urls, 12, batch_size=1), 12, workers, lambda: 0)
-        return {b.keys[0]: b for b in loader}
-
-    alone, shared = by_key(0), by_key(3)
-    assert len(alone) == 12
-    for key in alone.keys() & shared.keys():
-        assert (alone[key].images == shared[key].images).all()
-        assert alone[key].texts.tokens.equal(shared[key].texts.tokens)
+def test_the_order_of_shards_differs_from_pass_to_pass(tmp_path):
+    paths = write_shards(tmp_path, 8, 8)
+    reader = stream([remote(paths)], batch_size=1, shuffle=1)
+    names = keys(reader.loader(0, 32, 0))
+    assert len({tuple(names[8 * e : 8 * (e + 1)]) for e in range(4)}) == 4
 
 
-def bad_members(number: int, **changes) -> dict:
-    return {**make_sample(number).members(), **changes}
+def test_a_resumed_run_opens_no_shard_that_is_done(tmp_path, monkeypatch):
+    paths = write_shards(tmp_path, 12, 6)
+    opened: list[str] = []
+    copy = fetch._copy
+
+    def noted(url):
+        opened.append(url)
+        return copy(url)
+
+    monkeypatch.setattr(fetch, "_copy", noted)
+    reader = stream([remote(paths)], batch_size=2, shuffle=1)
+    list(reader.loader(0, 6, 0))
+    first, opened[:] = list(opened[:6]), []
+    again = stream([remote(paths)], batch_size=2, shuffle=1)
+    again.take_up(reader.known_counts())
+    list(again.loader(2 * 4, 1, 0))
+    assert opened[0] == first[4]
+    assert not {*opened[:2]} & {*first[:4]}
 
 
-BAD = {
-    "image": bad_members(50, jpg=b"no jpeg"),
-    "json": bad_members(51, json=b"{not json"),
-    "caption": bad_members(52, json=json.dumps({"sentences": []}).encode()),
-    "json missing": {k: v for k, v in make_sample(53).members().items() if k != "json"},
-}
+def test_no_more_shards_are_kept_than_asked(tmp_path):
+    urls = remote(write_shards(tmp_path, 10, 10))
+    asked: list[int] = []
+
+    def steps():
+        for n, url in enumerate(urls):
+            asked.append(n)
+            yield n, url
+
+    for n, shard in fetch.fetched_ahead(steps()):
+        assert len(asked) - 1 - n <= fetch.AHEAD
+        assert shard is not None
+        shard.file.close()
 
 
-def test_bad_samples_are_left_out_and_counted(tmp_path, caplog):
-    path = write_tar(tmp_path / "a.tar", [make_sample(0), *BAD.values(), *(make_sample(n) for n in range(1, 8))])
-    batches = list(stream([path], skip=SkipPolicy(max_rate=0.5)))
-    assert keys(batches) == [f"{n:06d}" for n in range(8)]
-    counts = sum((Counter(b.counts) for b in batches), Counter())
-    assert counts == {f"skipped/{reason}": 1 for reason in BAD}
-    assert str(path) in caplog.text
-    assert "000050" in caplog.text
+def test_mixtures(tmp_path):
+    urls = remote(write_shards(tmp_path, 24, 2))
+    names = keys(stream([[urls[0]], [urls[1]]], weights=(3, 1)).loader(0, 8, 2))
+    assert Counter(int(name) % 2 for name in names) == {0: 24, 1: 8}
 
 
-def test_a_skip_at_the_very_end_is_counted_too(tmp_path):
-    path = write_tar(tmp_path / "a.tar", [make_sample(0), BAD["json"]])
-    (batch,) = stream([path], skip=SkipPolicy(max_rate=0.5))
-    assert batch.counts == {"skipped/json": 1}
+def test_bad_samples_are_replaced_and_counted(tmp_path):
+    bad = {**make_sample(50).members(), "json": b"{not json"}
+    path = write_tar(tmp_path / "a.tar", [make_sample(0), bad, *(make_sample(n) for n in range(1, 7))])
+    found = list(stream([remote([path])], skip=SkipPolicy(0.5)).loader(0, 4, 0))
+    assert [len(b.keys) for b in found] == [4] * 4
+    assert sum((Counter(b.counts) for b in found), Counter())["skipped/json"] >= 2
+    assert set(keys(found)) == {f"{n:06d}" for n in range(7)}
+    with pytest.raises(DataError, match=r"max_rate 0\.01.*sample '000050'"):
+        list(stream([remote([path])]).loader(0, 4, 0))
+    once = StreamPass(remote([path]), PREPARE, 4, seed=0, rank=0, ranks=1, skip=SkipPolicy(0.5))
+    assert keys(once) == [f"{n:06d}" for n in range(7)]
 
 
-@pytest.mark.parametrize("batches", [None, 3])
-def test_too_many_bad_samples_stop_the_run(tmp_path, batches):
-    path = write_tar(tmp_path / "a.tar", [*(make_sample(n) for n in range(8)), BAD["caption"]])
-    with pytest.raises(
-        DataError, match=r"1 of 9 samples .*caption: 1.*max_rate 0\.01.*a\.tar, sample '000052'.*'caption'"
-    ):
-        list(stream([path], batches))
+def test_a_shard_that_fails_is_counted_and_left_out(tmp_path):
+    paths = write_shards(tmp_path, 12, 3)
+    urls = remote(paths)
+    paths[1].unlink()
+    found = list(stream([urls], skip=SkipPolicy(0.5), batch_size=2).loader(0, 8, 0))
+    assert sum((Counter(b.counts) for b in found), Counter()) == {"skipped/shard": 1}
+    assert {int(name) % 3 for name in keys(found)} == {0, 2}
+    with pytest.raises(DataError, match=r"found no sample in 1 shards.*train-001\.tar.*could not be fetched"):
+        list(stream([urls[1:2]], skip=SkipPolicy(1.0)).loader(0, 1, 0))
 
 
-def test_a_long_caption_is_cut_and_counted(tmp_path):
-    path = write_tar(tmp_path / "a.tar", [make_sample(0, caption="word " * 5000, sentences=(), phrases=(), regions=())])
-    (batch,) = stream([path])
-    assert batch.counts["truncated/caption"] == 1
-    assert max(batch.texts.offsets.diff()) == 77
+def test_a_shard_that_is_cut_is_read_as_far_as_it_goes(tmp_path):
+    path = write_shards(tmp_path, 6, 1)[0]
+    path.write_bytes(path.read_bytes()[: 512 * 9])
+    found = list(stream([remote([path])], skip=SkipPolicy(1.0), batch_size=1).loader(0, 4, 0))
+    assert len(found) == 4
+    assert sum((Counter(b.counts) for b in found), Counter())["skipped/shard"] >= 1
+
+
+def test_skipping_counts_like_reading(tmp_path):
+    """Any number of samples done, any share: the same rest of the sequence, whole windows being left out."""
+    paths = write_shards(tmp_path, 17, 5)
+    for index, readers in [(0, 1), (1, 2), (2, 3), (0, 7)]:
+
+        def rest(done: int, index=index, readers=readers) -> list[tuple[int, str]]:
+            counts = torch.full((5,), UNKNOWN)
+            sequence = ShardSequence([str(p) for p in paths], counts, Share(index, readers), 0, 4)
+            found: list[tuple[int, str]] = []
+            for window, first in sequence.windows(done, Tally(SkipPolicy())):
+                found += [(window.epoch, s.shard.index.key(s.number)) for s in window.slots[first:]]
+                if len(found) > 30:
+                    return found[:31]
+            return found
+
+        whole = rest(0)
+        for done in range(1, 20):
+            assert rest(done)[: 31 - done] == whole[done:]
 
 
 def test_missing_shards(tmp_path):
@@ -157,19 +205,14 @@ def test_a_tar_cut_in_the_middle(tmp_path):
     path = write_shards(tmp_path, 6, 1)[0]
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 2 // 3])
-    with pytest.raises(ShardError, match=r"train-000\.tar is (cut|not a whole tar)"):
+    with pytest.raises(ShardError, match=r"train-000\.tar is not a whole tar.*(cut|header)"):
         find_shards(path)
     path.write_bytes(b"this is no tar" * 100)
     with pytest.raises(ShardError, match="not a whole tar"):
         find_shards(path)
-
-
-def test_a_tar_that_breaks_while_it_is_read(tmp_path):
-    """Files can also change after the check: what was read is used, the rest is one counted skip."""
-    path = write_shards(tmp_path, 6, 1)[0]
-    path.write_bytes(path.read_bytes()[: 512 * 9])
-    with pytest.raises(DataError, match="shard: 1"):
-        list(stream([path]))
+    path.write_bytes(data[: 512 * 8] + b"noise" * 1000)
+    with pytest.raises(ShardError, match=r"no tar header|cut"):
+        find_shards(path)
 
 
 def test_the_manifest_is_believed_only_where_sizes_agree(tmp_path):
@@ -177,6 +220,8 @@ def test_the_manifest_is_believed_only_where_sizes_agree(tmp_path):
     manifest = {"shards": {path.name: {"samples": 77, "bytes": path.stat().st_size}}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     assert find_shards(path)[0].samples == 77
+    with pytest.raises(ShardError, match=r"holds 6 samples but its manifest\.json says 77"):
+        find_shards(path)[0].index()
     manifest["shards"][path.name]["bytes"] += 1
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ShardError, match=r"manifest\.json says"):

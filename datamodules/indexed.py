@@ -1,0 +1,204 @@
+"""Local shards by index: the exact order of ``datamodules.order``, whatever the number of ranks and workers.
+
+A batch is asked for by the position of its global batch and made of this rank's slice. So nothing is kept between
+batches, a worker may make any of them, and a run goes on from the number of samples seen. Randomness of a sample comes
+from (seed, pass, its number).
+
+A sample that cannot be used is counted and replaced by another one of the same pass: no position moves, and every rank
+makes its number of batches.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.batch import Batch
+from datamodules.collate import Item, Preparer, collate
+from datamodules.order import Mixture, Order, Place, Schedule
+from datamodules.sample import Sample, SampleError
+from datamodules.shards import Shard
+from datamodules.skips import DataError, SkipPolicy, Tally
+from datamodules.tar_index import TarIndex
+
+_OPEN = 128  # files a process keeps open
+_TRIES = 100  # substitutes before a run gives up
+
+
+class Source(NamedTuple):
+    """The shards of one source and where their samples lie."""
+
+    urls: list[str]
+    indices: list[TarIndex]
+
+    @classmethod
+    def of(cls, shards: Sequence[Shard]) -> Source:
+        """Raises ``ShardError`` where a shard is damaged."""
+        return cls([shard.url for shard in shards], [shard.index() for shard in shards])
+
+    @property
+    def sizes(self) -> list[int]:
+        """Samples of each shard."""
+        return [len(index) for index in self.indices]
+
+
+class TarReader:
+    """Reads samples of a source by number. Keeps the files that it used last open."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._ends = np.cumsum(source.sizes)
+        self._files: OrderedDict[int, int] = OrderedDict()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_files": OrderedDict()}
+
+    def __del__(self) -> None:
+        for file in self._files.values():
+            os.close(file)
+
+    def name(self, number: int) -> tuple[str, str]:
+        """The shard and the key of a sample."""
+        shard, entry = self._find(number)
+        return self.source.urls[shard], self.source.indices[shard].key(entry)
+
+    def read(self, number: int) -> dict[str, Any]:
+        """A sample's members, still encoded. Raises ``SampleError`` (reason ``shard``) where that fails."""
+        shard, entry = self._find(number)
+        return self.source.indices[shard].read(self._file(shard), entry)
+
+    def _find(self, number: int) -> tuple[int, int]:
+        shard = int(np.searchsorted(self._ends, number, side="right"))
+        return shard, number - (int(self._ends[shard - 1]) if shard else 0)
+
+    def _file(self, shard: int) -> int:
+        if shard in self._files:
+            self._files.move_to_end(shard)
+            return self._files[shard]
+        try:
+            file = os.open(self.source.urls[shard], os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        except OSError as error:
+            raise SampleError("shard", f"the shard cannot be opened: {error}") from error
+        self._files[shard] = file
+        if len(self._files) > _OPEN:
+            os.close(self._files.popitem(last=False)[1])
+        return file
+
+
+def prepared(members: dict[str, Any], prepare: Preparer, draws: str) -> Item:
+    """An item of the batch from a sample's members; ``draws`` names its random choices. Raises ``SampleError``."""
+    return prepare(Sample.from_members(members), random.Random(draws))
+
+
+class IndexedBatches(Dataset[Batch]):
+    """Training batches of one rank: ``self[position]`` is its part of the global batch that begins at ``position``.
+
+    Args:
+        sources: what is read.
+        weights: how often each source's samples come.
+        prepare: from a stored sample to an item of the batch.
+        batch_size: images per batch and rank.
+        seed: of order and randomness.
+        window: shards whose samples are mixed.
+        rank, ranks: this process among all.
+        skip: what to do about samples that cannot be used.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        weights: Sequence[float],
+        prepare: Preparer,
+        batch_size: int,
+        *,
+        seed: int,
+        window: int,
+        rank: int,
+        ranks: int,
+        skip: SkipPolicy,
+    ) -> None:
+        self.readers = [TarReader(source) for source in sources]
+        orders = [Order(s.sizes, f"{seed}/{i}" if i else seed, window) for i, s in enumerate(sources)]
+        self.samples = sum(order.samples for order in orders)
+        self.schedule = Schedule(orders, Mixture(weights))
+        self.prepare, self.batch_size, self.seed = prepare, batch_size, seed
+        self.rank, self.global_batch = rank, batch_size * ranks
+        self.tally = Tally(skip)
+
+    def __getitem__(self, position: int) -> Batch:
+        first = position + self.rank * self.batch_size
+        items = [self._item(p) for p in range(first, first + self.batch_size)]
+        if position + self.global_batch >= self.samples:
+            self.tally.judge()
+        return collate(items, self.tally.report())
+
+    def loader(self, position: int, batches: int, workers: int, **settings: Any) -> DataLoader[Batch]:
+        """Loads ``batches`` batches from ``position`` on."""
+        starts = range(position, position + batches * self.global_batch, self.global_batch)
+        return DataLoader(self, batch_size=None, sampler=starts, num_workers=workers, **settings)
+
+    def _item(self, position: int) -> Item:
+        wanted = self.schedule.at(position)
+        item = self._try(wanted, f"{self.seed}/{wanted.source}/{wanted.epoch}/{wanted.index}")
+        for attempt in range(_TRIES):
+            if item is not None:
+                return item
+            place = self.schedule.substitute(position, attempt)
+            item = self._try(place, f"{self.seed}/{place.source}/{place.epoch}/{place.index}/for {wanted.index}")
+        raise DataError(f"{_TRIES} samples in a row cannot be used. The last one: {self.tally.last}")
+
+    def _try(self, place: Place, draws: str) -> Item | None:
+        self.tally.read += 1
+        reader = self.readers[place.source]
+        return try_item(reader, place.index, self.prepare, draws, self.tally)
+
+
+class IndexedPass(Dataset[Batch]):
+    """Every sample once, in the shards' order, split over ranks; ``self[i]`` is this rank's ``i``-th batch."""
+
+    def __init__(
+        self, source: Source, prepare: Preparer, batch_size: int, *, seed: int, rank: int, ranks: int, skip: SkipPolicy
+    ) -> None:
+        self.reader = TarReader(source)
+        self.prepare, self.batch_size, self.seed = prepare, batch_size, seed
+        self.mine = range(rank, len(self.reader), ranks)
+        self.tally = Tally(skip)
+
+    def __len__(self) -> int:
+        return -(-len(self.mine) // self.batch_size)
+
+    def __getitem__(self, number: int) -> Batch | None:
+        """None where no sample of the batch can be used."""
+        items = []
+        for index in self.mine[number * self.batch_size : (number + 1) * self.batch_size]:
+            self.tally.read += 1
+            item = try_item(self.reader, index, self.prepare, f"{self.seed}/{index}", self.tally)
+            items += [] if item is None else [item]
+        if number == len(self) - 1:
+            self.tally.judge()
+        return collate(items, self.tally.report()) if items else None
+
+    def loader(self, workers: int, **settings: Any) -> DataLoader[Batch]:
+        """Loads them all."""
+        return DataLoader(self, batch_size=None, num_workers=workers, **settings)
+
+
+def try_item(reader: TarReader, number: int, prepare: Preparer, draws: str, tally: Tally) -> Item | None:
+    """The item of sample ``number``; None, and counted, where it cannot be used."""
+    try:
+        return prepared(reader.read(number), prepare, draws)
+    except SampleError as error:
+        tally.skip(error.reason, *reader.name(number), str(error))
+    except Exception as error:
+        shard, key = reader.name(number)
+        raise DataError(f"{shard}, sample {key!r}: {error!r}") from error
+    return None

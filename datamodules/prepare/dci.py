@@ -1,0 +1,84 @@
+"""Densely Captioned Images (Urbanek et al., 2023) as shards: long captions, and a box for every mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from datamodules.prepare.layout import NAME, PATH, LayoutError, Rule, is_number, load_json
+from datamodules.prepare.records import Drawn, Record, path_key, write_records
+from datamodules.prepare.units import Scale
+
+_UNUSABLE = 2  # mask_quality
+
+
+def prepare_dci(
+    images: Path,
+    annotations: Path,
+    out: Path,
+    splits: Path | None = None,
+    split: Literal["train", "valid", "test"] = "train",
+    max_side: int | None = None,
+    scale: Scale = Scale(),
+) -> dict[str, Any] | None:
+    """Write shards from Densely Captioned Images: short and extra caption, the masks' bounds as regions.
+
+    The short caption is the summary and the caption's beginning. Masks of unusable quality are left out.
+
+    Args:
+        images: the folder of the pictures (photos/).
+        annotations: the folder of the JSON files, one an image (annotations/ or complete/).
+        out: the folder to write to.
+        splits: splits.json; without it all images are taken.
+        split: which of its images.
+        max_side: pictures with a longer side, in pixels, are made smaller.
+        scale: processes, part of a job array, images of a shard.
+
+    Returns:
+        The manifest; None while other parts are at work.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        LayoutError: one is not laid out as DCI's.
+        ValueError: a number is out of its range, or no image was left to write.
+    """
+    files = sorted(annotations.glob("*.json"))
+    if splits is not None:
+        listed = load_json(splits).get(split)
+        if not isinstance(listed, list):
+            raise LayoutError(f"{splits}: '{split}' must be a list of file names, got {type(listed).__name__}")
+        files = [file for file in files if file.name in set(listed)]
+    if not files:
+        raise FileNotFoundError(f"{annotations} holds no JSON file of the images asked for")
+    settings = {"split": split if splits else None}
+    records = (_dci(images, file) for file in files)
+    return write_records(records, out, source="dci", settings=settings, max_side=max_side, scale=scale)
+
+
+def _dci(images: Path, file: Path) -> Record:
+    row = load_json(file)
+    for field, rule in {"image": PATH, "short_caption": NAME}.items():
+        rule.check(f"{file}: '{field}'", row.get(field))
+    text = Rule("a text", lambda v: isinstance(v, str))
+    extra, masks = row.get("extra_caption", ""), row.get("mask_data", {})
+    text.check(f"{file}: 'extra_caption'", extra)
+    Rule("an object", lambda v: isinstance(v, dict)).check(f"{file}: 'mask_data'", masks)
+    boxes = []
+    for name, mask in masks.items():
+        _BOUNDED.check(f"{file}: 'mask_data.{name}.bounds'", mask.get("bounds") if isinstance(mask, dict) else None)
+        if mask.get("mask_quality") != _UNUSABLE:
+            (x0, y0), (x1, y1) = ((mask["bounds"][c]["x"], mask["bounds"][c]["y"]) for c in _CORNERS)
+            label = mask.get("label")
+            boxes.append(Drawn((x0, y0, x1, y1), label if isinstance(label, str) and label.strip() else None))
+    caption = f"{row['short_caption']}\n\n{extra}"
+    return Record(path_key(row["image"]), file.name, images / row["image"], caption, row["short_caption"], boxes)
+
+
+_CORNERS = ("topLeft", "bottomRight")
+_BOUNDED = Rule(
+    "{topLeft: {x, y}, bottomRight: {x, y}} in pixels",
+    lambda v: (
+        isinstance(v, dict)
+        and all(isinstance(v.get(c), dict) and all(is_number(v[c].get(axis)) for axis in "xy") for c in _CORNERS)
+    ),
+)

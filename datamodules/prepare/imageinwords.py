@@ -1,0 +1,49 @@
+"""ImageInWords (Garg et al., 2024) as shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datamodules.prepare.layout import NAME, PATH
+from datamodules.prepare.records import Record, path_key, write_records
+from datamodules.prepare.streams import json_lines
+from datamodules.prepare.units import Scale
+from datamodules.sample import IMAGE_EXTENSIONS
+
+
+def prepare_imageinwords(
+    images: Path, annotations: Path, out: Path, max_side: int | None = None, scale: Scale = Scale()
+) -> dict[str, Any] | None:
+    """Write shards from ImageInWords (data.jsonl of IIW-400, DCI_Test or DOCCI_Test).
+
+    Args:
+        images: the folder of the pictures.
+        annotations: data.jsonl.
+        out: the folder to write to.
+        max_side: pictures with a longer side, in pixels, are made smaller.
+        scale: processes, part of a job array, images of a shard.
+
+    Returns:
+        The manifest; None while other parts are at work.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        LayoutError: it is not laid out as ImageInWords'.
+        ValueError: a number is out of its range, or no image was left to write.
+    """
+
+    def records() -> Iterator[Record]:
+        for number, row in enumerate(json_lines(annotations)):
+            named = row.get("image", row.get("image/key"))
+            PATH.check(f"{annotations}: line {number + 1}'s 'image' or 'image/key'", named)
+            file = str(named)
+            NAME.check(f"{annotations}: line {number + 1}'s 'IIW'", row.get("IIW"))
+            name = file if file.rpartition(".")[2].lower() in IMAGE_EXTENSIONS else f"{file}.jpg"
+            other = images / name.replace("test", "train")  # DOCCI renamed some of its pictures
+            place = images / name if (images / name).is_file() or not other.is_file() else other
+            yield Record(path_key(name), name, place, row["IIW"])
+
+    settings = {"annotations": annotations.name}
+    return write_records(records(), out, source="imageinwords", settings=settings, max_side=max_side, scale=scale)

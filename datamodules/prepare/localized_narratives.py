@@ -1,0 +1,52 @@
+"""Localized Narratives (Pont-Tuset et al., 2020) as shards: what annotators said while pointing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datamodules.prepare.layout import NAME, PATH
+from datamodules.prepare.pictures import sample_key
+from datamodules.prepare.records import Record, write_records
+from datamodules.prepare.streams import json_lines
+from datamodules.prepare.units import Scale
+
+
+def prepare_localized_narratives(
+    images: Path, annotations: Path, out: Path, max_side: int | None = None, scale: Scale = Scale()
+) -> dict[str, Any] | None:
+    """Write shards from Localized Narratives' JSON lines; each narrative of an image is a sample.
+
+    Args:
+        images: the folder of the pictures: IMAGE_ID.jpg, with twelve digits for COCO's.
+        annotations: the JSON lines, such as coco_train_localized_narratives-00000-of-00004.jsonl.
+        out: the folder to write to.
+        max_side: pictures with a longer side, in pixels, are made smaller.
+        scale: processes, part of a job array, images of a shard.
+
+    Returns:
+        The manifest; None while other parts are at work.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        LayoutError: it is not laid out as Localized Narratives'.
+        ValueError: a number is out of its range, or no image was left to write.
+    """
+
+    def records() -> Iterator[Record]:
+        for number, row in enumerate(json_lines(annotations)):
+            where = f"{annotations}: line {number + 1}'s"
+            for field, rule in {"image_id": NAME, "caption": NAME}.items():
+                rule.check(f"{where} '{field}'", str(row[field]) if field in row else None)
+            name = str(row["image_id"])
+            if str(row.get("dataset_id", "")).startswith("mscoco") and name.isdecimal():
+                name = f"{int(name):012d}"
+            PATH.check(f"{where} 'image_id'", name)
+            key = sample_key(f"{name}-{row.get('annotator_id', 0)}")
+            yield Record(key, name, images / f"{name}.jpg", str(row["caption"]))
+
+    settings = {"annotations": annotations.name}
+    return write_records(
+        records(), out, source="localized_narratives", settings=settings, max_side=max_side, scale=scale
+    )

@@ -1,0 +1,83 @@
+"""What shards hold, in the numbers of the β-CLIP paper: phrases of an image, tokens of a phrase, and so on.
+
+Kept as counts of counts, so that the statistics of shards made apart add up to those of the whole.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from datamodules.sample import Sample
+from datamodules.tokenizer import Tokenizer
+
+_WORDS = {
+    "caption_tokens": "tokens of a caption",
+    "sentences": "sentences of an image",
+    "phrases": "phrases of an image",
+    "phrase_tokens": "tokens of a phrase",
+    "boxes": "boxes of an image",
+}
+_BARS, _WIDTH = 12, 40
+
+
+class Statistics:
+    """Counts of counts over samples; SOT and EOT count as tokens."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, Counter[int]] = {name: Counter() for name in _WORDS}
+        self._tokenizer = Tokenizer()
+
+    def add(self, sample: Sample) -> None:
+        """Count a sample."""
+        length = self._tokenizer.length
+        self.of["caption_tokens"][length(sample.caption)] += 1
+        self.of["sentences"][len(sample.sentences)] += 1
+        self.of["phrases"][len(sample.phrases)] += 1
+        self.of["phrase_tokens"].update(length(phrase.text) for phrase in sample.phrases)
+        self.of["boxes"][len({region.box for region in sample.regions})] += 1
+
+    def merge(self, counts: Mapping[str, Mapping[str, int]]) -> None:
+        """Add the ``counts()`` of others."""
+        for name, found in counts.items():
+            self.of[name].update({int(value): n for value, n in found.items()})
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """For each quantity how often each value was found; keys are texts, as in JSON."""
+        return {name: {str(value): found[value] for value in sorted(found)} for name, found in self.of.items()}
+
+    def mean(self, name: str) -> float:
+        """The mean of a quantity."""
+        return sum(value * n for value, n in self.of[name].items()) / max(self.of[name].total(), 1)
+
+    def quantile(self, name: str, share: float) -> int:
+        """The least value that ``share`` of all do not exceed; 0 where there are none."""
+        left = share * self.of[name].total()
+        for value in sorted(self.of[name]):
+            left -= self.of[name][value]
+            if left <= 0:
+                return value
+        return 0
+
+    def plotted(self) -> str:
+        """Means, quantiles and bars as text."""
+        parts = []
+        for name, words in _WORDS.items():
+            if any(self.of[name]):
+                head = f"{words}: mean {self.mean(name):.2f}, median {self.quantile(name, 0.5)}, "
+                parts.append(head + f"99 % at most {self.quantile(name, 0.99)}\n{self._bars(name)}")
+        return "\n".join(parts)
+
+    def _bars(self, name: str) -> str:
+        top = max(self.quantile(name, 0.99), 1)
+        step = -(-(top + 1) // _BARS)
+        bins = Counter()
+        for value, n in self.of[name].items():
+            bins[min(value // step, top // step)] += n
+        most = max(bins.values())
+        rows = []
+        for b in range(top // step + 1):
+            label = f"{b * step}" if step == 1 else f"{b * step}-{(b + 1) * step - 1}"
+            label += "+" if b == top // step else ""
+            rows.append(f"  {label:>9} {'█' * round(_WIDTH * bins[b] / most)} {bins[b]}")
+        return "\n".join(rows)

@@ -1,0 +1,95 @@
+"""Grains for tars that a user has: WebDataset's or img2dataset's, a caption in KEY.txt or in KEY.json.
+
+Each tar becomes one shard; the pictures' bytes go over as they are, unless a maximal side is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from webdataset.tariterators import tarfile_to_samples
+
+from datamodules.nltk_data import require_nltk_data
+from datamodules.prepare.records import Record, path_key, to_sample
+from datamodules.prepare.rejects import LeftOut, Rejects
+from datamodules.prepare.units import Scale, Unit, write_units
+from datamodules.sample import IMAGE_EXTENSIONS, Sample
+from datamodules.shards import ShardError, expand_shards, is_remote
+
+
+def prepare_tars(
+    data: str,
+    out: Path,
+    caption_field: str = "caption",
+    max_side: int | None = None,
+    scale: Scale = Scale(),
+) -> dict[str, Any] | None:
+    """Write shards with grains from tars with captions. One shard a tar: `samples_per_shard` has no meaning here.
+
+    Args:
+        data: a tar, a folder of tars, a glob or braces.
+        out: the folder to write to.
+        caption_field: where the caption stands in KEY.json; KEY.txt is taken where it is not there.
+        max_side: pictures with a longer side, in pixels, are made smaller.
+        scale: processes and part of a job array.
+
+    Returns:
+        The manifest; None while other parts are at work.
+
+    Raises:
+        NltkDataError: NLTK's data is missing.
+        ShardError: there is nothing to read, or a tar is damaged.
+        ValueError: a number is out of its range, or no image was left to write.
+    """
+    require_nltk_data()
+    urls = expand_shards(data)
+    if remote := [url for url in urls if is_remote(url)]:
+        raise ShardError(f"only local tars can be prepared, got {remote[0]}")
+    units = (Unit(number, url) for number, url in enumerate(urls))
+    to_samples = partial(samples_of_tar, caption_field=caption_field, max_side=max_side)
+    settings = {"tars": [Path(url).name for url in urls], "caption_field": caption_field, "max_side": max_side}
+    return write_units(units, to_samples, out, source="tars", settings=settings, scale=scale)
+
+
+def samples_of_tar(url: str, rejects: Rejects, *, caption_field: str, max_side: int | None) -> Iterator[Sample]:
+    """The samples of one tar. What cannot be one is counted. Raises ``ShardError`` where the tar is damaged."""
+    keys: set[str] = set()
+    try:
+        for members in tarfile_to_samples()([{"url": url}]):
+            key = members["__key__"]
+            try:
+                caption, image = _caption(members, caption_field), _image(members)
+                record = Record(path_key(key), f"{url}, {key}", Path(key), caption)
+                if record.key in keys:
+                    raise LeftOut("key twice in a tar")
+                keys.add(record.key)
+                yield to_sample(record, image, rejects, source="tars", max_side=max_side)
+            except LeftOut as left:
+                rejects.add(left.reason, f"{url}, {key}")
+    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+        raise ShardError(f"the tar {url} cannot be read on: {error}; copy it again or leave it out") from error
+
+
+def _image(members: dict[str, Any]) -> bytes:
+    found = next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), None)
+    if found is None:
+        raise LeftOut("image missing")
+    return found
+
+
+def _caption(members: dict[str, Any], field: str) -> str:
+    try:
+        record = json.loads(members.get("json", b"{}"))
+    except (ValueError, RecursionError) as error:
+        raise LeftOut("json unreadable") from error
+    caption = record.get(field) if isinstance(record, dict) else None
+    if not isinstance(caption, str) and "txt" in members:
+        caption = members["txt"].decode("utf-8", "replace")
+    if not isinstance(caption, str):
+        raise LeftOut("no caption")
+    return caption

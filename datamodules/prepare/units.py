@@ -1,0 +1,267 @@
+"""Prepare at scale: a source cut into units, a shard each, made by several processes on several machines.
+
+A unit is done when its shard, the shard's index and a note (``PREFIX-000012.json``: counts, checksum, what was left
+out, statistics) are there; all three are written under another name and renamed, the note last. So a run that was
+killed goes on where it stopped and nothing is done twice. ``part`` "2/8" does every eighth unit from the second on, for
+job arrays. Whoever finds all notes there writes ``manifest.json``, which is the same however the work was split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from datamodules.prepare.rejects import Rejects
+from datamodules.prepare.statistics import Statistics
+from datamodules.sample import SCHEMA_VERSION, Sample
+from datamodules.shard_writer import MANIFEST, MOST_LABELS, package_versions, write_shard, write_whole
+from datamodules.tar_index import index_path, write_index
+
+logger = logging.getLogger("grainclip")
+
+PREFIX = "shard"
+SETTINGS = "settings.json"
+ToSamples = Callable[[Any, Rejects], Iterator[Sample]]  # from a unit's work to its samples; rejects are counted
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How the work is spread.
+
+    Args:
+        processes: shards made at a time.
+        part: "i/n": this run makes every n-th shard from the i-th on.
+        samples_per_shard: images that a shard is made of; those left out are not replaced.
+        overwrite: delete what is there; otherwise finished shards are kept, and missing ones made.
+    """
+
+    processes: int = 1
+    part: str = "1/1"
+    samples_per_shard: int = 1000
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("processes", "samples_per_shard"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"scale.{name} must be at least 1, got {getattr(self, name)}")
+        match = re.fullmatch(r"(\d+)/(\d+)", self.part)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise ValueError(f"scale.part must be 'i/n' with 1 <= i <= n, got {self.part!r}")
+
+    def mine(self, unit: int) -> bool:
+        """Whether unit number ``unit`` is made by this run."""
+        first, parts = map(int, self.part.split("/"))
+        return unit % parts == first - 1
+
+
+class Unit(NamedTuple):
+    """One shard's worth of work."""
+
+    number: int
+    work: Any
+
+
+def in_units(items: Iterable[Any], size: int) -> Iterator[Unit]:
+    """``items`` in lists of ``size``, numbered."""
+    chunk: list[Any] = []
+    number = 0
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield Unit(number, chunk)
+            chunk, number = [], number + 1
+    if chunk:
+        yield Unit(number, chunk)
+
+
+def write_units(
+    units: Iterable[Unit], to_samples: ToSamples, out: Path, *, source: str, settings: Mapping[str, Any], scale: Scale
+) -> dict[str, Any] | None:
+    """Make the shards of ``units`` that this part is to make and that are not there yet.
+
+    Args:
+        units: all of them, in order; taken one at a time.
+        to_samples: a function that other processes can import.
+        out: the folder for shards, indices, notes and manifest.
+        source: the data set's name, for the manifest.
+        settings: what decides a shard's content; a folder made with other ones is refused.
+        scale: how the work is spread.
+
+    Returns:
+        The manifest, None while shards of other parts are missing.
+
+    Raises:
+        FileExistsError: ``out`` was made with other settings, or holds other shards.
+        ValueError: no sample was left to write.
+    """
+    _claim(out, {"source": source, "samples_per_shard": scale.samples_per_shard, **settings}, scale.overwrite)
+    count = 0
+
+    def wanted() -> Iterator[Unit]:
+        nonlocal count
+        for unit in units:
+            count = unit.number + 1
+            if scale.mine(unit.number) and not _is_done(out, unit.number):
+                yield unit
+
+    made = _made(wanted(), to_samples, out, scale.processes, source)
+    notes = [_note(out, number) if _is_done(out, number) else None for number in range(count)]
+    missing = [number for number, note in enumerate(notes) if note is None]
+    logger.info("%s shards made now, %s of %s there in %s", made, count - len(missing), count, out)
+    if missing:
+        logger.info("manifest.json waits for %s shards of other parts", len(missing))
+        return None
+    return _finish(out, [note for note in notes if note is not None], source, settings)
+
+
+def _made(units: Iterator[Unit], to_samples: ToSamples, out: Path, processes: int, source: str) -> int:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+        bar, samples, made = progress.add_task(source, total=None), 0, 0
+        for note in _notes(units, to_samples, out, processes):
+            made, samples = made + 1, samples + note["samples"]
+            progress.update(bar, advance=1, description=f"{source}: {samples} samples")
+    return made
+
+
+def _notes(units: Iterator[Unit], to_samples: ToSamples, out: Path, processes: int) -> Iterator[dict[str, Any]]:
+    if processes == 1:
+        for unit in units:
+            yield make_unit(unit, to_samples, out)
+        return
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("forkserver")) as pool:
+        yield from _in_flight(pool, units, to_samples, out, 2 * processes)
+
+
+def _in_flight(
+    pool: Executor, units: Iterator[Unit], to_samples: ToSamples, out: Path, most: int
+) -> Iterator[dict[str, Any]]:
+    """Never more than ``most`` units in memory. A unit that fails stops the run; those made stay."""
+    running: set[Future[dict[str, Any]]] = set()
+    for unit in units:
+        running.add(pool.submit(make_unit, unit, to_samples, out))
+        while len(running) >= most:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+    for future in list(running):
+        yield future.result()
+
+
+def make_unit(unit: Unit, to_samples: ToSamples, out: Path) -> dict[str, Any]:
+    """Write one unit's shard, its index and its note; the note."""
+    tar = out / f"{PREFIX}-{unit.number:06d}.tar"
+    rejects, statistics = Rejects(), Statistics()
+    labels: set[str] = set()
+
+    def seen() -> Iterator[Sample]:
+        for sample in to_samples(unit.work, rejects):
+            statistics.add(sample)
+            labels.update(region.label for region in sample.regions if region.label)
+            yield sample
+
+    samples = write_shard(tar, seen())
+    if samples:
+        write_index(tar)
+    note = {
+        "samples": samples,
+        "bytes": tar.stat().st_size if samples else 0,
+        "sha256": _sha256(tar) if samples else "",
+        "rejects": dict(sorted(rejects.items())),
+        "examples": dict(sorted(rejects.examples.items())),
+        "labels": sorted(labels)[: MOST_LABELS + 1],
+        "statistics": statistics.counts(),
+    }
+    write_whole(_note_path(out, unit.number), json.dumps(note) + "\n")
+    return note
+
+
+def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    told = json.dumps(settings, sort_keys=True, default=str) + "\n"
+    before = out / SETTINGS
+    old = [*out.glob(f"{PREFIX}-[0-9]*"), *out.glob(MANIFEST)]
+    if overwrite:
+        for path in old:
+            path.unlink(missing_ok=True)
+    elif old and (not before.is_file() or before.read_text() != told):
+        raise FileExistsError(
+            f"{out} holds {old[0].name} of a run with other settings; give another folder, or --scale.overwrite true"
+        )
+    write_whole(before, told)
+
+
+def _note_path(out: Path, number: int) -> Path:
+    return out / f"{PREFIX}-{number:06d}.json"
+
+
+def _note(out: Path, number: int) -> dict[str, Any] | None:
+    try:
+        return json.loads(_note_path(out, number).read_text())
+    except FileNotFoundError:
+        return None
+
+
+def _is_done(out: Path, number: int) -> bool:
+    note, tar = _note(out, number), out / f"{PREFIX}-{number:06d}.tar"
+    if note is None:
+        return False
+    return note["samples"] == 0 or (tar.is_file() and tar.stat().st_size == note["bytes"] and index_path(tar).is_file())
+
+
+def _finish(out: Path, notes: list[dict[str, Any]], source: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    rejects: Counter[str] = Counter()
+    examples: dict[str, list[str]] = {}
+    statistics = Statistics()
+    labels: set[str] = set()
+    for note in notes:
+        rejects.update(note["rejects"])
+        statistics.merge(note["statistics"])
+        labels.update(note["labels"])
+        for reason, names in note["examples"].items():
+            examples[reason] = (examples.get(reason, []) + names)[:3]
+    shards = {
+        f"{PREFIX}-{number:06d}.tar": {key: note[key] for key in ("samples", "bytes", "sha256")}
+        for number, note in enumerate(notes)
+        if note["samples"]
+    }
+    if not shards:
+        raise ValueError(f"no sample of {source!r} was left to write; rejected: {dict(rejects)}")
+    manifest = {
+        "source": source,
+        "version": SCHEMA_VERSION,
+        "settings": {name: str(value) for name, value in settings.items()},
+        "shards": shards,
+        "samples": sum(shard["samples"] for shard in shards.values()),
+        "labels": sorted(labels) if len(labels) <= MOST_LABELS else [],
+        "rejects": dict(sorted(rejects.items())),
+        "statistics": statistics.counts(),
+        "versions": package_versions(),
+    }
+    write_whole(out / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    for partial in out.glob(f"{PREFIX}-[0-9]*.partial"):  # of runs that were killed
+        partial.unlink(missing_ok=True)
+    for reason, count in sorted(rejects.items()):
+        logger.warning("left out: %s × %s (%s)", count, reason, ", ".join(examples.get(reason, [])))
+    logger.info("%s samples in %s shards of %s\n%s", manifest["samples"], len(shards), out, statistics.plotted())
+    return manifest
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(1 << 20):
+            digest.update(data)
+    return digest.hexdigest()

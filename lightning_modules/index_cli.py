@@ -1,0 +1,61 @@
+"""``lightning index SHARDS``: a small file beside each tar that says where its samples lie."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from datamodules.shards import ShardError, expand_shards, is_remote, refuse_damaged
+from datamodules.tar_index import TarError, kept_index, write_index
+from lightning_modules.complaints import fail
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Index shards from the words of a command line; ``SystemExit(2)`` with one line on bad input."""
+    parser = argparse.ArgumentParser(prog="lightning index", description=__doc__)
+    parser.add_argument("shards", nargs="+", help="tars, folders of tars, globs or braces")
+    parser.add_argument("--processes", type=int, default=1, help="tars indexed at a time")
+    parser.add_argument("--again", action="store_true", help="also where an index that fits is there")
+    given = parser.parse_args(arguments)
+    if given.processes < 1:
+        fail(f"--processes must be at least 1, got {given.processes}")
+    try:
+        tars = _local(given.shards)
+        wanted = [tar for tar in tars if given.again or kept_index(tar) is None]
+        start = time.perf_counter()
+        samples = sum(_written(wanted, given.processes))
+    except (ShardError, OSError) as error:
+        fail(str(error))
+    seconds = time.perf_counter() - start
+    sys.stdout.write(
+        f"indexed {len(wanted)} of {len(tars)} shards: {samples} samples in {seconds:.1f} s; "
+        f"{len(tars) - len(wanted)} had their index\n"
+    )
+    return 0
+
+
+def _local(patterns: Sequence[str]) -> list[Path]:
+    urls = expand_shards(patterns)
+    remote = [url for url in urls if is_remote(url)]
+    if remote:
+        raise ShardError(f"only local shards can be indexed, got {remote[0]}")
+    return [Path(url) for url in urls]
+
+
+def _written(tars: Sequence[Path], processes: int) -> Iterator[int]:
+    if processes == 1:
+        yield from map(_index, tars)
+        return
+    with ProcessPoolExecutor(processes) as pool:
+        yield from pool.map(_index, tars)
+
+
+def _index(tar: Path) -> int:
+    try:
+        return len(write_index(tar))
+    except TarError as error:
+        raise refuse_damaged(tar, error) from error

@@ -1,0 +1,211 @@
+"""Local shards by index: the same batches for any ranks, workers and stops; every sample once per pass."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+
+import pytest
+import torch
+
+from datamodules.collate import Preparer
+from datamodules.indexed import IndexedBatches, IndexedPass, Source, TarReader
+from datamodules.loader import EpochLoader, PassLoader
+from datamodules.sample import SampleError
+from datamodules.sampling import GrainSampling
+from datamodules.shards import find_shards
+from datamodules.skips import DataError, SkipPolicy
+from datamodules.tokenizer import Tokenizer
+from datamodules.transforms import RandomCrop
+from tests.tiny import make_sample, write_shards, write_tar
+
+PREPARE = Preparer(16, RandomCrop(), GrainSampling(1, 1), Tokenizer(77), random_texts=True)
+
+
+def batches(urls, batch_size=4, rank=0, ranks=1, skip=None, seed=0, weights=(1.0,), window=2) -> IndexedBatches:
+    sources = [urls] if len(weights) == 1 else [[url] for url in urls]
+    return IndexedBatches(
+        [Source.of(find_shards([str(u) for u in s])) for s in sources], weights, PREPARE, batch_size,
+        seed=seed, window=window, rank=rank, ranks=ranks, skip=skip or SkipPolicy(),
+    )  # fmt: skip
+
+
+def once(urls, batch_size=4, rank=0, ranks=1, skip=None) -> IndexedPass:
+    source = Source.of(find_shards([str(u) for u in urls]))
+    return IndexedPass(source, PREPARE, batch_size, seed=0, rank=rank, ranks=ranks, skip=skip or SkipPolicy())
+
+
+def keys(found) -> list[str]:
+    return [key for batch in found for key in batch.keys]
+
+
+def pixels(found) -> torch.Tensor:
+    return torch.cat([batch.images for batch in found])
+
+
+def one_run(urls, samples: int, start: int = 0, ranks: int = 1, workers: int = 0, batch: int = 4):
+    """Keys and pixels, in global order, of ``samples`` samples from ``start`` on, loaded by so many ranks."""
+    sides = [batches(urls, batch // ranks, r, ranks) for r in range(ranks)]
+    loaders = [side.loader(start, samples // batch, workers) for side in sides]
+    rows = [[b for step in zip(*loaders, strict=True) for b in step]]
+    return keys(rows[0]), pixels(rows[0]), [b.texts.tokens for b in rows[0]]
+
+
+@pytest.mark.parametrize("shards", [1, 3, 7])
+def test_stop_anywhere_and_go_on_with_other_ranks_and_workers(tmp_path, shards):
+    """Five stops, from one rank to two and four and back, with 0, 1 and 3 workers: bit for bit the same samples."""
+    urls = write_shards(tmp_path, 22, shards)
+    names, images, _ = one_run(urls, 64)
+    for stop, ranks, workers in [(4, 2, 0), (12, 1, 1), (20, 2, 3), (24, 4, 0), (44, 1, 3)]:
+        rest, shown, _ = one_run(urls, 64 - stop, stop, ranks, workers)
+        assert rest == names[stop:]
+        assert torch.equal(shown, images[stop:])
+    for epoch in (0, 1):
+        assert sorted(names[22 * epoch : 22 * (epoch + 1)]) == [f"{n:06d}" for n in range(22)]
+    assert names[:22] != names[22:44]
+
+
+def test_a_stop_between_batches_of_another_size(tmp_path):
+    urls = write_shards(tmp_path, 22, 3)
+    names, images, _ = one_run(urls, 48)
+    rest, shown, _ = one_run(urls, 36, start=12, batch=12, ranks=3)
+    assert rest == names[12:]
+    assert torch.equal(shown, images[12:])
+
+
+def test_whole_batches_are_the_same(tmp_path):
+    urls = write_shards(tmp_path, 22, 3)
+    whole = list(batches(urls).loader(0, 10, 0))
+    rest = list(batches(urls).loader(12, 7, 3))
+    for a, b in zip(whole[3:], rest, strict=True):
+        assert a.keys == b.keys
+        for part in ("texts", "lexemes", "regions", "grains"):
+            for x, y in zip(leaves(getattr(a, part)), leaves(getattr(b, part)), strict=True):
+                assert torch.equal(x, y)
+
+
+def leaves(value):
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [leaf for part in (value.values() if isinstance(value, dict) else value) for leaf in leaves(part)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_goes_on_where_it_stopped(tmp_path, workers):
+    urls = write_shards(tmp_path, 24, 3)
+    whole = list(EpochLoader(batches(urls), 6, workers, lambda: (24, 0)))
+    assert sorted(keys(whole)) == [f"{n:06d}" for n in range(24)]
+    for done in (1, 2, 5):
+        rest = list(EpochLoader(batches(urls), 6, workers, lambda at=done: (24 + 4 * at, at)))
+        assert keys(rest) == keys(whole[done:])
+        assert torch.equal(pixels(rest), pixels(whole[done:]))
+
+
+def test_mixtures_read_each_source_by_its_weight(tmp_path):
+    urls = write_shards(tmp_path, 24, 3)
+    reader = batches(urls, weights=(2, 1, 1))
+    names = keys(reader.loader(0, 8, 0))
+    sources = Counter(int(name) % 3 for name in names)  # tar i holds every third sample from i on
+    assert sources == {0: 16, 1: 8, 2: 8}
+    assert set(Counter(n for n in names if int(n) % 3 == 0).values()) == {2}
+
+
+@pytest.mark.parametrize("shards", [1, 3, 7])
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 2), (2, 0), (2, 2), (3, 1)])
+def test_evaluation_reads_every_sample_once(tmp_path, shards, ranks, workers):
+    urls = write_shards(tmp_path, 23, shards)
+    seen: list[str] = []
+    for rank in range(ranks):
+        loader = PassLoader(once(urls, rank=rank, ranks=ranks), workers)
+        found = list(loader)
+        assert len(found) == len(loader)
+        seen += keys(found)
+    assert sorted(seen) == [f"{n:06d}" for n in range(23)]
+
+
+def bad_members(number: int, **changes) -> dict:
+    return {**make_sample(number).members(), **changes}
+
+
+BAD = {
+    "image": bad_members(50, jpg=b"no jpeg"),
+    "json": bad_members(51, json=b"{not json"),
+    "caption": bad_members(52, json=json.dumps({"sentences": []}).encode()),
+    "json missing": {k: v for k, v in make_sample(53).members().items() if k != "json"},
+    "image missing": {k: v for k, v in make_sample(54).members().items() if k != "jpg"},
+}
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_bad_samples_are_replaced_and_counted(tmp_path, workers, caplog):
+    """No position moves: the good samples come when they would, on all ranks."""
+    good = [make_sample(n) for n in range(7)]
+    path = write_tar(tmp_path / "a.tar", [*good[:2], *BAD.values(), *good[2:]])
+    skip = SkipPolicy(max_rate=0.9)
+    runs = {}
+    for ranks in (1, 2):
+        sides = [list(batches([path], 4 // ranks, r, ranks, skip).loader(0, 6, workers)) for r in range(ranks)]
+        steps = [b for step in zip(*sides, strict=True) for b in step]
+        assert [len(b.keys) for b in steps] == [4 // ranks] * 6 * ranks
+        runs[ranks] = keys(steps), pixels(steps), sum((Counter(b.counts) for b in steps), Counter())
+    assert runs[1][0] == runs[2][0]
+    assert torch.equal(runs[1][1], runs[2][1])
+    assert runs[1][2] == runs[2][2]
+    assert set(runs[1][2]) == {f"skipped/{reason}" for reason in BAD}
+    assert all(count >= 2 for count in runs[1][2].values())
+    assert set(runs[1][0]) == {f"{n:06d}" for n in range(7)}
+    assert set(Counter(runs[1][0][:12]).values()) <= {1, 2, 3}
+    if workers == 0:
+        assert str(path) in caplog.text
+        assert "000050" in caplog.text
+
+
+def test_evaluation_leaves_bad_samples_out(tmp_path):
+    path = write_tar(tmp_path / "a.tar", [make_sample(0), *BAD.values(), *(make_sample(n) for n in range(1, 8))])
+    found = list(PassLoader(once([path], skip=SkipPolicy(max_rate=0.5)), 0))
+    assert keys(found) == [f"{n:06d}" for n in range(8)]
+    assert sum((Counter(b.counts) for b in found), Counter()) == {f"skipped/{reason}": 1 for reason in BAD}
+
+
+def test_too_many_bad_samples_stop_the_run(tmp_path):
+    path = write_tar(tmp_path / "a.tar", [*(make_sample(n) for n in range(8)), BAD["caption"]])
+    message = r"1 of \d+ samples .*caption: 1.*max_rate 0\.01.*a\.tar, sample '000052'.*'caption'"
+    with pytest.raises(DataError, match=message):
+        list(batches([path]).loader(0, 3, 0))
+    with pytest.raises(DataError, match=message):
+        list(once([path]).loader(0))
+    path = write_tar(tmp_path / "b.tar", BAD.values())
+    with pytest.raises(DataError, match="in a row"):
+        list(batches([path], skip=SkipPolicy(1.0)).loader(0, 1, 0))
+
+
+def test_a_shard_that_changes_while_it_is_read(tmp_path):
+    paths = write_shards(tmp_path, 12, 2)
+    reader = TarReader(Source.of(find_shards([str(p) for p in paths])))
+    reader.read(0)
+    os.truncate(paths[0], 512 * 4)
+    with pytest.raises(SampleError, match="ends within the sample"):
+        reader.read(5)
+    paths[1].unlink()
+    with pytest.raises(SampleError, match="cannot be opened"):
+        reader.read(6)
+    assert reader.name(6) == (str(paths[1]), "000001")
+    with pytest.raises(DataError, match=r"train-00\d\.tar, sample"):
+        list(batches_of(reader.source).loader(0, 6, 0))
+
+
+def batches_of(source) -> IndexedBatches:
+    return IndexedBatches(
+        [source], [1.0], PREPARE, 4, seed=0, window=2, rank=0, ranks=1, skip=SkipPolicy(max_rate=0.01)
+    )
+
+
+def test_few_files_are_open_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("datamodules.indexed._OPEN", 2)
+    paths = write_shards(tmp_path, 14, 7)
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    reader = TarReader(Source.of(find_shards([str(p) for p in paths])))
+    assert [reader.read(i)["__key__"] for i in range(14)] == [f"{n:06d}" for r in range(7) for n in (r, r + 7)]
+    if before:
+        assert len(os.listdir("/proc/self/fd")) <= before + 2

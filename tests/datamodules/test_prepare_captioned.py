@@ -1,0 +1,218 @@
+"""Data sets of long captions, each in its release's own layout."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from datamodules import prepare
+from datamodules.prepare.layout import LayoutError
+from datamodules.prepare.streams import json_array, json_lines
+from datamodules.prepare.units import Scale
+from datamodules.sample import Sample
+from datamodules.tar_index import load_index
+from lightning_modules.cli import main
+from tests.tiny import picture, write_tar
+
+pytestmark = pytest.mark.usefixtures("nltk_data")
+CAPTION = "A red cube lies on a wooden table. Next to it, about 3.5 m away, Mr. Smith holds a small blue ball."
+
+
+def read(out: Path) -> list[Sample]:
+    found = []
+    for tar in sorted(out.glob("*.tar")):
+        index = load_index(tar)
+        with tar.open("rb") as file:
+            found += [Sample.from_members(index.read(file.fileno(), n)) for n in range(len(index))]
+    return found
+
+
+def put(path: Path, data: bytes | None = None, **size) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(picture(0, **size) if data is None else data)
+    return path
+
+
+def lines(path: Path, rows) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def check_grains(sample: Sample) -> None:
+    assert len(sample.sentences) == 2
+    assert "3.5 m away, Mr. Smith" in sample.sentences[1]
+    assert {"A red cube", "a small blue ball"} <= {p.text for p in sample.phrases}
+    for phrase in sample.phrases:
+        assert sample.caption[phrase.start : phrase.end] == phrase.text
+
+
+def test_sharegpt4v(tmp_path):
+    folders = ["sam/images", "coco/train2017", "llava/llava_pretrain/images"]
+    names = [f"{folders[n % 3]}/{n:04d}.jpg" for n in range(9)] + ["sam/images/0000.jpg"]
+    for name in names[:-2]:
+        put(tmp_path / "images" / name)
+
+    def record(name):
+        said = [{"from": "human", "value": "<image>\nDescribe."}, {"from": "gpt", "value": CAPTION}]
+        return {"id": name, "image": name, "conversations": said}
+
+    path = tmp_path / "share.json"
+    path.write_text(json.dumps([record(n) for n in names], indent=2))
+    out = tmp_path / "out"
+    manifest = prepare.prepare_sharegpt4v(tmp_path / "images", path, out, held_out=3, scale=Scale(samples_per_shard=4))
+    found = read(out)
+    assert [s.key for s in found] == [n[:-4].replace("/", "_") for n in names[3:8]]
+    assert manifest is not None
+    assert manifest["rejects"] == {"image missing": 1}
+    check_grains(found[0])
+    for row, message in [({"id": 1}, "'image'"), (record("../x.jpg"), "inside"), ({"image": "a.jpg"}, "conversations")]:
+        path.write_text(json.dumps([row]))
+        with pytest.raises(LayoutError, match=message):
+            prepare.prepare_sharegpt4v(tmp_path / "images", path, tmp_path / "other", held_out=0)
+
+
+def test_docci_and_smaller_pictures(tmp_path):
+    rows = [
+        {"example_id": f"{s}_{n}", "split": s, "image_file": f"{s}_{n}.jpg", "description": CAPTION}
+        for s, n in [("train", 0), ("test", 1), ("train", 2)]
+    ]
+    for row in rows:
+        put(tmp_path / row["image_file"], width=400, height=200)
+    out = tmp_path / "out"
+    prepare.prepare_docci(tmp_path, lines(tmp_path / "d.jsonlines", rows), out, max_side=100)
+    found = read(out)
+    assert [s.key for s in found] == ["train_0", "train_2"]
+    assert Image.open(io.BytesIO(found[0].image)).size == (100, 50)
+    check_grains(found[0])
+    prepare.prepare_docci(tmp_path, tmp_path / "d.jsonlines", tmp_path / "test", split="test")
+    assert [s.image for s in read(tmp_path / "test")] == [picture(0, width=400, height=200)]
+
+
+def test_dci(tmp_path):
+    def mask(x0, y0, x1, y1, label, quality=0):
+        bounds = {"topLeft": {"x": x0, "y": y0}, "bottomRight": {"x": x1, "y": y1}}
+        return {"bounds": bounds, "label": label, "caption": "c", "mask_quality": quality, "outer_mask": "xxxx"}
+
+    row = {
+        "image": "sa_1.jpg", "short_caption": "A cube and a ball.", "extra_caption": CAPTION,
+        "mask_data": {"0": mask(0, 0, 24, 20, "cube"), "1": mask(4, 4, 8, 8, "blur", 2), "2": mask(5, 5, 5, 9, "x")},
+    }  # fmt: skip
+    put(tmp_path / "photos" / "sa_1.jpg")
+    for name in ("1-data.json", "2-data.json"):
+        put(tmp_path / "annotations" / name, json.dumps(row).encode())
+    splits = put(tmp_path / "splits.json", json.dumps({"train": ["1-data.json"], "test": ["2-data.json"]}).encode())
+    out = tmp_path / "out"
+    manifest = prepare.prepare_dci(tmp_path / "photos", tmp_path / "annotations", out, splits)
+    (sample,) = read(out)
+    assert sample.summary == "A cube and a ball."
+    assert sample.caption == f"A cube and a ball. {CAPTION}"
+    assert [(r.box, r.label) for r in sample.regions] == [((0, 0, 0.5, 0.5), "cube")]
+    assert manifest is not None
+    assert manifest["rejects"] == {"box without area": 1}
+    assert manifest["labels"] == ["cube"]
+
+
+def test_imageinwords(tmp_path):
+    rows = [{"image": "test_00731", "IIW": CAPTION}, {"image/key": "aar_test_1", "IIW": CAPTION}]
+    put(tmp_path / "train_00731.jpg")
+    put(tmp_path / "aar_test_1.jpg")
+    prepare.prepare_imageinwords(tmp_path, lines(tmp_path / "data.jsonl", rows), tmp_path / "out")
+    assert [s.key for s in read(tmp_path / "out")] == ["test_00731", "aar_test_1"]
+
+
+def test_localized_narratives(tmp_path):
+    rows = [
+        {"dataset_id": "mscoco_train2017", "image_id": "9", "annotator_id": a, "caption": CAPTION, "traces": []}
+        for a in (3, 4)
+    ]
+    put(tmp_path / "000000000009.jpg")
+    prepare.prepare_localized_narratives(tmp_path, lines(tmp_path / "n.jsonl", rows), tmp_path / "out")
+    assert [s.key for s in read(tmp_path / "out")] == ["000000000009-3", "000000000009-4"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "json"])
+def test_tables(tmp_path, kind, capsys):
+    rows = [{"file": "a/1.png", "text": CAPTION, "short": "One."}, {"file": "a/2.png", "text": "", "short": ""}]
+    for row in rows:
+        put(tmp_path / row["file"], picture(0, format="PNG"))
+    path = tmp_path / f"t.{kind}"
+    if kind in ("csv", "tsv"):
+        with path.open("w", newline="") as file:
+            table = csv.DictWriter(file, list(rows[0]), delimiter="," if kind == "csv" else "\t")
+            table.writeheader()
+            table.writerows(rows)
+    elif kind == "jsonl":
+        lines(path, rows)
+    else:
+        path.write_text(json.dumps(rows))
+    words = ["--images", str(tmp_path), "--annotations", str(path), "--out", str(tmp_path / "out")]
+    words += ["--image_column", "file", "--caption_column", "text", "--summary_column", "short"]
+    assert main(["prepare", "table", *words, "--scale.samples_per_shard", "5"]) == 0
+    (sample,) = read(tmp_path / "out")
+    assert (sample.key, sample.extension, sample.summary) == ("a_1", "png", "One.")
+    check_grains(sample)
+    with pytest.raises(SystemExit):
+        main(["prepare", "table", *words, "--caption_column", "nothing", "--scale.overwrite", "true"])
+    assert "no column 'nothing'" in capsys.readouterr().err
+
+
+def test_tars(tmp_path):
+    rows = [("1", {"json": json.dumps({"caption": CAPTION, "url": "x"}).encode()}), ("2", {"txt": CAPTION.encode()})]
+    rows += [("3", {"json": b"{"}), ("4", {"json": b'{"caption": "  "}'})]
+    members = [{"__key__": f"0000{key}", "jpg": picture(int(key)), **extra} for key, extra in rows]
+    write_tar(tmp_path / "in0.tar", members[:1])
+    write_tar(tmp_path / "in1.tar", members[1:])
+    manifest = prepare.prepare_tars(str(tmp_path / "in*.tar"), tmp_path / "out")
+    found = read(tmp_path / "out")
+    assert [s.key for s in found] == ["00001", "00002"]
+    assert [s.image for s in found] == [picture(1), picture(2)]
+    assert manifest is not None
+    assert manifest["rejects"] == {"json unreadable": 1, "no caption": 1}
+    check_grains(found[1])
+
+
+def test_arrays_are_read_in_pieces(tmp_path, monkeypatch):
+    rows = [{"n": n, "text": "x" * (n % 50) + '"}],[{'} for n in range(300)]
+    for size in (1, 7, 64, 10_000):
+        monkeypatch.setattr("datamodules.prepare.streams._CHUNK", size)
+        for indent in (None, 2):
+            path = tmp_path / "a.json"
+            path.write_text(" " * 3 + json.dumps(rows, indent=indent) + "\n") if size > 7 else path.write_text(
+                json.dumps(rows, indent=indent)
+            )
+            assert list(json_array(path)) == rows
+    for wrong, message in [("{}", "begins with"), ('[{"a": 1}, {"b"', "cut"), ("[1]", "object"), ("[{]", "not JSON")]:
+        path.write_text(wrong)
+        with pytest.raises(LayoutError, match=message):
+            list(json_array(path))
+    path.write_text('{"a": 1}\n\nno\n')
+    with pytest.raises(LayoutError, match="line 3"):
+        list(json_lines(path))
+
+
+@pytest.mark.slow
+def test_real_captions(tmp_path, shared):
+    """2,000 DOCCI captions: every offset exact, no sentence beyond its caption, the same bytes twice."""
+    captions = [row["caption"] for row in json_lines(shared / "data" / "docci_captions.jsonl")]
+    put(tmp_path / "a.jpg", width=32, height=32)
+    table = lines(tmp_path / "t.jsonl", [{"image": "a.jpg", "caption": caption} for caption in captions])
+    for name, processes in [("one", 1), ("two", 2)]:
+        prepare.prepare_table(tmp_path, table, tmp_path / name, scale=Scale(processes, samples_per_shard=250))
+    one, two = ({p.name: p.read_bytes() for p in (tmp_path / n).glob("*.[jt]*")} for n in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert one == two
+    found = read(tmp_path / "one")
+    assert len(found) == len(captions) == 2000
+    for sample in found:
+        assert all(len(sentence) <= len(sample.caption) for sentence in sample.sentences)
+        assert all(sample.caption[p.start : p.end] == p.text for p in sample.phrases)
+    statistics = json.loads(one["manifest.json"])["statistics"]
+    counts = {name: sum(int(value) * n for value, n in found.items()) for name, found in statistics.items()}
+    assert counts["sentences"] == sum(len(sample.sentences) for sample in found)
+    assert counts["phrases"] == sum(len(sample.phrases) for sample in found)
+    assert 20 < counts["phrases"] / 2000 < 50

@@ -1,0 +1,140 @@
+"""Preparing at scale: the same shards for any number of processes and parts, nothing lost or doubled when killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from datamodules.prepare.rejects import Rejects
+from datamodules.prepare.statistics import Statistics
+from datamodules.prepare.units import Scale, Unit, in_units, write_units
+from datamodules.tar_index import kept_index
+from tests.tiny import make_sample
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def samples(numbers: list[int], rejects: Rejects):
+    """A sample a number; those that end in 7 are left out. Slow where the environment says so."""
+    for number in numbers:
+        time.sleep(float(os.environ.get("SLOW", "0")))
+        if number % 10 == 7:
+            rejects.add("seven", number)
+        else:
+            yield make_sample(number)
+
+
+def write(out: Path, count: int = 40, **scale):
+    settings = Scale(**{"samples_per_shard": 6, **scale})
+    return write_units(
+        in_units(range(count), settings.samples_per_shard), samples, out, source="numbers", settings={}, scale=settings
+    )
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(out.iterdir()) if p.suffix != ".idx"}
+
+
+def keys(out: Path) -> list[str]:
+    indices = [kept_index(tar) for tar in sorted(out.glob("*.tar"))]
+    return [index.key(n) for index in indices if index is not None for n in range(len(index))]
+
+
+WANTED = [f"{n:06d}" for n in range(40) if n % 10 != 7]
+
+
+def test_processes_and_parts_give_the_same_bytes(tmp_path):
+    manifest = write(tmp_path / "one")
+    assert manifest is not None
+    assert manifest["samples"] == len(WANTED) == 36
+    assert manifest["rejects"] == {"seven": 4}
+    assert keys(tmp_path / "one") == WANTED
+    assert write(tmp_path / "two", processes=2) == manifest
+    assert [write(tmp_path / "parts", part=f"{i}/3") for i in (2, 1)] == [None, None]
+    assert not (tmp_path / "parts" / "manifest.json").exists()
+    assert write(tmp_path / "parts", part="3/3") == manifest
+    assert contents(tmp_path / "one") == contents(tmp_path / "two") == contents(tmp_path / "parts")
+
+
+def test_finished_shards_are_never_redone(tmp_path):
+    write(tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("shard-*")}
+    gone = tmp_path / "shard-000002.tar"
+    gone.unlink()
+    write(tmp_path)
+    changed = {p.name for p, t in before.items() if p.stat().st_mtime_ns != t}
+    assert changed == {"shard-000002.tar", "shard-000002.tar.idx", "shard-000002.json"}
+    with pytest.raises(FileExistsError, match="other settings"):
+        write(tmp_path, samples_per_shard=5)
+    assert write(tmp_path, samples_per_shard=5, overwrite=True)
+    assert keys(tmp_path) == WANTED
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+def test_killed_at_random_moments(tmp_path):
+    """Ten times kill -9, then a run to the end: the shards of a run that was left alone."""
+    code = "from pathlib import Path; from tests.datamodules.test_prepare_units import write; write(Path(r'{}'))"
+    environment = {**os.environ, "SLOW": "0.02", "PYTHONPATH": str(ROOT)}
+    rng = random.Random(0)
+    for _ in range(10):
+        run = subprocess.Popen(
+            [sys.executable, "-c", code.format(tmp_path / "killed")], cwd=ROOT, env=environment, start_new_session=True
+        )
+        while run.poll() is None and not (tmp_path / "killed").is_dir():
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.15))
+        os.killpg(run.pid, signal.SIGKILL) if run.poll() is None else None
+        run.wait()
+        for tar in (tmp_path / "killed").glob("*.tar"):
+            assert tar.stat().st_size % 512 == 0
+    write(tmp_path / "killed")
+    write(tmp_path / "whole")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_a_unit_that_fails_stops_the_run_and_keeps_the_others(tmp_path):
+    def failing(numbers, rejects):
+        if 13 in numbers:
+            raise OSError("the disk went away")
+        yield from samples(numbers, rejects)
+
+    with pytest.raises(OSError, match="went away"):
+        write_units(in_units(range(20), 6), failing, tmp_path, source="numbers", settings={}, scale=Scale(1, "1/1", 6))
+    assert sorted(p.name for p in tmp_path.glob("*.tar")) == ["shard-000000.tar", "shard-000001.tar"]
+
+
+def test_nothing_to_write(tmp_path):
+    def none(numbers, rejects):
+        rejects.add("all", "x")
+        yield from ()
+
+    with pytest.raises(ValueError, match=r"no sample of 'n' was left .*'all': 1"):
+        write_units([Unit(0, [1])], none, tmp_path, source="n", settings={}, scale=Scale())
+
+
+@pytest.mark.parametrize("wrong", [{"processes": 0}, {"part": "0/2"}, {"part": "3/2"}, {"part": "x"}])
+def test_wrong_scales(wrong):
+    with pytest.raises(ValueError, match=r"scale\."):
+        Scale(**wrong)
+
+
+def test_statistics_add_up(tmp_path):
+    whole, halves = Statistics(), [Statistics(), Statistics()]
+    for number in range(10):
+        whole.add(make_sample(number))
+        halves[number % 2].add(make_sample(number))
+    merged = Statistics()
+    for half in halves:
+        merged.merge(json.loads(json.dumps(half.counts())))
+    assert merged.counts() == whole.counts()
+    assert whole.mean("phrases") == 2
+    assert whole.quantile("boxes", 0.99) == 1
+    assert "phrases of an image: mean 2.00, median 2" in whole.plotted()

@@ -1,0 +1,119 @@
+"""Stop anywhere, go on with other ranks and workers: Lightning's checkpoint brings back the very next samples."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.strategies import DDPStrategy
+
+from datamodules import GrainSampling, GranularityData
+from lightning_modules import ClipFinetune, OptimConfig
+from lightning_modules.callbacks import LastCheckpoint
+from tests.ranks import run_on_ranks
+from tests.tiny import write_shards
+from tests.tiny_run import TINY
+
+SAMPLES, BATCH, EPOCHS = 24, 4, 3
+
+
+class Recorder(Callback):
+    """What every step was given; dies before step ``killed_at``."""
+
+    def __init__(self, killed_at: int | None = None) -> None:
+        self.killed_at, self.keys, self.images = killed_at, [], []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.killed_at:
+            raise InterruptedError("killed")
+        self.keys.append(batch.keys)
+        self.images.append(batch.images)
+
+
+def train(
+    folder: str, shards: list[str], ranks: int, workers: int, killed_at: int | None = None, batch: int = BATCH
+) -> Recorder:
+    """Trains on from ``folder``'s last checkpoint; a global batch has ``batch`` samples on any number of ranks."""
+    recorder = Recorder(killed_at)
+    data = GranularityData(
+        shards, batch_size=batch // ranks, workers=workers, image_size=16, context_length=77,
+        sampling=GrainSampling(1, 1), batches_per_epoch=SAMPLES // batch, shuffle=4,
+    )  # fmt: skip
+    trainer = Trainer(
+        max_epochs=EPOCHS, accelerator="cpu", devices=ranks, logger=False, enable_progress_bar=False,
+        strategy=DDPStrategy(process_group_backend="gloo") if ranks > 1 else "auto", use_distributed_sampler=False,
+        enable_model_summary=False, callbacks=[LastCheckpoint(f"{folder}/checkpoints", every_n_steps=1), recorder],
+    )  # fmt: skip
+    last = Path(folder, "checkpoints", "last.ckpt")
+    try:
+        trainer.fit(
+            ClipFinetune(encoder=TINY, optim=OptimConfig(lr=1e-3)), data, ckpt_path=str(last) if last.exists() else None
+        )
+    except InterruptedError:
+        assert killed_at is not None
+    return recorder
+
+
+def on_rank(folder: str, shards: list[str], workers: int, killed_at: int | None) -> tuple[list, list]:
+    """One of two ranks, inside the process group that stands."""
+    rank = torch.distributed.get_rank()
+    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    os.environ.update(LOCAL_WORLD_SIZE="2", GROUP_RANK="0", TORCHELASTIC_RUN_ID="test")
+    recorder = train(folder, shards, 2, workers, killed_at)
+    return recorder.keys, recorder.images
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> list[str]:
+    return [str(path) for path in write_shards(tmp_path_factory.mktemp("shards"), SAMPLES, 3)]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("remote", [False, True])
+def test_five_stops(tmp_path, shards, remote):
+    """A run killed five times, its workers changed between for local shards."""
+    urls = [f"pipe:cat {shlex.quote(s)}" for s in shards] if remote else shards
+    whole = train(str(tmp_path / "whole"), urls, 1, 0)
+    assert len(whole.keys) == SAMPLES // BATCH * EPOCHS
+    keys, images = [], []
+    for stop, workers in [(1, 0), (4, 1), (6, 3), (11, 0), (17, 1), (None, 0)]:
+        part = train(str(tmp_path / "parts"), urls, 1, 0 if remote else workers, stop)
+        keys += part.keys
+        images += part.images
+    assert keys == whole.keys
+    assert all(torch.equal(a, b) for a, b in zip(images, whole.images, strict=True))
+    per_epoch = SAMPLES // BATCH
+    for epoch in range(EPOCHS):
+        seen = [key for batch in keys[epoch * per_epoch : (epoch + 1) * per_epoch] for key in batch]
+        assert sorted(seen) == [f"{n:06d}" for n in range(SAMPLES)]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_from_one_rank_to_two_and_back(tmp_path, shards):
+    whole = train(str(tmp_path / "whole"), shards, 1, 0)
+    parts = str(tmp_path / "parts")
+    first = train(parts, shards, 1, 1, killed_at=4)
+    two = run_on_ranks(on_rank, 2, parts, shards, 1, 9)
+    last = train(parts, shards, 1, 0)
+    joined = [[a + b for a, b in zip(two[0][0], two[1][0], strict=True)]]
+    pictures = [torch.cat(pair) for pair in zip(two[0][1], two[1][1], strict=True)]
+    assert first.keys + joined[0] + last.keys == whole.keys
+    for a, b in zip([*first.images, *pictures, *last.images], whole.images, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("first", "second"), [(8, 4), (4, 12)])
+def test_another_global_batch(tmp_path, shards, first, second):
+    """The samples go on where they stopped, and an epoch ends after about as many of them."""
+    seen = []
+    for batch, stop in [(first, 24 // first * 3 // 2 - 1), (second, None)]:
+        recorder = train(str(tmp_path), shards, 1, 0, stop, batch)
+        seen += [key for keys in recorder.keys for key in keys]
+    for epoch in range(2):
+        assert sorted(seen[SAMPLES * epoch : SAMPLES * (epoch + 1)]) == [f"{n:06d}" for n in range(SAMPLES)]
+    assert abs(len(seen) - SAMPLES * EPOCHS) <= max(first, second)
