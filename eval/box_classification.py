@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from eval.benchmark import Model, Result, Run
 from eval.boxes import BoxAccuracy
+from eval.gather import rank, world_size
 from eval.pictures import Photograph, squares
 from eval.prompts import class_vectors
 
@@ -116,7 +117,7 @@ def classify(name: str, model: Model, run: Run, data: BoxSet, protocol: BoxProto
     vectors = class_vectors(model.encode_text, data.classes, templates, run.track)
     accuracy = BoxAccuracy(name)
     parts = [pictures[i : i + run.batch_size] for i in range(0, len(pictures), run.batch_size)]
-    for part in run.track(parts, name.replace("_", " ")):
+    for part in run.track(parts[rank() :: world_size()], name.replace("_", " ")):
         pixels = squares([picture.photograph for picture in part], model.image_size, protocol.resize)
         dense = protocol.before_pooling(model.encode_image(pixels).dense)
         device = dense.device

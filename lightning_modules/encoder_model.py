@@ -1,0 +1,63 @@
+"""A dual encoder as benchmarks see one: pixels from 0 to 255 and strings in, on its device, without gradients."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from datamodules.collate import pack_texts
+from datamodules.module import normalise
+from datamodules.tokenizer import Tokenizer
+from lightning_modules.networks import DualEncoder, ImageFeatures, pool_regions
+
+
+class EncoderModel:
+    """The encoder, put into evaluation mode on ``device``."""
+
+    def __init__(self, encoder: DualEncoder, device: torch.device) -> None:
+        self.encoder, self.device = encoder.eval().to(device), device
+        self.image_size = encoder.config.image_size
+        self.context_length = encoder.config.context_length
+        self._tokenizer = Tokenizer(self.context_length)
+        self._digest = ""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the sizes, the weights and the kind of device, whose rounding differs; computed once."""
+        self._digest = self._digest or self._sha256()
+        return self._digest
+
+    def _sha256(self) -> str:
+        found = hashlib.sha256(f"{self.encoder.config} {self.device.type}".encode())
+        for name, weight in self.encoder.state_dict().items():
+            raw = weight.detach().cpu().contiguous().flatten().view(torch.uint8)
+            found.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
+            found.update(raw.numpy().data)
+        return found.hexdigest()
+
+    def token_count(self, text: str) -> int:
+        """Tokens of the whole text."""
+        return self._tokenizer.length(text)
+
+    @torch.no_grad()
+    def encode_image(self, squares: UInt8[Tensor, "B 3 S S"]) -> ImageFeatures:
+        """Features of the pictures."""
+        return self.encoder.encode_image(normalise(squares.to(self.device)))
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
+        """Unit vectors of the texts; a text beyond the context is cut and keeps its EOT."""
+        unique, index = pack_texts(texts, self._tokenizer)
+        moved = type(unique)(*(part.to(self.device) for part in unique))
+        return self.encoder.encode_text(moved).text[index.to(self.device)]
+
+    @torch.no_grad()
+    def pool_regions(
+        self, dense: Float[Tensor, "B P D"], boxes: Float[Tensor, "R 4"], image: Int[Tensor, " R"]
+    ) -> Float[Tensor, "R D"]:
+        """Unit vectors of the boxes."""
+        return pool_regions(dense, boxes, image)
