@@ -46,7 +46,8 @@ class EncoderModel:
     @torch.no_grad()
     def encode_image(self, squares: UInt8[Tensor, "B 3 S S"]) -> ImageFeatures:
         """Features of the pictures."""
-        return self.encoder.encode_image(normalise(squares.to(self.device)))
+        pixels = normalise(squares.to(self.device))
+        return self.encoder.encode_image(pixels.to(self.encoder.image_tower.projection.weight.dtype))
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:

@@ -89,16 +89,16 @@ def run(arguments: Sequence[str]) -> int:
     given = _parser().parse_args(arguments)
     try:
         wanted = [benchmark(name) for name in given.benchmark.split(",")]
-        device = _device(given.device)
+        device = wanted_device(given.device)
         if given.items:
             parquet()
         out = Folder(given.out, len(given.model), given.items, given.bootstrap, given.tensorboard)
-        with _Ranks(device):
+        with Ranks(device):
             settings = Run(
                 given.root,
                 given.batch_size,
                 given.skip_missing,
-                _bar,
+                progress,
                 None if given.cache is None else Cache(given.cache),
                 next((fit for fit in FITS if fit.__name__ == given.fit), None),
                 next((wording for wording in WORDINGS if wording.__name__ == given.captions), None),
@@ -147,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _Ranks:
+class Ranks:
     """Within it, the process group that ``torchrun`` asks for; without torchrun nothing."""
 
     def __init__(self, device: torch.device) -> None:
@@ -165,7 +165,8 @@ class _Ranks:
             dist.destroy_process_group()
 
 
-def _device(name: str) -> torch.device:
+def wanted_device(name: str) -> torch.device:
+    """The device called ``name``, under ``torchrun`` this rank's. Raises ValueError where there is none."""
     if name == "cuda" and "LOCAL_RANK" in os.environ:
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
@@ -174,7 +175,7 @@ def _device(name: str) -> torch.device:
         raise ValueError(f"--device must be a device that is here, got {name!r}: {error}") from error
 
 
-def _bar(steps: Sequence[T], description: str) -> Iterable[T]:
+def progress(steps: Sequence[T], description: str) -> Iterable[T]:
     """rich's progress bar, where a person is watching the first rank."""
     hidden = not sys.stderr.isatty() or rank() > 0
     return track(steps, description, console=Console(stderr=True), disable=hidden)
