@@ -34,6 +34,14 @@ class Texts(NamedTuple):
     offsets: Int[Tensor, " U+1"]
     ids: Int[Tensor, " U"]  # 64-bit hash of the sequence: equal texts have equal ids on every rank
 
+    def only(self, rows: Int[Tensor, " u"]) -> tuple[Texts, Int[Tensor, " t"]]:
+        """Some of the texts, in the order of ``rows``, and where their tokens stand among all."""
+        lengths = self.offsets.diff()[rows]
+        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        first = torch.repeat_interleave(self.offsets[rows] - offsets[:-1], lengths)
+        at = first + torch.arange(len(first), device=rows.device)
+        return Texts(self.tokens[at], offsets, self.ids[rows]), at
+
 
 class Slots(NamedTuple):
     """Which text fills which slot of an image at one grain; an invalid slot points at text 0 and means nothing."""

@@ -109,13 +109,16 @@ class Preparer:
 
 
 def _links(sample: Sample, drawn: Drawn, row: dict[tuple[float, ...], int]) -> list[tuple[int, int]]:
-    """(row of the kept boxes, drawn phrase) for every region whose box and phrase are both still there."""
-    slot = {p.text.lower(): i for i, p in enumerate(drawn.phrases)}
+    """(row of the kept boxes, drawn phrase) for every region whose box and phrase are both still there.
+
+    Words alone do not join them: of two men that a caption calls "a man", each has its own box.
+    """
+    slot = {phrase: i for i, phrase in enumerate(drawn.phrases)}
     links: dict[tuple[int, int], None] = {}
     for region in sample.regions:
         if region.phrase is None or region.box not in row:
             continue
-        at = slot.get(sample.phrases[region.phrase].text.lower())
+        at = slot.get(sample.phrases[region.phrase])
         if at is not None:
             links[row[region.box], at] = None
     return list(links)

@@ -6,18 +6,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from typing_extensions import override
 
-from datamodules.batch import Batch, Slots
+from datamodules.batch import Batch, Grain, Slots, Texts
 from datamodules.collate import pack_texts
 from datamodules.tokenizer import Tokenizer
 from lightning_modules.memory import MemoryConfig, encode_by_parts
@@ -96,26 +96,46 @@ class Method(LightningModule, ABC):
         """Temperatures by name, as the factor on the cosines."""
         return {"global": self.encoder.scale}
 
+    def reads(self) -> Collection[Grain]:
+        """The grains whose texts the losses need as vectors; in training no others are encoded."""
+        return tuple(Grain)
+
     def features(self, batch: Batch) -> Features:
-        """Embed a batch: one pass of each tower."""
+        """Embed a batch: one pass of each tower. In training, texts of grains that are not read have zeros."""
         if self._validated:
-            (encoder,) = self._validated
+            encoder = self._in_use()
             return Features(encoder.encode_image(batch.images), encoder.encode_text(batch.texts))
+        read = torch.zeros(len(batch.texts.ids), dtype=torch.bool, device=batch.texts.ids.device)
+        for grain in self.reads():
+            slots = batch.grains[grain]
+            read[slots.index[slots.valid]] = True
+        if not self.training or read.all():
+            return self._encode(batch.images, batch.texts)
+        rows = read.nonzero().squeeze(1)
+        some, at = batch.texts.only(rows)
+        images, texts = self._encode(batch.images, some)
+        text, tokens = _among(len(read), rows, texts.text), _among(len(batch.texts.tokens), at, texts.tokens)
+        return Features(images, TextFeatures(text, tokens))
+
+    def _encode(self, pixels: Float[Tensor, "B 3 H W"], texts: Texts) -> Features:
         if self.memory.cache_part is not None and torch.is_grad_enabled():
-            return Features(*encode_by_parts(self.encoder, batch.images, batch.texts, self.memory.cache_part))
-        return Features(self.encoder.encode_image(batch.images), self.encoder.encode_text(batch.texts))
+            return Features(*encode_by_parts(self.encoder, pixels, texts, self.memory.cache_part))
+        return Features(self.encoder.encode_image(pixels), self.encoder.encode_text(texts))
 
     @torch.no_grad()
     def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
         """Normalised pixels to unit vectors."""
-        return self.deployed().encode_image(pixels.to(self.device)).image
+        return self._in_use().encode_image(pixels.to(self.device)).image
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
         """Texts to unit vectors; a text beyond the context is cut and keeps its EOT."""
         unique, index = pack_texts(texts, Tokenizer(self.encoder.config.context_length))
         moved = type(unique)(*(t.to(self.device) for t in unique))
-        return self.deployed().encode_text(moved).text[index.to(self.device)]
+        return self._in_use().encode_text(moved).text[index.to(self.device)]
+
+    def _in_use(self) -> DualEncoder:
+        return self._validated[0] if self._validated else self.deployed()
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -199,6 +219,10 @@ class Method(LightningModule, ABC):
         optimizer = adamw(self, self.new_modules(), self.optim)
         schedule = warmup_cosine(optimizer, self.optim, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _among(count: int, at: Int[Tensor, " n"], rows: Float[Tensor, "n D"]) -> Float[Tensor, "count D"]:
+    return rows.new_zeros(count, rows.shape[1]).index_copy(0, at, rows)
 
 
 def _pretrained(source: str, wanted: EncoderConfig) -> DualEncoder:

@@ -14,7 +14,7 @@ gradient.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -108,6 +108,10 @@ class BetaClip(Method):
         self.pooling = TextConditionedPooling(self.encoder.config.embed_dim, pooling_heads)
         if pooling_gain is not None:
             self.pooling.start_transparent(pooling_gain)
+
+    @override
+    def reads(self) -> Collection[Grain]:
+        return GRAINS
 
     @override
     def losses(self, batch: Batch, features: Features) -> Terms:

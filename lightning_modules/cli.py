@@ -17,7 +17,7 @@ Train CLIP on captions, sentences, phrases and regions.
 
   fit         train:     lightning fit --config configs/beta_bce.yaml
   validate    measure:   lightning validate --config runs/beta_bce/config.yaml --ckpt_path runs/.../best.ckpt
-  prepare     write shards from a data set:  lightning prepare coco --help
+  prepare     write shards from a data set:  lightning prepare --help
   evaluate    benchmarks on official files:  lightning evaluate --model best.ckpt --benchmark urban1k --root DATA
   test        the validation set's numbers, and the benchmarks that the config names
   predict     embeddings of shards:  lightning predict --model best.ckpt --shards shards/ --out embeddings

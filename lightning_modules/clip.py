@@ -5,6 +5,8 @@ With 248 tokens of context and long captions this is Long-CLIP's setting without
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from typing_extensions import override
 
 from datamodules.batch import Batch, Grain
@@ -34,6 +36,10 @@ class ClipFinetune(Method):
     ) -> None:
         super().__init__(encoder, optim, pretrained, memory)
         self.clip = ClipLoss()
+
+    @override
+    def reads(self) -> Collection[Grain]:
+        return (Grain.CAPTION,)
 
     @override
     def losses(self, batch: Batch, features: Features) -> Terms:

@@ -17,7 +17,7 @@ arguments. Results are those of a HarmoCLIP-style method, never a replication. A
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -34,7 +34,7 @@ from lightning_modules.networks.lexemes import pool_lexemes
 from lightning_modules.networks.temperature import Temperature
 from lightning_modules.networks.unit import unit
 from lightning_modules.optim import OptimConfig
-from lightning_modules.region_targets import CropTarget, Named, RegionTarget, Seen, check_weight
+from lightning_modules.region_targets import CropTarget, Named, PhraseTarget, RegionTarget, Seen, check_weight
 from losses import ClipLoss, LexemeRegionLoss
 from losses.lexeme_region import SameLemma
 from losses.pairs import Scope
@@ -54,8 +54,9 @@ class HarmoClip(Method):
         same_lemma: what other regions' lexemes of an equal lemma are: to ``ignore``, ``positive`` or ``negative``.
         scope: where the contrast's negatives come from: ``all`` ranks, this ``rank``, or groups of so many of its
             images (1: within an image).
-        temperature: lexemes and regions have their ``own`` (FG-CLIP), which starts where CLIP's does, or CLIP's
-            (``shared``, FineCLIP).
+        temperature: lexemes and regions have their ``own`` (FG-CLIP), which starts where CLIP's stands, or CLIP's
+            (``shared``, FineCLIP); or their own, whose factor on the cosines starts at this number (features that are
+            not yet alike learn badly under a trained CLIP's 100).
         text_tower: ``trained``, or ``frozen`` (FineCLIP's code), where ``lexeme_space: own`` is what can adapt.
         encoder: sizes of the towers; with ``pretrained`` they come from the checkpoint.
         optim: learning rates and schedule.
@@ -75,7 +76,7 @@ class HarmoClip(Method):
         lexeme_space: Literal["shared", "own"] = "shared",
         same_lemma: SameLemma = "ignore",
         scope: Scope = "all",
-        temperature: Literal["own", "shared"] = "own",
+        temperature: Literal["own", "shared"] | float = "own",
         text_tower: Literal["trained", "frozen"] = "trained",
         encoder: EncoderConfig = EncoderConfig(),
         optim: OptimConfig = OptimConfig(),
@@ -87,11 +88,12 @@ class HarmoClip(Method):
         for name, value, known in (
             ("lexeme", lexeme, ("mean", "last", "phrase")),
             ("lexeme_space", lexeme_space, ("shared", "own")),
-            ("temperature", temperature, ("own", "shared")),
             ("text_tower", text_tower, ("trained", "frozen")),
         ):
             if value not in known:
                 raise ValueError(f"{name} must be {' or '.join(known)}, got {value!r}")
+        if isinstance(temperature, str) and temperature not in ("own", "shared"):
+            raise ValueError(f"temperature must be own, shared or a number, got {temperature!r}")
         contrast = LexemeRegionLoss(same_lemma, scope)
         super().__init__(encoder, optim, pretrained, memory)
         self.global_weight, self.lexeme_weight = global_weight, lexeme_weight
@@ -102,14 +104,20 @@ class HarmoClip(Method):
         self.projection = nn.Linear(width, width, bias=False) if lexeme_space == "own" else None
         if self.projection is not None:
             nn.init.eye_(self.projection.weight)
-        start = float(self.encoder.scale.detach())
-        self.temperature = Temperature(start) if temperature == "own" else None
+        start = float(self.encoder.scale.detach()) if isinstance(temperature, str) else temperature
+        self.temperature = None if temperature == "shared" else Temperature(start)
         self.encoder.text_tower.requires_grad_(text_tower == "trained")
         crops = [target for target in self.targets if isinstance(target, CropTarget)]
         frozen = [target for target in crops if target.teacher == "frozen"]
         self.student_share = min((target.student_share for target in frozen), default=1.0)
         self.teacher = copy.deepcopy(self.encoder).requires_grad_(False) if frozen else None
         self.needs_crops = bool(crops)
+
+    @override
+    def reads(self) -> Collection[Grain]:
+        alone = self.lexeme == "phrase" and self.lexeme_weight > 0
+        phrases = alone or any(isinstance(target, PhraseTarget) for target in self.targets)
+        return (Grain.CAPTION, Grain.PHRASE) if phrases else (Grain.CAPTION,)
 
     @override
     def losses(self, batch: Batch, features: Features) -> Terms:

@@ -17,7 +17,7 @@ of each other. The patches keep to themselves in the last block (`networks.image
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -162,6 +162,11 @@ class MulClip(Method):
             TokenCalibration(config.embed_dim, image, settings.gain) if of_image else None,
             TokenCalibration(config.embed_dim, text, settings.gain) if self.word_weight > 0 else None,
         )
+
+    @override
+    def reads(self) -> Collection[Grain]:
+        weights = {Grain.CAPTION: 1.0, Grain.SUMMARY: self.short_weight, Grain.SENTENCE: self.subcaption_weight}
+        return [grain for grain, weight in weights.items() if weight > 0]
 
     @override
     def losses(self, batch: Batch, features: Features) -> Terms:

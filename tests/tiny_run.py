@@ -6,14 +6,16 @@ from pathlib import Path
 
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from datamodules import GrainSampling, GranularityData, RandomCrop
 from datamodules.transforms import ImageTransform
-from lightning_modules import BetaClip, OptimConfig
+from lightning_modules import BetaClip, Method, OptimConfig
 from lightning_modules.callbacks import BestCheckpoint, LastCheckpoint
 from lightning_modules.networks import EncoderConfig
 from tests.tiny import write_shards
 
+Scalars = dict[str, list[float]]
 TINY = EncoderConfig(
     image_size=16, patch_size=8, image_width=16, image_layers=2, image_heads=2,
     text_width=16, text_layers=1, text_heads=2, embed_dim=16, context_length=77,
@@ -27,6 +29,19 @@ def data(folder: Path, workers: int = 0, transform: ImageTransform | None = None
         image_size=16, context_length=77, sampling=GrainSampling(2, 2),
         train_transform=transform or RandomCrop(), **settings,
     )  # fmt: skip
+
+
+def fit_method(folder: Path, method: Method, data: GranularityData, epochs: int, *callbacks: Callback) -> Scalars:
+    """Train ``method``; what was logged, by name."""
+    trainer = Trainer(
+        max_epochs=epochs, accelerator="cpu", devices=1, num_sanity_val_steps=0, log_every_n_steps=1,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=bool(callbacks),
+        logger=TensorBoardLogger(folder, "", ""), callbacks=list(callbacks),
+    )  # fmt: skip
+    trainer.fit(method, data)
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def fit(

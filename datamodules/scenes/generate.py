@@ -8,17 +8,19 @@ from datamodules.sample import Choice, Region, Sample
 from datamodules.scenes.draw import render
 from datamodules.scenes.questions import questions
 from datamodules.scenes.sentences import describe
-from datamodules.scenes.world import Split, draw_scene
+from datamodules.scenes.world import COLOURS, SHAPES, Split, draw_scene
 
 SOURCE = "scenes"
 ASKED = 2
+LABELS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 
 
 def sample(index: int, split: Split, seed: int = 0, size: int = 64, asked: int = ASKED) -> Sample:
     """Sample ``index`` of a split: a function of its arguments alone, in any process and any order.
 
     ``size`` is the picture's side in pixels. A held-out sample has questions about ``asked`` of its things, four each.
-    A region's label is the thing's shape. A thing has a region for each phrase that names it, all with the same box.
+    A region's label is the thing's colour and shape, of ``LABELS``. A thing has a region for each phrase that names it,
+    all with the same box.
 
     Raises ``ValueError`` where ``split`` is unknown, ``index`` or ``asked`` negative, or ``size`` below 32.
     """
@@ -34,7 +36,9 @@ def sample(index: int, split: Split, seed: int = 0, size: int = 64, asked: int =
     first_region: list[int] = []
     for number, (thing, box) in enumerate(zip(scene.things, boxes, strict=True)):
         first_region.append(len(regions))
-        regions.extend(Region(box, p, thing.shape) for p, named in enumerate(caption.things) if named == number)
+        regions.extend(
+            Region(box, p, f"{thing.colour} {thing.shape}") for p, named in enumerate(caption.things) if named == number
+        )
     if split == "held_out":
         for number in rng.sample(range(len(scene.things)), min(asked, len(scene.things))):
             for level, texts in questions(scene.things[number], seed, rng):

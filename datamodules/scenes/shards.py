@@ -20,8 +20,7 @@ from typing import NamedTuple
 
 from webdataset.writer import TarWriter
 
-from datamodules.scenes.generate import ASKED, SOURCE, sample
-from datamodules.scenes.shapes import OUTLINES
+from datamodules.scenes.generate import ASKED, LABELS, SOURCE, sample
 from datamodules.scenes.world import Split
 
 VERSION = 2  # of the generator: raise it with any change of pictures or texts
@@ -107,7 +106,7 @@ def _write(place: Path, jobs: list[Job], seed: int, size: int, asked: int) -> No
             for job, size_in_bytes in zip(jobs, sizes, strict=True)
         }
         manifest = {"source": SOURCE, "version": VERSION, "seed": seed, "size": size, "asked": asked, "shards": shards}
-        manifest["labels"] = sorted(OUTLINES)
+        manifest["labels"] = list(LABELS)
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         _claim(temporary, place)
     finally:

@@ -23,7 +23,7 @@ if SHARED_NLTK.is_dir():
     os.environ.setdefault("NLTK_DATA", str(SHARED_NLTK))
 
 from lightning_modules.precision import best_precision  # noqa: E402
-from tests.bench import harmo_work, loss_work, mulclip_work, retrieval_work, tower_work  # noqa: E402
+from tests.bench import loss_work, method_work, retrieval_work, tower_work  # noqa: E402
 from tests.bench.measure import cost  # noqa: E402
 from tests.bench.texts import captions  # noqa: E402
 
@@ -39,7 +39,7 @@ def against_the_old() -> list[dict[str, Any]]:
         ("β-CAL BCE, B=256", loss_work.beta_cal, ("bce", 256), 3, (1 / 3, 1 / 10)),
         (f"text tower, {captions(1)[0]}", tower_work.text_tower, (), 3, (1 / 4, None)),
         ("ranking 1000 × 5000, old: torchmetrics' R@1", retrieval_work.ranking, (1000,), 2, (1 / 10, 1 / 4)),
-        ("MulCLIP's step, old: its global terms", mulclip_work.step, (), 2, (1.25, None)),
+        ("MulCLIP's step, old: its global terms", method_work.mulclip, (), 2, (1.25, None)),
         (f"step ViT-B/16, B=8, {best_precision('cpu')}", tower_work.step, (), 2, (1 / 2.5, None)),
     ]
     results = []
@@ -79,8 +79,8 @@ def growth() -> list[dict[str, Any]]:
 def regions() -> list[dict[str, Any]]:
     """A HarmoCLIP-style step beside its global term alone, as boxes and crops are added."""
     results = []
-    for boxes, crops in harmo_work.COUNTS:
-        found = cost(harmo_work.step, boxes, crops, repeats=2)
+    for boxes, crops in method_work.COUNTS:
+        found = cost(method_work.harmoclip, boxes, crops, repeats=2)
         results.append({"boxes": boxes, "crops": crops, "seconds": found.seconds, "mib": found.mib})
     return [row | {"time": row["seconds"] / results[0]["seconds"]} for row in results]
 
@@ -119,7 +119,7 @@ def main() -> None:
     ]
     show(console, "memory against N: distance from a straight line (target: 0.1)", fits)
     crops = regions()
-    show(console, f"HarmoCLIP-style step, ViT-B/16, {harmo_work.IMAGES} images, boxes and crops of each", crops)
+    show(console, f"HarmoCLIP-style step, ViT-B/16, {method_work.IMAGES} images, boxes and crops of each", crops)
     target = Path("runs/bench.json")
     target.parent.mkdir(exist_ok=True)
     numbers = {"machine": machine, "old_beside_new": old_new, "growth": sizes, "linear_fit": fits, "regions": crops}

@@ -110,6 +110,20 @@ def test_boxes_labels_and_links():
     assert text_of(batch, int(batch.choices.index[1, 0])) == Tokenizer(77)("yes")
 
 
+def test_equal_words_for_two_things_keep_their_own_boxes():
+    caption = "A man. A man."
+    two = make_sample(
+        0,
+        caption=caption,
+        sentences=("A man.", "A man."),
+        phrases=(Phrase("A man", 0, 0, 5, "man"), Phrase("A man", 1, 7, 12, "man")),
+        regions=(Region((0.0, 0.0, 0.5, 0.5), 0), Region((0.5, 0.5, 1.0, 1.0), 1)),
+    )
+    batch = batch_of([two])
+    assert len(batch.regions.boxes) == 2
+    assert batch.regions.links.tolist() == [[0, 0]]  # the words are drawn once, with the place and box of one of them
+
+
 def test_drawing_is_random_in_training_only_and_repeatable():
     sample = make_sample(7, sentences=tuple(f"Sentence {i}." for i in range(9)))
     evaluation = preparer(sentences=3)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from datamodules import scenes
 from datamodules.scenes.draw import PALETTE, PIXELS, SHADE, render, second_tone
+from datamodules.scenes.generate import LABELS
 from datamodules.scenes.png import encoded
 from datamodules.scenes.world import SHAPES, SIZES, TEXTURES, Scene, Thing, draw_scene
 
@@ -85,13 +86,14 @@ def test_shapes_and_textures_look_different() -> None:
                     assert (abs(one - other).max(axis=2) > 40).mean() > 0.125
 
 
-def test_labels_are_shapes_and_regions_link_all_phrases_of_a_thing() -> None:
+def test_labels_are_colour_and_shape_and_regions_link_all_phrases_of_a_thing() -> None:
     for i in range(MANY):
         scene, sample = draw_scene(i, "train", 0), scenes.sample(i, "train")
         boxes = list(dict.fromkeys(region.box for region in sample.regions))
         assert len(boxes) == len(scene.things)
         labels = {region.box: region.label for region in sample.regions}
-        assert [labels[box] for box in boxes] == [thing.shape for thing in scene.things]
+        assert [labels[box] for box in boxes] == [f"{thing.colour} {thing.shape}" for thing in scene.things]
+        assert set(labels.values()) <= set(LABELS)
         assert all(region.label == labels[region.box] for region in sample.regions)
         phrases = [region.phrase for region in sample.regions]
         assert None not in phrases

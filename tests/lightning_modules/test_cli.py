@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,24 @@ def test_every_config_opens_with_its_story(config):
     header = "".join(line for line in config.read_text().splitlines(True) if line.startswith("#"))
     for word in ("arXiv", f"lightning fit --config configs/{config.name}", "Time", "Expected"):
         assert word in header
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "configs/recipes").glob("*.yaml")), ids=lambda c: c.stem)
+def test_every_recipe_overlays_the_config_that_it_names(recipe, capsys):
+    text = recipe.read_text()
+    base = re.search(r"--config (configs/\w+\.yaml) --config configs/recipes/" + recipe.name, text)
+    assert base is not None
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", str(ROOT / base[1]), "--config", str(recipe), "--print_config"])
+    assert not stopped.value.code
+    whole, recipe_alone = yaml.safe_load(capsys.readouterr().out), yaml.safe_load(text)
+    assert whole["trainer"]["logger"]["init_args"]["name"] == recipe.stem
+    assert whole["model"]["init_args"]["pretrained"].startswith("openai/clip-vit-")
+    assert whole["data"]["batches_per_epoch"] is None
+    for name, value in recipe_alone["model"]["init_args"]["optim"].items():
+        assert whole["model"]["init_args"]["optim"][name] == value
+    for word in ("Hardware", "Time", "Expected"):
+        assert f"# {word}" in text
 
 
 def test_overlays_and_overrides(tmp_path, capsys):

@@ -6,9 +6,7 @@ import math
 
 import pytest
 import torch
-from lightning import Trainer, seed_everything
-from lightning.pytorch.loggers import TensorBoardLogger
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from lightning import seed_everything
 from torch.nn.functional import normalize
 
 from datamodules import GrainSampling, GranularityData, Squash
@@ -19,10 +17,9 @@ from lightning_modules import ClipFinetune, CropTarget, HarmoClip, ImageTarget, 
 from lightning_modules.callbacks import BestCheckpoint, LastCheckpoint
 from lightning_modules.export_cli import encoder_of, read
 from lightning_modules.memory import MemoryConfig
-from lightning_modules.networks.lexemes import pool_lexemes
 from losses import ClipLoss, LexemeRegionLoss
 from tests.tiny import make_sample, write_tar
-from tests.tiny_run import TINY
+from tests.tiny_run import TINY, fit_method
 
 
 @pytest.fixture
@@ -162,6 +159,33 @@ def test_every_reading_trains_all_it_has(batch, settings):
     assert new == {id(p) for name, p in trained.items() if name.startswith("projection.")}
 
 
+@pytest.mark.parametrize("settings", [{}, {"targets": [PhraseTarget()]}, {"lexeme": "phrase"}])
+def test_texts_that_no_term_reads_are_not_encoded(batch, settings):
+    method = make(**settings)
+    phrases = batch.grains[Grain.PHRASE]
+    unread = phrases.index[phrases.valid] if not settings else phrases.index[:0]
+    wanted, tokens = [], []
+    method.encoder.text_tower.register_forward_hook(lambda _, given, out: tokens.append(len(given[0].tokens)))
+    for training in (True, False):
+        features = method.train(training).features(batch)
+        assert features.texts.text[unread].any().item() is (len(tokens) == 2 and not settings)
+        wanted.append(method.losses(batch, features))
+    torch.testing.assert_close(wanted[0], wanted[1])
+    assert tokens[1] == len(batch.texts.tokens)
+    assert (tokens[0] < tokens[1]) is (not settings)
+
+
+def test_temperatures(batch):
+    own, cool, shared = (make(temperature=t) for t in ("own", 7.0, "shared"))
+    torch.testing.assert_close(own.region_scale(), own.encoder.scale)
+    assert own.region_scale() is not own.encoder.scale
+    torch.testing.assert_close(cool.region_scale(), torch.tensor([7.0], dtype=torch.float64))
+    assert len(list(shared.parameters())) == len(list(cool.parameters())) - 1
+    wanted = own.losses(batch, own.features(batch))["lexeme_region"]
+    torch.testing.assert_close(shared.losses(batch, shared.features(batch))["lexeme_region"], wanted)
+    assert not cool.losses(batch, cool.features(batch))["lexeme_region"].isclose(wanted, rtol=1e-3)
+
+
 def test_readings_of_the_lexeme_differ_and_an_own_space_starts_as_the_shared_one(batch):
     mean = terms(batch)["lexeme_region"]
     torch.testing.assert_close(terms(batch, lexeme_space="own")["lexeme_region"], mean)
@@ -230,20 +254,6 @@ def test_frozen_text_tower_has_no_gradients_and_no_optimiser(batch):
     assert method.projection.weight.grad is not None
 
 
-def test_pool_lexemes():
-    tokens = torch.randn(9, 4, dtype=torch.float64)
-    first, span = torch.tensor([0, 4]), torch.tensor([[1, 3], [2, 5]])
-    mean = pool_lexemes(tokens, first, span)
-    torch.testing.assert_close(mean[0], normalize(tokens[1:3].mean(0), dim=0))
-    torch.testing.assert_close(mean[1], normalize(tokens[6:9].mean(0), dim=0))
-    torch.testing.assert_close(pool_lexemes(tokens, first, span, "last"), normalize(tokens[[2, 8]], dim=1))
-    assert pool_lexemes(tokens, first[:0], span[:0]).shape == (0, 4)
-    with pytest.raises(ValueError, match=r"span must hold at least one token, got \[3, 3\]"):
-        pool_lexemes(tokens, first[:1], torch.tensor([[3, 3]]))
-    with pytest.raises(ValueError, match="pooling must be mean or last, got 'max'"):
-        pool_lexemes(tokens, first, span, "max")
-
-
 def test_gradient_caching_gives_the_same_gradients(batch):
     wanted = {}
     for part in (None, 4):
@@ -257,16 +267,8 @@ def test_gradient_caching_gives_the_same_gradients(batch):
 
 def fit(folder, datamodule, epochs=1, **settings):
     seed_everything(3)
-    trainer = Trainer(
-        max_epochs=epochs, accelerator="cpu", devices=1, num_sanity_val_steps=0, log_every_n_steps=1,
-        enable_progress_bar=False, enable_model_summary=False, logger=TensorBoardLogger(folder, "", ""),
-        callbacks=[LastCheckpoint(), BestCheckpoint()],
-    )  # fmt: skip
     method = HarmoClip(encoder=TINY, optim=OptimConfig(lr=1e-2, warmup_steps=2), **settings)
-    trainer.fit(method, datamodule, weights_only=False)
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    return method, {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    return method, fit_method(folder, method, datamodule, epochs, LastCheckpoint(), BestCheckpoint())
 
 
 def test_trains_and_shows_what_is_watched(tmp_path, shards):
@@ -306,25 +308,17 @@ def test_data_that_cannot_teach_is_refused(tmp_path, shards, sampling, settings,
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("settings", "message"),
     [
-        (lambda: make(global_weight=-1.0), "global_weight must be 0 or more, got -1"),
-        (lambda: make(lexeme_weight=math.nan), "lexeme_weight must be 0 or more, got nan"),
-        (lambda: make(lexeme="head"), "lexeme must be mean or last or phrase, got 'head'"),
-        (lambda: make(text_tower="off"), "text_tower must be trained or frozen, got 'off'"),
-        (lambda: make(same_lemma="drop"), "same_lemma must be ignore, positive or negative, got 'drop'"),
-        (lambda: CropTarget(weight=-1.0), r"targets\.weight must be 0 or more, got -1"),
-        (lambda: CropTarget(teacher="best"), r"targets\.teacher must be stopped, trained or frozen, got 'best'"),
-        (lambda: CropTarget(student_share=0.5), r"targets\.student_share is for a frozen teacher, got 0.5"),
-        (lambda: CropTarget(power=0.0), r"targets\.power must be positive and finite, got 0"),
-        (lambda: ImageTarget(power=-1.0), "power must be positive and finite, got -1"),
-        (lambda: PhraseTarget(same_lemma="drop"), "same_lemma must be"),
-        (lambda: RegionSampling(boxes=0), r"data\.regions\.boxes must be at least 1, got 0"),
-        (lambda: RegionSampling(crops=-1), r"data\.regions\.crops must be 0 or more, got -1"),
-        (lambda: RegionSampling(context=0.5), r"data\.regions\.context must be at least 1, the box itself, got 0.5"),
-        (lambda: RegionSampling(min_area=-1.0), r"data\.regions\.min_area must be 0 or more, got -1"),
+        ({"global_weight": -1.0}, "global_weight must be 0 or more, got -1"),
+        ({"lexeme_weight": math.nan}, "lexeme_weight must be 0 or more, got nan"),
+        ({"lexeme": "head"}, "lexeme must be mean or last or phrase, got 'head'"),
+        ({"temperature": "hot"}, "temperature must be own, shared or a number, got 'hot'"),
+        ({"temperature": -3.0}, "scale must be positive and finite, got -3"),
+        ({"text_tower": "off"}, "text_tower must be trained or frozen, got 'off'"),
+        ({"same_lemma": "drop"}, "same_lemma must be ignore, positive or negative, got 'drop'"),
     ],
 )
-def test_bad_arguments(wrong, message):
+def test_bad_arguments(settings, message):
     with pytest.raises(ValueError, match=message):
-        wrong()
+        make(**settings)

@@ -6,9 +6,7 @@ import math
 
 import pytest
 import torch
-from lightning import Trainer, seed_everything
-from lightning.pytorch.loggers import TensorBoardLogger
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from lightning import seed_everything
 from torch.nn.functional import normalize
 
 from datamodules import GrainSampling, GranularityData
@@ -20,7 +18,7 @@ from lightning_modules.mul_clip import Calibration, Reconstruction, caption_word
 from losses import ClimLoss, ClipLoss, SoftmaxWeights, SparseWeights, SubcaptionLoss, TopWeights, WordPatchLoss
 from losses.subcaption import aggregate
 from tests.tiny import make_sample, write_shards, write_tar
-from tests.tiny_run import TINY
+from tests.tiny_run import TINY, fit_method
 
 CAPTIONS = {
     0: ("A red cube lies here.", "It is beside a ball."),
@@ -216,15 +214,8 @@ def test_gradient_caching_gives_the_same_gradients(batch):
 
 def fit(folder, datamodule, epochs=1, **settings):
     seed_everything(3)
-    trainer = Trainer(
-        max_epochs=epochs, accelerator="cpu", devices=1, num_sanity_val_steps=0, log_every_n_steps=1,
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-        logger=TensorBoardLogger(folder, "", ""),
-    )  # fmt: skip
-    trainer.fit(MulClip(encoder=TINY, optim=OptimConfig(lr=1e-2, warmup_steps=2), **settings), datamodule)
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    method = MulClip(encoder=TINY, optim=OptimConfig(lr=1e-2, warmup_steps=2), **settings)
+    return fit_method(folder, method, datamodule, epochs)
 
 
 def test_trains_and_shows_what_is_watched(tmp_path):

@@ -1,0 +1,75 @@
+"""Check the fields of an annotation file before they are used: a wrong one is named with its file, rule and value."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+
+class LayoutError(ValueError):
+    """A file is not laid out as its data set's; the message names the file, the field, the rule and the value."""
+
+
+class Rule(NamedTuple):
+    """What a field's value must be: in words, and as a test."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+    def check(self, where: str, value: object) -> None:
+        """Raise ``LayoutError`` where ``value`` breaks the rule; ``where`` names its file and field."""
+        if not self.holds(value):
+            raise LayoutError(f"{where} must be {self.words}, got {value!r:.200}")
+
+
+def is_number(value: object) -> bool:
+    """Whether ``value`` is a finite number, and no truth value."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_inner_path(value: object) -> bool:
+    return isinstance(value, str) and bool(value) and not {"..", "/"} & set(PurePosixPath(value).parts)
+
+
+ID = Rule("a whole number or a text", lambda v: isinstance(v, (int, str)) and not isinstance(v, bool))
+PATH = Rule("a path inside the images' folder", _is_inner_path)
+PIXELS = Rule("a number of pixels above 0", lambda v: is_number(v) and v > 0)
+PIXELS_OR_NONE = Rule(PIXELS.words, lambda v: v is None or PIXELS.holds(v))
+NAME = Rule("a text that is not empty", lambda v: isinstance(v, str) and bool(v.strip()))
+CAPTION = Rule("a text (is this a captions file?)", lambda v: isinstance(v, str))
+XYWH = Rule("[x, y, width, height] in pixels", lambda v: isinstance(v, list) and len(v) == 4 and all(map(is_number, v)))
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """The object of a JSON file. Raises ``FileNotFoundError``, or ``LayoutError`` where it is no JSON object."""
+    if not path.is_file():
+        raise FileNotFoundError(f"the annotation file {path} does not exist")
+    try:
+        document = json.loads(path.read_bytes(), object_hook=_without_outline)
+    except (ValueError, RecursionError) as error:
+        raise LayoutError(f"{path} is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise LayoutError(f"{path}: the JSON must be an object, got {type(document).__name__}")
+    return document
+
+
+def rows(path: Path, document: dict[str, Any], section: str, fields: Mapping[str, Rule]) -> Iterator[dict[str, Any]]:
+    """The rows of one of a document's lists, each checked: ``fields`` are the rules of the fields it must have."""
+    found = document.get(section)
+    if not isinstance(found, list):
+        raise LayoutError(f"{path}: '{section}' must be a list, as in COCO's files, got {type(found).__name__}")
+    for index, row in enumerate(found):
+        if not isinstance(row, dict):
+            raise LayoutError(f"{path}: '{section}[{index}]' must be an object, got {row!r:.200}")
+        for name, rule in fields.items():
+            rule.check(f"{path}: '{section}[{index}].{name}'", row.get(name))
+        yield row
+
+
+def _without_outline(record: dict[str, Any]) -> dict[str, Any]:
+    """Polygons are nine tenths of an instances file; dropped while reading they take no memory."""
+    record.pop("segmentation", None)
+    return record

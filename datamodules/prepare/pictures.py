@@ -1,0 +1,69 @@
+"""Pictures as they go into shards: the file's own bytes, looked into far enough to know that a reader can open them."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from datamodules.prepare.rejects import LeftOut
+
+_EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
+_SAME_SHAPE = 0.02  # how far, relatively, an image's shape may be from its annotation's
+
+
+class Picture(NamedTuple):
+    """An encoded image, the extension of its format, and its size in pixels."""
+
+    data: bytes
+    extension: str
+    width: int
+    height: int
+
+
+def look_into(data: bytes, size: tuple[float, float] | None = None) -> Picture:
+    """What ``data`` holds. Only the header is decoded.
+
+    Args:
+        data: an encoded image.
+        size: width and height in pixels that the annotation gives. The image may be a smaller copy, but not turned or
+            cropped, or the annotation's boxes would lie elsewhere.
+
+    Raises:
+        LeftOut: not an image, of a format that shards do not hold, or of another shape than ``size``.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            form, (width, height) = image.format, image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise LeftOut("image unreadable") from error
+    if form not in _EXTENSIONS:
+        raise LeftOut(f"image format {form}")
+    if size is not None and abs(size[0] * height / (size[1] * width) - 1) > _SAME_SHAPE:
+        raise LeftOut("image shape differs from its annotation's")
+    return Picture(data, _EXTENSIONS[form], width, height)
+
+
+def find_missing(folder: Path, names: Sequence[str], listed_in: Path, skip_missing: bool) -> set[str]:
+    """Which of the files ``names`` are not in ``folder``. Call it before any long work.
+
+    Raises:
+        FileNotFoundError: some are missing, and ``skip_missing`` is off.
+    """
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing and not skip_missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of the {len(names)} images of {listed_in} are not in {folder}: {', '.join(missing[:3])}"
+            f"{', ...' if len(missing) > 3 else ''}; --images must be the folder in which these names begin "
+            f"(--skip_missing true leaves them out)"
+        )
+    return set(missing)
+
+
+def sample_key(image_id: int | str) -> str:
+    """The sample's key: COCO's twelve digits, or the letters and digits of an id that is no number."""
+    return f"{image_id:012d}" if isinstance(image_id, int) else re.sub(r"[^\w-]", "_", image_id)
