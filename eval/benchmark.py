@@ -66,6 +66,25 @@ class Model(Protocol):
         ...
 
 
+class AttentiveModel(Model, Protocol):
+    """A model with text-conditioned attention; ValueError where it has none.
+
+    Texts and patches are as ``encode_text`` and ``Seen.dense`` give them.
+    """
+
+    def attend(
+        self, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B P D"], image: Int[Tensor, " T"]
+    ) -> Float[Tensor, "T P"]:
+        """Where each text looks in picture ``image[t]``."""
+        ...
+
+    def condition(
+        self, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B P D"], image: Int[Tensor, " T"]
+    ) -> Float[Tensor, "T D"]:
+        """Picture ``image[t]`` as text ``t`` sees it: unit vectors."""
+        ...
+
+
 class Track(Protocol):
     """Hands on the steps of a long work one by one; may show how far it is."""
 

@@ -1,25 +1,13 @@
-"""CIFAR's pickles of Python 2, read without running what a pickle may hold: lists, texts and one array of bytes."""
+"""CIFAR's Python files: dictionaries of lists, texts and one array of bytes."""
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from typing_extensions import override
 
-from eval.records import read_bytes
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Knows numpy's arrays and nothing else that could be called."""
-
-    @override
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
-        if (module_name, global_name) in _KNOWN:
-            return _KNOWN[module_name, global_name]
-        raise pickle.UnpicklingError(f"it names {module_name}.{global_name}, which CIFAR's files do not")
+from eval.plain_pickles import read_pickle
 
 
 def _encoded(text: str, coding: str) -> bytes:
@@ -42,12 +30,7 @@ def read_cifar(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or holds more than CIFAR's files do.
     """
-    read_bytes(path)
-    try:
-        with path.open("rb") as file:
-            found = _PlainUnpickler(file, encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
-        raise ValueError(f"{path} is not one of CIFAR's Python files: {error}") from error
+    found = read_pickle(path, _KNOWN)
     if not isinstance(found, dict):
         raise ValueError(f"{path} must hold a dictionary, got {type(found).__name__}")
     return {_text(key): [_text(v) for v in value] if isinstance(value, list) else value for key, value in found.items()}

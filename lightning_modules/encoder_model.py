@@ -12,14 +12,18 @@ from torch import Tensor
 from datamodules.collate import pack_texts
 from datamodules.module import normalise
 from datamodules.tokenizer import Tokenizer
-from lightning_modules.networks import DualEncoder, ImageFeatures, pool_regions
+from lightning_modules.networks import DualEncoder, ImageFeatures, TextConditionedPooling, pool_regions
+from lightning_modules.networks.unit import unit
 
 
 class EncoderModel:
-    """The encoder, put into evaluation mode on ``device``."""
+    """The encoder, put into evaluation mode on ``device``; ``pooling`` is its text-conditioned attention, if any."""
 
-    def __init__(self, encoder: DualEncoder, device: torch.device) -> None:
+    def __init__(
+        self, encoder: DualEncoder, device: torch.device, pooling: TextConditionedPooling | None = None
+    ) -> None:
         self.encoder, self.device = encoder.eval().to(device), device
+        self.pooling = None if pooling is None else pooling.eval().to(device)
         self.image_size = encoder.config.image_size
         self.context_length = encoder.config.context_length
         self._tokenizer = Tokenizer(self.context_length)
@@ -62,3 +66,22 @@ class EncoderModel:
     ) -> Float[Tensor, "R D"]:
         """Unit vectors of the boxes."""
         return pool_regions(dense, boxes, image)
+
+    @torch.no_grad()
+    def attend(
+        self, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B P D"], image: Int[Tensor, " T"]
+    ) -> Float[Tensor, "T P"]:
+        """Where each text looks in its picture."""
+        return self._block().attention(texts[:, None], unit(dense)[image])[:, 0]
+
+    @torch.no_grad()
+    def condition(
+        self, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B P D"], image: Int[Tensor, " T"]
+    ) -> Float[Tensor, "T D"]:
+        """Each text's picture as that text sees it."""
+        return self._block()(texts[:, None], unit(dense)[image])[:, 0]
+
+    def _block(self) -> TextConditionedPooling:
+        if self.pooling is None:
+            raise ValueError("this benchmark needs text-conditioned attention: --model must be a β-CLIP checkpoint")
+        return self.pooling

@@ -29,6 +29,7 @@ from eval.fits import FITS
 from eval.gather import rank
 from eval.item_files import parquet
 from eval.report import table
+from lightning_modules.attention import pooling_of
 from lightning_modules.complaints import fail
 from lightning_modules.encoder_model import EncoderModel
 from lightning_modules.evaluate_files import Evaluation, Folder, compare
@@ -37,6 +38,15 @@ from lightning_modules.networks import DualEncoder
 from lightning_modules.provenance import KEY, commit
 
 logger = logging.getLogger("grainclip")
+
+
+def load_model(source: str, device: torch.device) -> tuple[EncoderModel, dict[str, Any]]:
+    """The model of a ``.ckpt`` file of a run, with its text-conditioned attention where it has one, or of any CLIP; and
+    plain words about it. Raises as ``load``.
+    """
+    encoder, words = load(source)
+    pooling = pooling_of(read(Path(source))) if Path(source).suffix == ".ckpt" else None
+    return EncoderModel(encoder, device, pooling), words
 
 
 def load(source: str) -> tuple[DualEncoder, dict[str, Any]]:
@@ -68,8 +78,7 @@ def evaluate(
     Raises:
         ValueError, FileNotFoundError: the model, a file or a picture is at fault; the message says which.
     """
-    encoder, words = load(source)
-    model = EncoderModel(encoder, device)
+    model, words = load_model(source, device)
     settings = {"model": words | {"sha256": model.digest}, "version": version("grainclip"), "commit": commit()}
     found = Evaluation(source, settings | {"batch_size": run.batch_size, "benchmarks": {}}, {})
     for one in benchmarks:

@@ -28,7 +28,7 @@ from eval.item_files import parquet
 from eval.shard_samples import Stored, stored
 from lightning_modules.complaints import fail
 from lightning_modules.encoder_model import EncoderModel
-from lightning_modules.evaluate_cli import Ranks, load, progress, wanted_device
+from lightning_modules.evaluate_cli import Ranks, load_model, progress, wanted_device
 
 KINDS = ("image", "caption", "sentence", "phrase")
 
@@ -60,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
             parquet()
         device = wanted_device(given.device)
         samples = list(stored(find_shards(given.shards)))
-        model = EncoderModel(load(given.model)[0], device)
+        model = load_model(given.model, device)[0]
         fit = next((fit for fit in FITS if fit.__name__ == given.fit), None)
         with Ranks(device):
             cache = None if given.cache is None else Cache(given.cache)

@@ -16,11 +16,15 @@ from eval.benchmarks.dci import dci, dci_extra, dci_long
 from eval.benchmarks.docci import docci, docci_goal
 from eval.benchmarks.fgovd import FgovdFile, fgovd, fgovd_attributes, fgovd_attributes_crop, fgovd_crop
 from eval.benchmarks.flickr30k import flickr30k, flickr30k_all, flickr30k_val
+from eval.benchmarks.flickr30k_entities import flickr30k_pointing, flickr30k_pointing_attention
 from eval.benchmarks.iiw import iiw
 from eval.benchmarks.image_folder import ImageFolder
 from eval.benchmarks.imagenet import imagenet, imagenet_a, imagenet_o, imagenet_r, imagenet_v2
+from eval.benchmarks.oracle import OracleFile
 from eval.benchmarks.panoptic_boxes import coco_panoptic_boxes
+from eval.benchmarks.refcoco import REFCOCO
 from eval.benchmarks.retrieval_file import RetrievalFile
+from eval.benchmarks.segmentation import Segmentation
 from eval.benchmarks.sharegpt4v import sharegpt4v_1k, sharegpt4v_10k
 from eval.benchmarks.sugarcrepe import sugarcrepe
 from eval.benchmarks.urban1k import urban1k
@@ -34,12 +38,15 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     *(fgovd, fgovd_crop, fgovd_attributes, fgovd_attributes_crop),
     *(sugarcrepe, aro_relation, aro_attribution, winoground),
     *(imagenet, imagenet_v2, imagenet_a, imagenet_o, imagenet_r, cifar10, cifar10_own, cifar100, cifar100_own),
+    *(flickr30k_pointing, flickr30k_pointing_attention, *REFCOCO),
 )
 ON_A_PATH: Mapping[str, Callable[[str], Benchmark]] = {
     "retrieval": RetrievalFile,
     "fgovd": FgovdFile,
     "folder": ImageFolder,
     "wds": WebDataset,
+    "segmentation": Segmentation,
+    "oracle": OracleFile,
 }
 
 

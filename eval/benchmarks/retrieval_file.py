@@ -14,7 +14,7 @@ from typing import Any
 
 from eval.annotations import NAME, PATH, Rule, checked
 from eval.benchmark import Model, Result, Run
-from eval.image_text import LONG_KS, gather_files, retrieve
+from eval.image_text import LONG_KS, ImageTexts, gather_files, retrieve
 from eval.places import first_there
 from eval.records import Records, read_records
 
@@ -39,24 +39,33 @@ class RetrievalFile:
 
     def __call__(self, model: Model, run: Run) -> Result:
         """Both ways; any caption of a picture is right."""
-        records = read_records(run.root / self.file, {})
-        image, caption = (_field(records, known) for known in (IMAGES, CAPTIONS))
-        captions: dict[str, list[str]] = {}
-        rows = [row | {caption: _several(row[caption])} for row in records.rows if row.get(caption) is not None]
-        for row in checked(records.path, "records", rows, {image: PATH, caption: TEXTS}):
-            texts = row[caption] if isinstance(row[caption], list) else [row[caption]]
-            captions.setdefault(row[image], []).extend(texts)
-        bases = (records.path.parent, run.root)
-        named = [
-            (first_there([base / f / name for base in bases for f in FOLDERS]), name, texts)
-            for name, texts in captions.items()
-        ]
-        data = gather_files(named, records.path, records.files, run)
-        if len(rows) < len(records.rows):
-            data.counts["record without a caption"] += len(records.rows) - len(rows)
-        return retrieve(
-            f"retrieval:{Path(self.file).stem}", model, run, data, "any caption is right, both ways", LONG_KS
-        )
+        words = "any of a picture's own captions is right, both ways"
+        return retrieve(f"retrieval:{Path(self.file).stem}", model, run, read_table(run, self.file), words, LONG_KS)
+
+
+def read_table(run: Run, file: str) -> ImageTexts:
+    """Pictures and captions of a file under ``run.root``, or anywhere.
+
+    Raises:
+        FileNotFoundError: the file or, unless they may be left out, a picture is missing.
+        ValueError: naming file, record, field and rule.
+    """
+    records = read_records(run.root / file, {})
+    image, caption = (_field(records, known) for known in (IMAGES, CAPTIONS))
+    captions: dict[str, list[str]] = {}
+    rows = [row | {caption: _several(row[caption])} for row in records.rows if row.get(caption) is not None]
+    for row in checked(records.path, "records", rows, {image: PATH, caption: TEXTS}):
+        texts = row[caption] if isinstance(row[caption], list) else [row[caption]]
+        captions.setdefault(row[image], []).extend(texts)
+    bases = (records.path.parent, run.root)
+    named = [
+        (first_there([base / f / name for base in bases for f in FOLDERS]), name, texts)
+        for name, texts in captions.items()
+    ]
+    data = gather_files(named, records.path, records.files, run)
+    if len(rows) < len(records.rows):
+        data.counts["record without a caption"] += len(records.rows) - len(rows)
+    return data
 
 
 def _field(records: Records, known: tuple[str, ...]) -> str:

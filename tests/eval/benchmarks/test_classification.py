@@ -148,7 +148,7 @@ def test_cifar_s_pickles_run_nothing(tmp_path):
             return (print, ("run",))
 
     (tens / "test_batch").write_bytes(pickle.dumps({"data": Evil()}))
-    with pytest.raises(ValueError, match=r"test_batch is not one of CIFAR's Python files: it names builtins.print"):
+    with pytest.raises(ValueError, match=r"test_batch is no pickle of plain data: it names builtins.print"):
         cifar10(ColourModel(), Run(tmp_path))
     (tens / "test_batch").write_bytes(pickle.dumps({"data": np.zeros((2, 3), np.uint8), "labels": [0, 1]}, protocol=2))
     with pytest.raises(ValueError, match=r"test_batch: 'data' must be 2 rows of 3072 bytes, got \(2, 3\)"):
