@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from eval.benchmark import Model, Result, Run
 from eval.boxes import BoxAccuracy
+from eval.fits import no_fit
 from eval.gather import rank, world_size
 from eval.pictures import Photograph, squares
 from eval.prompts import class_vectors
@@ -110,6 +111,7 @@ def classify(name: str, model: Model, run: Run, data: BoxSet, protocol: BoxProto
 
     Raises ValueError where no box is left, or a picture cannot be used.
     """
+    no_fit(name, run.fit)
     pictures = [picture for picture in data.pictures if picture.boxes]
     if not pictures:
         raise ValueError(f"{name}: no box is left to classify; left out: {dict(data.counts)}")

@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 
 from eval.benchmark import Model, Run
@@ -64,8 +65,11 @@ def embed_texts(model: Model, run: Run, texts: Sequence[str], label: str) -> Flo
         rows = [_checked(label, model.encode_text([unique[i] for i in part])) for part in mine]
         return together(rows, batches)
 
-    what = {"of": f"{len(unique)} texts", "model": model.digest}
-    rows = compute() if run.cache is None else run.cache.rows(what | {"data": digest(unique)}, len(unique), compute)
+    if run.cache is None:
+        rows = compute()
+    else:
+        what = {"of": f"{len(unique)} texts", "data": digest(unique), "model": model.digest}
+        rows = run.cache.rows(what, len(unique), compute)
     return rows[torch.tensor([row[text] for text in texts], dtype=torch.long)]
 
 
@@ -101,7 +105,12 @@ def embed_regions(
 
 def pixels(fit: Fit, image: Source, side: int) -> UInt8[Tensor, "3 S S"]:
     """The square of a picture."""
-    return torch.from_numpy(np.array(fit(image.open(), side))).permute(2, 0, 1).contiguous()
+    return as_pixels(fit(image.open(), side))
+
+
+def as_pixels(image: Image.Image) -> UInt8[Tensor, "3 H W"]:
+    """An RGB picture as a tensor."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 def in_batches(count: int, size: int) -> list[range]:

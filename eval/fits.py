@@ -40,4 +40,20 @@ def longest(image: Image.Image, side: int) -> Image.Image:
     return square
 
 
+WHOLE: tuple[Fit, ...] = (squash, squash_bilinear)  # a box in fractions of the picture is one of the square
+
+
+def whole_fit(name: str, given: Fit | None, own: Fit) -> Fit:
+    """The fit ``given`` by the user, or the protocol's ``own``; ValueError where boxes would not stay in place."""
+    if given is not None and given not in WHOLE:
+        raise ValueError(f"{name}: --fit must be of {', '.join(f.__name__ for f in WHOLE)}, got {given.__name__}")
+    return given or own
+
+
+def no_fit(name: str, given: Fit | None) -> None:
+    """Raises ValueError where the user gives a fit to a protocol that is defined by its own."""
+    if given is not None:
+        raise ValueError(f"{name} prepares pictures in its own way, --fit does not apply, got {given.__name__}")
+
+
 FITS: tuple[Fit, ...] = (centre_crop, squash, squash_bilinear, longest)

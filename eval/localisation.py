@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from eval.benchmark import AttentiveModel, Model, Run
-from eval.embed import ahead, embed_texts, in_batches, pixels, together
-from eval.fits import Fit, squash
+from eval.embed import ahead, as_pixels, embed_texts, in_batches, together
+from eval.fits import squash, whole_fit
 from eval.gather import rank, world_size
 from eval.items import Items
 from eval.sources import Source
@@ -70,18 +70,19 @@ def locate(
     phrases: Sequence[Phrase],
     maps: Maps,
     proposals: Sequence[Sequence[Xywh]] | None = None,
-    fit: Fit = squash,
 ) -> Located:
     """Look for every phrase; phrases of a picture must follow each other, in the pictures' order. Collective.
 
     ``proposals`` are a detector's boxes of each picture.
     """
+    fit = whole_fit(name, run.fit, squash)
     texts = embed_texts(model, run, [phrase.text for phrase in phrases], name)
     counts = torch.bincount(torch.tensor([phrase.image for phrase in phrases]), minlength=len(images))
     first = [0, *counts.cumsum(0).tolist()]
 
     def opened(number: int) -> tuple[Tensor, tuple[int, int]]:
-        return pixels(fit, images[number], model.image_size), images[number].open().size
+        image = images[number].open()
+        return as_pixels(fit(image, model.image_size)), image.size
 
     batches = in_batches(len(images), run.batch_size)
     rows = []

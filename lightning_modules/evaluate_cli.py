@@ -83,6 +83,10 @@ def evaluate(
     found = Evaluation(source, settings | {"batch_size": run.batch_size, "benchmarks": {}}, {})
     for one in benchmarks:
         result = one(model, run)
+        if twice := sorted(result.numbers.keys() & found.numbers.keys()):
+            raise ValueError(
+                f"{one.__name__}: numbers must have names of their own, got {twice[0]} twice; run it apart"
+            )
         if rank() == 0:
             for reason, count in sorted(result.counts.items()):
                 logger.warning("%s: %d × %s", one.__name__, count, reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from eval.item_files import write_items
 from eval.report import latex, markdown, write_json
 from eval.retention import retention
 
+logger = logging.getLogger("grainclip")
 HEAD = ("number", "first", "second", "difference", "95 % interval", "p")
 
 
@@ -71,7 +73,12 @@ def compare(first: Evaluation, second: Evaluation, draws: int) -> Comparison:
     for name, result in first.results.items():
         for table, items in result.items.items():
             found |= differences(items, second.results[name].items[table], max(draws, 1))
-    return Comparison(first, second, found, retention(first.numbers, second.numbers))
+    kept: dict[str, float] = {}
+    try:
+        kept = retention(first.numbers, second.numbers)
+    except ValueError as error:  # the differences can be told all the same
+        logger.warning("no retention: %s", error)
+    return Comparison(first, second, found, kept)
 
 
 class Folder:

@@ -30,7 +30,7 @@ from eval.box_classification import Box, fraction_box
 from eval.choosing import Answers, Question, answer, items, numbers
 from eval.embed import embed_images, embed_regions
 from eval.fgovd_files import Described, read_official, read_released_again
-from eval.fits import Fit, centre_crop, squash
+from eval.fits import Fit, centre_crop, squash, whole_fit
 from eval.image_text import text_counts
 from eval.pictures import Photograph, present
 from eval.places import place
@@ -130,7 +130,7 @@ def _levels(name: str, levels: dict[str, tuple[str, str]], protocol: Protocol, m
 
 
 def _run(name: str, files: dict[str, Path], protocol: Protocol, model: Model, run: Run) -> Result:
-    fit = run.fit or protocol.fit
+    fit = whole_fit(name, run.fit, protocol.fit) if protocol is REGION else run.fit or protocol.fit
     result = Result({}, {}, {}, {})
     counts: Counter[str] = Counter()
     checksums, settings = {}, {}

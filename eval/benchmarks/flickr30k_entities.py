@@ -17,6 +17,7 @@ from datamodules.prepare.flickr30k_files import read_objects, read_sentences, re
 from datamodules.prepare.layout import LayoutError
 from eval.benchmark import Model, Result, Run
 from eval.cache import digest
+from eval.fits import squash
 from eval.localisation import Maps, Phrase, by_attention, by_similarity, locate, located_items, located_numbers
 from eval.pictures import present
 from eval.places import first_there, place
@@ -54,7 +55,7 @@ def _point(name: str, model: Model, run: Run, maps: Maps) -> Result:
     located = locate(name, model, run, images, phrases, maps)
     settings = {
         "protocol": f"pointing game, strictly inside any box of the phrase, maps {maps.__name__}",
-        "picture": f"squash, {model.image_size}×{model.image_size}",
+        "picture": f"{(run.fit or squash).__name__}, {model.image_size}×{model.image_size}",
         "pictures": len(images),
         "split sha256": digest(f"{p.name} {p.text} {p.boxes}" for p in phrases),
         "counts": dict(counts),

@@ -19,6 +19,7 @@ from typing import Any
 
 from eval.annotations import ID, LIST, NAME, PATH, XYWH, AnnotationFile, checked
 from eval.benchmark import Benchmark, Model, Result, Run
+from eval.fits import squash
 from eval.localisation import Maps, Phrase, Xywh, by_attention, by_similarity, locate, located_items, located_numbers
 from eval.pictures import present
 from eval.places import first_there, place
@@ -100,7 +101,7 @@ class RefCoco:
             tables[head] = located_items(head, pictures, phrases, found, given is not None)
         settings = {
             "protocol": f"ALBEF: pointing strictly inside the box, box score with area^0.4, maps {self.maps.__name__}",
-            "picture": f"squash, {model.image_size}×{model.image_size}",
+            "picture": f"{(run.fit or squash).__name__}, {model.image_size}×{model.image_size}",
             **result.settings,
             "counts": dict(counts),
         }

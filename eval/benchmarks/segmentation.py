@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from eval.benchmark import Model, Result, Run
 from eval.cache import digest
+from eval.fits import no_fit
 from eval.gather import gather_rows, rank, world_size
 from eval.image_folders import EXTENSIONS
 from eval.prompts import class_vectors, imagenet_templates, read_templates
@@ -50,6 +51,7 @@ class Segmentation:
     def __call__(self, model: Model, run: Run) -> Result:
         """All pictures."""
         root, name = run.root / self.folder, f"segmentation:{Path(self.folder).name}"
+        no_fit(name, run.fit)
         counts: Counter[str] = Counter()
         pairs = _pairs(root, run.skip_missing, counts)
         classes = [

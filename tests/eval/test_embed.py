@@ -1,23 +1,18 @@
-"""Embedding a data set: cached, shared out over ranks, the same bits for any number of them."""
+"""Embedding a data set: cached, on several ranks too."""
 
 import json
 
 import pytest
-import torch
+import torch.distributed as dist
 
 from eval.benchmark import Run
 from eval.benchmarks.coco_captions import coco_val2017
-from eval.benchmarks.fgovd import fgovd
-from eval.benchmarks.webdataset import WebDataset
 from eval.cache import Cache
 from eval.embed import embed_texts
-from lightning_modules.encoder_model import EncoderModel
-from lightning_modules.networks import DualEncoder
+from eval.fits import squash
 from tests.eval import releases
-from tests.eval.fgovd_release import write_fgovd
 from tests.eval.official import ColourModel
 from tests.ranks import run_on_ranks
-from tests.tiny_run import TINY
 
 
 class Counting(ColourModel):
@@ -46,8 +41,6 @@ def test_embeddings_are_computed_once(tmp_path):
 
 @pytest.mark.parametrize("change", ["model", "picture", "fit"])
 def test_what_changes_embeddings_is_not_taken_from_the_cache(tmp_path, change):
-    from eval.fits import squash
-
     releases.write_val2017(tmp_path)
     cache, model, fit = Cache(tmp_path / "cache"), Counting(), None
     coco_val2017(Counting(), Run(tmp_path, cache=cache))
@@ -72,26 +65,6 @@ def test_damaged_files_of_the_cache_are_told(tmp_path):
         embed_texts(model, run, ["red", "blue", "red"], "x")
 
 
-def evaluate(root, batch_size):
-    torch.manual_seed(0)
-    model = EncoderModel(DualEncoder(TINY), torch.device("cpu"))
-    run = Run(root, batch_size, cache=None)
-    results = [one(model, run) for one in (coco_val2017, fgovd, WebDataset("wds"))]
-    return [(result.numbers, {name: table.columns for name, table in result.items.items()}) for result in results]
-
-
-def test_ranks_change_nothing(tmp_path):
-    releases.write_val2017(tmp_path)
-    write_fgovd(tmp_path)
-    shards = [[("red", "0"), ("blue", "2")], [("green", "1"), ("red", "2"), ("red", "0")]]
-    releases.write_wds(tmp_path / "wds", "classification", shards)
-    alone = evaluate(tmp_path, 2)
-    assert len(alone[0][0]) > 10
-    for ranks in (2, 3):
-        for found in run_on_ranks(evaluate, ranks, tmp_path, 2):
-            assert found == alone
-
-
 def test_ranks_agree_where_a_cache_is_there_for_one_alone(tmp_path):
     releases.write_val2017(tmp_path)
     coco_val2017(ColourModel(), Run(tmp_path, cache=Cache(tmp_path / "0")))
@@ -100,6 +73,23 @@ def test_ranks_agree_where_a_cache_is_there_for_one_alone(tmp_path):
 
 
 def with_own_cache(root):
-    import torch.distributed as dist
-
     return coco_val2017(ColourModel(), Run(root, cache=Cache(root / str(dist.get_rank())))).numbers
+
+
+def test_fits_that_move_boxes_are_refused(tmp_path):
+    from eval.benchmarks.coco_boxes import coco_boxes
+    from eval.benchmarks.fgovd import fgovd, fgovd_crop
+    from eval.fits import centre_crop, squash_bilinear
+    from tests.eval.fgovd_release import write_fgovd
+    from tests.eval.official import write_coco
+
+    write_fgovd(tmp_path)
+    write_coco(tmp_path)
+    with pytest.raises(ValueError, match="fgovd: --fit must be of squash, squash_bilinear, got centre_crop"):
+        fgovd(ColourModel(), Run(tmp_path, fit=centre_crop))
+    with pytest.raises(
+        ValueError, match="coco_boxes prepares pictures in its own way, --fit does not apply, got squash"
+    ):
+        coco_boxes(ColourModel(), Run(tmp_path, fit=squash))
+    assert fgovd(ColourModel(), Run(tmp_path, fit=squash_bilinear)).settings["picture"].startswith("squash_bilinear")
+    assert fgovd_crop(ColourModel(), Run(tmp_path, fit=squash)).settings["picture"].startswith("squash,")
