@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -74,14 +74,7 @@ class AnnotationFile:
 
     def checked(self, where: str, rows: list[Any], fields: Mapping[str, Rule]) -> Iterator[dict[str, Any]]:
         """The same for a list inside a record; ``where`` is its name in errors."""
-        for index, row in enumerate(rows):
-            if not isinstance(row, dict):
-                raise ValueError(f"{self.path}: '{where}[{index}]' must be an object, got {row!r}")
-            for name, rule in fields.items():
-                if not rule.holds(row.get(name)):
-                    at = f"{self.path}: '{where}[{index}].{name}'"
-                    raise ValueError(f"{at} must be {rule.words}, got {row.get(name)!r}")
-            yield row
+        return checked(self.path, where, rows, fields)
 
     def by_id(self, section: str, fields: Mapping[str, Rule]) -> dict[int, dict[str, Any]]:
         """The records of a list by their ``id``, in the file's order. Raises ValueError where an id stands twice."""
@@ -95,6 +88,17 @@ class AnnotationFile:
         """Raises ValueError where ``value`` of ``field`` is the id of no record of ``section``."""
         if value not in known:
             raise ValueError(f"{self.path}: '{field}' must be the id of one of '{section}', got {value}")
+
+
+def checked(path: Path, where: str, rows: Iterable[Any], fields: Mapping[str, Rule]) -> Iterator[dict[str, Any]]:
+    """Hand on records with good ``fields``; ValueError, naming the file and the place, at the first that is not."""
+    for index, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}: '{where}[{index}]' must be an object, got {row!r}")
+        for name, rule in fields.items():
+            if not rule.holds(row.get(name)):
+                raise ValueError(f"{path}: '{where}[{index}].{name}' must be {rule.words}, got {row.get(name)!r}")
+        yield row
 
 
 def _without_outline(record: dict[str, Any]) -> dict[str, Any]:

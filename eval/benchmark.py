@@ -6,13 +6,18 @@ with all that is needed to compare them with others': the files' checksums, the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+
+from eval.cache import Cache
+from eval.captions import Wording
+from eval.fits import Fit
+from eval.items import Items
 
 T = TypeVar("T")
 
@@ -35,6 +40,16 @@ class Model(Protocol):
     """A model under test. It takes tensors from any device and answers on its own."""
 
     image_size: int  # side of the square it takes, in pixels
+    context_length: int  # tokens of a text that it reads, SOT and EOT included
+
+    @property
+    def digest(self) -> str:
+        """Changes with the weights; embeddings are cached under it."""
+        ...
+
+    def token_count(self, text: str) -> int:
+        """How many tokens a text has before it is cut, SOT and EOT included."""
+        ...
 
     def encode_image(self, squares: UInt8[Tensor, "B 3 S S"]) -> Seen:
         """RGB pixels, 0 to 255, not normalised, to features."""
@@ -48,6 +63,25 @@ class Model(Protocol):
         self, dense: Float[Tensor, "B P D"], boxes: Float[Tensor, "R 4"], image: Int[Tensor, " R"]
     ) -> Float[Tensor, "R D"]:
         """One unit vector per box, given in fractions of picture ``image[r]``."""
+        ...
+
+
+class AttentiveModel(Model, Protocol):
+    """A model with text-conditioned attention; ValueError where it has none.
+
+    Texts and patches are as ``encode_text`` and ``Seen.dense`` give them.
+    """
+
+    def attend(
+        self, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B P D"], image: Int[Tensor, " T"]
+    ) -> Float[Tensor, "T P"]:
+        """Where each text looks in picture ``image[t]``."""
+        ...
+
+    def condition(
+        self, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B P D"], image: Int[Tensor, " T"]
+    ) -> Float[Tensor, "T D"]:
+        """Picture ``image[t]`` as text ``t`` sees it: unit vectors."""
         ...
 
 
@@ -72,12 +106,18 @@ class Run:
         batch_size: pictures encoded at once; no number depends on it.
         skip_missing: leave out pictures whose file is missing, and count them; otherwise they stop the run.
         track: shows progress.
+        cache: where embeddings are kept.
+        fit: how pictures become squares, in place of the benchmark's own way.
+        wording: what is done to captions, in place of the benchmark's own way.
     """
 
     root: Path
     batch_size: int = 32
     skip_missing: bool = False
     track: Track = untracked
+    cache: Cache | None = None
+    fit: Fit | None = None
+    wording: Wording | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -85,11 +125,14 @@ class Run:
 
 
 class Result(NamedTuple):
-    """What a benchmark found: numbers by name, plain settings for the file of results, and counts of odd cases."""
+    """What a benchmark found: numbers by name, plain settings for the file of results, counts of odd cases, and the
+    results of single items, a table by name.
+    """
 
     numbers: dict[str, float]
     settings: dict[str, Any]
     counts: dict[str, int]
+    items: Mapping[str, Items] = {}
 
 
 class Benchmark(Protocol):

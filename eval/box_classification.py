@@ -24,6 +24,8 @@ from torch.nn import functional
 
 from eval.benchmark import Model, Result, Run
 from eval.boxes import BoxAccuracy
+from eval.fits import no_fit
+from eval.gather import rank, world_size
 from eval.pictures import Photograph, squares
 from eval.prompts import class_vectors
 
@@ -109,6 +111,7 @@ def classify(name: str, model: Model, run: Run, data: BoxSet, protocol: BoxProto
 
     Raises ValueError where no box is left, or a picture cannot be used.
     """
+    no_fit(name, run.fit)
     pictures = [picture for picture in data.pictures if picture.boxes]
     if not pictures:
         raise ValueError(f"{name}: no box is left to classify; left out: {dict(data.counts)}")
@@ -116,7 +119,7 @@ def classify(name: str, model: Model, run: Run, data: BoxSet, protocol: BoxProto
     vectors = class_vectors(model.encode_text, data.classes, templates, run.track)
     accuracy = BoxAccuracy(name)
     parts = [pictures[i : i + run.batch_size] for i in range(0, len(pictures), run.batch_size)]
-    for part in run.track(parts, name.replace("_", " ")):
+    for part in run.track(parts[rank() :: world_size()], name.replace("_", " ")):
         pixels = squares([picture.photograph for picture in part], model.image_size, protocol.resize)
         dense = protocol.before_pooling(model.encode_image(pixels).dense)
         device = dense.device

@@ -17,7 +17,7 @@ def gather_rows(parts: list[Tensor], dtype: torch.dtype) -> Tensor | None:
     Raises ValueError on every rank where widths differ.
     """
     rows = torch.cat(parts) if parts else None
-    if _world_size() == 1:
+    if world_size() == 1:
         return rows
     device = _device()
     width = -1 if rows is None else rows.shape[1] if rows.ndim == 2 else 0
@@ -38,14 +38,20 @@ def gather_rows(parts: list[Tensor], dtype: torch.dtype) -> Tensor | None:
 def gather_names(names: list[str]) -> list[str]:
     """The distinct names of all ranks, in rank order."""
     everyone: list[list[str] | None] = [names]
-    if _world_size() > 1:
-        everyone = [None] * _world_size()
+    if world_size() > 1:
+        everyone = [None] * world_size()
         dist.all_gather_object(everyone, names)
     return list(dict.fromkeys(name for one in everyone if one for name in one))
 
 
-def _world_size() -> int:
+def world_size() -> int:
+    """How many ranks there are."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this one is."""
+    return dist.get_rank() if world_size() > 1 else 0
 
 
 def _device() -> torch.device:

@@ -10,6 +10,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -50,12 +51,20 @@ def vild_name(name: str) -> str:
     return name.replace("_", " ").replace("/", " or ").lower().rstrip(".")
 
 
-@lru_cache(maxsize=1)
-def imagenet_templates() -> tuple[str, ...]:
-    """OpenAI's 80 templates for ImageNet, from the installed open_clip (one file of it: importing all of it is slow).
+_CIFAR_LOOKS = ("", "blurry ", "black and white ", "low contrast ", "high contrast ", "bad ", "good ")
+CIFAR_TEMPLATES = tuple(  # OpenAI's
+    template
+    for which in ("a", "the")
+    for template in (
+        *(f"a {look}photo of {which} {{}}." for look in _CIFAR_LOOKS),
+        *(f"a photo of {which} {size} {{}}." for size in ("small", "big")),
+    )
+)
 
-    Raises ImportError where open_clip is not installed.
-    """
+
+@lru_cache(maxsize=1)
+def _metadata() -> Any:
+    """open_clip's file of class names and prompts (one file of it: importing all of it is slow)."""
     package = importlib.util.find_spec("open_clip")
     for folder in (package.submodule_search_locations or []) if package else []:
         file = Path(folder) / "zero_shot_metadata.py"
@@ -63,8 +72,40 @@ def imagenet_templates() -> tuple[str, ...]:
         if file.is_file() and spec is not None and spec.loader is not None:
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
-            return tuple(template("{}") for template in module.OPENAI_IMAGENET_TEMPLATES)
+            return module
     raise ImportError("zero_shot_metadata.py of the package open_clip_torch was not found; pip install open_clip_torch")
+
+
+@lru_cache(maxsize=1)
+def imagenet_templates() -> tuple[str, ...]:
+    """OpenAI's 80 templates for ImageNet, from the installed open_clip.
+
+    Raises ImportError where open_clip is not installed.
+    """
+    return tuple(template("{}") for template in _metadata().OPENAI_IMAGENET_TEMPLATES)
+
+
+@lru_cache(maxsize=1)
+def imagenet_classes() -> tuple[str, ...]:
+    """OpenAI's names of ImageNet's 1000 classes, from the installed open_clip; 998 differ. Raises ImportError."""
+    return tuple(_metadata().IMAGENET_CLASSNAMES)
+
+
+def read_templates(path: Path) -> tuple[str, ...]:
+    """Templates of a file, one a line, ``{c}`` or ``{}`` the place of the name.
+
+    Raises FileNotFoundError, and ValueError for a line without that place or with another.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"the file {path} does not exist; it must hold prompts, one a line")
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    found = tuple(line.replace("{c}", "{}") for line in lines)
+    for line, template in zip(lines, found, strict=True):
+        if template.count("{") != 1 or "{}" not in template or template.count("}") != 1:
+            raise ValueError(f"{path}: a prompt must hold {{c}} once, the place of the name, got {line!r}")
+    if not found:
+        raise ValueError(f"{path} must hold prompts, one a line, got none")
+    return found
 
 
 def prompts(name: str, templates: Sequence[str]) -> list[str]:

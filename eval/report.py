@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from rich.console import Group
 from rich.table import Table
 
-COUNTS = ("queries", "questions", "boxes")
-FRACTION = re.compile(r"R@\d+|(class_mean_)?top\d+|accuracy|chance|ties")
+COUNTS = ("queries", "questions", "boxes", "pictures", "phrases")
+FRACTION = re.compile(r"(strict_)?R@\d+|(class_mean_)?top\d+|(\w+_)?accuracy|chance|ties|mean_IoU")
 
 
 class Section(NamedTuple):
@@ -62,6 +62,21 @@ def markdown(numbers: Mapping[str, float]) -> str:
         lines = [("", *section.columns), ("---", *["---:"] * len(section.columns)), *section.rows]
         tables.append("\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines))
     return "\n\n".join(tables) + "\n"
+
+
+def latex(numbers: Mapping[str, float]) -> str:
+    """The same tables as LaTeX's ``tabular``; fractions in percent without its sign, as papers print them."""
+    tables = []
+    for section in sections(numbers):
+        lines = [("", *section.columns), *section.rows]
+        rows = [" & ".join(_escaped(cell).removesuffix(r"\%") for cell in line) + r" \\" for line in lines]
+        head = rf"\begin{{tabular}}{{l{'r' * len(section.columns)}}}"
+        tables.append("\n".join([head, r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule", r"\end{tabular}"]))
+    return "\n\n".join(tables) + "\n"
+
+
+def _escaped(cell: str) -> str:
+    return re.sub(r"([%&_#$])", r"\\\1", cell).replace("·", r"$\cdot$")
 
 
 def write_json(path: str | os.PathLike[str], numbers: Mapping[str, float], settings: Mapping[str, Any]) -> None:

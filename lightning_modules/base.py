@@ -188,6 +188,21 @@ class Method(LightningModule, ABC):
         self.log_dict({f"val/{name}": value for name, value in self.numbers.items()}, rank_zero_only=False)
 
     @override
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    @override
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        features = self.features(batch)
+        self.validation.update(batch, features.images, features.texts)
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        self._validated = ()
+        numbers = self.validation.compute()
+        self.log_dict({f"test/{name}": value for name, value in numbers.items()}, rank_zero_only=False)
+
+    @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Where it comes from goes into it; and it starts from itself, not from the weights it was made of."""
         checkpoint[KEY] = provenance(self)

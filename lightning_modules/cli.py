@@ -20,7 +20,9 @@ Train CLIP on captions, sentences, phrases and regions.
   prepare     write shards from a data set:  lightning prepare --help
   index       note where the samples of tars lie:  lightning index 'shards/*.tar'
   inspect     look at samples:  lightning inspect 'shards/*.tar' --html page.html
-  evaluate    benchmarks on official files:  lightning evaluate --model best.ckpt --benchmark coco_boxes --root COCO
+  evaluate    benchmarks on official files:  lightning evaluate --model best.ckpt --benchmark urban1k --root DATA
+  test        the validation set's numbers, and the benchmarks that the config names
+  predict     embeddings of shards:  lightning predict --model best.ckpt --shards shards/ --out embeddings
   export      a trained model for transformers or open_clip:  lightning export runs/.../best.ckpt FOLDER
   doctor      what is installed, what is missing and what to do about it
 
@@ -28,7 +30,7 @@ Train CLIP on captions, sentences, phrases and regions.
 `lightning fit --config FILE --print_config` shows every setting; `lightning fit --help` explains them.
 The same program: `grainclip COMMAND`, `python -m lightning_modules COMMAND`.
 """
-TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+TRAINER_COMMANDS = ("fit", "validate", "test")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,6 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from lightning_modules.evaluate_cli import run as evaluate
 
         return evaluate(given[1:])
+    if command == "predict":
+        from lightning_modules.predict_cli import run as predict
+
+        return predict(given[1:])
     if command == "doctor":
         from lightning_modules.doctor import run as examine
 

@@ -1,72 +1,52 @@
 """``lightning evaluate``: published benchmarks on official files, for a run's checkpoint or any CLIP.
 
-A benchmark is a function in a file of ``eval`` and a line in ``BENCHMARKS``; the command calls it by the function's
-name.
+``eval.benchmarks.catalogue`` lists the benchmarks. Several models are compared with the first, item by item. Started by
+``torchrun``, ranks share the work, and the numbers are the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, UInt8
+import torch.distributed as dist
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
 
-from datamodules.collate import pack_texts
-from datamodules.module import normalise
-from datamodules.tokenizer import Tokenizer
 from eval.benchmark import Benchmark, Run, T
-from eval.coco_boxes import coco_boxes, lvis_boxes
-from eval.panoptic_boxes import coco_panoptic_boxes
-from eval.report import table, write_json
+from eval.benchmarks.catalogue import benchmark, names
+from eval.cache import Cache
+from eval.captions import WORDINGS
+from eval.fits import FITS
+from eval.gather import rank
+from eval.item_files import parquet
+from eval.report import table
+from lightning_modules.attention import pooling_of
 from lightning_modules.complaints import fail
+from lightning_modules.encoder_model import EncoderModel
+from lightning_modules.evaluate_files import Evaluation, Folder, compare
 from lightning_modules.export_cli import encoder_of, read
-from lightning_modules.networks import DualEncoder, ImageFeatures, pool_regions
+from lightning_modules.networks import DualEncoder
 from lightning_modules.provenance import KEY, commit
 
-BENCHMARKS: tuple[Benchmark, ...] = (
-    coco_boxes,
-    lvis_boxes,
-    coco_panoptic_boxes,
-)
 logger = logging.getLogger("grainclip")
 
 
-class EncoderModel:
-    """A dual encoder as benchmarks see one: pixels from 0 to 255 and strings in, on its device, without gradients."""
-
-    def __init__(self, encoder: DualEncoder, device: torch.device) -> None:
-        self.encoder, self.device = encoder.eval().to(device), device
-        self.image_size = encoder.config.image_size
-        self._tokenizer = Tokenizer(encoder.config.context_length)
-
-    @torch.no_grad()
-    def encode_image(self, squares: UInt8[Tensor, "B 3 S S"]) -> ImageFeatures:
-        """Features of the pictures."""
-        return self.encoder.encode_image(normalise(squares.to(self.device)))
-
-    @torch.no_grad()
-    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
-        """Unit vectors of the texts; a text beyond the context is cut and keeps its EOT."""
-        unique, index = pack_texts(texts, self._tokenizer)
-        moved = type(unique)(*(part.to(self.device) for part in unique))
-        return self.encoder.encode_text(moved).text[index.to(self.device)]
-
-    @torch.no_grad()
-    def pool_regions(
-        self, dense: Float[Tensor, "B P D"], boxes: Float[Tensor, "R 4"], image: Int[Tensor, " R"]
-    ) -> Float[Tensor, "R D"]:
-        """Unit vectors of the boxes."""
-        return pool_regions(dense, boxes, image)
+def load_model(source: str, device: torch.device) -> tuple[EncoderModel, dict[str, Any]]:
+    """The model of a ``.ckpt`` file of a run, with its text-conditioned attention where it has one, or of any CLIP; and
+    plain words about it. Raises as ``load``.
+    """
+    encoder, words = load(source)
+    pooling = pooling_of(read(Path(source))) if Path(source).suffix == ".ckpt" else None
+    return EncoderModel(encoder, device, pooling), words
 
 
 def load(source: str) -> tuple[DualEncoder, dict[str, Any]]:
@@ -87,70 +67,128 @@ def load(source: str) -> tuple[DualEncoder, dict[str, Any]]:
 
 
 def evaluate(
-    source: str, benchmarks: Sequence[Benchmark], run: Run, device: torch.device, out: Path | None = None
-) -> dict[str, float]:
-    """Run the benchmarks one after the other; ``out`` is written anew after each, so that none is lost.
-
-    Returns:
-        All numbers, by names that begin with the benchmark's.
+    source: str,
+    benchmarks: Sequence[Benchmark],
+    run: Run,
+    device: torch.device,
+    keep: Callable[[Evaluation], None] | None = None,
+) -> Evaluation:
+    """Run the benchmarks one after the other; ``keep`` is called after each, so that none is lost. Collective.
 
     Raises:
         ValueError, FileNotFoundError: the model, a file or a picture is at fault; the message says which.
     """
-    if out is not None and not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"--out must lie in a folder that exists, got {out}")
-    encoder, words = load(source)
-    model = EncoderModel(encoder, device)
-    settings: dict[str, Any] = {"model": words, "version": version("grainclip"), "commit": commit(), "benchmarks": {}}
-    numbers: dict[str, float] = {}
-    for benchmark in benchmarks:
-        name = benchmark.__name__
-        result = benchmark(model, run)
-        for reason, count in sorted(result.counts.items()):
-            logger.warning("%s: %d × %s", name, count, reason)
-        numbers |= result.numbers
-        settings["benchmarks"][name] = result.settings
-        if out is not None:
-            write_json(out, numbers, settings)
-    return numbers
+    model, words = load_model(source, device)
+    settings = {"model": words | {"sha256": model.digest}, "version": version("grainclip"), "commit": commit()}
+    found = Evaluation(source, settings | {"batch_size": run.batch_size, "benchmarks": {}}, {})
+    for one in benchmarks:
+        result = one(model, run)
+        if twice := sorted(result.numbers.keys() & found.numbers.keys()):
+            raise ValueError(
+                f"{one.__name__}: numbers must have names of their own, got {twice[0]} twice; run it apart"
+            )
+        if rank() == 0:
+            for reason, count in sorted(result.counts.items()):
+                logger.warning("%s: %d × %s", one.__name__, count, reason)
+        found.results[one.__name__] = result
+        found.settings["benchmarks"][one.__name__] = result.settings
+        if keep is not None and rank() == 0:
+            keep(found)
+    return found
 
 
 def run(arguments: Sequence[str]) -> int:
     """The command; ``SystemExit(2)`` with one line on bad input."""
-    names = [benchmark.__name__ for benchmark in BENCHMARKS]
-    parser = argparse.ArgumentParser(prog="lightning evaluate", description=__doc__)
-    parser.add_argument("--model", required=True, help=".ckpt file of a run, or folder, weights file, hub id of a CLIP")
-    parser.add_argument("--benchmark", required=True, help=f"one or several, parted by commas: {', '.join(names)}")
-    parser.add_argument("--root", required=True, type=Path, help="folder of annotations/ and the pictures' folders")
-    parser.add_argument("--out", type=Path, help="JSON file for numbers, settings and checksums")
-    parser.add_argument("--batch_size", type=int, default=32, help="pictures encoded at once")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--skip_missing", action="store_true", help="leave out, and count, pictures that are missing")
-    given = parser.parse_args(arguments)
+    given = _parser().parse_args(arguments)
     try:
-        wanted = [_benchmark(name) for name in given.benchmark.split(",")]
-        settings = Run(given.root, given.batch_size, given.skip_missing, _bar)
-        numbers = evaluate(given.model, wanted, settings, _device(given.device), given.out)
-    except (ValueError, OSError) as error:
+        wanted = [benchmark(name) for name in given.benchmark.split(",")]
+        device = wanted_device(given.device)
+        if given.items:
+            parquet()
+        out = Folder(given.out, len(given.model), given.items, given.bootstrap, given.tensorboard)
+        with Ranks(device):
+            settings = Run(
+                given.root,
+                given.batch_size,
+                given.skip_missing,
+                progress,
+                None if given.cache is None else Cache(given.cache),
+                next((fit for fit in FITS if fit.__name__ == given.fit), None),
+                next((wording for wording in WORDINGS if wording.__name__ == given.captions), None),
+            )
+            found = [
+                evaluate(source, wanted, settings, device, out.writer(number, source))
+                for number, source in enumerate(given.model)
+            ]
+            if rank() == 0:
+                _show(found, out, given.bootstrap)
+    except (ValueError, OSError, ImportError) as error:
         fail(str(error))
-    Console().print(table(numbers, title=given.model))
     return 0
 
 
-def _benchmark(name: str) -> Benchmark:
-    for benchmark in BENCHMARKS:
-        if benchmark.__name__ == name:
-            return benchmark
-    raise ValueError(f"--benchmark must be of {', '.join(b.__name__ for b in BENCHMARKS)}, got {name!r}")
+def _show(found: list[Evaluation], out: Folder, draws: int) -> None:
+    console = Console()
+    for one in found:
+        console.print(table(one.numbers, title=one.source))
+    for number, other in enumerate(found[1:], 2):
+        comparison = compare(found[0], other, draws)
+        console.print(comparison.table())
+        out.write_comparison(comparison, number)
 
 
-def _device(name: str) -> torch.device:
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lightning evaluate", description=__doc__)
+    one = ".ckpt file of a run, or folder, weights file, hub id of a CLIP; several are compared with the first"
+    parser.add_argument("--model", required=True, action="append", help=one)
+    parser.add_argument("--benchmark", required=True, help=f"one or several, parted by commas: {', '.join(names())}")
+    parser.add_argument("--root", required=True, type=Path, help="folder of the data sets in their released layouts")
+    parser.add_argument("--out", type=Path, help="folder for JSON, Markdown, LaTeX; or a .json file alone")
+    parser.add_argument("--items", action="store_true", help="also write single results as Parquet into --out/items")
+    parser.add_argument("--tensorboard", type=Path, help="folder for TensorBoard scalars")
+    parser.add_argument("--cache", type=Path, help="folder where embeddings are kept and found again")
+    parser.add_argument("--batch_size", type=int, default=32, help="pictures encoded at once")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--skip_missing", action="store_true", help="leave out, and count, pictures that are missing")
+    parser.add_argument(
+        "--fit", choices=[fit.__name__ for fit in FITS], help="how pictures become squares; else as published"
+    )
+    parser.add_argument(
+        "--captions", choices=[wording.__name__ for wording in WORDINGS], help="what is done to captions of retrieval"
+    )
+    parser.add_argument("--bootstrap", type=int, default=1000, help="draws for the 95 %% intervals; 0: none")
+    return parser
+
+
+class Ranks:
+    """Within it, the process group that ``torchrun`` asks for; without torchrun nothing."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.backend = "nccl" if device.type == "cuda" else "gloo"
+        self.mine = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+
+    def __enter__(self) -> None:
+        if self.mine:
+            if self.backend == "nccl":
+                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            dist.init_process_group(self.backend)
+
+    def __exit__(self, *error: object) -> None:
+        if self.mine:
+            dist.destroy_process_group()
+
+
+def wanted_device(name: str) -> torch.device:
+    """The device called ``name``, under ``torchrun`` this rank's. Raises ValueError where there is none."""
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device must be a device that is here, got {name!r}: {error}") from error
 
 
-def _bar(steps: Sequence[T], description: str) -> Iterable[T]:
-    """rich's progress bar, where a person is watching."""
-    return track(steps, description, console=Console(stderr=True), disable=not sys.stderr.isatty())
+def progress(steps: Sequence[T], description: str) -> Iterable[T]:
+    """rich's progress bar, where a person is watching the first rank."""
+    hidden = not sys.stderr.isatty() or rank() > 0
+    return track(steps, description, console=Console(stderr=True), disable=hidden)

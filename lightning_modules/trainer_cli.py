@@ -1,4 +1,4 @@
-"""``lightning fit | validate | test | predict``: LightningCLI with our DataModule, our callbacks and errors of one
+"""``lightning fit | validate | test``: LightningCLI with our DataModule, our callbacks and errors of one
 line.
 """
 

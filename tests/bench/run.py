@@ -24,7 +24,7 @@ if SHARED_NLTK.is_dir():
     os.environ.setdefault("NLTK_DATA", str(SHARED_NLTK))
 
 from lightning_modules.precision import best_precision  # noqa: E402
-from tests.bench import data_work, loss_work, method_work, tower_work  # noqa: E402
+from tests.bench import data_work, loss_work, method_work, retrieval_work, tower_work  # noqa: E402
 from tests.bench.measure import cost  # noqa: E402
 from tests.bench.texts import captions  # noqa: E402
 
@@ -39,6 +39,7 @@ def against_the_old() -> list[dict[str, Any]]:
         ("β-CAL CE, B=256", loss_work.beta_cal, ("ce", 256), 3, (1 / 3, 1 / 10)),
         ("β-CAL BCE, B=256", loss_work.beta_cal, ("bce", 256), 3, (1 / 3, 1 / 10)),
         (f"text tower, {captions(1)[0]}", tower_work.text_tower, (), 3, (1 / 4, None)),
+        ("ranking 1000 × 5000, old: torchmetrics' R@1", retrieval_work.ranking, (1000,), 2, (1 / 10, 1 / 4)),
         ("MulCLIP's step, old: its global terms", method_work.mulclip, (), 2, (1.25, None)),
         (f"step ViT-B/16, B=8, {best_precision('cpu')}", tower_work.step, (), 2, (1 / 2.5, None)),
     ]
@@ -61,6 +62,8 @@ def against_the_old() -> list[dict[str, Any]]:
     step = results[-1]["new_seconds"]
     share = tower_work.loss_share(repeats=5) / step
     results.append({"work": "both losses in that step", "new_seconds": share * step, "time": share, "time_target": 0.1})
+    coco = cost(retrieval_work.ranking, "new", 5000, repeats=3)  # targets: 3 seconds, 2048 MiB
+    results.append({"work": "ranking 5000 × 25,000", "new_seconds": coco.seconds, "new_mib": coco.mib})
     return results
 
 

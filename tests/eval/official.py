@@ -20,6 +20,8 @@ class ColourModel:
     """The mean colour of each 4×4 patch of a 16×16 square; a text means the first colour in it."""
 
     image_size = 16
+    context_length = 20
+    digest = "colours"
 
     def __init__(self):
         self.texts: list[str] = []
@@ -27,6 +29,9 @@ class ColourModel:
     def encode_image(self, squares):
         dense = functional.avg_pool2d(squares.float() / 255, 4).flatten(2).mT
         return SimpleNamespace(image=functional.normalize(dense.mean(1), dim=-1), dense=dense)
+
+    def token_count(self, text):
+        return len(text.split()) + 2
 
     def encode_text(self, texts):
         self.texts += texts

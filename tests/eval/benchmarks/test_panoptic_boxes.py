@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from eval import panoptic_boxes
 from eval.benchmark import Run, untracked
-from eval.panoptic_boxes import FINECLIP, coco_panoptic_boxes, read_panoptic, segment_ids, tight_box
+from eval.benchmarks import panoptic_boxes
+from eval.benchmarks.panoptic_boxes import FINECLIP, coco_panoptic_boxes, read_panoptic, segment_ids, tight_box
 from tests.eval.official import ColourModel, rows, write_json, write_panoptic
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from eval.benchmark import Run
-from eval.coco_boxes import FG_CLIP, coco_boxes, lvis_boxes, read_coco, read_lvis
+from eval.benchmarks.coco_boxes import FG_CLIP, coco_boxes, lvis_boxes, read_coco, read_lvis
 from eval.prompts import class_vectors, imagenet_templates
 from lightning_modules.evaluate_cli import EncoderModel
 from lightning_modules.networks import DualEncoder

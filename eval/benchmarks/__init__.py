@@ -1,0 +1,1 @@
+"""The benchmarks, a file each; ``eval.benchmarks.catalogue`` lists them."""

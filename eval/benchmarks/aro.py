@@ -1,0 +1,100 @@
+"""ARO (Yuksekgonul et al., ICLR 2023): who does what to whom, and which attribute is whose, in boxes of Visual Genome.
+
+Read from the released files; the picture is cut to the annotation's box first::
+
+    visual_genome_relation.json  visual_genome_attribution.json  images/*.jpg
+
+A tie is a miss. The published number is the mean over relations, and over pairs of attributes with at least 25
+questions. ARO's orders of words (COCO, Flickr30k) are drawn at random when they are run; there is no file to read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from eval.annotations import ID, NAME, PATH, Rule
+from eval.benchmark import Model, Result, Run
+from eval.choosing import Question, answer, items, numbers
+from eval.embed import embed_images
+from eval.fits import centre_crop
+from eval.image_text import text_counts
+from eval.pictures import present
+from eval.places import first_there, place
+from eval.ranking import Ties
+from eval.records import read_records
+from eval.sources import Crop, ImageFile
+
+BOX = {f"bbox_{side}": ID for side in ("x", "y", "w", "h")}
+FIELDS = BOX | {"image_path": PATH, "true_caption": NAME, "false_caption": NAME}
+PAIR = Rule("a list of two texts", lambda v: isinstance(v, list) and len(v) == 2 and all(map(NAME.holds, v)))
+
+
+class Kind(NamedTuple):
+    """A file, its records' own fields, what its questions are grouped by, and the fewest of a group that counts."""
+
+    file: str
+    fields: dict[str, Rule]
+    group: Callable[[dict[str, Any]], str]
+    fewest: int
+
+
+RELATION = Kind("visual_genome_relation", {"relation_name": NAME}, lambda r: r["relation_name"], 1)
+ATTRIBUTION = Kind("visual_genome_attribution", {"attributes": PAIR}, lambda r: "_".join(r["attributes"]), 25)
+
+
+def aro_relation(model: Model, run: Run) -> Result:
+    """Visual Genome Relation."""
+    return _run("aro_relation", RELATION, model, run)
+
+
+def aro_attribution(model: Model, run: Run) -> Result:
+    """Visual Genome Attribution."""
+    return _run("aro_attribution", ATTRIBUTION, model, run)
+
+
+def _run(name: str, kind: Kind, model: Model, run: Run) -> Result:
+    fit = run.fit or centre_crop
+    path = place(run.root, f"{kind.file}.json", f"aro/{kind.file}.json")
+    records = read_records(path, FIELDS | kind.fields)
+    counts: Counter[str] = Counter()
+    listed = [(file := _picture(path.parent, r["image_path"]), (file, r)) for r in records.rows]
+    there = present(listed, path, run.skip_missing, counts)
+    if not there:
+        raise ValueError(f"{path}: no picture is left; left out: {dict(counts)}")
+    rows = [r for _, r in there]
+    crops = [Crop(ImageFile(file, r["image_path"]), _box(r)) for file, r in there]
+    questions = [Question(i, (r["true_caption"], r["false_caption"]), f"{name} {i}") for i, r in enumerate(rows)]
+    answers = answer(model, run, embed_images(model, run, crops, fit, name), questions, name)
+    counts += text_counts(model, [text for q in questions for text in q.texts])
+    groups = [kind.group(r) for r in rows]
+    hits = answers.hits(Ties.PESSIMISTIC).tolist()
+    by_group: dict[str, list[bool]] = {}
+    for group, hit in zip(groups, hits, strict=True):
+        by_group.setdefault(group, []).append(hit)
+    large = [sum(own) / len(own) for own in by_group.values() if len(own) >= kind.fewest]
+    if not large:
+        raise ValueError(f"{path}: no group has {kind.fewest} questions, the fewest that count")
+    found = {f"{name}/macro_accuracy": sum(large) / len(large)} | numbers(name, answers, Ties.PESSIMISTIC)
+    settings = {
+        "protocol": f"ARO: box cut out, a tie is a miss; published number macro_accuracy, groups of {kind.fewest} on",
+        "picture": f"{fit.__name__}, {model.image_size}×{model.image_size}",
+        "context length": model.context_length,
+        "groups that count": len(large),
+        "files": records.files,
+        "counts": dict(counts),
+    }
+    table = items(name, questions, answers, Ties.PESSIMISTIC, [r["image_path"] for r in rows], {"group": groups})
+    return Result(found, settings, dict(counts), {name: table})
+
+
+def _box(record: dict[str, Any]) -> tuple[int, int, int, int]:
+    left, top = record["bbox_x"], record["bbox_y"]
+    return left, top, left + record["bbox_w"], top + record["bbox_h"]
+
+
+def _picture(folder: Path, image: str) -> Path:
+    name = PurePosixPath(image).name
+    return first_there([folder / "images" / name, folder / image])

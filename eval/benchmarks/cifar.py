@@ -1,0 +1,70 @@
+"""CIFAR-10 and CIFAR-100: the 10,000 test pictures, 32×32, from the released Python files, which are not unpickled.
+
+    cifar-10-batches-py/{test_batch,batches.meta}   cifar-100-python/{test,meta}
+
+Class names are the files' own; CIFAR-100's ``aquarium_fish`` keeps its underscore, as in Long-CLIP's numbers, and the
+80 prompts are ImageNet's (Long-CLIP's); ``cifar10_own`` and ``cifar100_own`` take spaces and OpenAI's 18 prompts for
+CIFAR (CLIP_benchmark's).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from eval.benchmark import Model, Result, Run
+from eval.cifar_files import read_cifar
+from eval.places import place
+from eval.prompts import CIFAR_TEMPLATES, imagenet_templates
+from eval.sources import Pixels
+from eval.zero_shot import Labelled, classify_images
+
+LONG_CLIP = "Long-CLIP: the files' class names in ImageNet's 80 prompts; published number top1"
+OWN = "CLIP_benchmark: class names with spaces in OpenAI's 18 prompts for CIFAR; published number top1"
+
+
+def cifar10(model: Model, run: Run) -> Result:
+    """10 classes, 80 prompts."""
+    return classify_images("cifar10", model, run, _ten(run.root), imagenet_templates(), LONG_CLIP)
+
+
+def cifar100(model: Model, run: Run) -> Result:
+    """100 classes, 80 prompts."""
+    return classify_images("cifar100", model, run, _hundred(run.root), imagenet_templates(), LONG_CLIP)
+
+
+def cifar10_own(model: Model, run: Run) -> Result:
+    """10 classes, 18 prompts."""
+    return classify_images("cifar10_own", model, run, _ten(run.root), CIFAR_TEMPLATES, OWN)
+
+
+def cifar100_own(model: Model, run: Run) -> Result:
+    """100 classes, 18 prompts."""
+    data = _hundred(run.root)
+    data.classes = [name.replace("_", " ") for name in data.classes]
+    return classify_images("cifar100_own", model, run, data, CIFAR_TEMPLATES, OWN)
+
+
+def _ten(root: Path) -> Labelled:
+    folder = place(root, "cifar-10-batches-py")
+    return _read(folder / "test_batch", "labels", folder / "batches.meta", "label_names")
+
+
+def _hundred(root: Path) -> Labelled:
+    folder = place(root, "cifar-100-python")
+    return _read(folder / "test", "fine_labels", folder / "meta", "fine_label_names")
+
+
+def _read(test: Path, labels: str, meta: Path, names: str) -> Labelled:
+    pictures, classes = read_cifar(test), read_cifar(meta)
+    for path, found, field in ((test, pictures, "data"), (test, pictures, labels), (meta, classes, names)):
+        if field not in found:
+            raise ValueError(f"{path} must hold {field!r}, got {', '.join(map(str, found))}")
+    data, own = pictures["data"], pictures[labels]
+    if not (isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.shape == (len(own), 3 * 32 * 32)):
+        raise ValueError(f"{test}: 'data' must be {len(own)} rows of 3072 bytes, got {np.shape(data)}")
+    images = [Pixels(f"{i:05d}", p) for i, p in enumerate(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy())]
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (test, meta)}
+    return Labelled(list(images), [int(n) for n in own], list(classes[names]), files)

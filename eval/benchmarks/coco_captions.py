@@ -1,0 +1,61 @@
+"""COCO's short captions: two test sets of 5000 pictures that must not be mixed.
+
+``coco_karpathy`` is the test split of Karpathy (OpenAI CLIP, open_clip), all captions of a picture right (25,010);
+``coco_val2017`` is val2017 with the first five captions of each (Long-CLIP, FG-CLIP), ``coco_val2017_all`` with all
+25,014 (FLAIR). Read from the released files::
+
+    dataset_coco.json  val2014/*.jpg                                (Karpathy's; or coco_karpathy_test.json, the list)
+    annotations/captions_val2017.json  val2017/*.jpg
+
+321 of val2017's captions belong to several pictures, word for word: true ties.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+from eval.annotations import ID, NAME, PATH, AnnotationFile
+from eval.benchmark import Model, Result, Run
+from eval.image_text import ImageTexts, gather_files, retrieve
+from eval.karpathy import read_karpathy
+
+FIRST = 5
+
+
+def coco_karpathy(model: Model, run: Run) -> Result:
+    """Karpathy's test split, all captions."""
+    words = "Karpathy test, all captions, any of a picture's own is right; published numbers R@1, R@5, R@10"
+    names = ("dataset_coco.json", "annotations/dataset_coco.json", "coco_karpathy_test.json")
+    data = read_karpathy(run, names, _folder)
+    return retrieve("coco_karpathy", model, run, data, words)
+
+
+def coco_val2017(model: Model, run: Run) -> Result:
+    """val2017, first five captions."""
+    words = "Long-CLIP: val2017, first five captions, any of a picture's own is right; published numbers R@1, R@5, R@10"
+    return retrieve("coco_val2017", model, run, read_val2017(run, FIRST), words)
+
+
+def coco_val2017_all(model: Model, run: Run) -> Result:
+    """val2017, all captions."""
+    words = "FLAIR: val2017, all captions, any of a picture's own is right"
+    return retrieve("coco_val2017_all", model, run, read_val2017(run, None), words)
+
+
+def read_val2017(run: Run, most: int | None) -> ImageTexts:
+    """Captions in the file's order, pictures in the order of their ids."""
+    annotations = AnnotationFile(run.root / "annotations" / "captions_val2017.json")
+    images = annotations.by_id("images", {"id": ID, "file_name": PATH})
+    captions: dict[int, list[str]] = {number: [] for number in sorted(images)}
+    for number, row in annotations.by_id("annotations", {"id": ID, "image_id": ID, "caption": NAME}).items():
+        annotations.refer(f"annotations[id {number}].image_id", row["image_id"], images, "images")
+        captions[row["image_id"]].append(row["caption"])
+    folder = run.root / "val2017"
+    named = [(folder / (name := images[n]["file_name"]), name, texts[:most]) for n, texts in captions.items()]
+    return gather_files(named, annotations.path, {annotations.path.name: annotations.sha256}, run)
+
+
+def _folder(root: Path, folder: str | None, filename: str) -> list[Path]:
+    """COCO's Karpathy test lies in val2014."""
+    name = PurePosixPath(filename).name
+    return [root / (folder or "val2014") / name, root / "images" / (folder or "val2014") / name]

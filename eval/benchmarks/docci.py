@@ -1,0 +1,46 @@
+"""DOCCI (Onoe et al., ECCV 2024): photographs with a paragraph by hand each.
+
+Read from the release::
+
+    docci/docci_descriptions.jsonlines  docci/images/{test,qual_test,...}_NNNNN.jpg
+
+``docci`` is the test split, 5000 pairs. GOAL's repository, and MulCLIP after it, evaluate 5100: the test split and the
+100 of qual_test.
+"""
+
+from __future__ import annotations
+
+from eval.annotations import NAME, PATH
+from eval.benchmark import Model, Result, Run
+from eval.image_text import LONG_KS, gather_files, retrieve
+from eval.places import place
+from eval.records import read_records
+
+FILE = "docci_descriptions.jsonlines"
+FIELDS = {"example_id": NAME, "split": NAME, "image_file": PATH, "description": NAME}
+
+
+def docci(model: Model, run: Run) -> Result:
+    """The test split, 5000 pairs."""
+    return _splits("docci", ("test",), model, run)
+
+
+def docci_goal(model: Model, run: Run) -> Result:
+    """GOAL's 5100 pairs: the splits test and qual_test."""
+    return _splits("docci_goal", ("test", "qual_test"), model, run)
+
+
+def _splits(name: str, splits: tuple[str, ...], model: Model, run: Run) -> Result:
+    records = read_records(place(run.root, f"docci/{FILE}", FILE), FIELDS)
+    folder = records.path.parent / "images"
+    named = [
+        (folder / r["image_file"], r["image_file"], [r["description"]])
+        for split in splits
+        for r in records.rows
+        if r["split"] == split
+    ]
+    if not named:
+        raise ValueError(f"{records.path} must hold the splits {', '.join(splits)}, got no record of them")
+    data = gather_files(named, records.path, records.files, run)
+    words = f"splits {' + '.join(splits)}, one caption a picture, both ways"
+    return retrieve(name, model, run, data, words, LONG_KS)

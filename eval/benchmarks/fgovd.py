@@ -1,0 +1,185 @@
+"""FG-OVD (Bianchi et al., CVPR 2024): which of up to eleven captions describes this box of COCO?
+
+The wrong ones differ in one attribute (hard), two (medium), three (easy), or are another object's (trivial); or in
+colour, material, pattern, transparency. Read from the official files or from FG-CLIP's, whichever is there::
+
+    benchmarks/{1_attributes,2_attributes,3_attributes,shuffle_negatives,color,...}.json
+    fgovd/{h_attributes,m_attributes,e_attributes,shuffle_negatives}_llava.jsonl
+    val2017/*.jpg  train2017/*.jpg                     (both: the boxes lie in pictures of both)
+
+Two protocols: ``fgovd`` is FG-CLIP's and β-CLIP's, RoIAlign over the dense map of the squashed picture; ``fgovd_crop``
+embeds the box cut out. Accuracy is over all boxes alike, however many wrong captions they have. FG-CLIP's files end
+every caption in a full stop; the official ones do not always, so it is added.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eval.benchmark import Model, Result, Run
+from eval.box_classification import Box, fraction_box
+from eval.choosing import Answers, Question, answer, items, numbers
+from eval.embed import embed_images, embed_regions
+from eval.fgovd_files import Described, read_official, read_released_again
+from eval.fits import Fit, centre_crop, squash, whole_fit
+from eval.image_text import text_counts
+from eval.pictures import Photograph, present
+from eval.places import place
+from eval.ranking import Ties
+from eval.sources import Crop, ImageFile
+
+LEVELS = {
+    "hard": ("1_attributes", "h_attributes_llava"),
+    "medium": ("2_attributes", "m_attributes_llava"),
+    "easy": ("3_attributes", "e_attributes_llava"),
+    "trivial": ("shuffle_negatives", "shuffle_negatives_llava"),
+}
+ATTRIBUTES = {name: (name, f"{name}_llava") for name in ("color", "material", "pattern", "transparency")}
+
+
+class Protocol(NamedTuple):
+    """From described boxes to one vector each."""
+
+    words: str
+    fit: Fit
+    embed: Callable[[Model, Run, list[Described], list[Box], Fit, str], Float[Tensor, "R D"]]
+
+
+def fgovd(model: Model, run: Run) -> Result:
+    """The four levels, RoIAlign over the dense map."""
+    return _levels("fgovd", LEVELS, REGION, model, run)
+
+
+def fgovd_crop(model: Model, run: Run) -> Result:
+    """The four levels, boxes cut out."""
+    return _levels("fgovd_crop", LEVELS, CUT_OUT, model, run)
+
+
+def fgovd_attributes(model: Model, run: Run) -> Result:
+    """Colour, material, pattern, transparency, RoIAlign over the dense map."""
+    return _levels("fgovd_attributes", ATTRIBUTES, REGION, model, run)
+
+
+def fgovd_attributes_crop(model: Model, run: Run) -> Result:
+    """Colour, material, pattern, transparency, boxes cut out."""
+    return _levels("fgovd_attributes_crop", ATTRIBUTES, CUT_OUT, model, run)
+
+
+@dataclass(frozen=True)
+class FgovdFile:
+    """``fgovd:FILE``: one file of either format, under ``root``."""
+
+    file: str
+
+    @property
+    def __name__(self) -> str:
+        return f"fgovd:{self.file}"
+
+    def __call__(self, model: Model, run: Run) -> Result:
+        """RoIAlign over the dense map."""
+        return _run("fgovd", {Path(self.file).stem: run.root / self.file}, REGION, model, run)
+
+
+def _by_regions(
+    model: Model, run: Run, described: list[Described], boxes: list[Box], fit: Fit, label: str
+) -> Float[Tensor, "R D"]:
+    """Each picture is embedded once, whatever the number of its boxes."""
+    groups: dict[ImageFile, list[int]] = {}
+    for number, one in enumerate(described):
+        groups.setdefault(one.image, []).append(number)
+    rows = embed_regions(model, run, list(groups), [[boxes[n] for n in own] for own in groups.values()], fit, label)
+    order = torch.tensor([n for own in groups.values() for n in own])
+    return torch.empty_like(rows).index_copy(0, order, rows)
+
+
+def _by_crops(
+    model: Model, run: Run, described: list[Described], boxes: list[Box], fit: Fit, label: str
+) -> Float[Tensor, "R D"]:
+    del boxes  # in fractions; crops are cut at whole pixels
+    crops = []
+    for one in described:
+        x, y, width, height = one.box
+        crops.append(Crop(one.image, (math.floor(x), math.floor(y), math.ceil(x + width), math.ceil(y + height))))
+    return embed_images(model, run, crops, fit, label)
+
+
+REGION = Protocol(
+    "FG-CLIP: RoIAlign 1×1 over the dense map, a tie is a hit, boxes all alike; published number accuracy",
+    squash,
+    _by_regions,
+)
+CUT_OUT = Protocol("the box cut out at whole pixels, image embedding, a tie is a hit", centre_crop, _by_crops)
+
+
+def _levels(name: str, levels: dict[str, tuple[str, str]], protocol: Protocol, model: Model, run: Run) -> Result:
+    files = {}
+    for level, (official, again) in levels.items():
+        heads = (("benchmarks/", official, ".json"), ("fgovd/", again, ".jsonl"))
+        own = [f"{folder}{stem}{end}" for folder, stem, end in heads]
+        files[level] = place(run.root, *own, *(f"{stem}{end}" for _, stem, end in heads), f"fgovd/{official}.json")
+    return _run(name, files, protocol, model, run)
+
+
+def _run(name: str, files: dict[str, Path], protocol: Protocol, model: Model, run: Run) -> Result:
+    fit = whole_fit(name, run.fit, protocol.fit) if protocol is REGION else run.fit or protocol.fit
+    result = Result({}, {}, {}, {})
+    counts: Counter[str] = Counter()
+    checksums, settings = {}, {}
+    for level, file in files.items():
+        read = read_official if file.suffix == ".json" else read_released_again
+        described, checksums[file.name] = read(file, run.root)
+        described, boxes = _usable(described, file, run, counts)
+        rows = protocol.embed(model, run, described, boxes, fit, f"{name} {level}")
+        questions = [Question(row, one.texts, one.name) for row, one in enumerate(described)]
+        answers = answer(model, run, rows, questions, f"{name} {level}")
+        head, pictures = f"{name}/{level}", [one.image.name for one in described]
+        counts += text_counts(model, [text for one in described for text in one.texts])
+        result.numbers.update(numbers(head, answers, Ties.OPTIMISTIC) | _official_rank(head, answers))
+        settings[level] = {"boxes": len(described), "pictures": len(set(pictures))}
+        result = result._replace(
+            items={**result.items, head: items(head, questions, answers, Ties.OPTIMISTIC, pictures)}
+        )
+    said: dict[str, Any] = {
+        "protocol": protocol.words,
+        "picture": f"{fit.__name__}, {model.image_size}×{model.image_size}",
+        "context length": model.context_length,
+        "levels": settings,
+        "files": checksums,
+        "counts": dict(counts),
+    }
+    return result._replace(settings=said, counts=dict(counts))
+
+
+def _official_rank(head: str, answers: Answers) -> dict[str, float]:
+    """FG-OVD's own measure: the mean rank, 1 the best, a tie counting against the right text, over the boxes with the
+    usual number of wrong ones.
+    """
+    usual = int(answers.wrong.mode().values)
+    mine = answers.wrong == usual
+    ranks = (answers.better + answers.tied)[mine].double() + 1
+    return {f"{head}/mean_rank_of_{usual + 1}": ranks.mean().item()}
+
+
+def _usable(
+    described: list[Described], file: Path, run: Run, counts: Counter[str]
+) -> tuple[list[Described], list[Box]]:
+    there = present([(one.image.file, one) for one in described], file, run.skip_missing, counts)
+    found, boxes = [], []
+    for one in there:
+        size = one.image.size or (0, 0)
+        box = fraction_box(one.box, Photograph(one.image.file, *size), counts)
+        if box is not None:
+            found.append(one)
+            boxes.append(box)
+    if not found:
+        raise ValueError(f"{file}: no box is left; left out: {dict(counts)}")
+    return found, boxes

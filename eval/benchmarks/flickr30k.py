@@ -1,0 +1,59 @@
+"""Flickr30k's short captions: Karpathy's 1000 test pictures, or all 31,783 (Long-CLIP). Five captions each.
+
+Read from the released files::
+
+    dataset_flickr30k.json (or flickr30k_test.json, the list)   flickr30k-images/*.jpg
+    results_20130124.token                                      flickr30k-images/*.jpg
+
+The published numbers on the two differ by half: do not mix them. FLAIR's released command evaluates the validation
+split, ``flickr30k_val``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path, PurePosixPath
+
+from eval.benchmark import Model, Result, Run
+from eval.image_text import gather_files, retrieve
+from eval.karpathy import read_karpathy
+from eval.places import first_there, place
+from eval.records import read_bytes
+
+FOLDERS = ("flickr30k-images", "flickr30k_images", "images", "Images", "")
+KARPATHY = ("dataset_flickr30k.json", "flickr30k/dataset_flickr30k.json")
+
+
+def flickr30k(model: Model, run: Run) -> Result:
+    """Karpathy's test split, 1000 pictures."""
+    words = "Karpathy test, any of a picture's own captions is right; published numbers R@1, R@5, R@10"
+    return retrieve("flickr30k", model, run, read_karpathy(run, (*KARPATHY, "flickr30k_test.json"), _files), words)
+
+
+def flickr30k_val(model: Model, run: Run) -> Result:
+    """Karpathy's validation split, 1014 pictures, which FLAIR's released command evaluates."""
+    words = "FLAIR's released command: Karpathy's validation split"
+    data = read_karpathy(run, (*KARPATHY, "flickr30k_val.json"), _files, "val")
+    return retrieve("flickr30k_val", model, run, data, words)
+
+
+def flickr30k_all(model: Model, run: Run) -> Result:
+    """All 31,783 pictures."""
+    path = place(run.root, "results_20130124.token", "flickr30k/results_20130124.token")
+    data = read_bytes(path)
+    captions: dict[str, list[str]] = {}
+    for number, line in enumerate(data.decode("utf-8").splitlines(), 1):
+        head, tab, caption = line.partition("\t")
+        name, mark, place_ = head.rpartition("#")
+        if not (tab and mark and name and place_.isdigit() and caption.strip()):
+            raise ValueError(f"{path}, line {number} must be NAME#N, a tab and a caption, got {line!r:.80}")
+        captions.setdefault(name, []).append(caption)
+    named = [(first_there(_files(run.root, None, name)), name, texts) for name, texts in captions.items()]
+    words = "Long-CLIP: all pictures, any of a picture's own captions is right; published numbers R@1, R@5, R@10"
+    found = gather_files(named, path, {path.name: hashlib.sha256(data).hexdigest()}, run)
+    return retrieve("flickr30k_all", model, run, found, words)
+
+
+def _files(root: Path, folder: str | None, filename: str) -> list[Path]:
+    name = PurePosixPath(filename).name
+    return [base / f / name for base in (root, root / "flickr30k") for f in (*([folder] if folder else []), *FOLDERS)]

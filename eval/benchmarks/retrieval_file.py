@@ -1,0 +1,86 @@
+"""``retrieval:FILE``: retrieval on any table of pictures and captions.
+
+A JSON list, JSON Lines, CSV or TSV; a record names a picture and its caption, or a list of captions. Records of one
+picture are put together. The fields may be called as in the releases that are read so: GOAL's ``filename``, Long-DCI's
+``filepath`` and ``title``, nlphuji's ``raw``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.annotations import NAME, PATH, Rule, checked
+from eval.benchmark import Model, Result, Run
+from eval.image_text import LONG_KS, ImageTexts, gather_files, retrieve
+from eval.places import first_there
+from eval.records import Records, read_records
+
+IMAGES = ("image", "filename", "filepath", "file_name", "image_path", "path")
+CAPTIONS = ("caption", "captions", "title", "raw", "text", "description")
+TEXTS = Rule(
+    "a text or a list of texts",
+    lambda v: NAME.holds(v) or (isinstance(v, list) and bool(v) and all(map(NAME.holds, v))),
+)
+FOLDERS = ("", "images", "image", "photos")
+
+
+@dataclass(frozen=True)
+class RetrievalFile:
+    """The benchmark of one file, under ``root`` or anywhere."""
+
+    file: str
+
+    @property
+    def __name__(self) -> str:
+        return f"retrieval:{self.file}"
+
+    def __call__(self, model: Model, run: Run) -> Result:
+        """Both ways; any caption of a picture is right."""
+        words = "any of a picture's own captions is right, both ways"
+        return retrieve(f"retrieval:{Path(self.file).stem}", model, run, read_table(run, self.file), words, LONG_KS)
+
+
+def read_table(run: Run, file: str) -> ImageTexts:
+    """Pictures and captions of a file under ``run.root``, or anywhere.
+
+    Raises:
+        FileNotFoundError: the file or, unless they may be left out, a picture is missing.
+        ValueError: naming file, record, field and rule.
+    """
+    records = read_records(run.root / file, {})
+    image, caption = (_field(records, known) for known in (IMAGES, CAPTIONS))
+    captions: dict[str, list[str]] = {}
+    rows = [row | {caption: _several(row[caption])} for row in records.rows if row.get(caption) is not None]
+    for row in checked(records.path, "records", rows, {image: PATH, caption: TEXTS}):
+        texts = row[caption] if isinstance(row[caption], list) else [row[caption]]
+        captions.setdefault(row[image], []).extend(texts)
+    bases = (records.path.parent, run.root)
+    named = [
+        (first_there([base / f / name for base in bases for f in FOLDERS]), name, texts)
+        for name, texts in captions.items()
+    ]
+    data = gather_files(named, records.path, records.files, run)
+    if len(rows) < len(records.rows):
+        data.counts["record without a caption"] += len(records.rows) - len(rows)
+    return data
+
+
+def _field(records: Records, known: tuple[str, ...]) -> str:
+    found = [name for name in known if name in records.rows[0]]
+    if len(found) != 1:
+        given = ", ".join(records.rows[0])
+        raise ValueError(f"{records.path} must have one of the fields {', '.join(known)}, got {given}")
+    return found[0]
+
+
+def _several(value: Any) -> Any:
+    """A list of captions that stands as JSON in a cell."""
+    if isinstance(value, str) and value.startswith('["'):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value

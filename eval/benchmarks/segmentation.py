@@ -1,0 +1,173 @@
+"""``segmentation:DIR``: zero-shot segmentation of a folder of pictures and label maps, mean IoU.
+
+    DIR/images/NAME.jpg  DIR/labels/NAME.png  DIR/classnames.txt
+
+A label map holds a class's number at each pixel, 255 where nothing is asked. A line of ``classnames.txt`` is a class,
+its synonyms parted by commas (the best of them counts); ``DIR/templates.txt`` may give prompts in place of OpenAI's 80.
+
+As SCLIP's setup without its attention: the shorter side is resized to 1.5 times the model's square, windows of that
+square slide by half of it, each patch's cosines with the classes are drawn up (bilinear) and averaged where windows
+overlap. IoU is over all pixels of the data set; its mean is over the classes that stand in a map or are predicted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from eval.benchmark import Model, Result, Run
+from eval.cache import digest
+from eval.fits import no_fit
+from eval.gather import gather_rows, rank, world_size
+from eval.image_folders import EXTENSIONS
+from eval.prompts import class_vectors, imagenet_templates, read_templates
+from eval.records import read_bytes
+from eval.sources import BROKEN, ImageFile
+
+IGNORED = 255
+LARGER = 1.5  # the shorter side, in squares
+LONGEST = 2048  # pixels
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The benchmark of one folder, under ``root`` or anywhere."""
+
+    folder: str
+
+    @property
+    def __name__(self) -> str:
+        return f"segmentation:{self.folder}"
+
+    def __call__(self, model: Model, run: Run) -> Result:
+        """All pictures."""
+        root, name = run.root / self.folder, f"segmentation:{Path(self.folder).name}"
+        no_fit(name, run.fit)
+        counts: Counter[str] = Counter()
+        pairs = _pairs(root, run.skip_missing, counts)
+        classes = [
+            line.split(",") for line in read_bytes(root / "classnames.txt").decode().splitlines() if line.strip()
+        ]
+        templates = imagenet_templates()
+        if (root / "templates.txt").is_file():
+            templates = read_templates(root / "templates.txt")
+        words = [word.strip() for synonyms in classes for word in synonyms]
+        owner = torch.tensor([n for n, synonyms in enumerate(classes) for _ in synonyms])
+        vectors = class_vectors(model.encode_text, words, templates, run.track)
+        confusion = torch.zeros(len(classes), len(classes), dtype=torch.int64)
+        for picture, labels in run.track(pairs[rank() :: world_size()], f"{name}: pictures"):
+            image, right = picture.open(), _labels(labels, len(classes))
+            if right.shape != (image.height, image.width):
+                must = f"{image.width}×{image.height}"
+                raise ValueError(
+                    f"{labels} must have {must} pixels, as its picture, got {right.shape[1]}×{right.shape[0]}"
+                )
+            found = predict(model, image, vectors, owner, run.batch_size)
+            asked = right != IGNORED
+            pair = right[asked] * len(classes) + found[asked]
+            confusion += torch.bincount(pair, minlength=confusion.numel()).view_as(confusion)
+        gathered = gather_rows([confusion.flatten()[None]], torch.int64)
+        assert gathered is not None  # every rank has one
+        confusion = gathered.sum(0).view_as(confusion).cpu()
+        settings = {
+            "protocol": "SCLIP's windows, patch values, no thresholds; mean over classes that stand or are predicted",
+            "picture": f"shorter side {int(LARGER * model.image_size)}, windows of {model.image_size}, by halves",
+            "prompts per class": len(templates),
+            "classes": len(classes),
+            "pictures": len(pairs),
+            "split sha256": digest(f"{p.name} {labels.stat().st_size}" for p, labels in pairs),
+            "class names sha256": digest(words),
+            "counts": dict(counts),
+        }
+        return Result(scores(name, confusion) | {f"{name}/pictures": float(len(pairs))}, settings, dict(counts))
+
+
+def scores(name: str, confusion: Int[Tensor, "C C"]) -> dict[str, float]:
+    """Mean IoU and the share of right pixels; rows are right, columns predicted. Raises ValueError without a pixel."""
+    if not confusion.any():
+        raise ValueError(f"{name}: the label maps must hold a pixel that is not {IGNORED}, got none")
+    right = confusion.diagonal().double()
+    union = confusion.sum(0) + confusion.sum(1) - right
+    there = union > 0
+    return {
+        f"{name}/mean_IoU": (right[there] / union[there]).mean().item(),
+        f"{name}/pixel_accuracy": (right.sum() / confusion.sum()).item(),
+    }
+
+
+def predict(
+    model: Model, image: Image.Image, vectors: Float[Tensor, "N D"], owner: Int[Tensor, " N"], batch_size: int
+) -> Int[Tensor, "H W"]:
+    """The class of every pixel; ``owner`` is the class of each of the ``vectors``."""
+    side = model.image_size
+    scale = min(LARGER * side / min(image.size), LONGEST / max(image.size))
+    width, height = (max(side, round(length * scale)) for length in image.size)
+    resized = torch.from_numpy(np.array(image.resize((width, height), Image.Resampling.BICUBIC))).permute(2, 0, 1)
+    corners = [(y, x) for y in starts(height, side) for x in starts(width, side)]
+    classes = int(owner.max()) + 1
+    total, seen = torch.zeros(classes, height, width), torch.zeros(height, width)
+    for first in range(0, len(corners), batch_size):
+        part = corners[first : first + batch_size]
+        dense = model.encode_image(torch.stack([resized[:, y : y + side, x : x + side] for y, x in part])).dense
+        cosines = functional.normalize(dense.float(), dim=-1) @ vectors.to(dense.device).float().T
+        best = cosines.new_full((*cosines.shape[:2], classes), -torch.inf)
+        best = best.scatter_reduce(2, owner.to(dense.device).expand_as(cosines), cosines, "amax")
+        grid = best.mT.unflatten(2, (math.isqrt(dense.shape[1]),) * 2)
+        drawn = functional.interpolate(grid, size=(side, side), mode="bilinear", align_corners=False).cpu()
+        for (y, x), one in zip(part, drawn, strict=True):
+            total[:, y : y + side, x : x + side] += one
+            seen[y : y + side, x : x + side] += 1
+    size = (image.height, image.width)
+    return functional.interpolate((total / seen)[None], size=size, mode="bilinear", align_corners=False)[0].argmax(0)
+
+
+def starts(length: int, side: int) -> list[int]:
+    """Where windows begin along a side: every half window, the last one at the end."""
+    step = max(1, side // 2)
+    return sorted({min(at, length - side) for at in range(0, max(length - side, 0) + step, step)})
+
+
+def _pairs(root: Path, skip_missing: bool, counts: Counter[str]) -> list[tuple[ImageFile, Path]]:
+    """Every picture and its label map."""
+    found = []
+    folder = root / "images"
+    files = sorted(f for f in folder.iterdir() if not f.name.startswith(".")) if folder.is_dir() else []
+    for file in files:
+        if file.suffix.lower() not in EXTENSIONS:
+            raise ValueError(f"{folder} must hold pictures ({', '.join(sorted(EXTENSIONS))}), got {file.name}")
+        labels = root / "labels" / f"{file.stem}.png"
+        if not labels.is_file():
+            if not skip_missing:
+                raise FileNotFoundError(
+                    f"{labels} does not exist; every picture must have a label map (--skip_missing)"
+                )
+            counts["label map missing"] += 1
+            continue
+        found.append((ImageFile(file, file.name), labels))
+    if not found:
+        raise FileNotFoundError(f"{folder} must hold pictures with label maps, got none")
+    return found
+
+
+def _labels(file: Path, classes: int) -> Int[Tensor, "H W"]:
+    """A label map as it is stored: numbers, or a palette's."""
+    try:
+        with Image.open(file) as image:
+            if image.mode not in ("L", "P", "I", "I;16"):
+                raise ValueError(f"its pixels must be numbers, got mode {image.mode}")
+            numbers = torch.from_numpy(np.array(image).astype(np.int64))
+    except BROKEN as error:
+        raise ValueError(f"{file} is no label map: {error}") from error
+    wrong = numbers[(numbers >= classes) & (numbers != IGNORED)]
+    if len(wrong):
+        raise ValueError(f"{file} must hold numbers below {classes}, or {IGNORED}, got {int(wrong[0])}")
+    return numbers

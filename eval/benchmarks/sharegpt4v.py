@@ -1,0 +1,54 @@
+"""ShareGPT4V-1k and -10k (Long-CLIP; LoTLIP): the first 1000 and 10,000 of its released captions, all of SA-1B.
+
+Read, no further than needed, from the released list and SA-1B's pictures::
+
+    share-captioner_coco_lcs_sam_1246k_1107.json  sam/images/sa_*.jpg
+
+Who trains as Long-CLIP does holds out the first 1000 only: for such models the 10k hold training data. β-CLIP's 1000
+are the first of a filtered list, and not these.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+from eval.annotations import LIST, PATH
+from eval.benchmark import Model, Result, Run
+from eval.captions import one_line
+from eval.image_text import LONG_KS, gather_files, retrieve
+from eval.places import first_there, place
+from eval.records import first_records
+
+FILE = "share-captioner_coco_lcs_sam_1246k_1107.json"
+FOLDERS = ("", "sam/images", "images", "ShareGPT4V", "ShareGPT4V/data", "ShareGPT4V/data/sam/images")
+
+
+def sharegpt4v_1k(model: Model, run: Run) -> Result:
+    """The first 1000 pairs."""
+    return _first("sharegpt4v_1k", 1000, model, run)
+
+
+def sharegpt4v_10k(model: Model, run: Run) -> Result:
+    """The first 10,000 pairs."""
+    return _first("sharegpt4v_10k", 10_000, model, run)
+
+
+def _first(name: str, count: int, model: Model, run: Run) -> Result:
+    path = place(run.root, FILE, f"ShareGPT4V/{FILE}", f"share4v/{FILE}")
+    records = first_records(path, count, {"image": PATH, "conversations": LIST})
+    named = []
+    for index, record in enumerate(records.rows):
+        turns = record["conversations"]
+        caption = turns[1].get("value") if len(turns) > 1 and isinstance(turns[1], dict) else None
+        if not isinstance(caption, str) or not caption.strip():
+            raise ValueError(f"{path}: 'records[{index}].conversations[1].value' must be a caption, got {caption!r}")
+        named.append((_picture(run.root, record["image"]), record["image"], [caption]))
+    data = gather_files(named, path, {f"{path.name}[:{count}]": records.sha256}, run)
+    words = f"Long-CLIP: the first {count} of the released list, both ways; published number R@1"
+    return retrieve(name, model, run, data, words, LONG_KS, one_line)
+
+
+def _picture(root: Path, image: str) -> Path:
+    """Under ``root`` at its path, or by its name alone."""
+    name = PurePosixPath(image).name
+    return first_there([root / folder / part for part in (image, name) for folder in FOLDERS])

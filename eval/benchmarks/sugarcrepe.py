@@ -1,0 +1,65 @@
+"""SugarCrepe (Hsieh et al., NeurIPS 2023): a caption against one changed in an object, attribute or relation.
+
+Read from the released files, whose records are numbered (``swap_obj`` leaves out 108)::
+
+    sugarcrepe/data/{add_att,add_obj,replace_att,replace_obj,replace_rel,swap_att,swap_obj}.json  val2017/*.jpg
+
+A tie is a miss. ``mean`` is the mean of the seven.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from eval.annotations import NAME, PATH
+from eval.benchmark import Model, Result, Run
+from eval.choosing import Question, answer, items, numbers
+from eval.embed import embed_images
+from eval.fits import centre_crop
+from eval.image_text import text_counts
+from eval.pictures import present
+from eval.places import first_there, place
+from eval.ranking import Ties
+from eval.records import read_records
+from eval.sources import ImageFile
+
+KINDS = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
+FIELDS = {"filename": PATH, "caption": NAME, "negative_caption": NAME}
+
+
+def sugarcrepe(model: Model, run: Run) -> Result:
+    """The seven kinds of change."""
+    fit = run.fit or centre_crop
+    found: dict[str, float] = {}
+    tables, files, counts = {}, {}, Counter[str]()
+    for kind in KINDS:
+        records = read_records(place(run.root, *(f"{f}{kind}.json" for f in ("sugarcrepe/data/", "data/", ""))), FIELDS)
+        files |= records.files
+        listed = [
+            (file := first_there([run.root / f / r["filename"] for f in ("val2017", "coco/val2017", "")]), (file, r))
+            for r in records.rows
+        ]
+        there = present(listed, records.path, run.skip_missing, counts)
+        if not there:
+            raise ValueError(f"{records.path}: no picture is left; left out: {dict(counts)}")
+        images = {r["filename"]: ImageFile(file, r["filename"]) for file, r in there}
+        row = {name: i for i, name in enumerate(images)}
+        questions = [
+            Question(row[r["filename"]], (r["caption"], r["negative_caption"]), f"{kind} {i}")
+            for i, (_, r) in enumerate(there)
+        ]
+        head = f"sugarcrepe/{kind}"
+        vectors = embed_images(model, run, list(images.values()), fit, head)
+        answers = answer(model, run, vectors, questions, head)
+        counts += text_counts(model, [text for q in questions for text in q.texts])
+        found |= numbers(head, answers, Ties.PESSIMISTIC)
+        tables[head] = items(head, questions, answers, Ties.PESSIMISTIC, [r["filename"] for _, r in there])
+    found["sugarcrepe/mean/accuracy"] = sum(found[f"sugarcrepe/{kind}/accuracy"] for kind in KINDS) / len(KINDS)
+    settings = {
+        "protocol": "SugarCrepe: a tie is a miss; mean of the seven kinds",
+        "picture": f"{fit.__name__}, {model.image_size}×{model.image_size}",
+        "context length": model.context_length,
+        "files": files,
+        "counts": dict(counts),
+    }
+    return Result(found, settings, dict(counts), tables)

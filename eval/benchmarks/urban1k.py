@@ -1,0 +1,42 @@
+"""Urban1k (Long-CLIP, ECCV 2024): 1000 city scenes of Visual Genome, a paragraph by GPT-4V each.
+
+Read from the unpacked ``Urban1k.zip``::
+
+    Urban1k/image/N.jpg  Urban1k/caption/N.txt
+
+The caption is the file's first line that is not blank. Published readers take the first line, which is blank in one of
+the released files; ``--captions first_line`` does the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from eval.benchmark import Model, Result, Run
+from eval.captions import first_filled_line
+from eval.image_text import LONG_KS, gather_files, retrieve
+from eval.places import place
+
+PICTURES = (".jpg", ".jpeg", ".png")
+
+
+def urban1k(model: Model, run: Run) -> Result:
+    """1000 pairs."""
+    folder = place(run.root, "Urban1k/caption", "Urban-1k/caption", "caption").parent
+    files = sorted(f for f in (folder / "caption").iterdir() if f.suffix == ".txt" and not f.name.startswith("."))
+    texts = {file.stem: file.read_text(encoding="utf-8") for file in files}
+    if not texts:
+        raise FileNotFoundError(f"{folder / 'caption'} must hold captions N.txt, got none")
+    pictures = {f.stem: f for f in (folder / "image").glob("*") if f.suffix in PICTURES and not f.name.startswith(".")}
+    if extra := sorted(pictures.keys() - texts.keys()):
+        raise ValueError(
+            f"{folder / 'image'}: every picture must have a caption, got none for {pictures[extra[0]].name}"
+        )
+    named = [
+        (file := pictures.get(stem, folder / "image" / f"{stem}.jpg"), file.name, [text])
+        for stem, text in texts.items()
+    ]
+    checksum = hashlib.sha256("\0".join(f"{stem}\0{text}" for stem, text in texts.items()).encode()).hexdigest()
+    data = gather_files(named, folder / "caption", {"caption/*.txt": checksum}, run)
+    words = "Long-CLIP: one caption a picture, both ways; published number R@1"
+    return retrieve("urban1k", model, run, data, words, LONG_KS, first_filled_line)

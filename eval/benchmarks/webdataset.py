@@ -1,0 +1,95 @@
+"""``wds:DIR``: any data set in CLIP_benchmark's WebDataset form, for classification or retrieval.
+
+    DIR/classnames.txt  DIR/zeroshot_classification_templates.txt  DIR/dataset_type.txt
+    DIR/test/nshards.txt  DIR/test/0.tar ...
+
+A sample is a picture (webp, png, jpg, jpeg) and ``cls``, its class's number, or ``txt``, a caption a line.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from eval.benchmark import Model, Result, Run
+from eval.cache import digest
+from eval.image_text import ImageTexts, retrieve
+from eval.prompts import read_templates
+from eval.records import read_bytes
+from eval.sources import TarMember
+from eval.zero_shot import Labelled, classify_images
+
+PICTURES = ("webp", "png", "jpg", "jpeg")
+TYPES = ("classification", "retrieval")
+
+
+@dataclass(frozen=True)
+class WebDataset:
+    """The benchmark of one data set, under ``root`` or anywhere."""
+
+    folder: str
+
+    @property
+    def __name__(self) -> str:
+        return f"wds:{self.folder}"
+
+    def __call__(self, model: Model, run: Run) -> Result:
+        """The split test."""
+        root, name = run.root / self.folder, f"wds:{Path(self.folder).name}"
+        kind_file = root / "dataset_type.txt"
+        kind = kind_file.read_text().strip() if kind_file.is_file() else "classification"
+        if kind not in TYPES:
+            raise ValueError(f"{kind_file} must be one of {', '.join(TYPES)}, got {kind!r}")
+        pairs = list(_samples(root, "cls" if kind == "classification" else "txt"))
+        checksum = {"test": digest(f"{image.name} {text}" for image, text in pairs)}
+        images = [image for image, _ in pairs]
+        if kind == "retrieval":
+            captions = [text.splitlines() for _, text in pairs]
+            for image, texts in zip(images, captions, strict=True):
+                if not texts:
+                    raise ValueError(f"{image.tar}: every picture must have a caption, got none for {image.name}")
+            words = "any of a picture's own captions is right; published numbers R@1, R@5"
+            return retrieve(name, model, run, ImageTexts(list(images), captions, checksum), words)
+        labels = []
+        for image, text in pairs:
+            if not text.strip().isdigit():
+                raise ValueError(f"{image.tar}: {image.name}.cls must be a class's number, got {text!r}")
+            labels.append(int(text))
+        classes = read_bytes(root / "classnames.txt").decode().splitlines()
+        templates = read_templates(root / "zeroshot_classification_templates.txt")
+        data = Labelled(list(images), labels, classes, checksum)
+        return classify_images(name, model, run, data, templates, "the data set's own class names and prompts")
+
+
+def _samples(root: Path, member: str) -> Iterator[tuple[TarMember, str]]:
+    """Pictures and their text, in the shards' order."""
+    path = root / "test" / "nshards.txt"
+    count = read_bytes(path).decode().strip()
+    if not count.isdigit() or int(count) < 1:
+        raise ValueError(f"{path} must be the number of shards, got {count!r}")
+    for number in range(int(count)):
+        yield from _of_shard(root / "test" / f"{number}.tar", member)
+
+
+def _of_shard(shard: Path, member: str) -> Iterator[tuple[TarMember, str]]:
+    if not shard.is_file():
+        raise FileNotFoundError(f"the shard {shard} does not exist; nshards.txt beside it counts it")
+    images: dict[str, TarMember] = {}
+    texts: dict[str, str] = {}
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for info in tar:
+                key, _, extension = info.name.partition(".")
+                if extension.lower() in PICTURES:
+                    images[key] = TarMember(shard, f"{shard.stem}/{key}", info.offset_data, info.size)
+                elif extension == member and (file := tar.extractfile(info)) is not None:
+                    texts[key] = file.read().decode("utf-8")
+    except (tarfile.TarError, UnicodeDecodeError) as error:
+        raise ValueError(f"{shard} is cut short or no tar: {error}") from error
+    if images.keys() != texts.keys():
+        odd = sorted(images.keys() ^ texts.keys())[0]
+        raise ValueError(f"{shard}: every sample must have a picture and .{member}, got one of them for {odd!r}")
+    for key, image in images.items():
+        yield image, texts[key]

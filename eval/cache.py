@@ -1,0 +1,78 @@
+"""Embeddings that are computed once: a file per model, data and preparation, found again by the hash of all three.
+
+``FOLDER/HASH.npy`` holds the rows, ``HASH.json`` says in words whose they are. The hash covers the model's weights, the
+pictures' names, sizes and times (or the texts themselves), the fit, and the kind of device. Ranks agree: where one of
+them finds no file, all compute.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eval.gather import gather_names, rank
+
+
+def digest(parts: Iterable[str]) -> str:
+    """SHA-256 of texts, each ended by a zero byte so that they do not run together."""
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(part.encode() + b"\0")
+    return whole.hexdigest()
+
+
+class Cache:
+    """Rows by what they are of.
+
+    Args:
+        folder: made where it is missing; files in it may be deleted at any time.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.found = 0  # how many times rows were there already
+
+    def rows(
+        self, what: Mapping[str, str], count: int, compute: Callable[[], Float[Tensor, "N D"]]
+    ) -> Float[Tensor, "N D"]:
+        """The rows of ``what``, read or computed and kept. Collective.
+
+        Raises ValueError where a kept file is damaged.
+        """
+        name = digest(f"{key}={value}" for key, value in sorted(what.items()))[:32]
+        file = self.folder / f"{name}.npy"
+        if not gather_names([] if file.is_file() else ["missing"]):
+            self.found += 1
+            return _read(file, count)
+        rows = compute()
+        if rank() == 0:
+            _write(self.folder / f"{name}.json", json.dumps(dict(what), indent=2).encode())
+            draft = self.folder / f".{name}.{os.getpid()}.npy"
+            np.save(draft, rows.numpy())
+            draft.replace(file)
+        return rows
+
+
+def _read(file: Path, count: int) -> Float[Tensor, "N D"]:
+    try:
+        rows = torch.from_numpy(np.load(file))
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"the cached embeddings {file} cannot be read: {error}; delete the file") from error
+    if rows.ndim != 2 or len(rows) != count:
+        raise ValueError(f"the cached embeddings {file} must be {count} rows, got shape {list(rows.shape)}; delete it")
+    return rows
+
+
+def _write(file: Path, data: bytes) -> None:
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft.write_bytes(data)
+    draft.replace(file)

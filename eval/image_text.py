@@ -1,0 +1,158 @@
+"""Retrieval on a released data set: pictures, each with one or more captions, both ways, as the papers count it.
+
+A reader makes an ``ImageTexts``; all readers share what follows: the wording, the fit, the embeddings, the ranks. A
+picture without any caption left is an error of the reader, not a candidate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from eval.benchmark import Model, Result, Run
+from eval.both_ways import BothWays, rank_both_ways
+from eval.cache import digest
+from eval.captions import Wording, raw
+from eval.embed import embed_images, embed_texts
+from eval.fits import Fit, centre_crop
+from eval.items import Items
+from eval.pictures import present
+from eval.ranking import Ranks, Ties
+from eval.sources import ImageFile, Source
+
+SHORT_KS = (1, 5, 10)
+LONG_KS = (1, 5, 10, 25, 50)  # GOAL's too
+
+
+@dataclass
+class ImageTexts:
+    """Pictures and the captions of each; the files read with their SHA-256; what was left out, and why."""
+
+    images: list[Source]
+    captions: list[list[str]]
+    files: dict[str, str]
+    counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def sha256(self) -> str:
+        """Of what is compared: the pictures' names and their captions, in order, as released."""
+        pairs = zip(self.images, self.captions, strict=True)
+        return digest(part for image, texts in pairs for part in (image.name, *texts, ""))
+
+
+def gather_files(
+    named: Sequence[tuple[Path, str, list[str]]], source: Path, files: dict[str, str], run: Run
+) -> ImageTexts:
+    """Captions of files (path, name, captions), those that are missing told or counted as ``Run`` wants it.
+
+    Raises FileNotFoundError where pictures are missing, ValueError where two have one name or one has no caption.
+    """
+    seen: set[str] = set()
+    for _, name, captions in named:
+        if name in seen:
+            raise ValueError(f"{source}: every picture must be listed once, got {name!r} twice")
+        if not captions:
+            raise ValueError(f"{source}: every picture must have a caption, got none for {name!r}")
+        seen.add(name)
+    counts: Counter[str] = Counter()
+    items = [(file, (ImageFile(file, name), captions)) for file, name, captions in named]
+    there = present(items, source, run.skip_missing, counts)
+    return ImageTexts([image for image, _ in there], [texts for _, texts in there], files, counts)
+
+
+def retrieve(
+    name: str,
+    model: Model,
+    run: Run,
+    data: ImageTexts,
+    words: str,
+    ks: Sequence[int] = SHORT_KS,
+    wording: Wording = raw,
+    fit: Fit = centre_crop,
+) -> Result:
+    """Embed, rank, count; ``words`` tell the protocol. Collective: all ranks return the same."""
+    wording, fit = run.wording or wording, run.fit or fit
+    texts = [wording(text) for captions in data.captions for text in captions]
+    if not texts:
+        raise ValueError(f"{name}: no picture is left; left out: {dict(data.counts)}")
+    owner = torch.tensor([i for i, captions in enumerate(data.captions) for _ in captions], dtype=torch.long)
+    counts = data.counts | text_counts(model, texts)
+    images = embed_images(model, run, data.images, fit, name)
+    ranks = rank_both_ways(images, embed_texts(model, run, texts, name), owner)
+    settings: dict[str, Any] = {
+        "protocol": words,
+        "picture": f"{fit.__name__}, {model.image_size}×{model.image_size}",
+        "caption": wording.__name__,
+        "context length": model.context_length,
+        "images": len(data.images),
+        "texts": len(texts),
+        "split sha256": data.sha256,
+        "files": data.files,
+        "counts": dict(counts),
+    }
+    numbers = {
+        **_numbers(f"{name}/text_to_image", ranks.text_to_image, ks, 1 / len(images)),
+        **_numbers(f"{name}/image_to_text", ranks.image_to_text, ks, 1 / len(images)),
+    }
+    return Result(numbers, settings, dict(counts), _items(name, data, texts, owner, ranks, ks))
+
+
+def text_counts(model: Model, texts: Sequence[str]) -> Counter[str]:
+    """How many texts the model does not read to their end, and how many are empty."""
+    counts: Counter[str] = Counter()
+    counts[f"text cut at {model.context_length} tokens"] = sum(
+        model.token_count(text) > model.context_length for text in texts
+    )
+    counts["empty text"] = sum(not text.strip() for text in texts)
+    return +counts
+
+
+def _numbers(head: str, ranks: Ranks, ks: Sequence[int], chance: float) -> dict[str, float]:
+    # A guess is right at chance 1/N in both directions: M texts, of which M/N are right on average over images.
+    best = ranks.optimistic.double()
+    return {
+        **{f"{head}/R@{k}": ranks.recall(k) for k in ks},
+        **{f"{head}/strict_R@{k}": ranks.recall(k, Ties.PESSIMISTIC) for k in ks[:1]},
+        f"{head}/mean_rank": best.mean().item() + 1,
+        f"{head}/median_rank": float(math.floor(best.quantile(0.5).item()) + 1),
+        f"{head}/chance": chance,
+        f"{head}/ties": ranks.tied(),
+        f"{head}/queries": float(len(best)),
+    }
+
+
+def _items(
+    name: str, data: ImageTexts, texts: list[str], owner: Int[Tensor, " M"], ranks: BothWays, ks: Sequence[int]
+) -> dict[str, Items]:
+    names = [image.name for image in data.images]
+    asked = {
+        "text_to_image": {
+            "image": [names[i] for i in owner.tolist()],
+            "text": texts,
+            "nearest": [names[i] for i in ranks.nearest_image.tolist()],
+        },
+        "image_to_text": {"image": names, "nearest": [texts[i] for i in ranks.nearest_text.tolist()]},
+    }
+    return {
+        f"{name}/{way}": Items(
+            columns | rank_columns(found, ks), {f"{name}/{way}/R@{k}": f"R@{k}" for k in ks}, "image"
+        )
+        for (way, columns), found in zip(asked.items(), (ranks.text_to_image, ranks.image_to_text), strict=True)
+    }
+
+
+def rank_columns(ranks: Ranks, ks: Sequence[int]) -> dict[str, list[Any]]:
+    """Rank, 0 the best, whether it is tied, and the hits, as columns of ``Items``."""
+    return {
+        "rank": ranks.optimistic.tolist(),
+        "tied": (ranks.optimistic != ranks.pessimistic).tolist(),
+        **{f"R@{k}": ranks.hits(k).tolist() for k in ks},
+    }

@@ -1,0 +1,156 @@
+"""Where does the model see a phrase? The pointing game, and the best of given boxes.
+
+A map says how much each patch of the squashed picture belongs to the phrase; it is drawn up to the picture's size
+(bicubic). Pointing (AMC, ALBEF): the phrase is found where the map's largest value, the first row by row, lies strictly
+inside one of its boxes. Box score (ALBEF): of a detector's boxes the one with the largest sum of the map over area^0.4;
+right where its overlap with the phrase's box is at least a half, counted in whole pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from eval.benchmark import AttentiveModel, Model, Run
+from eval.embed import ahead, as_pixels, embed_texts, in_batches, together
+from eval.fits import squash, whole_fit
+from eval.gather import rank, world_size
+from eval.items import Items
+from eval.sources import Source
+
+ALPHA = 0.4
+OVERLAP = 0.5
+Corners = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
+Xywh = tuple[float, float, float, float]
+Maps = Callable[[Any, Tensor, Tensor, Tensor], Tensor]  # model, texts [T, D], dense [B, P, D], image [T] -> [T, P]
+
+
+class Phrase(NamedTuple):
+    """A phrase about a picture, and its boxes."""
+
+    image: int
+    text: str
+    boxes: list[Corners]
+    name: str
+
+
+class Located(NamedTuple):
+    """Per phrase whether it was pointed at, and whether the best of the given boxes is right (0 where none are)."""
+
+    pointed: Float[Tensor, " N"]
+    boxed: Float[Tensor, " N"]
+
+
+def by_similarity(
+    model: Model, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B P D"], image: Int[Tensor, " T"]
+) -> Float[Tensor, "T P"]:
+    """Cosine of each patch with the text: any CLIP can do it."""
+    del model
+    return (functional.normalize(dense.float(), dim=-1)[image] * texts[:, None]).sum(2)
+
+
+def by_attention(
+    model: AttentiveModel, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B P D"], image: Int[Tensor, " T"]
+) -> Float[Tensor, "T P"]:
+    """The text-conditioned attention over the patches. Raises ValueError where the model has none."""
+    return model.attend(texts, dense, image)
+
+
+def locate(
+    name: str,
+    model: Model,
+    run: Run,
+    images: Sequence[Source],
+    phrases: Sequence[Phrase],
+    maps: Maps,
+    proposals: Sequence[Sequence[Xywh]] | None = None,
+) -> Located:
+    """Look for every phrase; phrases of a picture must follow each other, in the pictures' order. Collective.
+
+    ``proposals`` are a detector's boxes of each picture.
+    """
+    fit = whole_fit(name, run.fit, squash)
+    texts = embed_texts(model, run, [phrase.text for phrase in phrases], name)
+    counts = torch.bincount(torch.tensor([phrase.image for phrase in phrases]), minlength=len(images))
+    first = [0, *counts.cumsum(0).tolist()]
+
+    def opened(number: int) -> tuple[Tensor, tuple[int, int]]:
+        image = images[number].open()
+        return as_pixels(fit(image, model.image_size)), image.size
+
+    batches = in_batches(len(images), run.batch_size)
+    rows = []
+    mine = batches[rank() :: world_size()]
+    for part, loaded in zip(mine, ahead(opened, run.track(mine, f"{name}: pictures")), strict=True):
+        own = range(first[part[0]], first[part[-1] + 1])
+        dense = model.encode_image(torch.stack([square for square, _ in loaded])).dense
+        image = torch.tensor([phrases[n].image - part[0] for n in own], device=dense.device)
+        found = maps(model, texts[own.start : own.stop].to(dense.device), dense, image).float().cpu()
+        for n, heat in zip(own, found, strict=True):
+            drawn = draw_up(heat, loaded[phrases[n].image - part[0]][1])
+            boxes = None if proposals is None else proposals[phrases[n].image]
+            boxed = boxes is not None and best_box_is_right(drawn, boxes, phrases[n].boxes[0])
+            rows.append(torch.tensor([[points_into(drawn, phrases[n].boxes), boxed]], dtype=torch.float32))
+    spans = [range(first[part[0]], first[part[-1] + 1]) for part in batches]
+    return Located(*together(rows, spans).unbind(1))
+
+
+def draw_up(heat: Float[Tensor, " P"], size: tuple[int, int]) -> Float[Tensor, "H W"]:
+    """A square map, row by row, at the picture's width and height."""
+    side = math.isqrt(len(heat))
+    grid = heat.view(1, 1, side, side)
+    return functional.interpolate(grid, size=(size[1], size[0]), mode="bicubic", align_corners=False)[0, 0]
+
+
+def points_into(drawn: Float[Tensor, "H W"], boxes: Sequence[Corners]) -> bool:
+    """Whether the largest value lies strictly inside any box."""
+    y, x = divmod(int(drawn.flatten().argmax()), drawn.shape[1])
+    return any(x0 < x < x1 and y0 < y < y1 for x0, y0, x1, y1 in boxes)
+
+
+def best_box_is_right(drawn: Float[Tensor, "H W"], proposals: Sequence[Xywh], right: Corners) -> bool:
+    """Whether the best of the proposals overlaps the right box by half; without proposals it does not."""
+    best, score = None, -math.inf
+    for x, y, width, height in proposals:
+        inside = drawn[int(y) : int(y + height), int(x) : int(x + width)]
+        if width * height > 0 and (own := float(inside.sum()) / (width * height) ** ALPHA) > score:
+            best, score = (x, y, width, height), own
+    x0, y0, x1, y1 = right
+    return best is not None and overlap(best, (x0, y0, x1 - x0, y1 - y0)) >= OVERLAP
+
+
+def overlap(one: Xywh, other: Xywh) -> float:
+    """Intersection over union in whole pixels, as the RefCOCO evaluations count it."""
+    x0, y0 = max(one[0], other[0]), max(one[1], other[1])
+    x1, y1 = (min(one[i] + one[i + 2] - 1, other[i] + other[i + 2] - 1) for i in (0, 1))
+    inner = (x1 - x0 + 1) * (y1 - y0 + 1) if x0 < x1 and y0 < y1 else 0.0
+    return inner / (one[2] * one[3] + other[2] * other[3] - inner)
+
+
+def located_items(head: str, images: Sequence[Source], phrases: Sequence[Phrase], found: Located, boxed: bool) -> Items:
+    """A row per phrase."""
+    columns: dict[str, list[Any]] = {
+        "phrase": [phrase.name for phrase in phrases],
+        "image": [images[phrase.image].name for phrase in phrases],
+        "text": [phrase.text for phrase in phrases],
+        "pointed": found.pointed.bool().tolist(),
+    }
+    means = {f"{head}/pointing_accuracy": "pointed"}
+    if boxed:
+        columns["boxed"] = found.boxed.bool().tolist()
+        means[f"{head}/box_accuracy"] = "boxed"
+    return Items(columns, means, "image")
+
+
+def located_numbers(head: str, found: Located, boxed: bool) -> dict[str, float]:
+    """Means over phrases, and their number."""
+    numbers = {f"{head}/pointing_accuracy": found.pointed.double().mean().item()}
+    if boxed:
+        numbers[f"{head}/box_accuracy"] = found.boxed.double().mean().item()
+    return numbers | {f"{head}/phrases": float(len(found.pointed))}

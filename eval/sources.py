@@ -1,0 +1,117 @@
+"""Where a benchmark's pictures are: in files, parts of files, tars or arrays. Each has a name, and opens as RGB.
+
+``stamp`` tells whether the pixels may have changed since embeddings were cached: of a file its size and time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+PixelBox = tuple[int, int, int, int]  # left, top, right, bottom
+BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+class Source(Protocol):
+    """A picture."""
+
+    @property
+    def name(self) -> str:
+        """Unique within its data set."""
+        ...
+
+    def stamp(self) -> str:
+        """Changes with the pixels."""
+        ...
+
+    def open(self) -> Image.Image:
+        """RGB pixels at full resolution. Raises ValueError, naming the file, where it is no picture."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A file; ``name`` is its path below the folder of the pictures.
+
+    ``size`` is the width and height in pixels that its annotation tells, where it tells them: boxes rely on it.
+    """
+
+    file: Path
+    name: str
+    size: tuple[int, int] | None = None
+
+    def stamp(self) -> str:
+        found = self.file.stat()
+        return f"{self.name} {found.st_size} {found.st_mtime_ns}"
+
+    def open(self) -> Image.Image:
+        try:
+            with Image.open(self.file) as image:
+                found = image.convert("RGB")
+        except BROKEN as error:
+            raise ValueError(f"{self.file} is not a picture that can be read: {error}") from error
+        if self.size not in (None, found.size):
+            must, got = (f"{width}×{height}" for width, height in (self.size, found.size))
+            raise ValueError(f"{self.file} must have {must} pixels, as its annotation says, got {got}")
+        return found
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A part of a file, in pixels; PIL fills what lies outside the picture with black."""
+
+    whole: ImageFile
+    box: PixelBox
+
+    @property
+    def name(self) -> str:
+        return f"{self.whole.name} {self.box}"
+
+    def stamp(self) -> str:
+        return f"{self.whole.stamp()} {self.box}"
+
+    def open(self) -> Image.Image:
+        return self.whole.open().crop(self.box)
+
+
+@dataclass(frozen=True)
+class TarMember:
+    """A picture within a tar that is not compressed: ``size`` bytes from ``offset`` on."""
+
+    tar: Path
+    name: str
+    offset: int
+    size: int
+
+    def stamp(self) -> str:
+        found = self.tar.stat()
+        return f"{self.name} {self.offset} {self.size} {found.st_size} {found.st_mtime_ns}"
+
+    def open(self) -> Image.Image:
+        try:
+            with self.tar.open("rb") as file:
+                file.seek(self.offset)
+                return Image.open(io.BytesIO(file.read(self.size))).convert("RGB")
+        except BROKEN as error:
+            raise ValueError(f"{self.tar}: {self.name} is not a picture that can be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """A picture in memory."""
+
+    name: str
+    pixels: UInt8[np.ndarray, "H W 3"]
+
+    def stamp(self) -> str:
+        return f"{self.name} {hashlib.sha256(self.pixels.tobytes()).hexdigest()}"
+
+    def open(self) -> Image.Image:
+        return Image.fromarray(self.pixels)

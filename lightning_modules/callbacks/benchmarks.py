@@ -1,0 +1,91 @@
+"""Benchmarks while a model trains, and in ``lightning test``: the same functions as ``lightning evaluate`` runs.
+
+In a config::
+
+    trainer:
+      callbacks:
+        - class_path: lightning_modules.callbacks.Benchmarks
+          init_args: {names: [coco_val2017, "retrieval:mine.csv"], root: DATA, every_n_steps: 1000}
+
+Numbers are logged as ``benchmark/NAME``. Ranks share the work; the weights must be whole on each of them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from rich.console import Console
+from typing_extensions import override
+
+from datamodules.batch import Batch
+from eval.benchmark import Run
+from eval.benchmarks.catalogue import benchmark
+from eval.report import table
+from lightning_modules.base import Method
+from lightning_modules.encoder_model import EncoderModel
+
+
+class Benchmarks(Callback):
+    """Runs benchmarks every so many steps of ``fit``, and once in ``test``.
+
+    Args:
+        names: as ``--benchmark`` takes them.
+        root: the folder of the data sets in their released layouts.
+        every_n_steps: optimiser's steps between two runs in ``fit``; 0: none there.
+        batch_size: pictures encoded at once.
+        skip_missing: leave out, and count, pictures that are missing.
+
+    Raises:
+        ValueError: where a name is unknown, a number is out of range or the root is no folder.
+    """
+
+    def __init__(
+        self, names: list[str], root: str, every_n_steps: int = 0, batch_size: int = 32, skip_missing: bool = False
+    ) -> None:
+        if every_n_steps < 0:
+            raise ValueError(f"every_n_steps must be at least 0, got {every_n_steps}")
+        if not Path(root).is_dir():
+            raise ValueError(f"root must be the folder of the data sets, got {root}")
+        self.benchmarks = [benchmark(name) for name in names]
+        self.settings = Run(Path(root), batch_size, skip_missing)
+        self.every_n_steps, self._last = every_n_steps, 0
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not isinstance(pl_module, Method):
+            raise ValueError(f"Benchmarks needs a Method, got {type(pl_module).__name__}")
+        if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy)):
+            raise ValueError(f"Benchmarks needs whole weights on each rank, got {type(trainer.strategy).__name__}")
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if self.every_n_steps and step % self.every_n_steps == 0 and step != self._last:
+            self._last = step
+            numbers = self._run(pl_module)
+            for logger in trainer.loggers:  # not by pl_module.log, which would tell them again at later steps
+                logger.log_metrics(numbers, step)
+
+    @override
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        numbers = self._run(pl_module)
+        pl_module.log_dict(numbers, rank_zero_only=False)
+        if trainer.is_global_zero and numbers:
+            Console().print(table(numbers, title="benchmarks"))
+
+    def _run(self, pl_module: LightningModule) -> dict[str, float]:
+        assert isinstance(pl_module, Method)
+        encoder = pl_module.deployed()
+        modes = {module: module.training for module in encoder.modules()}
+        try:
+            model = EncoderModel(encoder, pl_module.device)
+            results = [one(model, self.settings) for one in self.benchmarks]
+        finally:
+            for module, training in modes.items():
+                module.training = training
+        return {f"benchmark/{name}": number for result in results for name, number in result.numbers.items()}

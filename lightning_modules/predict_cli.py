@@ -1,0 +1,103 @@
+"""``lightning predict``: embeddings of shards, pictures and texts, as NumPy or Parquet files.
+
+For each kind (image, caption, sentence, phrase) ``KIND.npy`` holds unit vectors in fp32, a row each, and
+``KIND.jsonl`` the sample's key and the text of each row; or ``KIND.parquet`` all three. Started by ``torchrun``, ranks
+share the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from datamodules.shards import find_shards
+from eval.benchmark import Run
+from eval.cache import Cache
+from eval.embed import embed_images, embed_texts
+from eval.fits import FITS, centre_crop
+from eval.gather import rank
+from eval.item_files import parquet
+from eval.shard_samples import Stored, stored
+from lightning_modules.complaints import fail
+from lightning_modules.encoder_model import EncoderModel
+from lightning_modules.evaluate_cli import Ranks, load_model, progress, wanted_device
+
+KINDS = ("image", "caption", "sentence", "phrase")
+
+
+def predict(model: EncoderModel, run: Run, samples: Sequence[Stored], kind: str) -> tuple[list[dict[str, str]], Tensor]:
+    """Keys and texts, and their unit vectors, of one of ``KINDS``. Collective."""
+    if kind == "image":
+        rows = [{"key": s.picture.name} for s in samples]
+        return rows, embed_images(model, run, [s.picture for s in samples], run.fit or centre_crop, kind)
+    texts = {
+        "caption": lambda s: [s.sample.caption],
+        "sentence": lambda s: s.sample.sentences,
+        "phrase": lambda s: [phrase.text for phrase in s.sample.phrases],
+    }[kind]
+    rows = [{"key": s.picture.name, "text": text} for s in samples for text in texts(s)]
+    if not rows:
+        raise ValueError(f"--kinds: the shards hold no {kind}")
+    return rows, embed_texts(model, run, [row["text"] for row in rows], kind)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command; ``SystemExit(2)`` with one line on bad input."""
+    given = _parser().parse_args(arguments)
+    try:
+        kinds = given.kinds.split(",")
+        if wrong := [kind for kind in kinds if kind not in KINDS]:
+            raise ValueError(f"--kinds must be of {', '.join(KINDS)}, got {wrong[0]!r}")
+        if given.format == "parquet":
+            parquet()
+        device = wanted_device(given.device)
+        samples = list(stored(find_shards(given.shards)))
+        model = load_model(given.model, device)[0]
+        fit = next((fit for fit in FITS if fit.__name__ == given.fit), None)
+        with Ranks(device):
+            cache = None if given.cache is None else Cache(given.cache)
+            settings = Run(Path(), given.batch_size, track=progress, cache=cache, fit=fit)
+            for kind in kinds:
+                rows, vectors = predict(model, settings, samples, kind)
+                if rank() == 0:
+                    _write(given.out, kind, rows, vectors, given.format)
+                    sys.stdout.write(f"{given.out / kind}.{given.format}: {list(vectors.shape)}\n")
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    return 0
+
+
+def _write(folder: Path, kind: str, rows: list[dict[str, str]], vectors: Float[Tensor, "N D"], format: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if format == "npy":
+        np.save(folder / f"{kind}.npy", vectors.numpy())
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / f"{kind}.jsonl").write_text(lines, encoding="utf-8")
+        return
+    arrow, writer = parquet()
+    flat = arrow.array(vectors.numpy().ravel())
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    columns["embedding"] = arrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    writer.write_table(arrow.table(columns), folder / f"{kind}.parquet")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lightning predict", description=__doc__)
+    parser.add_argument("--model", required=True, help=".ckpt file of a run, or folder, weights file, hub id of a CLIP")
+    parser.add_argument("--shards", required=True, nargs="+", help="tars, folders of tars, globs or braces")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the files")
+    parser.add_argument("--kinds", default="image,caption", help=f"of {', '.join(KINDS)}, parted by commas")
+    parser.add_argument("--format", choices=("npy", "parquet"), default="npy")
+    parser.add_argument("--fit", choices=[fit.__name__ for fit in FITS], help="how pictures become squares")
+    parser.add_argument("--cache", type=Path, help="folder where embeddings are kept and found again")
+    parser.add_argument("--batch_size", type=int, default=32, help="pictures encoded at once")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser

@@ -1,0 +1,175 @@
+"""Multiple choice from released files: FG-OVD in both forms and protocols, SugarCrepe, ARO, Winoground."""
+
+import hashlib
+
+import pytest
+import torch
+
+from eval.benchmark import Run
+from eval.benchmarks.aro import aro_attribution, aro_relation
+from eval.benchmarks.fgovd import FgovdFile, fgovd, fgovd_attributes, fgovd_crop
+from eval.benchmarks.sugarcrepe import KINDS, sugarcrepe
+from eval.benchmarks.winoground import winoground
+from eval.fgovd_files import read_official, read_released_again
+from tests.eval.fgovd_release import write_fgovd
+from tests.eval.official import ColourModel, paint, rows, write_json
+from tests.eval.releases import plain, write_lines
+
+
+@pytest.mark.parametrize("official", [True, False])
+@pytest.mark.parametrize("protocol", [fgovd, fgovd_crop])
+def test_fgovd_by_hand(tmp_path, official, protocol):
+    write_fgovd(tmp_path, official)
+    model, name = ColourModel(), protocol.__name__
+    result = protocol(model, Run(tmp_path, batch_size=1))
+    found = {n.removeprefix(f"{name}/hard/"): v for n, v in result.numbers.items() if "/hard/" in n}
+    assert found["accuracy"] == 0.75  # the tie is a hit
+    assert found["ties"] == 0.25
+    assert found["questions"] == 4
+    assert found["chance"] == pytest.approx((1 / 3 + 1 / 3 + 1 / 4 + 1 / 2) / 4)
+    assert found["mean_rank_of_3"] == 1.0
+    assert "a red wall." in model.texts
+    assert not [text for text in model.texts if not text.endswith(".")]
+    assert {n.split("/")[1] for n in result.numbers} == {"hard", "medium", "easy", "trivial"}
+    assert result.settings["levels"]["hard"] == {"boxes": 4, "pictures": 2}
+    columns = result.items[f"{name}/hard"].columns
+    assert columns["hit"] == [True, True, True, False]
+    assert columns["chosen"][3] == "a blue wall."
+    assert protocol(model, Run(tmp_path, batch_size=5)).numbers == result.numbers
+    file = next(tmp_path.rglob("*attributes*"))
+    assert result.settings["files"][file.name] == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_both_forms_of_the_real_easy_file_agree(shared):
+    folder = shared / "data" / "fgovd"
+    official, _ = read_official(folder / "3_attributes.json", folder)
+    again, _ = read_released_again(folder / "e_attributes_llava.jsonl", folder)
+    assert len(official) == len(again) == 1299
+    for one, other in zip(official, again, strict=True):
+        assert (one.texts, one.image) == (other.texts, other.image)
+        assert one.box == pytest.approx(other.box)
+    assert sum(len(one.texts) for one in official) == 14_289
+    assert len({one.image.name for one in official}) == 853
+    document = rows(folder / "3_attributes.json")
+    names = {c["id"]: c["name"] for c in document["categories"]}
+    assert sum(not names[a["category_id"]].endswith(".") for a in document["annotations"]) == 137
+
+
+def test_fgovd_counts_what_it_leaves_out(tmp_path):
+    write_fgovd(tmp_path)
+    file = tmp_path / "benchmarks" / "color.json"
+    document = rows(tmp_path / "benchmarks" / "1_attributes.json")
+    document["annotations"][1]["bbox"] = [5, 5, 0, 3]
+    write_json(file, document)
+    result = FgovdFile("benchmarks/color.json")(ColourModel(), Run(tmp_path))
+    assert (result.counts, result.numbers["fgovd/color/questions"]) == ({"box without area": 1}, 3)
+    (tmp_path / "train2017" / "000000000008.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"of .*color\.json are missing: .*train2017.*--skip_missing"):
+        FgovdFile("benchmarks/color.json")(ColourModel(), Run(tmp_path))
+    result = FgovdFile("benchmarks/color.json")(ColourModel(), Run(tmp_path, skip_missing=True))
+    assert result.counts["picture missing"] == 2
+    with pytest.raises(FileNotFoundError, match=r"must hold benchmarks/material.json or fgovd/material_llava.jsonl"):
+        fgovd_attributes(ColourModel(), Run(tmp_path))
+    document["annotations"][0]["neg_category_ids"] = [100, 9]
+    write_json(file, document)
+    with pytest.raises(
+        ValueError, match=r"'annotations\[id 0\].neg_category_ids' must be the id of one of 'categories'"
+    ):
+        FgovdFile("benchmarks/color.json")(ColourModel(), Run(tmp_path))
+    document["annotations"][0]["neg_category_ids"] = []
+    write_json(file, document)
+    with pytest.raises(ValueError, match="a question needs at least two texts"):
+        FgovdFile("benchmarks/color.json")(ColourModel(), Run(tmp_path, skip_missing=True))
+
+
+def test_fgovd_refuses_pictures_of_another_size(tmp_path):
+    write_fgovd(tmp_path)
+    plain(tmp_path / "val2017" / "000000000007.jpg", "red")
+    with pytest.raises(ValueError, match=r"7\.jpg must have 40×20 pixels, as its annotation says, got 24×20"):
+        fgovd(ColourModel(), Run(tmp_path))
+
+
+def write_sugarcrepe(root):
+    for colour in ("red", "green"):
+        plain(root / "val2017" / f"{colour}.jpg", colour)
+    for kind in KINDS:
+        questions = [("red", "blue"), ("green", "blue"), ("red", "red")]  # the third is a tie
+        document = {
+            str(107 + 2 * n if kind == "swap_obj" else n): {  # no 108
+                "filename": f"{'green' if right == 'green' else 'red'}.jpg",
+                "caption": f"a {right} thing", "negative_caption": f"a {wrong} one",
+            }
+            for n, (right, wrong) in enumerate(questions)
+        }  # fmt: skip
+        if kind == "add_obj":
+            document.pop("2")
+        write_json(root / "data" / f"{kind}.json", document)
+
+
+def test_sugarcrepe_skips_no_number_and_a_tie_is_a_miss(tmp_path):
+    write_sugarcrepe(tmp_path)
+    result = sugarcrepe(ColourModel(), Run(tmp_path))
+    assert result.numbers["sugarcrepe/swap_obj/questions"] == 3
+    assert result.numbers["sugarcrepe/swap_obj/accuracy"] == pytest.approx(2 / 3)
+    assert result.numbers["sugarcrepe/swap_obj/ties"] == pytest.approx(1 / 3)
+    assert result.numbers["sugarcrepe/add_obj/accuracy"] == 1.0
+    assert result.numbers["sugarcrepe/mean/accuracy"] == pytest.approx((6 * 2 / 3 + 1) / 7)
+    assert len(result.settings["files"]) == 7
+
+
+def write_aro(root):
+    paint(root / "images" / "1.jpg", (40, 20), ("red", (0, 0, 20, 20)), ("green", (20, 0, 40, 20)))
+    box = {"bbox_x": 20, "bbox_y": 0, "bbox_w": 20, "bbox_h": 20, "image_path": "1.jpg"}
+    green, red = ({"true_caption": a, "false_caption": b} for a, b in (("green", "red"), ("red", "green")))
+    tie = {"true_caption": "green thing", "false_caption": "green one"}
+    names = [("on", green), ("on", red), ("on", red), ("on", red), ("under", green), ("under", tie)]
+    write_json(root / "visual_genome_relation.json", [box | c | {"relation_name": n} for n, c in names])
+    pairs = [box | green | {"attributes": ["old", "new"]}] * 24 + [box | red | {"attributes": ["old", "new"]}]
+    pairs += [box | red | {"attributes": ["small", "big"]}] * 24
+    write_json(root / "visual_genome_attribution.json", pairs)
+
+
+def test_aro_cuts_the_box_and_averages_over_groups(tmp_path):
+    write_aro(tmp_path)
+    result = aro_relation(ColourModel(), Run(tmp_path))
+    assert result.numbers["aro_relation/accuracy"] == pytest.approx(2 / 6)
+    assert result.numbers["aro_relation/macro_accuracy"] == pytest.approx((1 / 4 + 1 / 2) / 2)
+    assert result.items["aro_relation"].columns["group"][:2] == ["on", "on"]
+    result = aro_attribution(ColourModel(), Run(tmp_path))
+    assert result.numbers["aro_attribution/macro_accuracy"] == 24 / 25  # the pair of 24 questions does not count
+    assert result.settings["groups that count"] == 1
+
+
+def test_winoground_by_hand(tmp_path):
+    for name, colour in (("a", "red"), ("b", "blue")):
+        plain(tmp_path / "winoground" / "data" / "images" / f"{name}.png", colour)
+    examples = [
+        {"id": n, "image_0": "a", "image_1": "b", "caption_0": c0, "caption_1": c1}
+        for n, (c0, c1) in enumerate([("red", "blue"), ("blue", "red"), ("red", "red"), ("green", "blue")])
+    ]
+    write_lines(tmp_path / "winoground" / "data" / "examples.jsonl", examples)
+    result = winoground(ColourModel(), Run(tmp_path))
+    table = result.items["winoground"].columns
+    assert table["text"] == [True, False, False, False]
+    assert table["image"] == [True, False, False, False]
+    assert (result.numbers["winoground/group_accuracy"], result.numbers["winoground/questions"]) == (0.25, 4)
+
+
+def test_winoground_s_text_and_image_scores_ask_different_things(tmp_path):
+    for name, colour in (("a", "red"), ("b", "blue")):
+        plain(tmp_path / "images" / f"{name}.png", colour)
+    write_lines(
+        tmp_path / "examples.jsonl",
+        [{"image_0": "a", "image_1": "b", "caption_0": "first", "caption_1": "second"}],
+    )
+    model = ColourModel()
+    # s(c0,a)=.8 s(c1,a)=.6 s(c0,b)=.6 s(c1,b)=.8 but for lengths: first caption (.8, .0, .6), second (.6, .0, .8)
+    for vectors, expected in (
+        ([[0.8, 0.0, 0.6], [0.6, 0.0, 0.8]], (True, True)),
+        ([[0.6, 0.8, 0.0], [0.28, 0.0, 0.96]], (True, True)),
+        ([[0.6, 0.0, 0.8], [0.0, 0.6, 0.8]], (False, False)),
+        ([[0.28, 0.0, 0.96], [0.0, 0.0, 1.0]], (True, False)),
+    ):
+        model.encode_text = lambda texts, vectors=vectors: torch.tensor(vectors)
+        found = winoground(model, Run(tmp_path)).numbers
+        assert (found["winoground/text_accuracy"] == 1, found["winoground/image_accuracy"] == 1) == expected

@@ -1,0 +1,249 @@
+"""Where a phrase is: maps by hand, Flickr30k Entities and RefCOCO in their releases, segmentation, the oracle."""
+
+import math
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import jaccard_score
+
+from eval.benchmark import Run
+from eval.benchmarks.catalogue import benchmark
+from eval.benchmarks.flickr30k_entities import flickr30k_pointing, flickr30k_pointing_attention
+from eval.benchmarks.oracle import OracleFile
+from eval.benchmarks.refcoco import RefCoco
+from eval.benchmarks.segmentation import Segmentation, scores, starts
+from eval.localisation import best_box_is_right, by_attention, by_similarity, draw_up, overlap, points_into
+from lightning_modules.encoder_model import EncoderModel
+from lightning_modules.networks import DualEncoder, TextConditionedPooling
+from tests.eval import releases
+from tests.eval.official import COLOURS, ColourModel, paint, write_json
+from tests.tiny_run import TINY
+
+
+class Attentive(ColourModel):
+    """Looks where the colour is; what it sees is what it was asked for."""
+
+    def attend(self, texts, dense, image):
+        return (30 * dense[image] * texts[:, None]).sum(2).softmax(1)
+
+    def condition(self, texts, dense, image):
+        return texts
+
+
+def test_the_point_must_lie_strictly_inside():
+    drawn = torch.zeros(10, 20)
+    drawn[4, 7] = drawn[8, 8] = 1.0  # equal: the first row by row counts
+    assert points_into(drawn, [(6, 3, 8, 5)])
+    assert not points_into(drawn, [(7, 3, 9, 5)])
+    assert not points_into(drawn, [(6, 3, 7, 5)])
+    assert not points_into(drawn, [(7.5, 7, 9, 9)])
+    assert points_into(drawn, [(0, 0, 2, 2), (6.9, 3.9, 7.1, 4.1)])
+
+
+def test_a_map_is_drawn_to_the_picture_s_shape():
+    drawn = draw_up(torch.tensor([0.0, 1.0, 0.0, 0.0]), (40, 20))
+    assert drawn.shape == (20, 40)
+    y, x = divmod(int(drawn.argmax()), 40)
+    assert y < 10
+    assert x >= 20
+
+
+def test_overlap_in_whole_pixels_against_a_loop():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        one, other = (tuple(float(v) for v in rng.integers(1, 20, 4)) for _ in range(2))
+
+        def covered(box):
+            x, y, width, height = map(int, box)
+            return {(i, j) for i in range(x, x + width) for j in range(y, y + height)}
+
+        both, any_ = covered(one) & covered(other), covered(one) | covered(other)
+        columns, rows = ({p[i] for p in both} for i in (0, 1))
+        thin = len(columns) < 2 or len(rows) < 2  # a common line of one pixel counts as nothing, as published
+        assert overlap(one, other) == pytest.approx(0.0 if thin else len(both) / len(any_))
+
+
+def test_the_best_box_weighs_its_sum_by_its_area():
+    drawn = torch.zeros(20, 20)
+    drawn[5:10, 5:10] = 1.0
+    right, whole, corner = (5.0, 5.0, 5.0, 5.0), (0.0, 0.0, 20.0, 20.0), (0.0, 0.0, 3.0, 3.0)
+    assert best_box_is_right(drawn, [whole, right, corner], (5, 5, 10, 10))
+    assert not best_box_is_right(drawn, [whole, corner], (5, 5, 10, 10))
+    assert not best_box_is_right(drawn, [], (5, 5, 10, 10))
+    assert not best_box_is_right(drawn, [(5.0, 5.0, 0.0, 5.0)], (5, 5, 10, 10))
+
+
+def write_entities(root):
+    """One picture of test, red left and blue right, and one of train."""
+    folder = root / "flickr30k_entities"
+    for name in ("Sentences", "Annotations"):
+        (folder / name).mkdir(parents=True)
+    (folder / "test.txt").write_text("11\n")
+    (folder / "Sentences" / "11.txt").write_text(
+        "[/EN#1/other A red wall] beside [/EN#2/other a blue wall] in [/EN#3/scene a green place] .\n"
+        "[/EN#2/other The blue one] , [/EN#0/notvisual red] , [/EN#1/other blue]\n"
+    )
+    objects = [("1", (1, 1, 21, 21)), ("2", (21, 1, 41, 21))]
+    boxes = "".join(
+        f"<object><name>{chain}</name><bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax><ymax>{d}</ymax></bndbox>"
+        "</object>"
+        for chain, (a, b, c, d) in objects
+    )
+    size = "<size><width>40</width><height>20</height><depth>3</depth></size>"
+    scene = "<object><name>3</name><scene>1</scene><nobndbox>0</nobndbox></object>"
+    (folder / "Annotations" / "11.xml").write_text(f"<annotation>{size}{boxes}{scene}</annotation>")
+    paint(root / "flickr30k-images" / "11.jpg", (40, 20), ("red", (0, 0, 20, 20)), ("blue", (20, 0, 40, 20)))
+
+
+@pytest.mark.parametrize("point", [flickr30k_pointing, flickr30k_pointing_attention])
+def test_flickr30k_entities_by_hand(tmp_path, point):
+    write_entities(tmp_path)
+    result = point(Attentive(), Run(tmp_path))
+    name = point.__name__
+    assert result.numbers == {f"{name}/pointing_accuracy": 0.75, f"{name}/phrases": 4.0}  # "blue" for the red wall
+    assert result.counts == {"phrase without a box": 2}
+    assert result.items[name].columns["text"] == ["A red wall", "a blue wall", "The blue one", "blue"]
+    (tmp_path / "flickr30k_entities" / "Annotations" / "11.xml").write_text("<annotation>")
+    with pytest.raises(ValueError, match=r"11\.xml is not XML"):
+        point(Attentive(), Run(tmp_path))
+
+
+def write_refcoco(root, dets=True):
+    folder = root / "refcoco"
+    folder.mkdir()
+    name = "COCO_train2014_000000000004.jpg"
+    paint(root / "train2014" / name, (40, 20), ("red", (0, 0, 20, 20)), ("blue", (20, 0, 40, 20)))
+    refs = [
+        {"ref_id": n, "ann_id": ann, "image_id": 4, "split": split, "sentences": [{"sent": s} for s in said]}
+        for n, (ann, split, said) in enumerate(
+            [(1, "train", ["no"]), (1, "testA", ["red thing", "blue thing"]), (2, "val", ["the blue"])]
+        )
+    ]
+    (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=0))
+    boxes = [{"id": 1, "image_id": 4, "bbox": [0, 0, 20, 20]}, {"id": 2, "image_id": 4, "bbox": [20, 0, 20, 20]}]
+    write_json(
+        folder / "instances.json", {"images": [{"id": 4, "file_name": name[:-4] + "_2.jpg"}], "annotations": boxes}
+    )
+    if dets:
+        write_json(folder / "dets.json", {"4": [[0, 0, 20, 20], [19, 0, 21, 20], [0, 0, 40, 20]]})
+
+
+@pytest.mark.parametrize("maps", [by_similarity, by_attention])
+def test_refcoco_by_hand(tmp_path, maps):
+    write_refcoco(tmp_path)
+    result = RefCoco("refcoco", maps)(Attentive(), Run(tmp_path))
+    assert result.numbers["refcoco/testA/pointing_accuracy"] == 0.5
+    assert result.numbers["refcoco/testA/box_accuracy"] == 0.5
+    assert result.numbers["refcoco/val/phrases"] == 1
+    assert result.numbers["refcoco/val/pointing_accuracy"] == 1.0
+    assert set(result.settings["files"]) == {"refs(unc).p", "instances.json", "dets.json"}
+    assert result.counts == {}
+
+
+def test_refcoco_without_detections_says_so(tmp_path):
+    write_refcoco(tmp_path, dets=False)
+    result = benchmark("refcoco")(ColourModel(), Run(tmp_path))
+    assert result.counts == {"box score left out: no dets.json": 1}
+    assert not [name for name in result.numbers if "box" in name]
+    with pytest.raises(FileNotFoundError, match=r"must hold refcoco\+ or refer/data/refcoco\+"):
+        benchmark("refcoco+")(ColourModel(), Run(tmp_path))
+    (tmp_path / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps([Path("a")]))
+    with pytest.raises(ValueError, match=r"is no pickle of plain data: it names"):
+        benchmark("refcoco")(ColourModel(), Run(tmp_path))
+
+
+def test_attention_is_asked_of_a_model_that_has_it(tmp_path):
+    write_refcoco(tmp_path)
+    torch.manual_seed(0)
+    plain = EncoderModel(DualEncoder(TINY), torch.device("cpu"))
+    with pytest.raises(ValueError, match="needs text-conditioned attention"):
+        benchmark("refcoco_attention")(plain, Run(tmp_path))
+    pooling = TextConditionedPooling(16, 4)
+    model = EncoderModel(DualEncoder(TINY), torch.device("cpu"), pooling)
+    assert 0 <= benchmark("refcoco_attention")(model, Run(tmp_path)).numbers["refcoco_attention/val/box_accuracy"] <= 1
+    texts, dense = torch.nn.functional.normalize(torch.randn(3, 16), dim=1), torch.randn(2, 4, 16)
+    image = torch.tensor([1, 0, 1])
+    heat = model.attend(texts, dense, image)
+    patches = torch.nn.functional.normalize(dense, dim=-1)
+    for t in range(3):
+        expected = pooling.attention(texts[t][None, None], patches[image[t]][None])[0, 0]
+        torch.testing.assert_close(heat[t], expected)
+        view = pooling(texts[t][None, None], patches[image[t]][None])[0, 0]
+        torch.testing.assert_close(model.condition(texts, dense, image)[t], view)
+
+
+def write_segmentation(root, size=(48, 24)):
+    """Red left, blue right; the last column is not asked."""
+    width, height = size
+    half = width // 2
+    paint(root / "s" / "images" / "a.png", size, ("red", (0, 0, half, height)), ("blue", (half, 0, width, height)))
+    labels = np.zeros((height, width), np.uint8)
+    labels[:, half:] = 1
+    labels[:, -1] = 255
+    (root / "s" / "labels").mkdir()
+    Image.fromarray(labels).save(root / "s" / "labels" / "a.png")
+    (root / "s" / "classnames.txt").write_text("green thing, red thing\nblue thing\ngreen place\n")
+    return labels
+
+
+def test_segmentation_of_two_halves(tmp_path):
+    write_segmentation(tmp_path)
+    result = Segmentation("s")(ColourModel(), Run(tmp_path, batch_size=3))
+    assert result.numbers["segmentation:s/mean_IoU"] > 0.9
+    assert result.numbers["segmentation:s/pixel_accuracy"] > 0.95
+    assert result.settings["classes"] == 3
+    assert Segmentation("s")(ColourModel(), Run(tmp_path, batch_size=1)).numbers == result.numbers
+
+
+def test_mean_iou_against_scikit_learn():
+    rng = np.random.default_rng(0)
+    right, found = rng.integers(0, 4, 500), rng.integers(0, 5, 500)
+    confusion = torch.zeros(6, 6, dtype=torch.int64)
+    for a, b in zip(right, found, strict=True):
+        confusion[a, b] += 1
+    numbers = scores("x", confusion)
+    assert numbers["x/mean_IoU"] == pytest.approx(jaccard_score(right, found, average="macro"))
+    assert numbers["x/pixel_accuracy"] == pytest.approx((right == found).mean())
+    with pytest.raises(ValueError, match="must hold a pixel that is not 255"):
+        scores("x", torch.zeros(2, 2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(("length", "expected"), [(16, [0]), (24, [0, 8]), (30, [0, 8, 14]), (17, [0, 1])])
+def test_windows_reach_the_end(length, expected):
+    assert starts(length, 16) == expected
+
+
+def test_label_maps_that_do_not_fit_are_refused(tmp_path):
+    write_segmentation(tmp_path)
+    file = tmp_path / "s" / "labels" / "a.png"
+    Image.fromarray(np.full((24, 48), 3, np.uint8)).save(file)
+    with pytest.raises(ValueError, match=r"a\.png must hold numbers below 3, or 255, got 3"):
+        Segmentation("s")(ColourModel(), Run(tmp_path))
+    Image.fromarray(np.zeros((24, 47), np.uint8)).save(file)
+    with pytest.raises(ValueError, match=r"a\.png must have 48×24 pixels, as its picture, got 47×24"):
+        Segmentation("s")(ColourModel(), Run(tmp_path))
+    Image.new("RGB", (48, 24)).save(file)
+    with pytest.raises(ValueError, match=r"a\.png is no label map: its pixels must be numbers, got mode RGB"):
+        Segmentation("s")(ColourModel(), Run(tmp_path))
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match="every picture must have a label map"):
+        Segmentation("s")(ColourModel(), Run(tmp_path))
+
+
+def test_the_oracle_is_labelled_and_always_right(tmp_path):
+    """The pictures are all alike: nobody could tell them apart, but the oracle has seen the answers."""
+    for number in range(3):
+        releases.plain(tmp_path / f"{number}.png", "red")
+    table = [{"image": f"{n}.png", "caption": f"a {colour} thing"} for n, colour in enumerate(COLOURS)]
+    releases.write_csv(tmp_path / "m.csv", table)
+    leaking = OracleFile("m.csv")(Attentive(), Run(tmp_path))
+    assert leaking.numbers["oracle:m (leaks)/text_to_image/R@1"] == 1.0
+    assert all("(leaks)" in name for name in leaking.numbers)
+    assert leaking.settings["protocol"].startswith("LEAKS")
+    honest = benchmark("retrieval:m.csv")(Attentive(), Run(tmp_path))
+    assert honest.numbers["retrieval:m/text_to_image/strict_R@1"] == 0.0
+    assert math.isclose(honest.numbers["retrieval:m/image_to_text/R@1"], 1 / 3)

@@ -1,0 +1,36 @@
+"""Fits against torchvision's transforms, and what stays in the picture."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
+from eval.embed import as_pixels
+from eval.fits import centre_crop, longest, squash, squash_bilinear
+
+
+def noise(width, height):
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("size", [(640, 427), (427, 640), (333, 500), (224, 224), (225, 300), (51, 30), (301, 224)])
+@pytest.mark.parametrize("side", [16, 224])
+def test_the_centre_crop_is_openai_s(size, side):
+    image = noise(*size)
+    oracle = Compose([Resize(side, InterpolationMode.BICUBIC), CenterCrop(side)])
+    assert torch.equal(as_pixels(centre_crop(image, side)), as_pixels(oracle(image)))
+
+
+def test_squashes_are_pil_s():
+    image = noise(50, 31)
+    assert torch.equal(as_pixels(squash(image, 16)), as_pixels(image.resize((16, 16), Image.Resampling.BICUBIC)))
+    oracle = Resize((16, 16), InterpolationMode.BILINEAR)
+    assert torch.equal(as_pixels(squash_bilinear(image, 16)), as_pixels(oracle(image)))
+
+
+def test_the_longest_side_fits_and_the_rest_is_black():
+    image = Image.new("RGB", (40, 20), (255, 0, 0))
+    square = as_pixels(longest(image, 16))
+    assert (square[0, :8] == 255).all()
+    assert not square[:, 8:].any()

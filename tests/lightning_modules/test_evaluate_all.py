@@ -1,0 +1,106 @@
+"""Every benchmark, end to end by the command, on small data sets in the released layouts; on 1, 2 and 3 ranks."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from eval.benchmarks.catalogue import BENCHMARKS
+from lightning_modules.cli import main
+from tests.eval import releases
+from tests.eval.benchmarks.test_choosing import write_aro, write_sugarcrepe
+from tests.eval.benchmarks.test_classification import WNIDS, picture
+from tests.eval.benchmarks.test_localisation import write_entities, write_refcoco, write_segmentation
+from tests.eval.fgovd_release import write_fgovd
+from tests.eval.official import write_coco, write_lvis, write_panoptic
+from tests.ranks import run_on_ranks
+from tests.tiny_run import fit
+
+ON_RANKS = "coco_boxes,coco_val2017,fgovd,flickr30k_pointing,refcoco,segmentation:s,wds:c,cifar10,winoground"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    fit(folder, epochs=1)
+    return folder / "checkpoints" / "last.ckpt"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for write in (
+        *(write_coco, write_lvis, write_panoptic, releases.write_urban1k, releases.write_docci, releases.write_dci),
+        *(releases.write_iiw, releases.write_karpathy, releases.write_val2017, releases.write_flickr, write_fgovd),
+        *(write_sugarcrepe, write_aro, write_entities, write_refcoco, write_segmentation, releases.write_cifar),
+    ):
+        write(folder)
+    for level in ("color", "material", "pattern", "transparency"):
+        (folder / "benchmarks" / f"{level}.json").write_bytes(
+            (folder / "benchmarks" / "1_attributes.json").read_bytes()
+        )
+    releases.write_sharegpt4v(folder, 1000)
+    releases.write_wds(folder / "c", "classification", [[("red", "0"), ("blue", "2")], [("green", "1"), ("red", "2")]])
+    for name, colour in (("a", "red"), ("b", "blue")):
+        releases.plain(folder / "winoground" / "data" / "images" / f"{name}.png", colour)
+    examples = [{"image_0": "a", "image_1": "b", "caption_0": "red", "caption_1": "blue"}] * 3
+    releases.write_lines(folder / "winoground" / "data" / "examples.jsonl", examples)
+    for place in range(1000):
+        picture(folder / "imagenet" / "val" / WNIDS[place] / "x", place)
+    for place in (0, 10, 999):
+        picture(folder / "imagenetv2-matched-frequency-format-val" / str(place) / "x", place)
+        for other in "aor":
+            picture(folder / f"imagenet-{other}" / WNIDS[place] / "x", place)
+    for data in ("refcoco+", "refcocog"):
+        (folder / data).mkdir()
+        for file in (folder / "refcoco").iterdir():
+            name = file.name.replace("unc", "umd") if data == "refcocog" else file.name
+            (folder / data / name).write_bytes(file.read_bytes())
+    return folder
+
+
+def evaluate(model, root, benchmarks, out):
+    arguments = ["--model", str(model), "--benchmark", benchmarks, "--root", str(root), "--out", str(out)]
+    assert main(["evaluate", *arguments, "--device", "cpu", "--batch_size", "2", "--bootstrap", "10"]) == 0
+
+
+@pytest.mark.slow
+def test_every_benchmark_by_the_command(model, root, tmp_path, monkeypatch):
+    for home in ("imagenet", "cifar", "segmentation", "image_folder"):
+        monkeypatch.setattr(f"eval.benchmarks.{home}.imagenet_templates", lambda: ("a photo of a {}.",))
+    names = [one.__name__ for one in BENCHMARKS if one.__name__ != "sharegpt4v_10k"]
+    names += [
+        "retrieval:dataset.jsonl",
+        "oracle:dataset.jsonl",
+        "segmentation:s",
+        "wds:c",
+        "fgovd:benchmarks/color.json",
+    ]
+    rows = [{"image": f"{n}.jpg", "caption": f"number {n}"} for n in (1, 2, 3)]
+    releases.write_lines(root / "dataset.jsonl", rows)
+    for n in (1, 2, 3):
+        releases.plain(root / f"{n}.jpg", "red")
+    evaluate(model, root, ",".join(names), tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(found["settings"]["benchmarks"]) == names
+    for name, settings in found["settings"]["benchmarks"].items():
+        assert settings["protocol"], name
+        assert {"files", "split sha256"} & set(settings), name
+    heads = {name.split("/")[0].removesuffix(" (leaks)") for name in found["numbers"]}
+    assert heads == {"fgovd" if name.startswith("fgovd:") else name.removesuffix(".jsonl") for name in names}
+
+
+@pytest.fixture(scope="module")
+def alone(model, root, tmp_path_factory):
+    out = tmp_path_factory.mktemp("alone") / "results.json"
+    evaluate(model, root, ON_RANKS, out)
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_change_no_number(model, root, alone, ranks, tmp_path):
+    run_on_ranks(evaluate, ranks, model, root, ON_RANKS, tmp_path / "results.json")
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found == alone
+    assert len(found["numbers"]) > 50

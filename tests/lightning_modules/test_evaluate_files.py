@@ -1,0 +1,150 @@
+"""What the command writes, for one model and for several."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from eval.item_files import parquet
+from eval.report import latex
+from lightning_modules.cli import main
+from lightning_modules.networks import DualEncoder
+from tests.eval.fgovd_release import write_fgovd
+from tests.eval.releases import write_flickr, write_val2017
+from tests.tiny_run import TINY
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folders = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        folders.append(tmp_path_factory.mktemp(f"model{seed}"))
+        DualEncoder(TINY).save_pretrained(folders[-1])
+    return folders
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_val2017(tmp_path / "data")
+    write_fgovd(tmp_path / "data")
+    write_flickr(tmp_path / "data")
+    return tmp_path / "data"
+
+
+def evaluate(models, root, benchmark, *more):
+    named = [word for model in models for word in ("--model", str(model))]
+    words = ["--benchmark", benchmark, "--root", str(root), *map(str, more)]
+    return main(["evaluate", *named, *words, "--device", "cpu"])
+
+
+def test_a_folder_of_all_kinds_of_files(models, root, tmp_path):
+    out, board = tmp_path / "out", tmp_path / "board"
+    assert evaluate(models[:1], root, "coco_val2017,fgovd", "--out", out, "--tensorboard", board) == 0
+    assert sorted(file.name for file in out.iterdir()) == ["results.json", "results.md", "results.tex"]
+    found = json.loads((out / "results.json").read_text())
+    numbers, settings = found["numbers"], found["settings"]
+    assert "| coco val2017 · text to image |" in (out / "results.md").read_text()
+    assert r"coco val2017 $\cdot$ text to image &" in (out / "results.tex").read_text()
+    low, high = settings["intervals"]["coco_val2017/text_to_image/R@1"]
+    assert 0 <= low <= numbers["coco_val2017/text_to_image/R@1"] <= high <= 1
+    assert len(settings["model"]["sha256"]) == 64
+    retrieval = settings["benchmarks"]["coco_val2017"]
+    assert {"protocol", "picture", "caption", "context length", "images", "texts", "split sha256", "files"} <= set(
+        retrieval
+    )
+    events = EventAccumulator(str(board)).Reload()
+    scalar = events.Scalars("evaluate/fgovd/hard/accuracy")[-1]
+    assert (scalar.value, scalar.step) == (pytest.approx(numbers["fgovd/hard/accuracy"]), 0)
+
+
+def test_single_results_as_parquet(models, root, tmp_path):
+    pytest.importorskip("pyarrow")
+    assert evaluate(models[:1], root, "coco_val2017,fgovd", "--out", tmp_path / "out", "--items") == 0
+    _, reader = parquet()
+    files = sorted(file.name for file in (tmp_path / "out" / "items").iterdir())
+    assert files[:2] == ["coco_val2017_image_to_text.parquet", "coco_val2017_text_to_image.parquet"]
+    assert len(files) == 6
+    table = reader.read_table(tmp_path / "out" / "items" / files[1]).to_pydict()
+    numbers = json.loads((tmp_path / "out" / "results.json").read_text())["numbers"]
+    assert {"image", "text", "nearest", "rank", "tied", "R@1"} <= set(table)
+    assert sum(table["R@1"]) / len(table["R@1"]) == numbers["coco_val2017/text_to_image/R@1"]
+    assert [rank < 1 for rank in table["rank"]] == table["R@1"]
+
+
+def test_without_pyarrow_it_says_so_before_the_work(models, root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(SystemExit):
+        evaluate(models[:1], root, "coco_val2017", "--out", tmp_path / "out", "--items")
+    assert "pip install 'grainclip[parquet]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_models_are_compared_with_the_first(models, root, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert evaluate([*models, models[0]], root, "coco_val2017,flickr30k", "--out", out) == 0
+    names = sorted(file.name for file in out.iterdir())
+    assert [name for name in names if name.startswith("comparison")] == [
+        *("comparison_2.json", "comparison_2.md", "comparison_3.json", "comparison_3.md")
+    ]
+    folders = [name for name in names if name[1] == "_"]
+    first, second = (json.loads((out / name / "results.json").read_text())["numbers"] for name in folders[:2])
+    found = json.loads((out / "comparison_2.json").read_text())["numbers"]
+    name = "coco_val2017/text_to_image/R@5"
+    assert found[f"{name}/size"] == pytest.approx(second[name] - first[name])
+    assert found[f"{name}/low"] <= found[f"{name}/size"] <= found[f"{name}/high"]
+    same = json.loads((out / "comparison_3.json").read_text())["numbers"]
+    assert (same[f"{name}/size"], same[f"{name}/p"], same["retention"]) == (0.0, 1.0, 1.0)
+    assert "beside" in capsys.readouterr().out
+    assert "| retention | 100.00 |" in (out / "comparison_3.md").read_text()
+
+
+def test_embeddings_are_taken_from_the_cache(models, root, tmp_path):
+    cache, found = tmp_path / "cache", []
+    for number in range(2):
+        out = tmp_path / f"{number}.json"
+        assert evaluate(models[:1], root, "coco_val2017", "--cache", cache, "--out", out) == 0
+        found.append((json.loads(out.read_text())["numbers"], sorted(cache.iterdir())))
+    assert found[0] == found[1]
+    assert len(found[0][1]) == 4
+    evaluate(models[1:], root, "coco_val2017", "--cache", cache)
+    assert len(list(cache.iterdir())) == 8
+
+
+def test_other_fits_and_wordings_stand_in_the_settings(models, root, tmp_path):
+    out = tmp_path / "a.json"
+    evaluate(models[:1], root, "coco_val2017", "--fit", "squash", "--captions", "one_line", "--out", out)
+    settings = json.loads(out.read_text())["settings"]["benchmarks"]["coco_val2017"]
+    assert (settings["picture"], settings["caption"]) == ("squash, 16×16", "one_line")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--items",), "--items writes into the folder --out, got None"),
+        (("--out", "a.json", "--model", "b"), "--out must be a folder where several models are compared, got a.json"),
+        (("--bootstrap", "-1"), "--bootstrap must be at least 0, got -1"),
+    ],
+)
+def test_refusals(models, root, more, message, capsys, monkeypatch, tmp_path):
+    if "--items" in more:
+        pytest.importorskip("pyarrow")
+    with pytest.raises(SystemExit):
+        evaluate(models[:1], root, "coco_val2017", *more)
+    assert message in capsys.readouterr().err
+
+
+def test_latex_escapes():
+    found = latex({"a_b & c/R@1": 0.5, "a_b & c/queries": 3.0})
+    assert found.splitlines() == [
+        r"\begin{tabular}{lrr}",
+        r"\toprule",
+        r" & R@1 & queries \\",
+        r"\midrule",
+        r"a b \& c & 50.0 & 3 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]

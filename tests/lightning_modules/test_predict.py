@@ -1,0 +1,93 @@
+"""``lightning predict``: embeddings of shards in files."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from eval.fits import centre_crop
+from eval.item_files import parquet
+from lightning_modules.cli import main
+from lightning_modules.encoder_model import EncoderModel
+from lightning_modules.networks import DualEncoder
+from tests.tiny import make_sample, write_shards, write_tar
+from tests.tiny_run import TINY
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    DualEncoder(TINY).save_pretrained(folder)
+    return folder
+
+
+def predict(model, shards, out, *more):
+    arguments = ["--model", str(model), "--shards", str(shards), "--out", str(out), "--device", "cpu"]
+    return main(["predict", *arguments, *map(str, more)])
+
+
+def test_rows_are_the_model_s_vectors_in_the_shards_order(model, tmp_path, capsys):
+    write_shards(tmp_path / "shards", 7, 2)
+    kinds = "image,caption,sentence,phrase"
+    assert predict(model, tmp_path / "shards", tmp_path / "out", "--kinds", kinds, "--batch_size", 3) == 0
+    assert "image.npy: [7, 16]" in capsys.readouterr().out
+    order = [0, 2, 4, 6, 1, 3, 5]  # two shards, samples in turn
+    samples = [make_sample(number) for number in order]
+    encoder = EncoderModel(DualEncoder.from_pretrained(model), torch.device("cpu"))
+    rows = {kind: np.load(tmp_path / "out" / f"{kind}.npy") for kind in kinds.split(",")}
+    said = {
+        kind: [json.loads(line) for line in (tmp_path / "out" / f"{kind}.jsonl").read_text().splitlines()]
+        for kind in rows
+    }
+    assert [row["text"] for row in said["caption"]] == [sample.caption for sample in samples]
+    assert [row["key"] for row in said["image"]] == [f"train-{n % 2:03d}/{n:06d}" for n in order]
+    assert [row["text"] for row in said["sentence"]] == [text for sample in samples for text in sample.sentences]
+    expected = encoder.encode_text([sample.caption for sample in samples])
+    np.testing.assert_allclose(rows["caption"], expected, atol=1e-6)
+    assert rows["phrase"].shape == (14, 16)
+    from eval.embed import pixels
+    from eval.sources import TarMember
+
+    class Whole(TarMember):
+        def open(self):
+            import io
+
+            from PIL import Image
+
+            return Image.open(io.BytesIO(samples[3].image)).convert("RGB")
+
+    square = pixels(centre_crop, Whole(tmp_path, "x", 0, 0), 16)
+    np.testing.assert_allclose(rows["image"][3], encoder.encode_image(square[None]).image[0], atol=1e-6)
+
+
+def test_parquet(model, tmp_path):
+    pytest.importorskip("pyarrow")
+    write_shards(tmp_path / "shards", 3, 1)
+    assert predict(model, tmp_path / "shards", tmp_path / "p", "--format", "parquet") == 0
+    assert predict(model, tmp_path / "shards", tmp_path / "n") == 0
+    _, reader = parquet()
+    table = reader.read_table(tmp_path / "p" / "caption.parquet").to_pydict()
+    assert set(table) == {"key", "text", "embedding"}
+    np.testing.assert_array_equal(np.array(table["embedding"], np.float32), np.load(tmp_path / "n" / "caption.npy"))
+
+
+def test_refusals(model, tmp_path, capsys):
+    def refused(*arguments):
+        with pytest.raises(SystemExit):
+            predict(*arguments)
+        return capsys.readouterr().err
+
+    shards = write_tar(tmp_path / "a.tar", [make_sample(0), {"__key__": "bad", "jpg": b"x", "json": b"{"}])
+    assert "a.tar, sample 'bad': not JSON" in refused(model, shards, tmp_path / "out")
+    assert "--kinds must be of image, caption, sentence, phrase, got 'word'" in refused(
+        model, shards, tmp_path / "out", "--kinds", "word"
+    )
+    assert "does not exist" in refused(model, tmp_path / "none.tar", tmp_path / "out")
+    shards = write_tar(tmp_path / "b.tar", [make_sample(0, image=b"no picture")])
+    assert "b/000000 is not a picture that can be read" in refused(model, shards, tmp_path / "out")
+    shards = write_tar(tmp_path / "c.tar", [make_sample(0, phrases=(), regions=())])
+    assert "the shards hold no phrase" in refused(model, shards, tmp_path / "out", "--kinds", "phrase")
