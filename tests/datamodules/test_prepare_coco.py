@@ -10,19 +10,19 @@ from pathlib import Path
 
 import nltk
 import pytest
-from datamodules.prepare.layout import LayoutError
 from jsonargparse import auto_cli
 from PIL import Image
-from tests.datamodules.prepared import linked, read
 
 from datamodules.granularity import extract_phrases
 from datamodules.nltk_data import NltkDataError
 from datamodules.prepare import SOURCES, prepare_coco
 from datamodules.prepare.coco_names import CategoryNames
+from datamodules.prepare.layout import LayoutError
 from datamodules.prepare.rejects import Rejects
 from datamodules.prepare.text import as_sentence, tidy
 from datamodules.sample import Sample
 from datamodules.shards import find_shards
+from tests.datamodules.prepared import linked, read
 
 pytestmark = pytest.mark.usefixtures("nltk_data")
 
