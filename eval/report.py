@@ -18,6 +18,7 @@ from rich.console import Group
 from rich.table import Table
 
 COUNTS = ("queries", "questions", "boxes", "pictures", "phrases")
+COLUMNS = 6  # of a table in the terminal
 FRACTION = re.compile(r"(strict_)?R@\d+|(class_mean_)?top\d+|(\w+_)?accuracy|chance|ties|mean_IoU")
 
 
@@ -41,10 +42,19 @@ def sections(numbers: Mapping[str, float]) -> list[Section]:
     return [Section(tuple(c.replace("_", " ") for c in columns), lines) for columns, lines in tables.items()]
 
 
+def narrow(section: Section) -> list[Section]:
+    """The same columns in several tables, so that each fits a terminal."""
+    starts = range(0, len(section.columns), COLUMNS)
+    return [
+        Section(section.columns[s : s + COLUMNS], [(row[0], *row[1 + s : 1 + s + COLUMNS]) for row in section.rows])
+        for s in starts
+    ]
+
+
 def table(numbers: Mapping[str, float], title: str | None = None) -> Group:
     """For the terminal: ``rich.print(table(numbers))``."""
     tables = []
-    for i, section in enumerate(sections(numbers)):
+    for i, section in enumerate(part for whole in sections(numbers) for part in narrow(whole)):
         drawn = Table(title=title if i == 0 else None, title_justify="left")
         drawn.add_column("", no_wrap=True)
         for column in section.columns:

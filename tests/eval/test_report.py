@@ -71,3 +71,16 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     (tmp_path / "folder").rmdir()
     assert [p.name for p in tmp_path.iterdir()] == ["numbers.json"]
     assert path.read_text() == "old"
+
+
+def test_many_columns_make_several_tables_in_the_terminal(capsys):
+    from rich.console import Console
+
+    numbers = {f"docci/text_to_image/R@{k}": k / 100 for k in (1, 5, 10, 25, 50)}
+    numbers |= {f"docci/text_to_image/{name}": 0.5 for name in ("strict_R@1", "chance", "ties")}
+    Console(width=80).print(table(numbers))
+    shown = capsys.readouterr().out
+    assert shown.count("docci · text to image") == 2
+    assert all(f"{k}.0%" in shown for k in (1, 5, 10, 25, 50))
+    assert "…" not in shown
+    assert markdown(numbers).count("docci") == 1
