@@ -38,7 +38,10 @@ def photographs(number: int, short_side: int) -> Iterator[bytes]:
 
 
 def shards(images: Iterator[bytes], distinct: int, tokens: bool = False) -> list[Path]:
-    """Indexed tars of 500 samples with ``images`` and so many ``distinct`` real texts, or short ones (0), token ids stored too."""
+    """Indexed tars of 500 samples with ``images`` and so many ``distinct`` real texts, or short ones (0).
+
+    ``tokens``: their token ids are stored too.
+    """
     from datamodules.sample import Phrase, Sample
     from datamodules.shard_writer import write_shards
     from datamodules.stored_tokens import with_tokens
