@@ -15,6 +15,7 @@ from datamodules.batch import Batch, Choices, Crops, Grain, Lexemes, Regions, Sl
 from datamodules.crops import RegionSampling
 from datamodules.sample import Sample
 from datamodules.sampling import Drawn, GrainSampling
+from datamodules.stored_tokens import StoredTokens, read_tokens
 from datamodules.tokenizer import Tokenizer, token_hash, word_hash
 from datamodules.transforms import ImageTransform, open_image
 
@@ -62,6 +63,7 @@ class Preparer:
         """Raises ``SampleError`` (reason ``image``) where the picture cannot be used."""
         stored = list(dict.fromkeys(r.box for r in sample.regions))
         boxes = np.array(stored, dtype=np.float64).reshape(-1, 4)
+        stored_tokens = read_tokens(sample)
         image, lost = open_image(sample.image), Counter[str]()
         large = self.regions.large(boxes, *image.size) | (not self.random_texts)
         pixels, moved, kept = self.transform(image, boxes, self.image_size, rng)
@@ -75,12 +77,10 @@ class Preparer:
             key=sample.key,
             pixels=pixels,
             grains={
-                Grain.CAPTION: [self._tokens(drawn.caption, Grain.CAPTION, lost)],
-                Grain.SUMMARY: [self._tokens(t, Grain.SUMMARY, lost) for t in drawn.summaries],
-                Grain.SENTENCE: [self._tokens(t, Grain.SENTENCE, lost) for t in drawn.sentences],
-                Grain.PHRASE: [self._tokens(p.text, Grain.PHRASE, lost) for p in drawn.phrases],
+                grain: [self._cut(self._whole(text, drawn, stored_tokens), grain, lost) for text in texts]
+                for grain, texts in drawn.texts().items()
             },
-            spans=self._spans(drawn, lost),
+            spans=self._spans(drawn, stored_tokens, lost),
             lemmas=[word_hash(p.lemma) for p in drawn.phrases],
             boxes=moved[chosen],
             labels=[word_hash(labels[box]) for box in row],
@@ -94,16 +94,27 @@ class Preparer:
             lost=lost,
         )
 
-    def _tokens(self, text: str, grain: Grain, lost: Counter[str]) -> Tokens:
-        if self.tokenizer.length(text) > self.tokenizer.context_length:
-            lost[f"truncated/{grain.value}"] += 1
-        return tuple(self.tokenizer(text))
+    def _whole(self, text: str, drawn: Drawn, stored: StoredTokens | None) -> Tokens:
+        """All tokens of a drawn text: the stored ones where there are any."""
+        tokens = None if stored is None else stored.ids.get(text)
+        if tokens is None and stored is not None and text == drawn.caption:
+            tokens = stored.joined(drawn.sentences)
+        return self.tokenizer.whole(text) if tokens is None else tokens
 
-    def _spans(self, drawn: Drawn, lost: Counter[str]) -> list[tuple[int, int]]:
+    def _cut(self, tokens: Tokens, grain: Grain, lost: Counter[str]) -> Tokens:
+        if len(tokens) > self.tokenizer.context_length:
+            lost[f"truncated/{grain.value}"] += 1
+        return self.tokenizer.cut(tokens)
+
+    def _spans(self, drawn: Drawn, stored: StoredTokens | None, lost: Counter[str]) -> list[tuple[int, int]]:
         """Where phrases stand in the caption's tokens; (0, 0), and counted, where the context cuts one off."""
         if not drawn.verbatim:
             return [(0, 0)] * len(drawn.phrases)
-        spans = [self.tokenizer.span(drawn.caption, p.start, p.end) for p in drawn.phrases]
+        if stored is None:
+            spans = [self.tokenizer.span(drawn.caption, p.start, p.end) for p in drawn.phrases]
+        else:
+            places = [stored.spans[p.start, p.end] for p in drawn.phrases]
+            spans = [s if s is not None and s[1] < self.tokenizer.context_length else None for s in places]
         lost["dropped/lexeme"] += spans.count(None)
         return [span or (0, 0) for span in spans]
 

@@ -1,6 +1,7 @@
 """One sample of a shard: an image and its texts at every grain, as stored on disk.
 
-A shard is an ordinary WebDataset tar with two members a sample: ``KEY.jpg`` (or png, webp) and ``KEY.json``::
+A shard is an ordinary WebDataset tar with two members a sample: ``KEY.jpg`` (or png, webp) and ``KEY.json``; a third,
+``KEY.tokens``, may keep the texts' token ids::
 
     {"caption": "A red cube. It stands left of a dog.", "summary": "...",          # summary is optional
      "sentences": ["A red cube.", "It stands left of a dog."],
@@ -90,12 +91,16 @@ class Sample:
     source: str = ""
     version: int = SCHEMA_VERSION
     extension: str = "jpg"
+    tokens: bytes = b""  # of its texts, where they are kept: datamodules.stored_tokens
 
     def members(self) -> dict[str, Any]:
         """What ``webdataset.ShardWriter.write`` takes: ``{"__key__", "jpg", "json"}``."""
-        record = {k: v for k, v in asdict(self).items() if k not in ("key", "image", "extension") and v is not None}
+        record = {
+            k: v for k, v in asdict(self).items() if k not in ("key", "image", "extension", "tokens") and v is not None
+        }
         text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
-        return {"__key__": self.key, self.extension: self.image, "json": text.encode()}
+        members = {"__key__": self.key, self.extension: self.image, "json": text.encode()}
+        return members | ({"tokens": self.tokens} if self.tokens else {})
 
     @classmethod
     def from_members(cls, members: Mapping[str, Any]) -> Sample:
@@ -132,6 +137,7 @@ class Sample:
             source=str(record.get("source", "")),
             version=version,
             extension=extension,
+            tokens=members.get("tokens", b""),
         )
 
 

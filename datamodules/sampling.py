@@ -10,6 +10,7 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
+from datamodules.batch import Grain
 from datamodules.sample import Phrase, Sample
 
 
@@ -81,6 +82,15 @@ class Drawn:
     sentences: list[str]
     phrases: list[Phrase]
     verbatim: bool
+
+    def texts(self) -> dict[Grain, list[str]]:
+        """The texts of each grain."""
+        return {
+            Grain.CAPTION: [self.caption],
+            Grain.SUMMARY: self.summaries,
+            Grain.SENTENCE: self.sentences,
+            Grain.PHRASE: [phrase.text for phrase in self.phrases],
+        }
 
 
 def _distinct(phrases: list[Phrase], limit: int) -> list[Phrase]:

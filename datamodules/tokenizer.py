@@ -30,9 +30,14 @@ _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\
 _SPACES = re.compile(r"\s+")
 
 
+def is_plain(text: str) -> bool:
+    """Whether there is nothing to mend: plain ASCII on one line, without HTML escapes."""
+    return text.isascii() and text.isprintable() and "&" not in text
+
+
 def clean(text: str) -> str:
     """OpenAI's cleaning: mend unicode, undo HTML escapes twice, collapse white space, lower case."""
-    if not (text.isascii() and text.isprintable() and "&" not in text):
+    if not is_plain(text):
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return _SPACES.sub(" ", text).strip().lower()
 
@@ -64,10 +69,15 @@ class Tokenizer:
         self.context_length = context_length
 
     def __call__(self, text: str) -> list[int]:
-        tokens = _encode(text)
-        if len(tokens) > self.context_length:
-            return [*tokens[: self.context_length - 1], EOT]
-        return list(tokens)
+        return list(self.cut(_encode(text)))
+
+    def whole(self, text: str) -> tuple[int, ...]:
+        """All token ids of ``text``, SOT and EOT included, however many."""
+        return _encode(text)
+
+    def cut(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """``tokens`` cut to the context, EOT kept."""
+        return tokens if len(tokens) <= self.context_length else (*tokens[: self.context_length - 1], EOT)
 
     def length(self, text: str) -> int:
         """How many tokens ``text`` has before truncation, SOT and EOT included."""

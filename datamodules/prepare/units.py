@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from datamodules.prepare.rejects import Rejects
 from datamodules.prepare.statistics import Statistics
 from datamodules.sample import SCHEMA_VERSION, Sample
 from datamodules.shard_writer import MANIFEST, MOST_LABELS, package_versions, write_shard, write_whole
+from datamodules.stored_tokens import with_tokens
 from datamodules.tar_index import index_path, write_index
 
 logger = logging.getLogger("grainclip")
@@ -45,12 +47,14 @@ class Scale:
         processes: shards made at a time.
         part: "i/n": this run makes every n-th shard from the i-th on.
         samples_per_shard: images that a shard is made of; those left out are not replaced.
+        tokens: also store the texts' token ids, so that training does not tokenise.
         overwrite: delete what is there; otherwise finished shards are kept, and missing ones made.
     """
 
     processes: int = 1
     part: str = "1/1"
     samples_per_shard: int = 1000
+    tokens: bool = False
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -72,6 +76,9 @@ class Unit(NamedTuple):
 
     number: int
     work: Any
+
+
+Make = Callable[[Unit], dict[str, Any]]  # writes a unit's shard and gives its note
 
 
 def in_units(items: Iterable[Any], size: int) -> Iterator[Unit]:
@@ -107,7 +114,9 @@ def write_units(
         FileExistsError: ``out`` was made with other settings, or holds other shards.
         ValueError: no sample was left to write.
     """
-    _claim(out, {"source": source, "samples_per_shard": scale.samples_per_shard, **settings}, scale.overwrite)
+    spread = {"samples_per_shard": scale.samples_per_shard, "tokens": scale.tokens}
+    _claim(out, {"source": source, **spread, **settings}, scale.overwrite)
+    make = partial(make_unit, to_samples=to_samples, out=out, tokens=scale.tokens)
     count = 0
 
     def wanted() -> Iterator[Unit]:
@@ -117,7 +126,7 @@ def write_units(
             if scale.mine(unit.number) and not _is_done(out, unit.number):
                 yield unit
 
-    made = _made(wanted(), to_samples, out, scale.processes, source)
+    made = _made(wanted(), make, scale.processes, source)
     notes = [_note(out, number) if _is_done(out, number) else None for number in range(count)]
     missing = [number for number, note in enumerate(notes) if note is None]
     logger.info("%s shards made now, %s of %s there in %s", made, count - len(missing), count, out)
@@ -127,32 +136,29 @@ def write_units(
     return _finish(out, [note for note in notes if note is not None], source, settings)
 
 
-def _made(units: Iterator[Unit], to_samples: ToSamples, out: Path, processes: int, source: str) -> int:
+def _made(units: Iterator[Unit], make: Make, processes: int, source: str) -> int:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
         bar, samples, made = progress.add_task(source, total=None), 0, 0
-        for note in _notes(units, to_samples, out, processes):
+        for note in _notes(units, make, processes):
             made, samples = made + 1, samples + note["samples"]
             progress.update(bar, advance=1, description=f"{source}: {samples} samples")
     return made
 
 
-def _notes(units: Iterator[Unit], to_samples: ToSamples, out: Path, processes: int) -> Iterator[dict[str, Any]]:
+def _notes(units: Iterator[Unit], make: Make, processes: int) -> Iterator[dict[str, Any]]:
     if processes == 1:
-        for unit in units:
-            yield make_unit(unit, to_samples, out)
+        yield from map(make, units)
         return
     with ProcessPoolExecutor(processes, multiprocessing.get_context("forkserver")) as pool:
-        yield from _in_flight(pool, units, to_samples, out, 2 * processes)
+        yield from _in_flight(pool, units, make, 2 * processes)
 
 
-def _in_flight(
-    pool: Executor, units: Iterator[Unit], to_samples: ToSamples, out: Path, most: int
-) -> Iterator[dict[str, Any]]:
+def _in_flight(pool: Executor, units: Iterator[Unit], make: Make, most: int) -> Iterator[dict[str, Any]]:
     """Never more than ``most`` units in memory. A unit that fails stops the run; those made stay."""
     running: set[Future[dict[str, Any]]] = set()
     for unit in units:
-        running.add(pool.submit(make_unit, unit, to_samples, out))
+        running.add(pool.submit(make, unit))
         while len(running) >= most:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
@@ -160,7 +166,7 @@ def _in_flight(
         yield future.result()
 
 
-def make_unit(unit: Unit, to_samples: ToSamples, out: Path) -> dict[str, Any]:
+def make_unit(unit: Unit, to_samples: ToSamples, out: Path, tokens: bool) -> dict[str, Any]:
     """Write one unit's shard, its index and its note; the note."""
     tar = out / f"{PREFIX}-{unit.number:06d}.tar"
     rejects, statistics = Rejects(), Statistics()
@@ -170,7 +176,7 @@ def make_unit(unit: Unit, to_samples: ToSamples, out: Path) -> dict[str, Any]:
         for sample in to_samples(unit.work, rejects):
             statistics.add(sample)
             labels.update(region.label for region in sample.regions if region.label)
-            yield sample
+            yield with_tokens(sample) if tokens else sample
 
     samples = write_shard(tar, seen())
     if samples:
@@ -251,8 +257,8 @@ def _finish(out: Path, notes: list[dict[str, Any]], source: str, settings: Mappi
         "versions": package_versions(),
     }
     write_whole(out / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-    for partial in out.glob(f"{PREFIX}-[0-9]*.partial"):  # of runs that were killed
-        partial.unlink(missing_ok=True)
+    for left in out.glob(f"{PREFIX}-[0-9]*.partial"):  # by runs that were killed
+        left.unlink(missing_ok=True)
     for reason, count in sorted(rejects.items()):
         logger.warning("left out: %s × %s (%s)", count, reason, ", ".join(examples.get(reason, [])))
     logger.info("%s samples in %s shards of %s\n%s", manifest["samples"], len(shards), out, statistics.plotted())

@@ -37,10 +37,14 @@ def photographs(number: int, short_side: int) -> Iterator[bytes]:
         yield encoded[n % len(encoded)]
 
 
-def shards(images: Iterator[bytes], distinct: int) -> list[Path]:
-    """Indexed tars of 500 samples with ``images`` and so many ``distinct`` real texts, or short ones (0)."""
+def shards(images: Iterator[bytes], distinct: int, tokens: bool = False) -> list[Path]:
+    """Indexed tars of 500 samples with ``images`` and so many ``distinct`` real texts, or short ones (0).
+
+    ``tokens``: their token ids are stored too.
+    """
     from datamodules.sample import Phrase, Sample
     from datamodules.shard_writer import write_shards
+    from datamodules.stored_tokens import with_tokens
     from datamodules.tar_index import write_index
     from tests.bench.texts import captions
 
@@ -57,7 +61,7 @@ def shards(images: Iterator[bytes], distinct: int) -> list[Path]:
             yield Sample(f"{n:06d}", image, caption, tuple(sentences), tuple(found))
 
     folder = Path(FOLDERS[-1].name)
-    write_shards(samples(), folder, source="bench", samples_per_shard=500)
+    write_shards(map(with_tokens, samples()) if tokens else samples(), folder, source="bench", samples_per_shard=500)
     paths = sorted(folder.glob("*.tar"))
     for path in paths:
         write_index(path)
@@ -125,9 +129,12 @@ def decoding(side: str, short_side: int) -> Callable[[], None]:
     return work
 
 
-def loading(side: str, short_side: int) -> Callable[[], None]:
-    """Batches of 64 from ``LOADED`` samples: webdataset's pipeline with 1 caption, or ours with all texts."""
-    paths = shards(photographs(LOADED, short_side), LOADED)
+def loading(side: str, short_side: int, tokens: bool = False) -> Callable[[], None]:
+    """Batches of 64 from ``LOADED`` samples: webdataset's pipeline with 1 caption, or ours with all texts.
+
+    ``tokens``: ours are stored as token ids.
+    """
+    paths = shards(photographs(LOADED, short_side), LOADED, tokens)
     return _open_clip_style(paths) if side == "old" else _ours(paths)
 
 

@@ -93,6 +93,7 @@ def data() -> list[dict[str, Any]]:
         ("1,024 px JPEG to 224 px, old: RandomResizedCrop", data_work.decoding, (1024,), data_work.DECODED, 3),
         ("512 px JPEG to 224 px, old: RandomResizedCrop", data_work.decoding, (512,), data_work.DECODED, None),
         ("whole loader, 512 px, old: webdataset, 1 text", data_work.loading, (512,), data_work.LOADED, 1.5),
+        ("the same, tokens stored", data_work.loading, (512, True), data_work.LOADED, 1.5),
         ("whole loader, 1,024 px, old: webdataset, 1 text", data_work.loading, (1024,), data_work.LOADED, 1.5),
     ]
     results = []

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import shlex
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from datamodules import GrainSampling, GranularityData
 from lightning_modules import ClipFinetune, OptimConfig
 from lightning_modules.callbacks import LastCheckpoint
-from tests.ranks import run_on_ranks
+from tests.ranks import ROOT, run_on_ranks
 from tests.tiny import write_shards
 from tests.tiny_run import TINY
 
@@ -117,3 +122,28 @@ def test_another_global_batch(tmp_path, shards, first, second):
     for epoch in range(2):
         assert sorted(seen[SAMPLES * epoch : SAMPLES * (epoch + 1)]) == [f"{n:06d}" for n in range(SAMPLES)]
     assert abs(len(seen) - SAMPLES * EPOCHS) <= max(first, second)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+def test_killed_at_random_moments(tmp_path, shards):
+    """kill -9 in the middle of steps and checkpoints: the newest checkpoint loads, and the run ends as it should."""
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    code = f"import tests.lightning_modules.test_resume as t; t.train({str(tmp_path)!r}, {shards!r}, 1, 0)"
+    rng = random.Random(0)
+    for _ in range(4):
+        before = last.stat().st_mtime_ns if last.exists() else 0
+        run = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True
+        )
+        while run.poll() is None and (last.stat().st_mtime_ns if last.exists() else 0) == before:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.2))
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        torch.load(last, weights_only=True)
+    train(str(tmp_path), shards, 1, 0)
+    state = torch.load(last, weights_only=True)
+    assert state["global_step"] == SAMPLES // BATCH * EPOCHS
+    assert state["GranularityData"] == {"samples": SAMPLES * EPOCHS, "global_batch": BATCH}

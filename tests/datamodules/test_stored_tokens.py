@@ -1,0 +1,73 @@
+"""Stored token ids give the very batches that the tokenizer gives, and are refused where they are damaged."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datamodules.collate import Preparer, collate
+from datamodules.sample import Phrase, Sample, SampleError
+from datamodules.sampling import GrainSampling
+from datamodules.stored_tokens import read_tokens, with_tokens
+from datamodules.tokenizer import Tokenizer
+from datamodules.transforms import Squash
+from tests.tiny import make_sample
+
+
+def odd(number: int) -> Sample:
+    """A sample whose texts need mending, and whose sentences end within words for a tokenizer."""
+    first, second = f"A caf\u00e9 &amp; {number} bars", "it's 3.5 m   wide"
+    caption = f"{first}. {second}. {first}"
+    phrases = (Phrase("caf\u00e9", 0, 2, 6), Phrase("3.5 m", 1, caption.index("3.5"), caption.index("3.5") + 5))
+    return make_sample(number, caption=caption, sentences=(first + ".", second + "."), phrases=phrases, summary=first)
+
+
+@pytest.mark.parametrize("caption", ["whole", "sampled"])
+@pytest.mark.parametrize("context", [8, 77])
+def test_batches_are_the_same(caption, context):
+    prepare = Preparer(16, Squash(), GrainSampling(2, 3, 1, caption), Tokenizer(context), random_texts=True)
+    samples = [make_sample(n) for n in range(4)] + [odd(n) for n in range(4)] + [make_sample(9, phrases=(), regions=())]
+    kept = [Sample.from_members(with_tokens(s).members()) for s in samples]
+    assert all(s.tokens for s in kept)
+    for seed in range(5):
+        ours, theirs = (collate([prepare(s, random.Random(seed)) for s in side]) for side in (kept, samples))
+        assert torch.equal(ours.texts.tokens, theirs.texts.tokens)
+        assert torch.equal(ours.texts.ids, theirs.texts.ids)
+        assert torch.equal(ours.lexemes.span, theirs.lexemes.span)
+        assert ours.counts == theirs.counts
+
+
+def test_plain_texts_are_not_tokenised(monkeypatch):
+    sample = with_tokens(make_sample(0))
+    monkeypatch.setattr("datamodules.tokenizer._encode", None)
+    for caption in ("whole", "sampled"):
+        prepare = Preparer(16, Squash(), GrainSampling(2, 3, 1, caption), Tokenizer(77), random_texts=True)
+        assert prepare(sample, random.Random(0)).grains
+
+
+def test_tokens_of_other_texts_are_refused():
+    sample, other = make_sample(0), with_tokens(make_sample(1, phrases=()))
+    with pytest.raises(SampleError, match="not of this sample's"):
+        read_tokens(Sample(**{**vars(sample), "tokens": other.tokens}))
+    assert read_tokens(sample) is None
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.data())
+def test_damaged_tokens_are_told(data):
+    sample = with_tokens(make_sample(0))
+    raw = bytearray(sample.tokens)
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    raw = raw[: data.draw(st.integers(0, len(raw)))] if data.draw(st.booleans()) else raw
+    try:
+        known = read_tokens(Sample(**{**vars(sample), "tokens": bytes(raw)}))
+    except SampleError as error:
+        reason = error.reason
+    else:
+        reason = "tokens" if known is None or all(len(ids) >= 2 for ids in known.ids.values()) else ""
+    assert reason == "tokens"
