@@ -221,7 +221,7 @@ def test_labels_must_differ():
 def test_manifests_name_the_labels(tmp_path, monkeypatch):
     held_out = ensure_shards(tmp_path, train=2, held_out=2).held_out
     labels = json.loads((held_out[0].parent / "manifest.json").read_text())["labels"]
-    assert (len(labels), labels[0], labels[-1]) == (12, "arrow", "triangle")
+    assert (len(labels), labels[0], labels[-1]) == (132, "black arrow", "yellow triangle")
     monkeypatch.setattr("datamodules.shard_writer.MOST_LABELS", 2)
     labelled_data(tmp_path / "few", labels=("ball", "cube"))
     labelled_data(tmp_path / "many")
