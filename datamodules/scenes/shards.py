@@ -106,7 +106,7 @@ def _write(place: Path, jobs: list[Job], seed: int, size: int, asked: int) -> No
             for job, size_in_bytes in zip(jobs, sizes, strict=True)
         }
         manifest = {"source": SOURCE, "version": VERSION, "seed": seed, "size": size, "asked": asked, "shards": shards}
-        manifest["labels"] = list(LABELS)
+        manifest["labels"] = sorted(LABELS)
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         _claim(temporary, place)
     finally:
