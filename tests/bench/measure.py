@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
+
 
 class Cost(NamedTuple):
     """Of one run of the work."""
@@ -31,3 +33,24 @@ def _measure(make: Callable[..., Callable[[], None]], arguments: tuple, repeats:
         work()
         seconds.append(time.perf_counter() - start)
     return Cost(min(seconds), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def taking_turns(make: Callable[..., Callable[[], None]], *arguments: Any, repeats: int = 3) -> tuple[float, float]:
+    """Seconds of processor time of ``make("old", ...)`` and ``make("new", ...)``, in turns in one fresh process.
+
+    The best of several; of work on one core this tells more than the clock where other processes run beside it.
+    """
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_in_turns, (make, arguments, repeats))
+
+
+def _in_turns(make: Callable[..., Callable[[], None]], arguments: tuple, repeats: int) -> tuple[float, float]:
+    torch.set_num_threads(1)
+    sides = [make(side, *arguments) for side in ("old", "new")]
+    seconds: list[list[float]] = [[], []]
+    for _ in range(repeats):
+        for side, work in enumerate(sides):
+            start = time.process_time()
+            work()
+            seconds[side].append(time.process_time() - start)
+    return min(seconds[0]), min(seconds[1])

@@ -25,7 +25,7 @@ if SHARED_NLTK.is_dir():
 
 from lightning_modules.precision import best_precision  # noqa: E402
 from tests.bench import data_work, loss_work, method_work, retrieval_work, tower_work  # noqa: E402
-from tests.bench.measure import cost  # noqa: E402
+from tests.bench.measure import cost, taking_turns  # noqa: E402
 from tests.bench.texts import captions  # noqa: E402
 
 SIZES = (2048, 4096, 8192, 16384)
@@ -98,9 +98,9 @@ def data() -> list[dict[str, Any]]:
     ]
     results = []
     for name, make, arguments, samples, target in rows:
-        old, new = (cost(make, side, *arguments, repeats=3) for side in ("old", "new"))
-        rates = {"old_per_second": samples / old.seconds, "new_per_second": samples / new.seconds}
-        results.append({"work": name, **rates, "faster": old.seconds / new.seconds, "target": target})
+        old, new = taking_turns(make, *arguments)
+        rates = {"old_per_second": samples / old, "new_per_second": samples / new}
+        results.append({"work": name, **rates, "faster": old / new, "target": target})
     return results
 
 
