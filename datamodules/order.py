@@ -4,7 +4,7 @@ Positions count the samples that all ranks together have been given since traini
 source without a gap: the batch that reaches the end of one is filled with the first samples of the next, so every
 sample comes exactly once per pass whatever the batch size. A pass permutes the shards, then the samples within windows
 of some shards, which keeps reads local where storage is far away. Several sources with weights are interleaved exactly:
-after n samples every source has given its share of n to within one.
+after any number of samples each of k sources has given its share of them, to within k/2 samples.
 
 All permutations sort hashes that are written out here, so they stay the same with every version of NumPy.
 """
@@ -100,7 +100,7 @@ class Order:
 
 
 class Mixture:
-    """Interleaves sources by weight: of any first n samples each source gives its share of n, to within one.
+    """Interleaves k sources by weight: of any first n samples each gives its share of n, to within k/2 samples.
 
     ``weights`` are above 0 and need not sum to 1. Raises ``ValueError`` otherwise.
     """
