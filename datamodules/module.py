@@ -33,7 +33,7 @@ logger = logging.getLogger("grainclip")
 class SceneSet:
     """The embedded data: how many scenes to train on and to hold out, their seed, a picture's side in pixels."""
 
-    train: int = 8000
+    train: int = 7040
     held_out: int = 512
     seed: int = 0
     size: int = 64
