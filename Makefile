@@ -54,7 +54,7 @@ demo: setup ## train β-CLIP on the embedded pictures (some minutes on two cores
 	@echo; echo "curves:  $(BIN)/tensorboard --logdir runs/beta_bce"
 
 test: setup ## run the tests
-	$(BIN)/python -m pytest -q --durations=10 -n auto --dist loadfile
+	$(BIN)/python -m pytest -q --durations=10 -n auto --dist loadfile --no-loadscope-reorder
 
 lint: setup ## check style, format and types
 	$(BIN)/ruff check .

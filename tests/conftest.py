@@ -12,6 +12,12 @@ ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(1)  # test files run side by side, one process a core
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: then none of them is left to a single process at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference data beside the checkout; tests that need it skip where it is missing."""
