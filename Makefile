@@ -1,7 +1,7 @@
 # `make` lists what there is to do. Every target that runs our code first sees to it that .venv is there and up to date.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench clean
+.PHONY: help setup demo test lint format bench study clean
 
 BIN := .venv/bin
 PYTHONS ?= python3.12 python3.11 python3.10 python3
@@ -67,6 +67,9 @@ format: setup ## format the code and mend what ruff can mend
 
 bench: setup ## measure speed and memory of the losses and the data path
 	$(BIN)/python tests/bench/run.py
+
+study: setup ## the methods' claims in miniature (hours on two cores; goes on where it stopped); STUDIES=mulclip for one
+	$(BIN)/python tests/study/run.py $(STUDIES)
 
 clean: ## remove caches and build products; .venv and runs/ stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
