@@ -178,6 +178,7 @@ class _LogSumExp(torch.autograd.Function):
             z = _logits(rows, everyones, pairs, tile)
             _absorb(z, row_peak[tile.rows], row_sum[tile.rows], 1)
             _absorb(z, col_peak[tile.cols], col_sum[tile.cols], 0)
+            del z  # before the next tile is made
         peak = pairs.ranks.maximum(col_peak)
         col_sum = pairs.ranks.total(col_sum * (col_peak - peak).exp2())
         row_lse, col_lse = row_peak + row_sum.log2(), peak + col_sum.log2()
@@ -201,6 +202,7 @@ class _LogSumExp(torch.autograd.Function):
                 g.addcmul_(z.sub_(col_lse[c]).exp2_(), col_grad[c])
                 d_rows[r].addmm_(g, cols[c])
                 d_cols[c].addmm_(g.T, rows[r])
+                del z, g  # before the next tile is made
         return d_rows, pairs.give_back(d_cols.mul_(math.log(2))), None
 
 
@@ -234,6 +236,8 @@ class _SoftplusSum(torch.autograd.Function):
                     d_bias += g.sum()
                 d_rows[r].addmm_(g, everyones[c])
                 d_cols[c].addmm_(g.T, rows[r])
+                del g
+            del z, weight, left_out  # before the next tile is made
         if grads:
             ctx.save_for_backward(d_rows, pairs.give_back(d_cols), d_bias)
         ctx.mark_non_differentiable(mass)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import resource
+import tempfile
 import time
 from collections.abc import Callable
+from itertools import accumulate
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 
 class Cost(NamedTuple):
@@ -33,6 +38,18 @@ def _measure(make: Callable[..., Callable[[], None]], arguments: tuple, repeats:
         work()
         seconds.append(time.perf_counter() - start)
     return Cost(min(seconds), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def tensor_peak(work: Callable[[], None]) -> float:
+    """MiB of tensors that ``work`` holds at its peak, beyond those that were there; counted, so the same every time."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        work()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        seen.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
+    taken = sorted((e["ts"], e["args"]["Bytes"]) for e in events if e.get("name") == "[memory]")
+    return max(accumulate(number for _, number in taken)) / 2**20
 
 
 def taking_turns(make: Callable[..., Callable[[], None]], *arguments: Any, repeats: int = 3) -> tuple[float, float]:
