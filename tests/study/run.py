@@ -73,7 +73,8 @@ def all_studies() -> list[str]:
 
 def fields(values: dict[str, Any]) -> list[str]:
     """Fields as words of a command line."""
-    return [word for key, value in values.items() for word in (f"--{key}", json.dumps(value))]
+    text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+    return [word for key, value in text.items() for word in (f"--{key}", value)]
 
 
 def fit(config: str, folder: Path, words: list[str], threads: int | None) -> dict[str, Any]:

@@ -1,0 +1,125 @@
+"""The mini-study: rows name fields that exist, finished runs stay, and the tables say what the runs gave."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import reduce
+
+import pytest
+import yaml
+
+from lightning_modules.cli import main
+from tests.study import run as study
+from tests.study.run import Run, Study, all_studies, fields, fine_tune, fit, markdown, read_study
+
+PROGRAM = """
+import json, pathlib, sys
+words = sys.argv[1:]
+value = lambda name: words[words.index(name) + 1]
+folder = pathlib.Path(value("--trainer.logger.init_args.save_dir"), value("--trainer.logger.init_args.name"))
+if "--fail" in words:
+    sys.exit("this went wrong")
+numbers = {"R@1": float(value("--seed_everything")) / 10, "weight": float(value("--weight"))}
+(folder / "results.json").write_text(json.dumps({"numbers": numbers, "settings": {"words": words}}))
+"""
+TINY = Study("tiny", "method.yaml", {"epochs": 1}, {"a": {"weight": 0.5}, "+ b": {"weight": 1}}, {"R@1": "R@1"})
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """A trainer that only writes what it was asked for; the folder where it works."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    (tmp_path / "method.yaml").write_text("first: 1\n")
+    monkeypatch.setattr(study, "PROGRAM", (sys.executable, str(tmp_path / "program.py")))
+    monkeypatch.setattr(study, "ROOT", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", all_studies())
+def test_every_row_sets_fields_that_exist(name, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    found = read_study(name)
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(study.ROOT / found.config), "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)
+    for values in found.rows.values():
+        for field in found.settings | values:
+            reduce(lambda node, key: node[key], field.split("."), config)
+    rows = [found.settings | values for values in found.rows.values()]
+    assert all(one != other for n, one in enumerate(rows) for other in rows[:n])
+
+
+def test_fields_are_words_of_a_command():
+    assert fields({"a.b": 1, "c": None, "d": [], "e": "clim"}) == [
+        "--a.b",
+        "1",
+        "--c",
+        "null",
+        "--d",
+        "[]",
+        "--e",
+        "clim",
+    ]
+
+
+def test_an_unknown_study_is_refused():
+    with pytest.raises(FileNotFoundError, match=r"no study 'other'; there are .*mulclip"):
+        read_study("other")
+
+
+def test_a_finished_run_stays_until_its_command_or_config_changes(program):
+    run = Run(TINY, "+ b", 2)
+    done = fine_tune(run, program / "out", program / "clip")
+    assert done["numbers"] == {"R@1": 0.2, "weight": 1}
+    assert run.folder(program / "out") == program / "out/tiny/b/2"
+    words = done["settings"]["words"]
+    assert words[words.index("--model.init_args.pretrained") + 1] == str(program / "clip")
+    assert words[words.index("--epochs") + 1] == "1"
+    marker = run.folder(program / "out") / "marker"
+    marker.touch()
+    assert fine_tune(run, program / "out", program / "clip") == done
+    assert marker.exists()
+    changed = Study("tiny", "method.yaml", {"epochs": 2}, TINY.rows, TINY.columns)
+    assert fine_tune(Run(changed, "+ b", 2), program / "out", program / "clip")["command"] != done["command"]
+    assert not marker.exists()
+    marker.touch()
+    (program / "method.yaml").write_text("first: 2\n")
+    fine_tune(Run(changed, "+ b", 2), program / "out", program / "clip")
+    assert not marker.exists()
+
+
+def test_a_run_that_fails_names_its_log_and_is_done_again(program):
+    words = ["--seed_everything", "1", "--weight", "1"]
+    with pytest.raises(RuntimeError, match=r"status 1: see .*log.txt"):
+        fit("method.yaml", program / "x", [*words, "--fail"], threads=1)
+    assert "this went wrong" in (program / "x/log.txt").read_text()
+    assert fit("method.yaml", program / "x", words, threads=1)["numbers"]["weight"] == 1
+
+
+def test_the_table_has_mean_and_spread_over_seeds():
+    def results(*numbers):
+        return [{"numbers": {"R@1": number}} for number in numbers]
+
+    lines = markdown(TINY, results(0.5)[0], {"a": results(0.1, 0.2, 0.3), "+ b": [{"numbers": {}}]}).splitlines()
+    assert lines == [
+        "| tiny | R@1 |",
+        "|---|---|",
+        "| the CLIP they start from | 50.0 |",
+        "| a | 20.0 ± 10.0 |",
+        "| + b | – |",
+    ]
+
+
+def test_all_of_it(program, monkeypatch, capsys):
+    (program / "studies").mkdir()
+    text = yaml.safe_dump({key: value for key, value in TINY._asdict().items() if key != "name"}, sort_keys=False)
+    (program / "studies/tiny.yaml").write_text(text)
+    monkeypatch.setattr(study, "STUDIES", program / "studies")
+    monkeypatch.setattr(study, "start_of_all", lambda out: ({"numbers": {"R@1": 0.7}}, program / "clip"))
+    monkeypatch.setattr(sys, "argv", ["run.py", "tiny", "--seeds", "2", "--jobs", "2", "--out", str(program / "out")])
+    study.main()
+    assert "4/4  tiny, + b, seed 1" in capsys.readouterr().out
+    assert "| a | 5.0 ± 7.1 |" in (program / "out/results.md").read_text()
+    numbers = json.loads((program / "out/results.json").read_text())
+    assert [run["numbers"]["R@1"] for run in numbers["tiny"]["+ b"]] == [0, 0.1]
