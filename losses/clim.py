@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from losses.gather import Ranks
+from losses.tokens import checked_mask
 
 PAIRS = 2**22
 SLOPE = 0.1
@@ -58,13 +59,7 @@ class ClimLoss(nn.Module):
         Raises:
             ValueError: where shapes do not agree.
         """
-        if image_tokens.ndim != 3 or text_tokens.ndim != 3 or image_tokens.shape[::2] != text_tokens.shape[::2]:
-            raise ValueError(
-                "image_tokens and text_tokens must be [B, N, D] and [B, M, D], "
-                f"got {list(image_tokens.shape)} and {list(text_tokens.shape)}"
-            )
-        if text_valid is None:
-            text_valid = torch.ones(text_tokens.shape[:2], dtype=torch.bool, device=text_tokens.device)
+        text_valid = checked_mask(image_tokens, text_tokens, text_valid)
         ranks = Ranks.everyone()
         with torch.autocast(image_tokens.device.type, enabled=False):
             dtype = torch.promote_types(image_tokens.dtype, torch.float32)

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from losses.gather import shared_mean
+from losses.tokens import checked_mask
 
 PAIRS = 2**22
 
@@ -81,7 +82,7 @@ class WordPatchLoss(nn.Module):
         Raises:
             ValueError: where shapes do not agree.
         """
-        text_valid = _checked(image_tokens, text_tokens, text_valid)
+        text_valid = checked_mask(image_tokens, text_tokens, text_valid)
         with torch.autocast(image_tokens.device.type, enabled=False):
             dtype = torch.promote_types(image_tokens.dtype, torch.float32)
             text = torch.where(text_valid[..., None], text_tokens, 0).to(dtype)
@@ -103,7 +104,7 @@ class WordPatchLoss(nn.Module):
         text_valid: Bool[Tensor, "B M"] | None = None,
     ) -> tuple[Float[Tensor, "B N M"], Float[Tensor, "B M N"]]:
         """Where image tokens and text tokens look; rows sum to one. All of the batch at once."""
-        text_valid = _checked(image_tokens, text_tokens, text_valid)
+        text_valid = checked_mask(image_tokens, text_tokens, text_valid)
         text = torch.where(text_valid[..., None], text_tokens, 0).to(image_tokens.dtype)
         return (
             self._look(image_tokens, text, text_valid, self.from_text)[0],
@@ -157,17 +158,3 @@ class _Projections(nn.Module):
 
     def forward(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return F.normalize(self.query(queries), dim=-1), F.normalize(self.key(keys), dim=-1), self.value(keys)
-
-
-def _checked(image: Tensor, text: Tensor, valid: Tensor | None) -> Bool[Tensor, "B M"]:
-    """The text's mask, all of it where there is none."""
-    if image.ndim != 3 or text.ndim != 3 or image.shape[::2] != text.shape[::2]:
-        raise ValueError(
-            "image_tokens and text_tokens must be [B, N, D] and [B, M, D], "
-            f"got {list(image.shape)} and {list(text.shape)}"
-        )
-    if valid is None:
-        return torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
-    if valid.dtype != torch.bool or valid.shape != text.shape[:2]:
-        raise ValueError(f"text_valid must be bool [B, M] = {list(text.shape[:2])}, got {valid.dtype} {[*valid.shape]}")
-    return valid

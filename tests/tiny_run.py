@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from datamodules import GrainSampling, GranularityData, RandomCrop
+from datamodules.batch import Batch
 from datamodules.transforms import ImageTransform
 from lightning_modules import BetaClip, Method, OptimConfig
 from lightning_modules.callbacks import BestCheckpoint, LastCheckpoint
+from lightning_modules.memory import MemoryConfig
 from lightning_modules.networks import EncoderConfig
 from tests.tiny import write_shards
 
@@ -56,3 +60,15 @@ def fit(
     model = method(encoder=TINY, optim=OptimConfig(lr=1e-2, warmup_steps=2), **settings)
     trainer.fit(model, data(folder, workers, transform), ckpt_path="last")
     return trainer
+
+
+def assert_caching_changes_nothing(make: Callable[[], Method], batch: Batch) -> None:
+    """Every parameter's gradient is the same by parts of four images and by the whole batch at once."""
+    wanted = {}
+    for part in (None, 4):
+        method = make()
+        method.memory = MemoryConfig(cache_part=part)
+        torch.stack(list(method.losses(batch, method.features(batch)).values())).sum().backward()
+        grads = {name: p.grad for name, p in method.named_parameters()}
+        wanted = wanted or grads
+        torch.testing.assert_close(grads, wanted, rtol=1e-8, atol=1e-12)

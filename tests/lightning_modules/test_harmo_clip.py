@@ -1,4 +1,4 @@
-"""HarmoCLIP-style training: its terms put together by hand, the invariants, the readings of GR, and training."""
+"""HarmoCLIP-style training: its terms put together by hand, the invariants, and the readings of GR."""
 
 from __future__ import annotations
 
@@ -6,52 +6,19 @@ import math
 
 import pytest
 import torch
-from lightning import seed_everything
 from torch.nn.functional import normalize
 
-from datamodules import GrainSampling, GranularityData, Squash
 from datamodules.batch import Grain
 from datamodules.crops import RegionSampling
-from datamodules.sample import Region
-from lightning_modules import ClipFinetune, CropTarget, HarmoClip, ImageTarget, OptimConfig, PhraseTarget
-from lightning_modules.callbacks import BestCheckpoint, LastCheckpoint
-from lightning_modules.export_cli import encoder_of, read
-from lightning_modules.memory import MemoryConfig
+from lightning_modules import ClipFinetune, CropTarget, HarmoClip, ImageTarget, PhraseTarget
 from losses import ClipLoss, LexemeRegionLoss
-from tests.tiny import make_sample, write_tar
-from tests.tiny_run import TINY, fit_method
+from tests.tiny_regions import first_batch, write_regions
+from tests.tiny_run import TINY, assert_caching_changes_nothing
 
 
 @pytest.fixture
 def shards(tmp_path):
-    """Samples of one or two boxes, each linked to one or both phrases; sample 5 has no region."""
-    samples = []
-    for number in range(12):
-        regions = [Region((0.1, 0.2, 0.6, 0.9), 0, "a"), Region((0.3, 0.0, 1.0, 0.5), 1, "b")]
-        if number % 3 == 0:
-            regions.append(Region((0.1, 0.2, 0.6, 0.9), 1, "a"))
-        if number % 4 == 1:
-            regions.append(Region((0.5, 0.5, 0.9, 0.9), None, "c"))
-        samples.append(make_sample(number, regions=() if number == 5 else tuple(regions)))
-    return [str(write_tar(tmp_path / "train-000.tar", samples))]
-
-
-def data(shards, regions=RegionSampling(crops=1), context=77, **sampling):
-    return GranularityData(
-        shards, shards, batch_size=6, val_batch_size=6, workers=0, image_size=16, context_length=context,
-        sampling=GrainSampling(**({"sentences": 0, "phrases": 4} | sampling)), regions=regions,
-        train_transform=Squash(),
-    )  # fmt: skip
-
-
-def first_batch(shards, **settings):
-    module = data(shards, **settings)
-    module.setup("fit")
-    batch = next(iter(module.train_dataloader()))
-    batch = module.on_after_batch_transfer(batch, 0)
-    crops = batch.crops._replace(pixels=batch.crops.pixels.double())
-    regions = batch.regions._replace(boxes=batch.regions.boxes.double())
-    return batch._replace(images=batch.images.double(), crops=crops, regions=regions)
+    return write_regions(tmp_path)
 
 
 @pytest.fixture
@@ -255,56 +222,7 @@ def test_frozen_text_tower_has_no_gradients_and_no_optimiser(batch):
 
 
 def test_gradient_caching_gives_the_same_gradients(batch):
-    wanted = {}
-    for part in (None, 4):
-        method = make(targets=[CropTarget(teacher="trained")])
-        method.memory = MemoryConfig(cache_part=part)
-        torch.stack(list(method.losses(batch, method.features(batch)).values())).sum().backward()
-        grads = {name: p.grad for name, p in method.named_parameters()}
-        wanted = wanted or grads
-        torch.testing.assert_close(grads, wanted, rtol=1e-8, atol=1e-12)
-
-
-def fit(folder, datamodule, epochs=1, **settings):
-    seed_everything(3)
-    method = HarmoClip(encoder=TINY, optim=OptimConfig(lr=1e-2, warmup_steps=2), **settings)
-    return method, fit_method(folder, method, datamodule, epochs, LastCheckpoint(), BestCheckpoint())
-
-
-def test_trains_and_shows_what_is_watched(tmp_path, shards):
-    _, seen = fit(tmp_path / "run", data(shards), 20)
-    for term in ("loss", "loss_global", "loss_lexeme_region", "loss_region_crop"):
-        loss = seen[f"train/{term}"]
-        assert sum(loss[-5:]) < 0.9 * sum(loss[:5]), term
-    assert {"watch/boxes", "watch/lexemes", "temperature/region", "val/loss_lexeme_region"} <= set(seen)
-
-
-def test_an_averaged_student_is_validated_and_exported(tmp_path, shards):
-    targets = [CropTarget(teacher="frozen", student_share=0.7)]
-    method, _ = fit(tmp_path / "run", data(shards), 2, targets=targets)
-    assert method.teacher is not None
-    exported = encoder_of(read(tmp_path / "run" / "checkpoints" / "last.ckpt"))
-    moved = 0
-    for name, weight in exported.state_dict().items():
-        student, teacher = method.encoder.state_dict()[name], method.teacher.state_dict()[name]
-        torch.testing.assert_close(weight, 0.7 * student + 0.3 * teacher)
-        moved += not torch.equal(student, teacher)
-    assert moved > 5
-    pixels = torch.randn(2, 3, 16, 16)
-    torch.testing.assert_close(method.encode_image(pixels), exported.encode_image(pixels).image)
-
-
-@pytest.mark.parametrize(
-    ("sampling", "settings", "message"),
-    [
-        ({"phrases": 0}, {}, r"data\.sampling\.phrases must be 1 or more where lexeme_weight is above 0"),
-        ({"caption": "sampled", "sentences": 2}, {}, r"data\.sampling\.caption must be whole"),
-        ({"regions": RegionSampling()}, {}, r"data\.regions\.crops must be 1 or more for CropTarget"),
-    ],
-)
-def test_data_that_cannot_teach_is_refused(tmp_path, shards, sampling, settings, message):
-    with pytest.raises(ValueError, match=message):
-        fit(tmp_path / "run", data(shards, **sampling), **settings)
+    assert_caching_changes_nothing(lambda: make(targets=[CropTarget(teacher="trained")]), batch)
 
 
 @pytest.mark.parametrize(

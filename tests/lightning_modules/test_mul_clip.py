@@ -13,12 +13,11 @@ from datamodules import GrainSampling, GranularityData
 from datamodules.batch import Grain
 from datamodules.module import normalise
 from lightning_modules import MulClip, OptimConfig
-from lightning_modules.memory import MemoryConfig
 from lightning_modules.mul_clip import Calibration, Reconstruction, caption_words
 from losses import ClimLoss, ClipLoss, SoftmaxWeights, SparseWeights, SubcaptionLoss, TopWeights, WordPatchLoss
 from losses.subcaption import aggregate
 from tests.tiny import make_sample, write_shards, write_tar
-from tests.tiny_run import TINY, fit_method
+from tests.tiny_run import TINY, assert_caching_changes_nothing, fit_method
 
 CAPTIONS = {
     0: ("A red cube lies here.", "It is beside a ball."),
@@ -202,14 +201,7 @@ def test_what_is_watched(batch):
 
 
 def test_gradient_caching_gives_the_same_gradients(batch):
-    wanted = {}
-    for part in (None, 4):
-        method = make()
-        method.memory = MemoryConfig(cache_part=part)
-        torch.stack(list(method.losses(batch, method.features(batch)).values())).sum().backward()
-        grads = {name: p.grad for name, p in method.named_parameters()}
-        wanted = wanted or grads
-        torch.testing.assert_close(grads, wanted, rtol=1e-8, atol=1e-12)
+    assert_caching_changes_nothing(make, batch)
 
 
 def fit(folder, datamodule, epochs=1, **settings):
