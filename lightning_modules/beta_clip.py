@@ -13,7 +13,6 @@ gradient.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -25,6 +24,7 @@ from typing_extensions import override
 
 from datamodules.batch import Batch, Grain, join
 from lightning_modules.base import Features, Method, Terms
+from lightning_modules.loss_weights import check_weight
 from lightning_modules.memory import MemoryConfig
 from lightning_modules.networks import EncoderConfig, TextConditionedPooling
 from lightning_modules.optim import OptimConfig
@@ -47,8 +47,7 @@ class GrainWeights:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"grain_weights.{name} must be 0 or more, got {value}")
+            check_weight(f"grain_weights.{name}", value)
 
 
 torch.serialization.add_safe_globals([GrainWeights])

@@ -28,13 +28,14 @@ from typing_extensions import override
 from datamodules.batch import Batch, Grain
 from lightning_modules.averaging import average
 from lightning_modules.base import Features, Method, Terms
+from lightning_modules.loss_weights import check_weight
 from lightning_modules.memory import MemoryConfig
 from lightning_modules.networks import DualEncoder, EncoderConfig, pool_regions
 from lightning_modules.networks.lexemes import pool_lexemes
 from lightning_modules.networks.temperature import Temperature
 from lightning_modules.networks.unit import unit
 from lightning_modules.optim import OptimConfig
-from lightning_modules.region_targets import CropTarget, Named, PhraseTarget, RegionTarget, Seen, check_weight
+from lightning_modules.region_targets import CropTarget, Named, PhraseTarget, RegionTarget, Seen
 from losses import ClipLoss, LexemeRegionLoss
 from losses.lexeme_region import SameLemma
 from losses.pairs import Scope

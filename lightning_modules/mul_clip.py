@@ -29,6 +29,7 @@ from typing_extensions import override
 from datamodules.batch import Batch, Grain
 from datamodules.sampling import GrainSampling
 from lightning_modules.base import Features, Method, Terms
+from lightning_modules.loss_weights import check_weight
 from lightning_modules.memory import MemoryConfig
 from lightning_modules.networks import EncoderConfig, TokenCalibration
 from lightning_modules.networks.calibration import breadth, mean_cosine
@@ -133,8 +134,7 @@ class MulClip(Method):
     ) -> None:
         weights = {"short_weight": short_weight, "word_weight": word_weight, "subcaption_weight": subcaption_weight}
         for name, weight in weights.items():
-            if not 0 <= weight < float("inf"):
-                raise ValueError(f"{name} must be 0 or more, got {weight}")
+            check_weight(name, weight)
         if words not in ("reconstruction", "clim"):
             raise ValueError(f"words must be reconstruction or clim, got {words!r}")
         if patches not in ("calibrated", "raw"):

@@ -22,6 +22,7 @@ from typing_extensions import override
 
 from datamodules.batch import Batch, Grain
 from lightning_modules.base import Features
+from lightning_modules.loss_weights import check_weight
 from losses import GlobalRegionLoss, LexemeRegionLoss
 from losses.contrastive import Scalar
 from losses.lexeme_region import SameLemma
@@ -160,12 +161,6 @@ class ImageTarget(RegionTarget):
     def loss(self, seen: Seen) -> Float[Tensor, ""]:
         pictures = seen.features.images.image.detach()
         return GlobalRegionLoss(self.power)(seen.regions, pictures[seen.batch.regions.image])
-
-
-def check_weight(name: str, weight: float) -> None:
-    """Raises ValueError where a loss's weight is negative or not finite."""
-    if not (math.isfinite(weight) and weight >= 0):
-        raise ValueError(f"{name} must be 0 or more, got {weight}")
 
 
 torch.serialization.add_safe_globals([CropTarget, PhraseTarget, ImageTarget])  # they stand in checkpoints
