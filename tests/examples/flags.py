@@ -1,0 +1,21 @@
+"""A benchmark of one's own: which of the names belongs to each picture of ``ROOT/flags/NAME.png``?"""
+
+from __future__ import annotations
+
+from eval.benchmark import Model, Result, Run
+from eval.embed import embed_images
+from eval.fits import squash
+from eval.places import place
+from eval.sources import ImageFile
+
+
+def flags(model: Model, run: Run) -> Result:
+    """The share of pictures that are nearest to their own name."""
+    files = sorted(place(run.root, "flags").glob("*.png"))
+    pictures = [ImageFile(file, file.name) for file in files]
+    images = embed_images(model, run, pictures, run.fit or squash, "flags")
+    names = model.encode_text([f"the flag of {file.stem}" for file in files]).to(images)
+    right = (images @ names.T).argmax(1).eq(images.new_tensor(range(len(files))))
+    return Result(
+        {"flags/accuracy": right.float().mean().item()}, {"protocol": "nearest name"}, {"pictures": len(files)}
+    )
