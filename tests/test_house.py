@@ -23,7 +23,8 @@ FOREIGN = {  # libraries that would bring a model to the data, or a trainer to t
 TOP_LEVEL = {
     *FLOORS,
     *("configs", "tests", ".ci"),
-    *("pyproject.toml", "README.md", "Makefile", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", ".gitignore", ".pre-commit-config.yaml"),
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE"),
+    *("pyproject.toml", "Makefile", ".gitignore", ".pre-commit-config.yaml"),
 }
 REFUSED_NAMES = {"utils.py", "common.py", "helpers.py", "misc.py"}
 MACHINE_PATH = re.compile(r"(?<![\w.~}$/-])(?:/(?:work|tmp|home|root|Users)/|[A-Z]:\\Users)")
