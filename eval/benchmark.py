@@ -59,6 +59,10 @@ class Model(Protocol):
         """Texts to unit vectors."""
         ...
 
+    def with_grid(self, side: int) -> Model:
+        """The same model on pictures of ``side`` by ``side`` patches, its positions stretched."""
+        ...
+
     def pool_regions(
         self, dense: Float[Tensor, "B P D"], boxes: Float[Tensor, "R 4"], image: Int[Tensor, " R"]
     ) -> Float[Tensor, "R D"]:

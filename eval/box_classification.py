@@ -1,35 +1,36 @@
 """Classify the annotated boxes of a data set: RoIAlign over the model's dense map against its own class vectors.
 
-What data sets share; each has its reader in a file of its own. The published protocols differ in data, prompts, squash
-and in what is averaged, so that their numbers must not be compared with each other:
+What data sets share; each has its reader in a file of its own. The published protocols differ in data, prompts, fit and
+in what is averaged, so that their numbers must not be compared with each other:
 
-* FG-CLIP (arXiv 2505.05071): OpenAI's 80 prompts, patches pooled as they are, accuracy over boxes.
-* CLIPSelf (arXiv 2310.01403) and FineCLIP: ViLD's 63 prompts, patches normalised first, mean over the classes present.
+* FG-CLIP (arXiv 2505.05071): OpenAI's 80 prompts, squash, patches pooled as they are, accuracy over boxes.
+* FineCLIP: ViLD's 63 prompts, bilinear squash, patches normalised first, mean over the classes present.
+* CLIPSelf (arXiv 2310.01403): as FineCLIP on a larger picture, things and stuff apart; ``benchmarks.clipself_boxes``.
 
-Both averages are given for either.
+Both averages are given for each.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
-from PIL import Image
+from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from eval.benchmark import Model, Result, Run
-from eval.boxes import BoxAccuracy
-from eval.fits import no_fit
-from eval.gather import rank, world_size
-from eval.pictures import Photograph, squares
-from eval.prompts import class_vectors
+from eval.boxes import KS, box_numbers
+from eval.class_ranks import rank_classes
+from eval.embed import embed_classes
+from eval.fits import Fit, no_fit
+from eval.items import Items, Mean
+from eval.ranking import Ranks
+from eval.regions import Box, Boxes, Prepare, embed_regions
+from eval.sources import ImageFile
 
-Box = tuple[float, float, float, float]
 SLACK = 1e-3  # pixels; COCO rounds its boxes to a hundredth
 
 
@@ -41,10 +42,9 @@ class LabelledBox(NamedTuple):
 
 
 class BoxedPicture(NamedTuple):
-    """A picture and what stands in it; ``key`` is unique over the data set."""
+    """A picture of known size and what stands in it."""
 
-    key: str
-    photograph: Photograph
+    image: ImageFile
     boxes: list[LabelledBox]
 
 
@@ -66,29 +66,28 @@ class BoxProtocol:
 
     Args:
         templates: prompts of a class.
-        resize: PIL's filter for the squash.
-        before_pooling: done to the patch tokens before RoIAlign.
+        fit: how pictures become squares.
+        prepare: what is done to the patch tokens before RoIAlign.
         words: the protocol for the file of results.
     """
 
     templates: Callable[[], tuple[str, ...]]
-    resize: Image.Resampling
-    before_pooling: Callable[[Float[Tensor, "B P D"]], Float[Tensor, "B P D"]]
+    fit: Fit
+    prepare: Prepare
     words: str
 
 
-def as_they_are(dense: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
-    """Tokens unchanged: a patch weighs as much as it is long."""
-    return dense
+class Named(NamedTuple):
+    """What is asked: of each region its picture's name, its box and the number of its class; and the class names."""
+
+    pictures: Sequence[str]
+    boxes: Sequence[Box]
+    label: Int[Tensor, " R"]
+    classes: Sequence[str]
 
 
-def all_alike(dense: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
-    """Tokens of unit norm: all patches of a box weigh the same."""
-    return functional.normalize(dense.float(), dim=-1)
-
-
-def fraction_box(xywh: Box, photograph: Photograph, counts: Counter[str]) -> Box | None:
-    """Pixels x, y, width, height to fractions x0, y0, x1, y1 inside the picture.
+def fraction_box(xywh: Box, size: tuple[int, int], counts: Counter[str]) -> Box | None:
+    """Pixels x, y, width, height to fractions x0, y0, x1, y1 inside the picture, whose width and height are ``size``.
 
     A box that reaches beyond the picture is cut to it, and counted. Where nothing is left it is counted, and None.
     """
@@ -96,18 +95,18 @@ def fraction_box(xywh: Box, photograph: Photograph, counts: Counter[str]) -> Box
     if not (width > 0 and height > 0):
         counts["box without area"] += 1
         return None
-    x0, x1 = (min(max(v, 0.0), float(photograph.width)) for v in (x, x + width))
-    y0, y1 = (min(max(v, 0.0), float(photograph.height)) for v in (y, y + height))
+    x0, x1 = (min(max(v, 0.0), float(size[0])) for v in (x, x + width))
+    y0, y1 = (min(max(v, 0.0), float(size[1])) for v in (y, y + height))
     if not (x0 < x1 and y0 < y1):
         counts["box outside its picture"] += 1
         return None
     if max(x0 - x, y0 - y, x + width - x1, y + height - y1) > SLACK:
         counts["box cut at its picture's border"] += 1
-    return x0 / photograph.width, y0 / photograph.height, x1 / photograph.width, y1 / photograph.height
+    return x0 / size[0], y0 / size[1], x1 / size[0], y1 / size[1]
 
 
 def classify(name: str, model: Model, run: Run, data: BoxSet, protocol: BoxProtocol) -> Result:
-    """Embed every box of ``data`` and rank the classes for it; numbers as :class:`BoxAccuracy` gives them.
+    """Embed every box of ``data`` and rank the classes for it; numbers as :class:`BoxAccuracy` gives them. Collective.
 
     Raises ValueError where no box is left, or a picture cannot be used.
     """
@@ -116,25 +115,45 @@ def classify(name: str, model: Model, run: Run, data: BoxSet, protocol: BoxProto
     if not pictures:
         raise ValueError(f"{name}: no box is left to classify; left out: {dict(data.counts)}")
     templates = protocol.templates()
-    vectors = class_vectors(model.encode_text, data.classes, templates, run.track)
-    accuracy = BoxAccuracy(name)
-    parts = [pictures[i : i + run.batch_size] for i in range(0, len(pictures), run.batch_size)]
-    for part in run.track(parts[rank() :: world_size()], name.replace("_", " ")):
-        pixels = squares([picture.photograph for picture in part], model.image_size, protocol.resize)
-        dense = protocol.before_pooling(model.encode_image(pixels).dense)
-        device = dense.device
-        boxes = torch.tensor([b.box for picture in part for b in picture.boxes], device=device)
-        labels = torch.tensor([b.label for picture in part for b in picture.boxes], device=device)
-        image = torch.tensor([row for row, picture in enumerate(part) for _ in picture.boxes], device=device)
-        regions = model.pool_regions(dense, boxes, image)
-        accuracy.update(regions, vectors.to(device), labels, image, [picture.key for picture in part])
+    classes = embed_classes(model, run, data.classes, templates)
+    images = [picture.image for picture in pictures]
+    boxes = Boxes([[b.box for b in p.boxes] for p in pictures], images, protocol.fit, protocol.prepare)
+    rows = embed_regions(model, run, images, protocol.fit, boxes, name)
+    named = Named(
+        [p.image.name for p in pictures for _ in p.boxes],
+        [b.box for p in pictures for b in p.boxes],
+        torch.tensor([b.label for p in pictures for b in p.boxes]),
+        data.classes,
+    )
     settings = {
         "protocol": protocol.words,
-        "picture": f"squashed to {model.image_size}×{model.image_size}, {protocol.resize.name.lower()}",
+        "picture": f"{protocol.fit.__name__}, {model.image_size}×{model.image_size}",
         "prompts per class": len(templates),
         "classes": len(data.classes),
         "pictures": len(pictures),
         "files": data.files,
         "counts": dict(data.counts),
     }
-    return Result(accuracy.compute(), settings, dict(data.counts))
+    numbers, items = grade(name, rows, classes, named)
+    return Result(numbers, settings, dict(data.counts), {name: items})
+
+
+def grade(
+    name: str, rows: Float[Tensor, "R D"], classes: Float[Tensor, "C D"], asked: Named
+) -> tuple[dict[str, float], Items]:
+    """Numbers and single results of regions; a tie does not count against the right class."""
+    found = rank_classes(name, rows, classes, asked.label)
+    ranks = Ranks(found.better, found.better + found.equal)
+    columns: dict[str, list[Any]] = {
+        "image": list(asked.pictures),
+        **{side: [box[n] for box in asked.boxes] for n, side in enumerate(("x0", "y0", "x1", "y1"))},
+        "label": asked.label.tolist(),
+        "class": [asked.classes[n] for n in asked.label.tolist()],
+        "chosen": [asked.classes[n] for n in found.chosen.tolist()],
+        "rank": ranks.optimistic.tolist(),
+        "tied": (found.equal > 0).tolist(),
+        **{f"top{k}": ranks.hits(k).tolist() for k in KS},
+    }
+    means = {f"{name}/top{k}": Mean(f"top{k}") for k in KS}
+    means |= {f"{name}/class_mean_top{k}": Mean(f"top{k}", group="label") for k in KS}
+    return box_numbers(name, ranks, asked.label), Items(columns, means, "image")

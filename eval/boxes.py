@@ -16,11 +16,27 @@ from eval.ranking import Ranks, Ties, rank_embeddings
 from eval.rows import Rows, key_ids, member_ids
 from eval.similarity import unit_rows
 
+KS = (1, 5)
+
+
+def box_numbers(
+    name: str, ranks: Ranks, label: Int[Tensor, " R"], ks: Sequence[int] = KS, ties: Ties = Ties.OPTIMISTIC
+) -> dict[str, float]:
+    """``topK`` over boxes, ``class_mean_topK`` over the classes present and ``ties``, all in [0, 1], and the number of
+    ``boxes``; ``ranks`` are those of the right classes, ``label``.
+    """
+    _, label, count = label.unique(return_inverse=True, return_counts=True)
+    numbers = {f"{name}/top{k}": ranks.recall(k, ties) for k in ks}
+    for k in ks:
+        hits = torch.zeros_like(count).scatter_add(0, label, ranks.hits(k, ties).long())
+        numbers[f"{name}/class_mean_top{k}"] = (hits.double() / count).mean().item()
+    return {**numbers, f"{name}/ties": ranks.tied(), f"{name}/boxes": float(len(label))}
+
 
 class BoxAccuracy:
     """Collects the ranks of the right classes over batches and ranks; ``compute`` gives ``{name/measure: number}``."""
 
-    def __init__(self, name: str = "boxes", ks: Sequence[int] = (1, 5), ties: Ties = Ties.OPTIMISTIC) -> None:
+    def __init__(self, name: str = "boxes", ks: Sequence[int] = KS, ties: Ties = Ties.OPTIMISTIC) -> None:
         if not ks or min(ks) < 1:
             raise ValueError(f"ks must be numbers from 1 on, got {tuple(ks)}")
         self.name, self.ks, self.ties = name, tuple(ks), Ties(ties)
@@ -57,16 +73,9 @@ class BoxAccuracy:
         self._boxes.add(id=ids, label=labels, optimistic=ranks.optimistic, pessimistic=ranks.pessimistic)
 
     def compute(self) -> dict[str, float]:
-        """``topK`` over boxes, ``class_mean_topK`` over the classes present and ``ties``, all in [0, 1], and the
-        number of ``boxes``. {} where there are none. Collective.
-        """
+        """The numbers of :func:`box_numbers`; {} where there are no boxes. Collective."""
         boxes = self._boxes.gather(f"{self.name}: keys")
         if not boxes:
             return {}
         ranks = Ranks(boxes["optimistic"], boxes["pessimistic"])
-        _, label, count = boxes["label"].unique(return_inverse=True, return_counts=True)
-        numbers = {f"{self.name}/top{k}": ranks.recall(k, self.ties) for k in self.ks}
-        for k in self.ks:
-            hits = torch.zeros_like(count).scatter_add(0, label, ranks.hits(k, self.ties).long())
-            numbers[f"{self.name}/class_mean_top{k}"] = (hits.double() / count).mean().item()
-        return {**numbers, f"{self.name}/ties": ranks.tied(), f"{self.name}/boxes": float(len(label))}
+        return box_numbers(self.name, ranks, boxes["label"], self.ks, self.ties)

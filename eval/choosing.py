@@ -7,7 +7,7 @@ a miss; both are given.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from eval.benchmark import Model, Run
 from eval.embed import embed_texts
-from eval.items import Items
+from eval.items import Items, Mean
 from eval.ranking import Ties
 
 
@@ -82,7 +82,7 @@ def items(
     answers: Answers,
     ties: Ties,
     names: Sequence[str],
-    more: Mapping[str, list[str]] | None = None,
+    more: Mapping[str, list[Any]] | None = None,
 ) -> Items:
     """A row per question; ``names`` are the pictures' of the questions."""
     columns = {
@@ -95,4 +95,4 @@ def items(
         "hit": answers.hits(ties).tolist(),
         **(more or {}),
     }
-    return Items(columns, {f"{head}/accuracy": "hit"}, "image")
+    return Items(columns, {f"{head}/accuracy": Mean("hit")}, "image")

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate
 from typing import TypeVar
 
 import numpy as np
@@ -23,13 +22,13 @@ from eval.benchmark import Model, Run
 from eval.cache import digest
 from eval.fits import Fit
 from eval.gather import gather_rows, rank, world_size
+from eval.prompts import class_vectors
 from eval.similarity import unit_rows
 from eval.sources import Source
 
 THREADS = 4  # PIL decodes without holding Python's lock
 TEXTS = 8  # times as many texts as pictures are encoded at once
 T = TypeVar("T")
-Box = tuple[float, float, float, float]
 
 
 def embed_images(model: Model, run: Run, images: Sequence[Source], fit: Fit, label: str) -> Float[Tensor, "N D"]:
@@ -44,13 +43,13 @@ def embed_images(model: Model, run: Run, images: Sequence[Source], fit: Fit, lab
     def compute() -> Float[Tensor, "N D"]:
         batches = in_batches(len(images), run.batch_size)
         mine = run.track(batches[rank() :: world_size()], f"{label}: pictures")
-        rows = [_checked(label, model.encode_image(torch.stack(part)).image) for part in ahead(square, mine)]
+        rows = [checked_rows(label, model.encode_image(torch.stack(part)).image) for part in ahead(square, mine)]
         return together(rows, batches)
 
     if run.cache is None:
         return compute()
     data = digest(image.stamp() for image in images)
-    what = {"of": f"{len(images)} pictures", "data": data, "fit": _name(fit), "model": model.digest}
+    what = {"of": f"{len(images)} pictures", "data": data, "fit": fit_name(fit), "model": model.digest}
     return run.cache.rows(what, len(images), compute)
 
 
@@ -62,7 +61,7 @@ def embed_texts(model: Model, run: Run, texts: Sequence[str], label: str) -> Flo
     def compute() -> Float[Tensor, "N D"]:
         batches = in_batches(len(unique), TEXTS * run.batch_size)
         mine = run.track(batches[rank() :: world_size()], f"{label}: texts")
-        rows = [_checked(label, model.encode_text([unique[i] for i in part])) for part in mine]
+        rows = [checked_rows(label, model.encode_text([unique[i] for i in part])) for part in mine]
         return together(rows, batches)
 
     if run.cache is None:
@@ -73,34 +72,16 @@ def embed_texts(model: Model, run: Run, texts: Sequence[str], label: str) -> Flo
     return rows[torch.tensor([row[text] for text in texts], dtype=torch.long)]
 
 
-def embed_regions(
-    model: Model, run: Run, images: Sequence[Source], boxes: Sequence[Sequence[Box]], fit: Fit, label: str
-) -> Float[Tensor, "R D"]:
-    """Unit vectors of each picture's ``boxes`` (fractions of it, at least one), picture by picture: RoIAlign over the
-    dense map. ``fit`` must keep the whole picture. Collective.
-    """
-    ends = list(accumulate(len(own) for own in boxes))
+def embed_classes(model: Model, run: Run, names: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "C D"]:
+    """Class vectors (``prompts.class_vectors``), on the CPU. Collective."""
 
-    def square(number: int) -> tuple[int, UInt8[Tensor, "3 S S"]]:
-        return number, pixels(fit, images[number], model.image_size)
-
-    def compute() -> Float[Tensor, "R D"]:
-        batches = in_batches(len(images), run.batch_size)
-        mine = run.track(batches[rank() :: world_size()], f"{label}: regions")
-        rows = []
-        for part in ahead(square, mine):
-            dense = model.encode_image(torch.stack([one for _, one in part])).dense
-            places = torch.tensor([box for number, _ in part for box in boxes[number]], device=dense.device)
-            image = [row for row, (number, _) in enumerate(part) for _ in boxes[number]]
-            regions = model.pool_regions(dense, places, torch.tensor(image, device=dense.device))
-            rows.append(_checked(label, regions))
-        return together(rows, [range(ends[b[0]] - len(boxes[b[0]]), ends[b[-1]]) for b in batches])
+    def compute() -> Float[Tensor, "C D"]:
+        return class_vectors(model.encode_text, names, templates, run.track).cpu()
 
     if run.cache is None:
         return compute()
-    data = digest(f"{image.stamp()} {list(own)}" for image, own in zip(images, boxes, strict=True))
-    what = {"of": f"{ends[-1]} boxes", "data": data, "fit": _name(fit), "model": model.digest}
-    return run.cache.rows(what, ends[-1], compute)
+    data = digest([*names, "", *templates])
+    return run.cache.rows({"of": f"{len(names)} classes", "data": data, "model": model.digest}, len(names), compute)
 
 
 def pixels(fit: Fit, image: Source, side: int) -> UInt8[Tensor, "3 S S"]:
@@ -145,9 +126,11 @@ def together(rows: list[Float[Tensor, "n D"]], batches: list[range]) -> Float[Te
     return found
 
 
-def _checked(label: str, rows: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
+def checked_rows(label: str, rows: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
+    """``rows`` of unit norm, on the CPU; ValueError where they are none."""
     return unit_rows(f"{label}: embeddings", rows).cpu()
 
 
-def _name(fit: Fit) -> str:
+def fit_name(fit: Fit) -> str:
+    """As it stands in the key of cached rows."""
     return getattr(fit, "__name__", repr(fit))

@@ -1,7 +1,8 @@
 """Fits: how a picture becomes the model's square. Each moves numbers, so its name stands in the results.
 
 ``centre_crop`` is OpenAI CLIP's own, ``squash`` is FG-CLIP's and β-CLIP's FG-OVD, ``squash_bilinear`` FineCLIP's,
-``longest`` CLIPSelf's. Only the last three keep the whole picture, which boxes need.
+``longest`` CLIPSelf's for pictures and ``letterbox`` for what is cut out of them. Boxes need one that keeps the whole
+picture.
 """
 
 from __future__ import annotations
@@ -33,20 +34,44 @@ def squash_bilinear(image: Image.Image, side: int) -> Image.Image:
 
 def longest(image: Image.Image, side: int) -> Image.Image:
     """The longer side is resized to ``side`` (bicubic); black fills what is left at the right or the bottom."""
-    scale = side / max(image.size)
-    width, height = (max(1, round(length * scale)) for length in image.size)
     square = Image.new("RGB", (side, side))
-    square.paste(image.resize((width, height), Image.Resampling.BICUBIC), (0, 0))
+    square.paste(_within(image, side), (0, 0))
     return square
 
 
-WHOLE: tuple[Fit, ...] = (squash, squash_bilinear)  # a box in fractions of the picture is one of the square
+def letterbox(image: Image.Image, side: int) -> Image.Image:
+    """As ``longest``, the picture in the middle of the black."""
+    square, inner = Image.new("RGB", (side, side)), _within(image, side)
+    square.paste(inner, ((side - inner.width) // 2, (side - inner.height) // 2))
+    return square
 
 
-def whole_fit(name: str, given: Fit | None, own: Fit) -> Fit:
+def _within(image: Image.Image, side: int) -> Image.Image:
+    width, height = fitted(image.size, side)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Width and height of a picture whose longer side is resized to ``side``, at least 1."""
+    scale = side / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+SQUASHED: tuple[Fit, ...] = (squash, squash_bilinear)  # a place in fractions of the picture is one of the square
+WHOLE: tuple[Fit, ...] = (*SQUASHED, longest)
+
+
+def covered(fit: Fit, size: tuple[int, int]) -> tuple[float, float]:
+    """How much of the square's width and height a picture of ``size`` pixels takes, from the top left, by one of
+    ``WHOLE``.
+    """
+    return (size[0] / max(size), size[1] / max(size)) if fit is longest else (1.0, 1.0)
+
+
+def whole_fit(name: str, given: Fit | None, own: Fit, allowed: tuple[Fit, ...] = WHOLE) -> Fit:
     """The fit ``given`` by the user, or the protocol's ``own``; ValueError where boxes would not stay in place."""
-    if given is not None and given not in WHOLE:
-        raise ValueError(f"{name}: --fit must be of {', '.join(f.__name__ for f in WHOLE)}, got {given.__name__}")
+    if given is not None and given not in allowed:
+        raise ValueError(f"{name}: --fit must be of {', '.join(f.__name__ for f in allowed)}, got {given.__name__}")
     return given or own
 
 
@@ -56,4 +81,4 @@ def no_fit(name: str, given: Fit | None) -> None:
         raise ValueError(f"{name} prepares pictures in its own way, --fit does not apply, got {given.__name__}")
 
 
-FITS: tuple[Fit, ...] = (centre_crop, squash, squash_bilinear, longest)
+FITS: tuple[Fit, ...] = (centre_crop, squash, squash_bilinear, longest, letterbox)

@@ -23,7 +23,7 @@ from eval.cache import digest
 from eval.captions import Wording, raw
 from eval.embed import embed_images, embed_texts
 from eval.fits import Fit, centre_crop
-from eval.items import Items
+from eval.items import Items, Mean
 from eval.pictures import present
 from eval.ranking import Ranks, Ties
 from eval.sources import ImageFile, Source
@@ -143,7 +143,7 @@ def _items(
     }
     return {
         f"{name}/{way}": Items(
-            columns | rank_columns(found, ks), {f"{name}/{way}/R@{k}": f"R@{k}" for k in ks}, "image"
+            columns | rank_columns(found, ks), {f"{name}/{way}/R@{k}": Mean(f"R@{k}") for k in ks}, "image"
         )
         for (way, columns), found in zip(asked.items(), (ranks.text_to_image, ranks.image_to_text), strict=True)
     }

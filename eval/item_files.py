@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +28,8 @@ def write_items(folder: Path, tables: Mapping[str, Items]) -> list[Path]:
     for name, items in tables.items():
         plain = re.sub(r"[^\w@.-]+", "_", name)
         file = folder / f"{plain}.parquet"
-        table = arrow.table(items.columns).replace_schema_metadata({"means": str(items.means)})
+        said = {name: mean._asdict() for name, mean in items.means.items()}
+        table = arrow.table(items.columns).replace_schema_metadata({"means": json.dumps(said)})
         draft = file.with_name(f".{file.name}")
         writer.write_table(table, draft)
         draft.replace(file)

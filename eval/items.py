@@ -5,16 +5,29 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 
+class Mean(NamedTuple):
+    """How a number follows from columns: the sum of ``value`` over that of ``weight``, within each group; then the mean
+    over the groups that have any weight.
+
+    With ``value`` alone it is the mean over rows (top-1), with a group the mean over groups (of classes, mAcc), and
+    with a weight too the mean of ratios (intersection over union).
+    """
+
+    value: str
+    weight: str | None = None
+    group: str | None = None
+
+
 class Items(NamedTuple):
-    """A table, a row per query or question.
+    """A table, a row per query, question, box or whatever a number is a mean of.
 
     Args:
         columns: name to values, all of one length.
-        means: name of a number to the column whose mean over rows it is.
+        means: how each number follows from the columns, by its name.
         cluster: the column whose equal values belong together (the five captions of a picture are no five pictures);
             resampling draws clusters.
     """
 
     columns: dict[str, list[Any]]
-    means: dict[str, str]
+    means: dict[str, Mean]
     cluster: str

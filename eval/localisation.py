@@ -19,9 +19,9 @@ from torch.nn import functional
 
 from eval.benchmark import AttentiveModel, Model, Run
 from eval.embed import ahead, as_pixels, embed_texts, in_batches, together
-from eval.fits import squash, whole_fit
+from eval.fits import SQUASHED, squash, whole_fit
 from eval.gather import rank, world_size
-from eval.items import Items
+from eval.items import Items, Mean
 from eval.sources import Source
 
 ALPHA = 0.4
@@ -75,7 +75,7 @@ def locate(
 
     ``proposals`` are a detector's boxes of each picture.
     """
-    fit = whole_fit(name, run.fit, squash)
+    fit = whole_fit(name, run.fit, squash, SQUASHED)
     texts = embed_texts(model, run, [phrase.text for phrase in phrases], name)
     counts = torch.bincount(torch.tensor([phrase.image for phrase in phrases]), minlength=len(images))
     first = [0, *counts.cumsum(0).tolist()]
@@ -141,10 +141,10 @@ def located_items(head: str, images: Sequence[Source], phrases: Sequence[Phrase]
         "text": [phrase.text for phrase in phrases],
         "pointed": found.pointed.bool().tolist(),
     }
-    means = {f"{head}/pointing_accuracy": "pointed"}
+    means = {f"{head}/pointing_accuracy": Mean("pointed")}
     if boxed:
         columns["boxed"] = found.boxed.bool().tolist()
-        means[f"{head}/box_accuracy"] = "boxed"
+        means[f"{head}/box_accuracy"] = Mean("boxed")
     return Items(columns, means, "image")
 
 

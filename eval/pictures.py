@@ -1,33 +1,11 @@
-"""Photographs of a benchmark: all there before the work begins, and squashed to the model's square.
-
-The whole picture is squashed, aspect ratio not kept, so that every box stays in it (FG-CLIP, FineCLIP). Decoding is at
-full resolution: the shortcuts of training would change the published protocol's pixels.
-"""
+"""Pictures of a benchmark: all there before the work begins."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
-
-import numpy as np
-import torch
-from jaxtyping import UInt8
-from PIL import Image
-from torch import Tensor
-
-THREADS = 4  # PIL decodes without holding Python's lock
-
-
-class Photograph(NamedTuple):
-    """A file and the size in pixels that its annotation tells."""
-
-    file: Path
-    width: int
-    height: int
-
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -48,25 +26,3 @@ def present(listed: Sequence[tuple[Path, T]], source: Path, skip_missing: bool, 
         counts["picture missing"] += len(missing)
     gone = set(missing)
     return [item for file, item in listed if file not in gone]
-
-
-def squares(photographs: Sequence[Photograph], side: int, filter: Image.Resampling) -> UInt8[Tensor, "B 3 S S"]:
-    """RGB pixels of the whole pictures, squashed to ``side``.
-
-    Raises ValueError for a file that is no picture or has another size than its annotation says.
-    """
-    with ThreadPoolExecutor(THREADS) as pool:
-        return torch.stack(list(pool.map(lambda p: _square(p, side, filter), photographs)))
-
-
-def _square(photograph: Photograph, side: int, filter: Image.Resampling) -> UInt8[Tensor, "3 S S"]:
-    file, size = photograph.file, (photograph.width, photograph.height)
-    try:
-        with Image.open(file) as image:
-            if image.size != size:
-                found = f"{image.size[0]}×{image.size[1]}"
-                raise ValueError(f"{file} must have {size[0]}×{size[1]} pixels, as its annotation says, got {found}")
-            pixels = np.array(image.convert("RGB").resize((side, side), filter))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file} is not a picture that can be read: {error}") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

@@ -12,20 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from eval.benchmark import Model, Result, Run
 from eval.cache import digest
-from eval.embed import embed_images
+from eval.class_ranks import rank_classes
+from eval.embed import embed_classes, embed_images
 from eval.fits import Fit, centre_crop
-from eval.items import Items
-from eval.prompts import class_vectors
-from eval.similarity import exact_fp32, unit_rows
+from eval.items import Items, Mean
 from eval.sources import Source
 
 KS = (1, 5)
-SLICE = 1024  # pictures
 
 
 @dataclass
@@ -51,11 +47,10 @@ def classify_images(
         raise ValueError(f"{name}: no picture is left; left out: {dict(data.counts)}")
     if wrong := [label for label in data.labels if not 0 <= label < len(data.classes)]:
         raise ValueError(f"{name}: labels must lie in [0, {len(data.classes)}), got {wrong[0]}")
-    vectors = class_vectors(model.encode_text, data.classes, templates, run.track)
-    classes = unit_rows(f"{name}: class vectors", vectors).cpu()
-    images = embed_images(model, run, data.images, fit, name)
     label = torch.tensor(data.labels)
-    rank, tied, first = _ranks(images, classes, label)
+    classes = embed_classes(model, run, data.classes, templates)
+    found = rank_classes(name, embed_images(model, run, data.images, fit, name), classes, label)
+    rank, tied = found.better + found.before, found.equal > 0
     present_, place, count = label.unique(return_inverse=True, return_counts=True)
     numbers: dict[str, float] = {}
     ks = [k for k in KS if k < len(data.classes)] or [1]
@@ -80,32 +75,14 @@ def classify_images(
     names = list(data.classes)
     columns = {
         "image": [image.name for image in data.images],
+        "label": data.labels,
         "class": [names[n] for n in data.labels],
-        "chosen": [names[n] for n in first.tolist()],
+        "chosen": [names[n] for n in found.chosen.tolist()],
         "rank": rank.tolist(),
         "tied": tied.tolist(),
         **{f"top{k}": (rank < k).tolist() for k in ks},
     }
-    table = Items(columns, {f"{name}/top{k}": f"top{k}" for k in ks}, "image")
+    means = {f"{name}/top{k}": Mean(f"top{k}") for k in ks}
+    means |= {f"{name}/class_mean_top{k}": Mean(f"top{k}", group="label") for k in ks}
+    table = Items(columns, means, "image")
     return Result(numbers, settings, dict(data.counts), {name: table})
-
-
-def _ranks(
-    images: Float[Tensor, "N D"], classes: Float[Tensor, "C D"], label: Int[Tensor, " N"]
-) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"], Int[Tensor, " N"]]:
-    """Rank of the right class, equal ones in their order; whether others score as much; and the first of the best.
-
-    Equal classes are multiplied once: their scores are the same bits.
-    """
-    distinct, copy = classes.unique(dim=0, return_inverse=True)
-    rank, tied, first = [], [], []
-    order = torch.arange(len(classes))
-    with exact_fp32(images.device):
-        for part, own in zip(images.split(SLICE), label.split(SLICE), strict=True):
-            scores = (part @ distinct.T)[:, copy]
-            right = scores.gather(1, own[:, None])
-            same = scores == right
-            rank.append((scores > right).sum(1) + (same & (order < own[:, None])).sum(1))
-            tied.append(same.sum(1) > 1)
-            first.append(scores.argmax(1))
-    return torch.cat(rank), torch.cat(tied), torch.cat(first)

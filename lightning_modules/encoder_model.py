@@ -12,7 +12,7 @@ from torch import Tensor
 from datamodules.collate import pack_texts
 from datamodules.module import normalise
 from datamodules.tokenizer import Tokenizer
-from lightning_modules.networks import DualEncoder, ImageFeatures, TextConditionedPooling, pool_regions
+from lightning_modules.networks import DualEncoder, ImageFeatures, TextConditionedPooling, pool_regions, with_grid
 from lightning_modules.networks.unit import unit
 
 
@@ -46,6 +46,10 @@ class EncoderModel:
     def token_count(self, text: str) -> int:
         """Tokens of the whole text."""
         return self._tokenizer.length(text)
+
+    def with_grid(self, side: int) -> EncoderModel:
+        """The same model on larger pictures."""
+        return EncoderModel(with_grid(self.encoder, side), self.device, self.pooling)
 
     @torch.no_grad()
     def encode_image(self, squares: UInt8[Tensor, "B 3 S S"]) -> ImageFeatures:

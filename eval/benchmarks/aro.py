@@ -21,6 +21,7 @@ from eval.choosing import Question, answer, items, numbers
 from eval.embed import embed_images
 from eval.fits import centre_crop
 from eval.image_text import text_counts
+from eval.items import Mean
 from eval.pictures import present
 from eval.places import first_there, place
 from eval.ranking import Ties
@@ -86,7 +87,9 @@ def _run(name: str, kind: Kind, model: Model, run: Run) -> Result:
         "files": records.files,
         "counts": dict(counts),
     }
-    table = items(name, questions, answers, Ties.PESSIMISTIC, [r["image_path"] for r in rows], {"group": groups})
+    more = {"group": groups, "counts": [len(by_group[group]) >= kind.fewest for group in groups]}
+    table = items(name, questions, answers, Ties.PESSIMISTIC, [r["image_path"] for r in rows], more)
+    table.means[f"{name}/macro_accuracy"] = Mean("hit", "counts", "group")
     return Result(found, settings, dict(counts), {name: table})
 
 

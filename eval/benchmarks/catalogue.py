@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from eval.benchmark import Benchmark
 from eval.benchmarks.aro import aro_attribution, aro_relation
 from eval.benchmarks.cifar import cifar10, cifar10_own, cifar100, cifar100_own
+from eval.benchmarks.clipself_boxes import coco_panoptic_clipself
 from eval.benchmarks.coco_boxes import coco_boxes, lvis_boxes
 from eval.benchmarks.coco_captions import coco_karpathy, coco_val2017, coco_val2017_all
 from eval.benchmarks.dci import dci, dci_extra, dci_long
@@ -32,7 +33,7 @@ from eval.benchmarks.webdataset import WebDataset
 from eval.benchmarks.winoground import winoground
 
 BENCHMARKS: tuple[Benchmark, ...] = (
-    *(coco_boxes, lvis_boxes, coco_panoptic_boxes),
+    *(coco_boxes, lvis_boxes, coco_panoptic_boxes, coco_panoptic_clipself),
     *(urban1k, sharegpt4v_1k, sharegpt4v_10k, docci, docci_goal, dci, dci_extra, dci_long, iiw),
     *(coco_karpathy, coco_val2017, coco_val2017_all, flickr30k, flickr30k_val, flickr30k_all),
     *(fgovd, fgovd_crop, fgovd_attributes, fgovd_attributes_crop),

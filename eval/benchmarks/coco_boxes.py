@@ -15,8 +15,6 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from PIL import Image
-
 from eval.annotations import CATEGORY, ID, IMAGE, NAME, PATH, XYWH, AnnotationFile, Rule
 from eval.benchmark import Model, Result, Run
 from eval.box_classification import (
@@ -24,17 +22,19 @@ from eval.box_classification import (
     BoxProtocol,
     BoxSet,
     LabelledBox,
-    as_they_are,
     classify,
     fraction_box,
 )
-from eval.pictures import Photograph, present
+from eval.fits import squash
+from eval.pictures import present
 from eval.prompts import imagenet_templates
+from eval.regions import as_they_are
+from eval.sources import ImageFile
 
 FG_CLIP = BoxProtocol(
     templates=imagenet_templates,
-    resize=Image.Resampling.BICUBIC,
-    before_pooling=as_they_are,
+    fit=squash,
+    prepare=as_they_are,
     words="FG-CLIP: all annotations, OpenAI's ImageNet prompts, RoIAlign 1×1 of patches as they are; published "
     "numbers are top1 and top5",
 )
@@ -103,19 +103,27 @@ def _read(
 ) -> BoxSet:
     images = annotations.by_id("images", IMAGE | fields)
     labels = {number: label for label, number in enumerate(classes)}
-    photographs = {number: Photograph(file_of(i), i["width"], i["height"]) for number, i in images.items()}
+    pictures = {number: _picture(file_of(image), image) for number, image in images.items()}
     boxes: dict[int, list[LabelledBox]] = {number: [] for number in images}
     counts: Counter[str] = Counter()
     rows = annotations.by_id("annotations", {"id": ID, "image_id": ID, "category_id": ID, "bbox": XYWH})
     for number, row in rows.items():
         annotations.refer(f"annotations[id {number}].image_id", row["image_id"], images, "images")
         annotations.refer(f"annotations[id {number}].category_id", row["category_id"], classes, "categories")
-        box = fraction_box(tuple(row["bbox"]), photographs[row["image_id"]], counts)
+        box = fraction_box(tuple(row["bbox"]), _size(images[row["image_id"]]), counts)
         if box is not None:
             boxes[row["image_id"]].append(LabelledBox(box, labels[row["category_id"]]))
-    listed = [(photographs[n].file, BoxedPicture(str(n), photographs[n], found)) for n, found in boxes.items() if found]
+    listed = [(pictures[n].file, BoxedPicture(pictures[n], found)) for n, found in boxes.items() if found]
     there = present(listed, annotations.path, skip_missing, counts)
     left = sum(len(p.boxes) for _, p in listed) - sum(len(p.boxes) for p in there)
     if left:
         counts["box of a missing picture"] += left
     return BoxSet(tuple(classes.values()), there, {annotations.path.name: annotations.sha256}, counts)
+
+
+def _size(image: dict[str, Any]) -> tuple[int, int]:
+    return image["width"], image["height"]
+
+
+def _picture(file: Path, image: dict[str, Any]) -> ImageFile:
+    return ImageFile(file, "/".join(file.parts[-2:]), _size(image))

@@ -26,15 +26,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eval.benchmark import Model, Result, Run
-from eval.box_classification import Box, fraction_box
+from eval.box_classification import fraction_box
 from eval.choosing import Answers, Question, answer, items, numbers
-from eval.embed import embed_images, embed_regions
+from eval.embed import embed_images
 from eval.fgovd_files import Described, read_official, read_released_again
 from eval.fits import Fit, centre_crop, squash, whole_fit
 from eval.image_text import text_counts
-from eval.pictures import Photograph, present
+from eval.pictures import present
 from eval.places import place
 from eval.ranking import Ties
+from eval.regions import Box, Boxes, embed_regions
 from eval.sources import Crop, ImageFile
 
 LEVELS = {
@@ -96,7 +97,8 @@ def _by_regions(
     groups: dict[ImageFile, list[int]] = {}
     for number, one in enumerate(described):
         groups.setdefault(one.image, []).append(number)
-    rows = embed_regions(model, run, list(groups), [[boxes[n] for n in own] for own in groups.values()], fit, label)
+    pooling = Boxes([[boxes[n] for n in own] for own in groups.values()], list(groups), fit)
+    rows = embed_regions(model, run, list(groups), fit, pooling, label)
     order = torch.tensor([n for own in groups.values() for n in own])
     return torch.empty_like(rows).index_copy(0, order, rows)
 
@@ -175,8 +177,8 @@ def _usable(
     there = present([(one.image.file, one) for one in described], file, run.skip_missing, counts)
     found, boxes = [], []
     for one in there:
-        size = one.image.size or (0, 0)
-        box = fraction_box(one.box, Photograph(one.image.file, *size), counts)
+        assert one.image.size is not None  # its reader knows it
+        box = fraction_box(one.box, one.image.size, counts)
         if box is not None:
             found.append(one)
             boxes.append(box)

@@ -18,7 +18,7 @@ from eval.benchmark import Model, Result, Run
 from eval.embed import embed_images, embed_texts
 from eval.fits import centre_crop
 from eval.image_text import text_counts
-from eval.items import Items
+from eval.items import Items, Mean
 from eval.pictures import present
 from eval.places import first_there, place
 from eval.records import read_records
@@ -66,7 +66,7 @@ def winoground(model: Model, run: Run) -> Result:
     table = Items(
         {"example": kept, "caption_0": texts[::2], "caption_1": texts[1::2]}
         | {n: c.tolist() for n, c in columns.items()},
-        {f"winoground/{name}_accuracy": name for name in MEASURES},
+        {f"winoground/{name}_accuracy": Mean(name) for name in MEASURES},
         "example",
     )
     return Result(found | {"winoground/questions": float(len(kept))}, settings, dict(counts), {"winoground": table})

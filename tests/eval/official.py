@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import copy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,6 +30,11 @@ class ColourModel:
     def encode_image(self, squares):
         dense = functional.avg_pool2d(squares.float() / 255, 4).flatten(2).mT
         return SimpleNamespace(image=functional.normalize(dense.mean(1), dim=-1), dense=dense)
+
+    def with_grid(self, side):
+        larger = copy(self)
+        larger.image_size, larger.digest = 4 * side, f"{self.digest} {side}"
+        return larger
 
     def token_count(self, text):
         return len(text.split()) + 2

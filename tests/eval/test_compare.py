@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from eval.compare import differences, intervals
-from eval.items import Items
+from eval.items import Items, Mean
 from eval.retention import retention
 
 
 def items(hits, clusters=None):
     clusters = list(range(len(hits))) if clusters is None else clusters
-    return Items({"image": clusters, "hit": list(hits)}, {"b/accuracy": "hit"}, "image")
+    return Items({"image": clusters, "hit": list(hits)}, {"b/accuracy": Mean("hit")}, "image")
 
 
 def test_the_interval_is_about_two_standard_errors_wide():
@@ -65,6 +65,85 @@ def test_the_difference_is_paired():
 def test_other_items_are_not_compared():
     with pytest.raises(ValueError, match="the same items of the same benchmark"):
         differences(items([True]), items([True, False]))
+
+
+MEANS = {
+    "class mean": Mean("hit", group="class"),
+    "IoU": Mean("inside", "union", "class"),
+    "pixels": Mean("inside", "union"),
+}
+
+
+def grouped(seed, rows=60, clusters=9, classes=4):
+    rng = np.random.default_rng(seed)
+    union = rng.integers(0, 9, rows)
+    columns = {
+        "image": [f"image {n % clusters}" for n in range(rows)],
+        "class": rng.integers(0, classes, rows).tolist(),
+        "hit": (rng.random(rows) < 0.4 + 0.2 * seed).tolist(),
+        "union": union.tolist(),
+        "inside": [int(rng.integers(0, most + 1)) for most in union],
+    }
+    return Items(columns, MEANS, "image")
+
+
+def loop(items, mean, times):
+    """A number by its definition, each image so many times."""
+    sums = {}
+    for n, image in enumerate(items.columns["image"]):
+        group = items.columns[mean.group][n] if mean.group else None
+        value = items.columns[mean.value][n]
+        weight = items.columns[mean.weight][n] if mean.weight else 1
+        one, other = sums.get(group, (0, 0))
+        sums[group] = (one + times[image] * value, other + times[image] * weight)
+    ratios = [value / weight for value, weight in sums.values() if weight]
+    return sum(ratios) / len(ratios)
+
+
+def test_means_of_groups_are_drawn_as_they_are_defined():
+    items = grouped(0)
+    names = sorted(set(items.columns["image"]))
+    drawn = np.random.default_rng(0).integers(len(names), size=(200, len(names)))
+    times = [{name: int((row == n).sum()) for n, name in enumerate(names)} for row in drawn]
+    found = intervals(items, 200)
+    for name, mean in MEANS.items():
+        expected = np.percentile([loop(items, mean, one) for one in times], [2.5, 97.5])
+        assert found[name] == pytest.approx(tuple(expected))
+
+
+@pytest.mark.parametrize("name", MEANS)
+def test_models_are_swapped_image_by_image_in_every_group(name):
+    first, second, mean = grouped(0), grouped(1), MEANS[name]
+    second = Items({**second.columns, "class": first.columns["class"]}, MEANS, "image")
+    names = sorted(set(first.columns["image"]))
+
+    def difference(swapped):
+        """What the two models differ by where they have swapped their answers about some images."""
+        one, other = ({key: list(values) for key, values in m.columns.items()} for m in (first, second))
+        for n, image in enumerate(first.columns["image"]):
+            if image in swapped:
+                for key in one:
+                    one[key][n], other[key][n] = other[key][n], one[key][n]
+        times = dict.fromkeys(names, 1)
+        return loop(Items(other, MEANS, "image"), mean, times) - loop(Items(one, MEANS, "image"), mean, times)
+
+    seen = difference(set())
+    every = [difference({n for b, n in enumerate(names) if bits >> b & 1}) for bits in range(2 ** len(names))]
+    found = differences(first, second)[name]
+    assert found.size == pytest.approx(seen)
+    assert found.p == pytest.approx(np.mean(np.abs(every) >= abs(seen) - 1e-12), abs=0.02)
+    assert found.low <= found.size <= found.high
+
+
+def test_rows_with_a_weight_may_differ_but_not_their_images():
+    first = Items(
+        {"image": ["a", "b"], "class": [0, 1], "inside": [1, 1], "union": [2, 2]}, {"x": MEANS["IoU"]}, "image"
+    )
+    columns = {"image": ["a", "a", "b"], "class": [0, 2, 1], "inside": [1, 0, 2], "union": [2, 1, 2]}
+    found = differences(first, Items(columns, {"x": MEANS["IoU"]}, "image"))["x"]
+    assert found.size == pytest.approx((1 / 2 + 0 + 1) / 3 - (1 / 2 + 1 / 2) / 2)
+    with pytest.raises(ValueError, match="the same items"):
+        differences(first, Items({**columns, "image": ["a", "a", "c"]}, {"x": MEANS["IoU"]}, "image"))
 
 
 def test_retention_by_hand():

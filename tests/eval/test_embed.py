@@ -85,7 +85,7 @@ def test_fits_that_move_boxes_are_refused(tmp_path):
 
     write_fgovd(tmp_path)
     write_coco(tmp_path)
-    with pytest.raises(ValueError, match="fgovd: --fit must be of squash, squash_bilinear, got centre_crop"):
+    with pytest.raises(ValueError, match="fgovd: --fit must be of squash, squash_bilinear, longest, got centre_crop"):
         fgovd(ColourModel(), Run(tmp_path, fit=centre_crop))
     with pytest.raises(
         ValueError, match="coco_boxes prepares pictures in its own way, --fit does not apply, got squash"

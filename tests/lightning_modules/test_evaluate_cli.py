@@ -96,7 +96,9 @@ def test_refusals(checkpoint, root, tmp_path, capsys):
         assert stopped.value.code == 2
         return capsys.readouterr().err
 
-    assert "must be of coco_boxes, lvis_boxes, coco_panoptic_boxes, urban1k," in refused(checkpoint, "coco", root)
+    assert "must be of coco_boxes, lvis_boxes, coco_panoptic_boxes, coco_panoptic_clipself, urban1k," in refused(
+        checkpoint, "coco", root
+    )
     assert "instances_val2017.json does not exist" in refused(checkpoint, "coco_boxes", tmp_path)
     assert "no such checkpoint" in refused(tmp_path / "none.ckpt", "coco_boxes", root)
     assert "is no file, no folder and no hub id" in refused(tmp_path / "none", "coco_boxes", root)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from eval.benchmark import Run
 from eval.benchmarks.coco_boxes import FG_CLIP, coco_boxes, lvis_boxes, read_coco, read_lvis
+from eval.cache import Cache
 from eval.prompts import class_vectors, imagenet_templates
 from lightning_modules.evaluate_cli import EncoderModel
 from lightning_modules.networks import DualEncoder
@@ -28,14 +29,37 @@ def test_coco_by_hand(tmp_path):
     assert (result.settings["classes"], result.settings["pictures"], result.settings["prompts per class"]) == (3, 2, 80)
     assert result.settings["files"] == {file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
     assert result.counts == {}
-    assert result.settings["picture"] == "squashed to 16×16, bicubic"
+    assert result.settings["picture"] == "squash, 16×16"
     assert "a bad photo of a red." in model.texts
     assert coco_boxes(model, Run(tmp_path, batch_size=7)).numbers == result.numbers
 
 
+def test_single_boxes_and_the_cache(tmp_path):
+    write_coco(tmp_path)
+    cache = Cache(tmp_path / "cache")
+    result = coco_boxes(ColourModel(), Run(tmp_path, cache=cache))
+    table = result.items["coco_boxes"]
+    columns = table.columns
+    assert columns["image"][0] == "val2017/000000000001.png"
+    assert (columns["class"], columns["chosen"]) == (
+        ["red", "green", "green", "green", "red"],
+        ["red", "green", "red", "green", "red"],
+    )
+    assert (columns["x0"][1], columns["y1"][1], columns["rank"][2]) == (0.5, 1.0, 1)
+    for name, mean in table.means.items():
+        hits: dict = {}
+        for hit, label in zip(columns[mean.value], columns["label"], strict=True):
+            hits.setdefault(label if mean.group else 0, []).append(hit)
+        shares = [sum(own) / len(own) for own in hits.values()]
+        assert result.numbers[name] == pytest.approx(sum(shares) / len(shares))
+    assert len(table.means) == 4
+    assert coco_boxes(ColourModel(), Run(tmp_path, cache=cache)) == result
+    assert cache.found == 2  # class vectors and boxes
+
+
 def test_patches_are_pooled_as_they_are():
     dense = torch.randn(2, 4, 8)
-    assert FG_CLIP.before_pooling(dense) is dense
+    assert FG_CLIP.prepare(dense) is dense
 
 
 def test_classes_are_in_the_order_of_their_ids(tmp_path):
@@ -50,7 +74,7 @@ def test_lvis_pictures_come_by_url_from_both_folders(tmp_path):
     write_lvis(tmp_path)
     data = read_lvis(tmp_path, skip_missing=False)
     assert data.classes == ("deep red (colour)", "deep blue (colour)", "deep green (colour)")
-    assert [p.photograph.file.parent.name for p in data.pictures] == ["val2017", "train2017"]
+    assert [p.image.file.parent.name for p in data.pictures] == ["val2017", "train2017"]
     assert [[box.label for box in picture.boxes] for picture in data.pictures] == [[1], [2]]
     numbers = lvis_boxes(ColourModel(), Run(tmp_path)).numbers
     assert (numbers["lvis_boxes/top1"], numbers["lvis_boxes/boxes"]) == (0.5, 2)

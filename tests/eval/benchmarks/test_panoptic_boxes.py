@@ -6,21 +6,22 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from eval.benchmark import Run, untracked
-from eval.benchmarks import panoptic_boxes
-from eval.benchmarks.panoptic_boxes import FINECLIP, coco_panoptic_boxes, read_panoptic, segment_ids, tight_box
+from eval import panoptic_files
+from eval.benchmark import Run
+from eval.benchmarks.panoptic_boxes import FINECLIP, coco_panoptic_boxes
+from eval.panoptic_files import read_panoptic, segment_ids, tight_box
 from tests.eval.official import ColourModel, rows, write_json, write_panoptic
 
 
 def read(root, skip_missing=False):
-    return read_panoptic(root, skip_missing, untracked)
+    return read_panoptic(Run(root, skip_missing=skip_missing))
 
 
 def test_things_from_the_annotation_and_stuff_from_the_mask(tmp_path):
     write_panoptic(tmp_path)
     data = read(tmp_path)
     assert data.classes == ("red thing", "blue", "green-merged or grass")
-    assert [(box.label, box.box) for box in data.pictures[0].boxes] == [
+    assert [(box.label, box.box) for box in data.pictures[0].segments] == [
         (0, (0, 0, 0.5, 1)),
         (2, (21 / 40, 2 / 20, 39 / 40, 18 / 20)),
     ]
@@ -34,7 +35,7 @@ def test_numbers_by_hand(tmp_path):
     assert result.numbers["coco_panoptic_boxes/class_mean_top1"] == 1.0
     assert result.numbers["coco_panoptic_boxes/boxes"] == 2
     assert result.settings["prompts per class"] == 63
-    assert result.settings["picture"] == "squashed to 16×16, bilinear"
+    assert result.settings["picture"] == "squash_bilinear, 16×16"
     assert "This is a photo of a red thing." in model.texts
     assert "itap of a green-merged or grass." in model.texts
 
@@ -52,7 +53,7 @@ def test_a_tight_box_goes_from_the_first_pixel_to_the_last():
 
 def test_patches_weigh_alike_before_pooling():
     dense = torch.randn(2, 4, 8) * torch.rand(2, 4, 1)
-    torch.testing.assert_close(FINECLIP.before_pooling(dense), functional.normalize(dense, dim=-1))
+    torch.testing.assert_close(FINECLIP.prepare(dense), functional.normalize(dense, dim=-1))
 
 
 @pytest.mark.parametrize(
@@ -64,14 +65,14 @@ def test_limits_of_the_area(tmp_path, wide, high, counts):
     document["images"][0] |= {"width": 2000, "height": 2000}
     document["annotations"][0]["segments_info"] = [{"id": 1, "category_id": 1, "bbox": [0, 0, wide, high]}]
     write_json(file, document)
-    assert len(read(tmp_path).pictures[0].boxes) == counts
+    assert len(read(tmp_path).pictures[0].segments) == counts
 
 
 def test_at_most_so_many_segments_of_a_picture(tmp_path, monkeypatch):
-    monkeypatch.setattr(panoptic_boxes, "MOST_SEGMENTS", 1)
+    monkeypatch.setattr(panoptic_files, "MOST_SEGMENTS", 1)
     write_panoptic(tmp_path)
     data = read(tmp_path)
-    assert [box.label for box in data.pictures[0].boxes] == [0]
+    assert [box.label for box in data.pictures[0].segments] == [0]
     assert data.counts == {"segment after the first 1 of a picture": 3}
 
 
