@@ -1,7 +1,7 @@
 # `make` lists what there is to do. Every target that runs our code first sees to it that .venv is there and up to date.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench study clean
+.PHONY: help setup demo test test-long lint format bench study clean
 
 BIN := .venv/bin
 PYTHONS ?= python3.12 python3.11 python3.10 python3
@@ -10,7 +10,7 @@ STAMP := .venv/grainclip-setup
 IMPORTS := lightning.pytorch.cli, tensorboard, timm, torchmetrics, transformers.models.clip.modeling_clip, webdataset
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  make setup INSTALLER=pip PYTHONS=python3.11   with pip where uv cannot reach the registry; with this Python"
 
 # The stamp holds this folder (the scripts in .venv name it: a moved .venv is built anew) and the pyproject.toml installed.
@@ -55,6 +55,9 @@ demo: setup ## train β-CLIP on the embedded pictures (some minutes on two cores
 
 test: setup ## run the tests
 	$(BIN)/python -m pytest -q --durations=10 -n auto --dist loadfile --no-loadscope-reorder
+
+test-long: setup ## run the tests that take minutes: every method on 2 and 4 ranks, by DDP and FSDP2
+	$(BIN)/python -m pytest -q -m 'long and not slurm' --durations=10
 
 lint: setup ## check style, format and types
 	$(BIN)/ruff check .

@@ -25,6 +25,7 @@ from lightning_modules.memory import MemoryConfig, encode_by_parts
 from lightning_modules.networks import DualEncoder, EncoderConfig, ImageFeatures, TextFeatures
 from lightning_modules.optim import OptimConfig, adamw, warmup_cosine
 from lightning_modules.provenance import KEY, provenance
+from lightning_modules.sharding import shard, sharded
 from lightning_modules.validation import Validation
 
 MAX_LOG_SCALE = math.log(100.0)
@@ -137,6 +138,15 @@ class Method(LightningModule, ABC):
 
     def _in_use(self) -> DualEncoder:
         return self._validated[0] if self._validated else self.deployed()
+
+    @override
+    def configure_model(self) -> None:
+        """Under FSDP2 the weights are sliced over the ranks, once; elsewhere nothing is left to do."""
+        if self.device_mesh is None or any(sharded(self)):
+            return
+        if self.student_share < 1:
+            raise ValueError("a teacher with student_share below 1 needs whole weights on each rank: train it with DDP")
+        shard(self, self.device_mesh["data_parallel"])
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -17,6 +17,7 @@ from lightning_modules.complaints import fail
 from lightning_modules.model_card import model_card
 from lightning_modules.networks import DualEncoder, EncoderConfig
 from lightning_modules.provenance import KEY
+from lightning_modules.sharded_files import read_sharded
 
 STUDENT, TEACHER = "encoder.", "teacher."  # how their weights' names begin in a checkpoint
 
@@ -25,7 +26,7 @@ def export(checkpoint: Path, folder: Path, format: str = "transformers") -> None
     """Write weights, configuration, processor files and a model card.
 
     Args:
-        checkpoint: ``.ckpt`` file of a run.
+        checkpoint: ``.ckpt`` file or folder of a run.
         folder: written into; it must not hold other files.
         format: ``transformers`` or ``open_clip``.
 
@@ -58,11 +59,14 @@ def encoder_of(saved: dict[str, Any]) -> DualEncoder:
 
 
 def read(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint of ours; nothing in it is executed."""
-    if not checkpoint.is_file():
+    """A checkpoint of ours: one file, of which nothing is executed, or the folder of a sharded one."""
+    if not checkpoint.exists():
         raise FileNotFoundError(f"{checkpoint}: no such checkpoint")
     try:
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        if checkpoint.is_dir():
+            saved = read_sharded(checkpoint)
+        else:
+            saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{checkpoint} is truncated or no checkpoint: {reason}") from error
@@ -74,7 +78,7 @@ def read(checkpoint: Path) -> dict[str, Any]:
 def run(arguments: Sequence[str]) -> int:
     """The command; ``SystemExit(2)`` with one line on bad input."""
     parser = argparse.ArgumentParser(prog="lightning export", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, help=".ckpt file of a run")
+    parser.add_argument("checkpoint", type=Path, help=".ckpt file, or folder, of a run")
     parser.add_argument("folder", type=Path, help="new folder for the model")
     parser.add_argument("--format", choices=("transformers", "open_clip"), default="transformers")
     given = parser.parse_args(arguments)

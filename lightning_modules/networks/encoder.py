@@ -48,8 +48,7 @@ class TextFeatures(NamedTuple):
 class DualEncoder(nn.Module):
     """Two towers and a temperature.
 
-    All parameters are used inside a module's forward, so FSDP2 can wrap the blocks of both towers, ``temperature`` and
-    then the whole (with ``register_fsdp_forward_method`` for ``encode_image`` and ``encode_text``).
+    All parameters are used inside the forward of a tower or of ``temperature``, so FSDP2 can gather each by itself.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -68,6 +67,10 @@ class DualEncoder(nn.Module):
         """Trade compute for memory in both towers: activations are recomputed in the backward pass."""
         self.image_tower.set_grad_checkpointing(enable)
         self.text_tower.set_grad_checkpointing(enable)
+
+    def blocks(self) -> list[nn.Module]:
+        """The transformer blocks of both towers: what is sharded, and compiled, one by one."""
+        return [*self.image_tower.blocks, *self.text_tower.transformer.encoder.layers]
 
     def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> ImageFeatures:
         """Normalised pixels to features.

@@ -75,7 +75,10 @@ def test_every_config_opens_with_its_story(config):
         assert word in header
 
 
-@pytest.mark.parametrize("recipe", sorted((ROOT / "configs/recipes").glob("*.yaml")), ids=lambda c: c.stem)
+RECIPES = [p for p in sorted((ROOT / "configs/recipes").glob("*.yaml")) if p.stem not in ("ddp", "fsdp2")]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda c: c.stem)
 def test_every_recipe_overlays_the_config_that_it_names(recipe, capsys):
     text = recipe.read_text()
     base = re.search(r"--config (configs/\w+\.yaml) --config configs/recipes/" + recipe.name, text)
@@ -90,6 +93,17 @@ def test_every_recipe_overlays_the_config_that_it_names(recipe, capsys):
         assert whole["model"]["init_args"]["optim"][name] == value
     for word in ("Hardware", "Time", "Expected"):
         assert f"# {word}" in text
+
+
+@pytest.mark.parametrize(("recipe", "strategy"), [("ddp", "DDPStrategy"), ("fsdp2", "FullySharded")])
+def test_recipes_for_many_gpus_go_on_top_of_any_config(recipe, strategy, capsys):
+    files = ["configs/mulclip.yaml", "configs/recipes/mulclip_vitb16_docci.yaml", f"configs/recipes/{recipe}.yaml"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *(f"--config={ROOT / file}" for file in files), "--print_config"])
+    assert not stopped.value.code
+    trainer = yaml.safe_load(capsys.readouterr().out)["trainer"]
+    assert trainer["strategy"]["class_path"].endswith(strategy)
+    assert trainer["strategy"]["init_args"]["timeout"] == "0:10:00"
 
 
 def test_overlays_and_overrides(tmp_path, capsys):

@@ -1,0 +1,160 @@
+"""Whole training runs on one rank and on several, by DDP and by FSDP2: the same losses, the same weights; checkpoints
+that go on with another number of ranks, and that `lightning export` reads.
+
+Samples have few or many texts, and boxes or none, so that ranks differ in all of these. ``make test-long`` has every
+method on 2 and on 4 ranks, by both strategies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_modules.export_cli import encoder_of, export, read
+from lightning_modules.fsdp2 import FullySharded, replace_folder
+from tests.lightning_modules.ranked_run import METHODS, Result, Spec, train, train_all, write_uneven
+from tests.ranks import run_on_ranks
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+BETA = Spec("beta_clip", "ddp")
+SHARDED = Spec("mul_clip", "sharded", save="sharded.ckpt")
+WHOLE = Spec("harmo_clip", "whole", steps=10, accumulate=2, clip=0.1, save="whole.ckpt")
+CACHED = Spec("beta_clip", "whole", steps=4, cache_part=3, recompute=True)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> list[str]:
+    return write_uneven(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("checkpoints")
+
+
+@pytest.fixture(scope="module")
+def alone(shards):
+    """What a run gives on one rank, without any strategy."""
+    known: dict[Spec, Result] = {}
+
+    def result(spec: Spec) -> Result:
+        spec = replace(spec, strategy="ddp", save=None, resume=None)
+        if spec not in known:
+            known[spec] = train(spec, shards, 1)
+        return known[spec]
+
+    return result
+
+
+def placed(spec: Spec, folder: Path) -> Spec:
+    return replace(spec, save=spec.save and str(folder / spec.save), resume=spec.resume and str(folder / spec.resume))
+
+
+@pytest.fixture(scope="module")
+def two(shards, folder) -> dict[Spec, list[Result]]:
+    """Several runs in one world of two ranks."""
+    specs = [BETA, SHARDED, WHOLE, CACHED]
+    ranks = run_on_ranks(train_all, 2, [placed(spec, folder) for spec in specs], shards)
+    return {spec: [rank[i] for rank in ranks] for i, spec in enumerate(specs)}
+
+
+def check_alike(ranks: list[Result], whole: Result, last: int | None = None) -> None:
+    """Losses, samples and weights of all ranks together are one rank's (its ``last`` batches where only these ran)."""
+    start = 0 if last is None else len(whole.losses) - last
+    losses = torch.tensor([rank.losses for rank in ranks]).mean(0)
+    torch.testing.assert_close(losses, torch.tensor(whole.losses[start:]), rtol=1e-6, atol=1e-6)
+    together = [[key for part in parts for key in part] for parts in zip(*(rank.keys for rank in ranks), strict=True)]
+    assert together == [list(keys) for keys in whole.keys[start:]]
+    assert set(ranks[0].weights) == set(whole.weights)
+    for name, weight in whole.weights.items():
+        torch.testing.assert_close(ranks[0].weights[name], weight, rtol=0, atol=1e-5, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", [BETA, SHARDED, WHOLE, CACHED], ids=lambda s: f"{s.method}-{s.strategy}")
+def test_two_ranks_are_one(spec, two, alone):
+    check_alike(two[spec], alone(spec))
+    moved = alone(spec).weights["encoder.image_tower.projection.weight"]
+    assert (moved - alone(replace(spec, steps=0)).weights["encoder.image_tower.projection.weight"]).abs().max() > 1e-3
+
+
+def test_gradients_meet_once_per_step(two):
+    """While they accumulate they stay where they are."""
+    assert [rank.reduced for rank in two[WHOLE]] == [10, 10]
+    assert [rank.reduced for rank in two[SHARDED]] == [20, 20]
+
+
+def test_a_whole_checkpoint_of_two_ranks_goes_on_alone(two, alone, folder, shards):
+    resumed = train(placed(replace(WHOLE, strategy="ddp", save=None, resume=WHOLE.save), folder), shards, 1)
+    check_alike([resumed], alone(WHOLE), last=10)
+
+
+def test_a_sharded_checkpoint_of_two_ranks_goes_on_with_one(two, alone, folder, shards):
+    assert sorted(p.name for p in (folder / "sharded.ckpt").iterdir()) == [
+        ".metadata", "__0_0.distcp", "__1_0.distcp", "meta.pt",
+    ]  # fmt: skip
+    spec = placed(replace(SHARDED, save=None, resume=SHARDED.save), folder)
+    check_alike(run_on_ranks(train_all, 1, [spec], shards)[0], alone(SHARDED), last=10)
+
+
+@pytest.mark.parametrize("name", ["sharded.ckpt", "whole.ckpt"])
+def test_export_reads_both(two, folder, tmp_path, name):
+    saved = read(folder / name)
+    encoder = encoder_of(saved)
+    weight = saved["state_dict"]["encoder.image_tower.projection.weight"]
+    assert torch.equal(encoder.image_tower.projection.weight, weight)
+    export(folder / name, tmp_path / "model")
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+def test_a_damaged_sharded_checkpoint_is_told(two, folder, tmp_path):
+    broken = tmp_path / "broken.ckpt"
+    broken.mkdir()
+    for file in (folder / "sharded.ckpt").iterdir():
+        data = file.read_bytes()
+        (broken / file.name).write_bytes(data[: len(data) // 20] if file.suffix == ".distcp" else data)
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        read(broken)
+    (broken / "meta.pt").unlink()
+    with pytest.raises(ValueError, match="holds no sharded checkpoint"):
+        read(broken)
+
+
+def test_one_of_both_folders_is_always_whole(tmp_path):
+    new, path = tmp_path / "writing-last.ckpt", tmp_path / "last.ckpt"
+    for number in range(3):
+        new.mkdir()
+        (new / "number").write_text(str(number))
+        replace_folder(new, path)
+        assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+        assert (path / "number").read_text() == str(number)
+
+
+def test_checkpoint_is_checked():
+    with pytest.raises(ValueError, match=r"strategy\.checkpoint must be sharded or whole, got 'both'"):
+        FullySharded("both")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("world", [2, 4])
+def test_every_method_on_every_number_of_ranks(world, alone, shards):
+    specs = [Spec(method, strategy) for method, strategy in product(METHODS, ("ddp", "whole"))]
+    ranks = run_on_ranks(train_all, world, specs, shards)
+    for i, spec in enumerate(specs):
+        check_alike([rank[i] for rank in ranks], alone(spec))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_sharded_from_two_to_four_and_from_four_to_two(two, alone, folder, shards):
+    on = placed(replace(SHARDED, save=None, resume=SHARDED.save), folder)
+    fresh = replace(SHARDED, save=str(folder / "of_four.ckpt"))
+    ranks = run_on_ranks(train_all, 4, [on, fresh], shards)
+    check_alike([rank[0] for rank in ranks], alone(SHARDED), last=10)
+    back = run_on_ranks(train_all, 2, [replace(fresh, save=None, resume=fresh.save)], shards)
+    check_alike([rank[0] for rank in back], alone(SHARDED), last=10)
