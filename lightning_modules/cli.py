@@ -24,6 +24,7 @@ Train CLIP on captions, sentences, phrases and regions.
   test        the validation set's numbers, and the benchmarks that the config names
   predict     embeddings of shards:  lightning predict --model best.ckpt --shards shards/ --out embeddings
   export      a trained model for transformers or open_clip:  lightning export runs/.../best.ckpt FOLDER
+  explain     where a model looks:  lightning explain --model best.ckpt --image cat.jpg --text "a cat" --out page.html
   doctor      what is installed, what is missing and what to do about it
 
 `lightning fit --config A.yaml --config B.yaml --model.init_args.beta 0.3` overlays files, then single values.
@@ -69,6 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from lightning_modules.predict_cli import run as predict
 
         return predict(given[1:])
+    if command == "explain":
+        from lightning_modules.explain_cli import run as explain
+
+        return explain(given[1:])
     if command == "doctor":
         from lightning_modules.doctor import run as examine
 

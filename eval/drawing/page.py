@@ -1,0 +1,88 @@
+"""A web page in one file: style and pictures are inside, no script is needed, narrow screens are served too."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+
+from PIL import Image
+
+STYLE = """
+:root { color-scheme: light }
+* { box-sizing: border-box }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 1.5rem auto; max-width: 76rem; padding: 0 1rem; color: #1b1b1b;
+  background: #fff; overflow-wrap: anywhere }
+h1 { font-size: 1.5rem; line-height: 1.25 } h2 { font-size: 1.15rem; margin: 2rem 0 .6rem } p { margin: .4rem 0 }
+.note { color: #555; font-size: .9rem }
+.cards { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)) }
+.cards.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)) }
+figure { margin: 0 } figure img { width: 100%; height: auto; display: block }
+figcaption { margin-top: .35rem; font-size: .92rem }
+.table { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
+th, td { border-bottom: 1px solid #ddd; padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top }
+th.number, td.number { text-align: right; white-space: nowrap }
+td { overflow-wrap: normal }
+.scale { max-width: 22rem; margin: .8rem 0 } .scale img { width: 100%; height: 12px; display: block }
+.scale div { display: flex; justify-content: space-between; font-size: .85rem }
+""".strip()
+
+
+def page(title: str, body: str) -> str:
+    """The whole file; ``body`` is HTML, ``title`` a plain text."""
+    name = html.escape(title)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>{name}</title>
+<style>
+{STYLE}
+</style>
+</head>
+<body>
+<h1>{name}</h1>
+{body}
+</body>
+</html>
+"""
+
+
+def image(data: bytes, alt: str, kind: str = "png") -> str:
+    """An ``img`` that holds its file; ``kind`` is ``png``, ``jpeg`` or ``svg+xml``."""
+    inside = base64.b64encode(data).decode()
+    return f'<img alt="{html.escape(alt)}" src="data:image/{kind};base64,{inside}">'
+
+
+def png_of(picture: Image.Image) -> bytes:
+    """A picture as a PNG file."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def card(picture: str, words: str) -> str:
+    """A picture with words below; both are HTML."""
+    return f"<figure>{picture}<figcaption>{words}</figcaption></figure>"
+
+
+def cards(figures: Iterable[str], wide: bool = False) -> str:
+    """Figures side by side, as many as there is room for."""
+    inside = "\n".join(figures)
+    return f'<div class="cards{" wide" if wide else ""}">\n{inside}\n</div>'
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True) -> str:
+    """Plain texts as a table that scrolls where it is too wide; ``numbers`` puts all but the first column right."""
+    side = ' class="number"' if numbers else ""
+
+    def row(cells: Sequence[str], tag: str) -> str:
+        first, *rest = (html.escape(cell) for cell in cells)
+        others = "".join(f"<{tag}{side}>{cell}</{tag}>" for cell in rest)
+        return f"<tr><{tag}>{first}</{tag}>{others}</tr>"
+
+    inside = "\n".join(row(cells, "td") for cells in rows)
+    return f'<div class="table"><table>\n{row(head, "th")}\n{inside}\n</table></div>'

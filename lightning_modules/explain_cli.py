@@ -1,0 +1,94 @@
+"""``lightning explain``: where a model looks in a picture when it reads a text, as one web page.
+
+For a β-CLIP checkpoint the maps are its pooling block's own attention; for every other model the cosine between the
+text and each patch. The model sees the whole picture, squashed to a square.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from eval.drawing.heat import Heat, overlay, scale_strip, sized
+from eval.drawing.page import card, cards, image, page, png_of
+from eval.embed import as_pixels
+from eval.fits import squash
+from eval.sources import ImageFile
+from lightning_modules.complaints import fail
+from lightning_modules.encoder_model import EncoderModel
+from lightning_modules.evaluate_cli import load_model, wanted_device
+from lightning_modules.heat_maps import ATTENTION, heat_maps
+
+SIDE = 640  # pixels of the longer side on the page
+
+
+def explain(model: EncoderModel, picture: Image.Image, texts: Sequence[str]) -> tuple[Heat, list[float]]:
+    """A heat map for each text, and each text's cosine with the whole picture.
+
+    Raises:
+        ValueError: where there is no text, or an empty one.
+    """
+    if not texts or not all(text.strip() for text in texts):
+        raise ValueError(f"--text must be one or more texts that are not empty, got {list(texts)}")
+    seen = model.encode_image(as_pixels(squash(picture, model.image_size))[None])
+    read = model.encode_text(texts)
+    return heat_maps(model, read, seen.dense), (read @ seen.image[0]).tolist()
+
+
+def explain_page(model: EncoderModel, words: str, picture: Image.Image, texts: Sequence[str], name: str) -> str:
+    """The page: the picture, and the picture under each text's map, on one scale."""
+    heat, cosines = explain(model, picture, texts)
+    shown = sized(picture, SIDE)
+    limits = heat.limits()
+    figures = [card(image(png_of(shown), "the picture"), f"The picture: {html.escape(name)}")]
+    for text, one, cosine in zip(texts, heat.maps, cosines, strict=True):
+        said = f"<strong>{html.escape(text)}</strong><br>peak {float(one.max()):.3g}"
+        said += f" · whole picture and text: cosine {cosine:.3f}{_cut(model, text)}"
+        figures.append(card(image(png_of(Image.fromarray(overlay(shown, one, limits))), f"where: {text}"), said))
+    body = f'<p class="note">{html.escape(words)}</p>\n{_scale(heat)}\n{cards(figures)}'
+    return page("Where does it look?", body)
+
+
+def _scale(heat: Heat) -> str:
+    low, high = heat.limits()
+    attention = "The pooling block's attention, mean of its heads; each map's weights sum to one."
+    similarity = "Cosines of the text with each patch; this model has no text-conditioned attention."
+    said = attention if heat.measure == ATTENTION else similarity
+    return (
+        f'<div class="scale"><div><span>{html.escape(heat.measure)}</span></div>{image(png_of(scale_strip()), "scale")}'
+        f"<div><span>{low:.3g}</span><span>{high:.3g}</span></div></div>\n"
+        f'<p class="note">{said} One scale for all texts; the ring marks the largest value.</p>'
+    )
+
+
+def _cut(model: EncoderModel, text: str) -> str:
+    tokens = model.token_count(text)
+    return "" if tokens <= model.context_length else f" · cut: {tokens} tokens, it reads {model.context_length}"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command; ``SystemExit(2)`` with one line on bad input."""
+    parser = argparse.ArgumentParser(prog="lightning explain", description=__doc__)
+    one = ".ckpt file of a run, or folder, weights file, hub id of a CLIP"
+    parser.add_argument("--model", required=True, help=one)
+    parser.add_argument("--image", required=True, type=Path, help="a picture")
+    parser.add_argument("--text", required=True, action="append", help="what to look for; several times for several")
+    parser.add_argument("--out", required=True, type=Path, help="the web page to write")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    given = parser.parse_args(arguments)
+    try:
+        picture = ImageFile(given.image, given.image.name).open()
+        model, words = load_model(given.model, wanted_device(given.device))
+        steps = f", {words['method']} after {words['steps']} steps" if "steps" in words else ""
+        made = explain_page(model, f"Model: {words['source']}{steps}", picture, given.text, given.image.name)
+        given.out.write_text(made, encoding="utf-8")
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    sys.stdout.write(f"written: {given.out}\n")
+    return 0
