@@ -16,6 +16,10 @@ from tests.study.run import Run, Study, all_studies, fields, fine_tune, fit, mar
 PROGRAM = """
 import json, pathlib, sys
 words = sys.argv[1:]
+if words[0] == "export":
+    pathlib.Path(words[2]).mkdir()
+    pathlib.Path(words[2], "weights").write_text(words[1])
+    sys.exit()
 value = lambda name: words[words.index(name) + 1]
 folder = pathlib.Path(value("--trainer.logger.init_args.save_dir"), value("--trainer.logger.init_args.name"))
 if "--fail" in words:
@@ -23,7 +27,8 @@ if "--fail" in words:
 numbers = {"R@1": float(value("--seed_everything")) / 10, "weight": float(value("--weight"))}
 (folder / "results.json").write_text(json.dumps({"numbers": numbers, "settings": {"words": words}}))
 """
-TINY = Study("tiny", "method.yaml", {"epochs": 1}, {"a": {"weight": 0.5}, "+ b": {"weight": 1}}, {"R@1": "R@1"})
+START = {"name": "first", "config": "method.yaml", "settings": {"seed_everything": 7, "weight": 0}}
+TINY = Study("tiny", START, "method.yaml", {"epochs": 1}, {"a": {"weight": 0.5}, "+ b": {"weight": 1}}, {"R@1": "R@1"})
 
 
 @pytest.fixture
@@ -43,7 +48,8 @@ def test_every_row_sets_fields_that_exist(name, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         main(["fit", "--config", str(study.ROOT / found.config), "--print_config"])
     config = yaml.safe_load(capsys.readouterr().out)
-    for values in found.rows.values():
+    assert found.start["config"] == found.config or not found.start["settings"]
+    for values in (found.start["settings"], *found.rows.values()):
         for field in found.settings | values:
             reduce(lambda node, key: node[key], field.split("."), config)
     rows = [found.settings | values for values in found.rows.values()]
@@ -80,7 +86,7 @@ def test_a_finished_run_stays_until_its_command_or_config_changes(program):
     marker.touch()
     assert fine_tune(run, program / "out", program / "clip") == done
     assert marker.exists()
-    changed = Study("tiny", "method.yaml", {"epochs": 2}, TINY.rows, TINY.columns)
+    changed = Study("tiny", START, "method.yaml", {"epochs": 2}, TINY.rows, TINY.columns)
     assert fine_tune(Run(changed, "+ b", 2), program / "out", program / "clip")["command"] != done["command"]
     assert not marker.exists()
     marker.touch()
@@ -105,7 +111,7 @@ def test_the_table_has_mean_and_spread_over_seeds():
     assert lines == [
         "| tiny | R@1 |",
         "|---|---|",
-        "| the CLIP they start from | 50.0 |",
+        "| what all start from | 50.0 |",
         "| a | 20.0 ± 10.0 |",
         "| + b | – |",
     ]
@@ -116,10 +122,11 @@ def test_all_of_it(program, monkeypatch, capsys):
     text = yaml.safe_dump({key: value for key, value in TINY._asdict().items() if key != "name"}, sort_keys=False)
     (program / "studies/tiny.yaml").write_text(text)
     monkeypatch.setattr(study, "STUDIES", program / "studies")
-    monkeypatch.setattr(study, "start_of_all", lambda out: ({"numbers": {"R@1": 0.7}}, program / "clip"))
     monkeypatch.setattr(sys, "argv", ["run.py", "tiny", "--seeds", "2", "--jobs", "2", "--out", str(program / "out")])
     study.main()
     assert "4/4  tiny, + b, seed 1" in capsys.readouterr().out
+    assert "| what all start from | 70.0 |" in (program / "out/results.md").read_text()
+    assert (program / "out/first-exported/weights").read_text() == str(program / "out/first/checkpoints/last.ckpt")
     assert "| a | 5.0 ± 7.1 |" in (program / "out/results.md").read_text()
     numbers = json.loads((program / "out/results.json").read_text())
     assert [run["numbers"]["R@1"] for run in numbers["tiny"]["+ b"]] == [0, 0.1]

@@ -1,10 +1,9 @@
 """``make study``: the methods' claims in miniature, on the embedded data, from the files in ``configs/study``.
 
-Every row of a study starts from the same CLIP (``configs/clip.yaml``, trained first and exported) and is fine-tuned by
-the same steps with each seed. Runs go side by side, one thread each, so that a row and a seed give the same numbers on
-any number of cores. A finished run is never done again, unless its command or the method's config has changed; one that
-was broken off starts anew. ``runs/study`` holds the runs, ``results.json`` with all numbers and ``results.md`` with the
-tables.
+All rows of a study start from the same model, trained first and exported, and are fine-tuned by the same steps with
+each seed. Runs go side by side, one thread each, so that a row and a seed give the same numbers on any number of cores.
+A finished run is never done again, unless its command or the method's config has changed; one that was broken off starts
+anew. ``runs/study`` holds the runs, ``results.json`` with all numbers and ``results.md`` with the tables.
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ class Study(NamedTuple):
     """One file of ``configs/study``."""
 
     name: str
+    start: dict[str, Any]  # the model that all rows start from: its name, its config and fields
     config: str  # of the method
     settings: dict[str, Any]  # fields of every row
     rows: dict[str, dict[str, Any]]  # fields of each
@@ -105,13 +105,14 @@ def fit(config: str, folder: Path, words: list[str], threads: int | None) -> dic
     return done
 
 
-def start_of_all(out: Path) -> tuple[dict[str, Any], Path]:
-    """Train CLIP as its config stands, and export it: its results, and the folder of its weights."""
-    base, weights = out / "clip", out / "clip-exported"
-    done = fit("configs/clip.yaml", base, list(QUIET), threads=None)
-    if not weights.is_dir() or weights.stat().st_mtime < (base / "run.json").stat().st_mtime:
+def trained_start(study: Study, out: Path) -> tuple[dict[str, Any], Path]:
+    """Train and export the model that a study's rows start from: its results, and the folder of its weights."""
+    start = study.start
+    folder, weights = out / start["name"], out / f"{start['name']}-exported"
+    done = fit(start["config"], folder, [*fields(start["settings"]), *QUIET], threads=None)
+    if not weights.is_dir() or weights.stat().st_mtime < (folder / "run.json").stat().st_mtime:
         shutil.rmtree(weights, ignore_errors=True)
-        checkpoint = str(base / "checkpoints" / "last.ckpt")
+        checkpoint = str(folder / "checkpoints" / "last.ckpt")
         subprocess.run([*PROGRAM, "export", checkpoint, str(weights)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return done, weights
 
@@ -133,7 +134,7 @@ def cell(numbers: list[float]) -> str:
 def markdown(study: Study, start: dict[str, Any], done: dict[str, list[dict[str, Any]]]) -> str:
     """A study's table; its first line is the model that all rows start from."""
     lines = [f"| {study.name} | {' | '.join(study.columns)} |", f"|---|{'---|' * len(study.columns)}"]
-    for row, runs in {"the CLIP they start from": [start], **done}.items():
+    for row, runs in {"what all start from": [start], **done}.items():
         found = [[run["numbers"][name] for run in runs if name in run["numbers"]] for name in study.columns.values()]
         lines.append(f"| {row} | {' | '.join(cell(numbers) if numbers else '–' for numbers in found)} |")
     return "\n".join(lines)
@@ -149,12 +150,14 @@ def main() -> None:
     given = parser.parse_args()
     studies, out = [read_study(name) for name in given.studies or all_studies()], given.out.resolve()
     show = Console(soft_wrap=True).print
-    show("CLIP, which all rows start from")
-    start, weights = start_of_all(out)
+    starts = {}
+    for study in studies:
+        show(f"{study.name}: training what its rows start from, {study.start['name']}")
+        starts[study.name] = trained_start(study, out)
     runs = [Run(study, row, seed) for study in studies for seed in range(given.seeds) for row in study.rows]
     found: dict[str, dict[str, list[dict[str, Any]]]] = {s.name: {row: [] for row in s.rows} for s in studies}
     with ThreadPoolExecutor(given.jobs) as pool:
-        waiting = [pool.submit(fine_tune, run, out, weights) for run in runs]
+        waiting = [pool.submit(fine_tune, run, out, starts[run.study.name][1]) for run in runs]
         try:
             for number, (run, future) in enumerate(zip(runs, waiting, strict=True), start=1):
                 found[run.study.name][run.row].append(done := future.result())
@@ -162,8 +165,8 @@ def main() -> None:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    tables = "\n\n".join(markdown(study, start, found[study.name]) for study in studies)
-    (out / "results.json").write_text(json.dumps({"start": start, **found}, indent=1), encoding="utf-8")
+    tables = "\n\n".join(markdown(study, starts[study.name][0], found[study.name]) for study in studies)
+    (out / "results.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     (out / "results.md").write_text(tables + "\n", encoding="utf-8")
     show(f"\n{tables}\n\nwritten: {out / 'results.md'}, {out / 'results.json'}")
 
