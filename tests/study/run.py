@@ -2,8 +2,8 @@
 
 All rows of a study start from the same model, trained first and exported, and are fine-tuned by the same steps with
 each seed. Runs go side by side, one thread each, so that a row and a seed give the same numbers on any number of cores.
-A finished run is never done again, unless its command or the method's config has changed; one that was broken off starts
-anew. ``runs/study`` holds the runs, ``results.json`` with all numbers and ``results.md`` with the tables.
+A finished run is never done again, unless its command or the method's config has changed; one that was broken off
+starts anew. ``runs/study`` holds the runs, ``results.json`` with all numbers and ``results.md`` with the tables.
 """
 
 from __future__ import annotations
