@@ -9,7 +9,6 @@ starts anew. ``runs/study`` holds the runs, ``results.json`` with all numbers an
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -85,7 +84,7 @@ def fit(config: str, folder: Path, words: list[str], threads: int | None) -> dic
     """
     words = ["fit", "--config", config, *words]
     place = ["--trainer.logger.init_args.save_dir", str(folder.parent), "--trainer.logger.init_args.name", folder.name]
-    asked = {"command": words, "config": hashlib.sha256((ROOT / config).read_bytes()).hexdigest()}
+    asked = {"command": words, "config": yaml.safe_load((ROOT / config).read_text(encoding="utf-8"))}
     record = folder / "run.json"
     if record.is_file() and asked.items() <= (done := json.loads(record.read_text(encoding="utf-8"))).items():
         return done
