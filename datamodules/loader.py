@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from datamodules.batch import Batch
 from datamodules.indexed import IndexedPass
 from datamodules.stream import StreamPass
+from datamodules.worker_signals import heed_parent_only
 
 
 def default_workers() -> int:
@@ -69,6 +70,7 @@ def _settings(workers: int) -> dict[str, Any]:
         "pin_memory": torch.cuda.is_available(),
         "prefetch_factor": 4 if workers else None,
         "collate_fn": _as_it_is,
+        "worker_init_fn": heed_parent_only,
     }
 
 

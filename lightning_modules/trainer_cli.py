@@ -15,11 +15,13 @@ from typing_extensions import override
 from datamodules.module import GranularityData
 from datamodules.shards import ShardError
 from datamodules.skips import DataError
+from lightning_modules.atomic_io import CheckpointError
 from lightning_modules.base import Method
 from lightning_modules.callbacks import (
     BestCheckpoint,
     DataMonitor,
     LastCheckpoint,
+    Preemption,
     RateMonitor,
     ResultTable,
     Throughput,
@@ -70,6 +72,7 @@ class GrainCli(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.add_lightning_class_args(BestCheckpoint, "best_checkpoint")
+        parser.add_lightning_class_args(Preemption, "preemption")
         for name in ("image_size", "context_length"):
             parser.link_arguments(f"model.init_args.encoder.{name}", f"data.{name}")
 
@@ -108,6 +111,8 @@ def run(arguments: list[str] | None) -> int:
         warnings.filterwarnings("ignore", message=f".*{noise}.*")
     try:
         GrainCli()
+    except CheckpointError as error:
+        fail(str(error))
     except (ShardError, DataError) as error:
         fail(str(error).strip().rpartition("\n")[2].removeprefix("datamodules.skips.DataError: "))
     return 0

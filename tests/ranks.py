@@ -25,9 +25,7 @@ def run_on_ranks(fn: Callable[..., Any], world_size: int, *args: Any) -> list[An
     ``fn`` is a function of a module's top level; arguments and results are what `torch.save` can write. Each process
     has one torch thread. Processes are forked from a clean server that has imported the slow packages once.
     """
-    if str(ROOT) not in sys.path:
-        sys.path.insert(0, str(ROOT))  # the processes import `fn` by the name of its module, from the same path
-    multiprocessing.set_forkserver_preload([name for name in SLOW_IMPORTS if name in sys.modules])
+    prepare_server()
     with tempfile.TemporaryDirectory() as folder:
         torch.save(args, Path(folder, "args.pt"))
         try:
@@ -36,6 +34,13 @@ def run_on_ranks(fn: Callable[..., Any], world_size: int, *args: Any) -> list[An
             told = [file.read_text() for file in sorted(Path(folder).glob("*.error"))]
             raise RuntimeError("\n".join(told) or str(error)) from error
         return [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in range(world_size)]
+
+
+def prepare_server() -> None:
+    """The server that processes are forked from finds our modules, and imports the slow packages once."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))  # the processes import `fn` by the name of its module, from the same path
+    multiprocessing.set_forkserver_preload([name for name in SLOW_IMPORTS if name in sys.modules])
 
 
 def _on_rank(rank: int, fn: Callable[..., Any], world_size: int, folder: str) -> None:

@@ -3,6 +3,16 @@
 from lightning_modules.callbacks.benchmarks import Benchmarks
 from lightning_modules.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from lightning_modules.callbacks.monitors import DataMonitor, RateMonitor, Throughput
+from lightning_modules.callbacks.preemption import Preemption
 from lightning_modules.callbacks.results import ResultTable
 
-__all__ = ["Benchmarks", "BestCheckpoint", "DataMonitor", "LastCheckpoint", "RateMonitor", "ResultTable", "Throughput"]
+__all__ = [
+    "Benchmarks",
+    "BestCheckpoint",
+    "DataMonitor",
+    "LastCheckpoint",
+    "Preemption",
+    "RateMonitor",
+    "ResultTable",
+    "Throughput",
+]

@@ -1,7 +1,7 @@
 """Checkpoints: ``last.ckpt``, saved before validation can fail, and ``best.ckpt`` by a validation number.
 
-Lightning writes both atomically. Its own ``save_last`` waits for validation at the end of an epoch; a benchmark that
-fails there would cost the epoch.
+Lightning's own ``save_last`` waits for validation at the end of an epoch; a benchmark that fails there would cost the
+epoch. Both are written so that a kill at any moment leaves a whole file (``lightning_modules.atomic_io``).
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ import logging
 from typing import Any
 
 from lightning import LightningModule, Trainer
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from typing_extensions import override
+
+from lightning_modules.atomic_io import AtomicCheckpointIO
 
 logger = logging.getLogger("grainclip")
 
@@ -38,14 +41,23 @@ class LastCheckpoint(ModelCheckpoint):
         self.every_n_steps = every_n_steps
 
     @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # Lightning's default, not something asked for
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+
+    def save(self, trainer: Trainer) -> None:
+        """Save now, where there is anything new since the last time. Collective: every rank must call it."""
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
         progress = trainer.fit_loop.epoch_loop.batch_progress
-        if self._should_skip_saving_checkpoint(trainer):  # also while gradients accumulate: no step since the last save
-            return
         if progress.is_last_batch or trainer.global_step % self.every_n_steps == 0:
-            self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))
+            self.save(trainer)  # while gradients accumulate there is nothing new: no step since the last save
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
