@@ -1,6 +1,6 @@
 """Cut a caption into its grains: sentences, and the phrases in them.
 
-Sentences are NLTK's Punkt boundaries, corrected where captions differ from the newswire that Punkt knows: sign texts
+Sentences are an extractor's boundaries (NLTK's Punkt), corrected where captions differ from newswire: sign texts
 in quotes stay whole, "approx. 3 in. wide" and "$1. 00" are not ends, "the wall.The boar" is one, line breaks end a
 sentence only between paragraphs, list items and headings. List markers belong to no sentence. β-CLIP splits at ". "
 (spec of its data: no abbreviations, the period lost); here every sentence is a verbatim piece of its caption.
@@ -13,8 +13,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from datamodules.nltk_data import sentence_tokenizer
-from datamodules.phrases import phrases_of
+from datamodules.extractors import NLTK, Extractor
 from datamodules.sample import Phrase
 
 
@@ -25,24 +24,24 @@ class Span(NamedTuple):
     end: int
 
 
-def split_sentences(text: str) -> list[str]:
+def split_sentences(text: str, extractor: Extractor = NLTK) -> list[str]:
     """The sentences of ``text``, in order: verbatim, disjoint pieces of it without surrounding space.
 
-    Raises ``NltkDataError`` where NLTK's data is missing.
+    Raises ``NltkDataError`` where NLTK is to find them and its data is missing.
     """
-    return [text[start:end] for start, end in sentence_spans(text)]
+    return [text[start:end] for start, end in sentence_spans(text, extractor)]
 
 
-def sentence_spans(text: str) -> list[Span]:
+def sentence_spans(text: str, extractor: Extractor = NLTK) -> list[Span]:
     """The sentences of ``text`` as character spans. Pieces without a letter or digit are left out."""
     spans = []
     for block in _blocks(text):
-        cuts = [block.start, *_cuts(text, block), block.end]
+        cuts = [block.start, *_cuts(text, block, extractor), block.end]
         spans += [_trimmed(text, start, end) for start, end in pairwise(cuts)]
     return [span for span in spans if _WORD.search(text, *span)]
 
 
-def extract_phrases(caption: str, sentences: Sequence[str]) -> list[Phrase]:
+def extract_phrases(caption: str, sentences: Sequence[str], extractor: Extractor = NLTK) -> list[Phrase]:
     """The phrases of a caption in reading order: noun phrases, relations ("next to"), actions ("attached to").
 
     ``sentences`` are pieces of ``caption`` in order, as ``split_sentences`` gives them. A phrase keeps the words and
@@ -50,7 +49,8 @@ def extract_phrases(caption: str, sentences: Sequence[str]) -> list[Phrase]:
     relations and actions, which name no thing. Phrases that say nothing ("the image", "the left side") and pronouns
     are left out; of phrases that differ in case or spaces only, the first stays.
 
-    Raises ``ValueError`` for a sentence that is not in the caption, ``NltkDataError`` where NLTK's data is missing.
+    Raises ``ValueError`` for a sentence that is not in the caption, ``NltkDataError`` where NLTK is to find the phrases
+    and its data is missing.
     """
     found: dict[str, Phrase] = {}
     end = 0
@@ -59,7 +59,7 @@ def extract_phrases(caption: str, sentences: Sequence[str]) -> list[Phrase]:
         if start < 0 or not sentence:
             raise ValueError(f"sentences must be pieces of the caption, in order; sentence {index} is {sentence!r}")
         end = start + len(sentence)
-        for phrase in phrases_of(sentence):
+        for phrase in extractor.phrases(sentence):
             span = Span(start + phrase.start, start + phrase.end)
             text = caption[span.start : span.end]
             found.setdefault(" ".join(text.lower().split()), Phrase(text, index, *span, phrase.lemma))
@@ -110,10 +110,10 @@ _LAST_WORD = re.compile(r"([\w.]*\w)\.$")
 _TAIL = 40  # characters that are enough to see how a piece ends
 
 
-def _cuts(text: str, block: Span) -> list[int]:
+def _cuts(text: str, block: Span, extractor: Extractor) -> list[int]:
     """Where sentences start inside ``block``, its own start left out."""
     piece = text[block.start : block.end]
-    starts = {start for start, _ in sentence_tokenizer().span_tokenize(piece)}
+    starts = set(extractor.sentence_starts(piece))
     starts |= {match.end() for match in _MISSED.finditer(piece)}
     quoted = [match.span() for match in _QUOTED.finditer(piece)]
     kept, last = [], 0

@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.batch import Batch
 from datamodules.collate import Item, Preparer, collate
-from datamodules.order import Mixture, Order, Place, Schedule
+from datamodules.mixture import Mixture
+from datamodules.order import Order, Place, Schedule
 from datamodules.sample import Sample, SampleError
 from datamodules.shards import Shard
 from datamodules.skips import DataError, SkipPolicy, Tally

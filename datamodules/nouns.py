@@ -7,6 +7,8 @@ neither knows stays as it is. No data files.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 _IRREGULAR = {
     **{"people": "person", "children": "child", "feet": "foot", "teeth": "tooth", "geese": "goose", "mice": "mouse"},
     **{"men": "man", "oxen": "ox", "dice": "die", "cacti": "cactus", "fungi": "fungus", "quizzes": "quiz"},
@@ -40,6 +42,7 @@ _SINGULAR_IN_USE = ("houses", "blouses", "spouses", "auses", "fuses", "excuses",
 _SINGULAR_IN_S = {"atlases", "biases", "canvases", "gases", "irises", "lenses", "trellises", "rhinoceroses"}
 
 
+@lru_cache(maxsize=50_000)
 def singular(noun: str) -> str:
     """The singular of ``noun`` in lower case; a noun that is no plural comes back as it is."""
     word = noun.lower()

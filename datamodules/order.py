@@ -3,8 +3,8 @@
 Positions count the samples that all ranks together have been given since training began. Pass follows pass over a
 source without a gap: the batch that reaches the end of one is filled with the first samples of the next, so every
 sample comes exactly once per pass whatever the batch size. A pass permutes the shards, then the samples within windows
-of some shards, which keeps reads local where storage is far away. Several sources with weights are interleaved exactly:
-after any number of samples each of k sources has given its share of them, to within k/2 samples.
+of some shards, which keeps reads local where storage is far away. Several sources are interleaved by
+``datamodules.mixture``.
 
 All permutations sort hashes that are written out here, so they stay the same with every version of NumPy.
 """
@@ -12,16 +12,14 @@ All permutations sort hashes that are written out here, so they stay the same wi
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
-from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt64
 
-MOST_PARTS = 10**6  # weights are rounded to fractions with at most this denominator
+from datamodules.mixture import Mixture
 
 
 class Place(NamedTuple):
@@ -97,41 +95,6 @@ class Order:
         mixed = shards[number * self.window : (number + 1) * self.window]
         inside = np.concatenate([np.arange(int(self.sizes[s])) + self._starts[s] for s in mixed])
         return inside[permutation(len(inside), hash_key(self.seed, epoch, "window", number))]
-
-
-class Mixture:
-    """Interleaves k sources by weight: of any first n samples each gives its share of n, to within k/2 samples.
-
-    ``weights`` are above 0 and need not sum to 1. Raises ``ValueError`` otherwise.
-    """
-
-    def __init__(self, weights: Sequence[float]) -> None:
-        if not weights or any(not (math.isfinite(w) and w > 0) for w in weights):
-            raise ValueError(f"data.weights must be numbers above 0, got {list(weights)}")
-        parts = [Fraction(str(w)).limit_denominator(MOST_PARTS) for w in weights]
-        scale = math.lcm(*(p.denominator for p in parts))
-        self.parts = [int(p * scale) for p in parts]
-        if 0 in self.parts:
-            raise ValueError(f"data.weights must be at least {1 / MOST_PARTS}, got {list(weights)}")
-        self._rests = [sum(self.parts[i:]) for i in range(len(parts))]
-
-    def counts(self, position: int) -> list[int]:
-        """How many of the first ``position`` samples come from each source.
-
-        The first source takes its share, rounded, the second its share of what is left, and so on: whole numbers, no
-        drift however long the run.
-        """
-        left, counts = position, []
-        for part, rest in zip(self.parts, self._rests, strict=True):
-            counts.append((2 * left * part + rest) // (2 * rest) if part < rest else left)
-            left -= counts[-1]
-        return counts
-
-    def at(self, position: int) -> tuple[int, int]:
-        """(source, how many samples it has given before) of the sample at ``position``."""
-        before, after = self.counts(position), self.counts(position + 1)
-        source = next(i for i, (a, b) in enumerate(zip(before, after, strict=True)) if b > a)
-        return source, before[source]
 
 
 class Schedule:

@@ -1,9 +1,8 @@
-"""Find the phrases of a sentence: what β-CLIP takes from spaCy, from NLTK's tags instead.
+"""Find the phrases of a sentence: what β-CLIP takes from spaCy, from tags instead.
 
-Words are tagged by NLTK's perceptron; every tag becomes one letter, and a regular expression over the letters finds
-the noun phrases: an order of magnitude quicker than NLTK's ``RegexpParser`` with the same grammar, since a letter's
-place in the string is its word's place in the sentence. As in β-CLIP there are three kinds: noun phrases with their
-determiner, relations ("to the left of"), and actions, a verb with its preposition ("attached to").
+Every word's tag becomes one letter, and a regular expression over the letters finds the noun phrases: an order of
+magnitude quicker than NLTK's ``RegexpParser`` with the same grammar. As in β-CLIP there are three kinds: noun phrases
+with their determiner, relations ("to the left of"), and actions, a verb with its preposition ("attached to").
 
 Where we differ from β-CLIP: a quantity belongs to its noun ("a group of people" is one phrase, its head "person"); an
 action takes a whole relation ("sitting on top of"); pronouns are no phrases; phrases that say nothing about the
@@ -14,12 +13,12 @@ negatives of themselves.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import NamedTuple
 
-from datamodules.nltk_data import tagger
 from datamodules.nouns import singular
+from datamodules.words import COLOURS, Tag, Words, words_of
 
 
 class Found(NamedTuple):
@@ -30,106 +29,25 @@ class Found(NamedTuple):
     lemma: str
 
 
-class _Word(NamedTuple):
-    """A word or mark of a sentence: its characters and its letter (see ``_LETTERS``)."""
+def phrases_of(sentence: str, tag: Tag) -> list[Found]:
+    """All phrases of ``sentence``, by start, then end; they may overlap (an action and the relation in it).
 
-    start: int
-    end: int
-    text: str
-    letter: str
-    name: bool  # a proper noun in the singular
-
-
-def phrases_of(sentence: str) -> list[Found]:
-    """All phrases of ``sentence``, by start, then end; they may overlap (an action and the relation in it)."""
-    relations = [match.span() for match in _RELATION.finditer(sentence)]
-    words = _words(sentence, relations)
-    letters = "".join(word.letter for word in words)
+    ``tag`` gives the Penn Treebank tags of tokens.
+    """
+    relations = relations_in(sentence)
+    words = words_of(sentence, relations, tag)
     found = [Found(start, end, "") for start, end in relations]
-    return sorted([*found, *_actions(words, letters, relations), *_noun_phrases(words, letters)])
+    return sorted([*found, *_actions(words, dict(relations)), *_noun_phrases(words)])
 
 
-_TOKEN = re.compile(
-    r"""(?:Mr|Mrs|Ms|Dr|St|Mt|Jr|Sr|Prof|Capt|Lt|Sgt|Rev|Gov|Sen|Gen|Col|No)\.(?=\s)   # Mr. Smith, No. 7
-      | (?:[A-Za-z]\.){2,} | [A-Z]\.(?=\s[A-Z])                                        # U.S., J. Smith
-      | \d+(?:[.,:]\d+)*(?:-?\w+)*                                                     # 3.5, 10:45, 5-foot-tall
-      | n['’]t\b | ['’](?:s|re|ve|ll|d|m)\b | \w+?(?=n['’]t\b)                         # is|n't, boar|'s
-      | \w+(?:[-'’](?!(?:s|re|ve|ll|d|m)\b)\w+)*                                       # dark-oak, o'clock
-      | \.{2,} | [^\w\s]""",
-    re.VERBOSE,
-)
-# A article, D other determiner, J adjective (j compared), N noun (n plural, Q a colour's name too), V verb, G -ing,
-# E -ed, R adverb, P preposition, r inside a relation, C number, S possessive, K and/or, "," comma, o anything else.
-_LETTERS = {
-    **dict.fromkeys(("DT", "PDT", "PRP$", "WP$"), "D"),
-    **dict.fromkeys(("JJR", "JJS"), "j"),
-    **dict.fromkeys(("NN", "NNP"), "N"),
-    **dict.fromkeys(("NNS", "NNPS"), "n"),
-    **dict.fromkeys(("VB", "VBP", "VBZ"), "V"),
-    **dict.fromkeys(("VBD", "VBN"), "E"),
-    **dict.fromkeys(("RB", "RBR", "RBS"), "R"),
-    **dict.fromkeys(("IN", "TO", "RP"), "P"),
-    **{"JJ": "J", "VBG": "G", "CD": "C", "POS": "S", "CC": "K"},
-}
-_COLOURS = {
-    *("white", "black", "red", "blue", "green", "yellow", "brown", "gray", "grey", "pink", "purple", "beige", "tan"),
-    *("maroon", "teal", "turquoise"),
-}
-# What the tagger, trained on newspapers, often takes for something else in captions.
-_LETTERS_OF_WORDS = {
-    **dict.fromkeys(("standing", "sitting", "riding", "walking", "holding", "wearing", "laying", "lying"), "G"),
-    **dict.fromkeys(("looking", "playing", "eating", "flying", "running", "leaning", "hanging", "posing"), "G"),
-    **dict.fromkeys(("resting", "watching", "facing", "talking", "staring", "smiling", "jumping", "grazing"), "G"),
-    **dict.fromkeys(("sits", "rides", "walks", "holds", "wears", "looks", "eats", "leans", "flies", "rests"), "V"),
-    **dict.fromkeys(("smiles", "stares", "performs", "greets"), "V"),
-    **dict.fromkeys(("someone", "somebody", "something", "anyone", "anything", "everyone", "everything"), "o"),
-    **dict.fromkeys(("no-one", "nobody", "nothing"), "o"),
-    **dict.fromkeys(("upward", "upwards", "downward", "downwards", "inward", "inwards", "outward", "outwards"), "R"),
-    **dict.fromkeys(("forward", "forwards", "backward", "backwards", "below", "above", "behind", "next"), "R"),
-    **dict.fromkeys(_COLOURS, "J"),
-    **dict.fromkeys(("orange", "gold", "silver", "cream", "violet", "navy"), "Q"),  # nouns too
-}
-_BASE_VERBS = {"graze", "lay", "lie", "play", "pose", "rest", "ride", "run", "sit", "stand", "walk", "wait", "watch"}
-_ARTICLES = {"a", "an", "the"}
+def relations_in(sentence: str) -> list[tuple[int, int]]:
+    """The characters [start, end) of what says where things are: "next to", "on the left of"."""
+    return [match.span() for match in _RELATION.finditer(sentence)]
 
 
-def _words(sentence: str, relations: list[tuple[int, int]]) -> list[_Word]:
-    spans = [(*match.span(), match.group()) for match in _TOKEN.finditer(sentence)]
-    tags = tagger().tag(_as_newswire([text for _, _, text in spans]))
-    words: list[_Word] = []
-    for (start, end, text), (_, tag) in zip(spans, tags, strict=True):
-        in_relation = any(r0 <= start < r1 for r0, r1 in relations)
-        letter = "r" if in_relation else _letter(text, tag, after_plural=bool(words) and words[-1].letter == "n")
-        words.append(_Word(start, end, text, letter, tag == "NNP"))
-    return words
-
-
-def _letter(text: str, tag: str, *, after_plural: bool) -> str:
-    word, letter = text.lower(), _LETTERS.get(tag, "o")
-    if not any(character.isalnum() for character in text):
-        return "," if text == "," else "o"
-    if word in _ARTICLES:
-        return "A"
-    if word == "sheep":
-        return "n"
-    if letter not in "Nn":
-        return letter
-    return "V" if after_plural and word in _BASE_VERBS else _LETTERS_OF_WORDS.get(word, letter)
-
-
-def _as_newswire(tokens: list[str]) -> list[str]:
-    """The tokens as the tagger's training text has them: quotes that open and close, no capital for being first."""
-    if all(token.upper() == token for token in tokens):
-        tokens = [token.lower() for token in tokens]
-    plain, inside = [], False
-    for token in tokens:
-        if token == '"':
-            token = "''" if inside else "``"
-            inside = not inside
-        plain.append(token)
-    if len(plain) > 1 and plain[0].istitle() and not plain[1][0].isupper():
-        plain[0] = plain[0].lower()
-    return plain
+def says_nothing(words: Sequence[str]) -> bool:
+    """Whether a noun phrase of these words, in lower case, tells nothing of what the picture shows: "the left side"."""
+    return words[-1] in COLOURS or EMPTY.issuperset(words)
 
 
 _ADJECTIVE = "(?:R{0,2}[JjGE]|Q(?=,?KR{0,2}[JQ]))"
@@ -147,7 +65,7 @@ _QUANTITIES = {
     *("line", "assortment", "team", "bit", "sort", "pack"),
 }
 # A noun phrase of nothing but these words says nothing about what the picture shows.
-_EMPTY = _COLOURS | {
+EMPTY = COLOURS | {
     *("a", "an", "the", "this", "that", "these", "those", "its", "his", "her", "their", "my", "our", "your", "whose"),
     *("all", "both", "each", "every", "either", "some", "any", "no", "other", "others", "another", "same", "such"),
     *("image", "images", "picture", "pictures", "photo", "photos", "photograph", "photographs", "frame", "shot"),
@@ -161,25 +79,32 @@ _EMPTY = _COLOURS | {
 }
 
 
-def _noun_phrases(words: list[_Word], letters: str) -> Iterator[Found]:
-    spans = [match.span() for match in _NOUN_PHRASE.finditer(letters)]
-    while spans:
-        first, end = spans.pop(0)
-        while spans and spans[0][0] == end + 1 and _is_quantity(words[first:end]) and words[end].text.lower() == "of":
-            _, end = spans.pop(0)
-        says_something = any(word.text.lower() not in _EMPTY for word in words[first:end])
-        if says_something and words[end - 1].text.lower() not in _COLOURS:
-            yield Found(words[first].start, words[end - 1].end, _lemma(words[end - 1]))
+def _noun_phrases(words: Words) -> Iterator[Found]:
+    last = (0, 0)
+    for span in [*_chunks(words.letters), (-1, 0)]:
+        first, end = last
+        if end and span[0] == end + 1 and words.lower[end] == "of" and _is_quantity(words, first, end):
+            last = first, span[1]
+            continue
+        if end and not says_nothing(words.lower[first:end]):
+            yield Found(words.spans[first][0], words.spans[end - 1][1], _lemma(words, end - 1))
+        last = span
 
 
-def _is_quantity(phrase: list[_Word]) -> bool:
+def _chunks(letters: str) -> list[tuple[int, int]]:
+    """The noun phrases as [first, end) words."""
+    return [match.span() for match in _NOUN_PHRASE.finditer(letters)]
+
+
+def _is_quantity(words: Words, first: int, end: int) -> bool:
     """A group of, a large number of; but not a parking lot of."""
-    return _lemma(phrase[-1]) in _QUANTITIES and (len(phrase) < 2 or phrase[-2].letter not in "Nn")
+    return _lemma(words, end - 1) in _QUANTITIES and (end - first < 2 or words.letters[end - 2] not in "Nn")
 
 
-def _lemma(head: _Word) -> str:
-    acronym = len(head.text) > 2 and head.text[-1] == "s" and head.text[:-1].isupper()  # TVs
-    return head.text.lower() if head.name and not acronym else singular(head.text)
+def _lemma(words: Words, head: int) -> str:
+    text = words.texts[head]
+    acronym = len(text) > 2 and text[-1] == "s" and text[:-1].isupper()  # TVs
+    return words.lower[head] if words.tags[head] == "NNP" and not acronym else singular(text)
 
 
 _RELATION = re.compile(
@@ -222,19 +147,20 @@ _AUXILIARIES = {
 _ACTION = re.compile("[VGE](?:r|P{1,2})")
 
 
-def _actions(words: list[_Word], letters: str, relations: list[tuple[int, int]]) -> Iterator[Found]:
-    ends = dict(relations)
-    for match in _ACTION.finditer(letters):
-        verb, *rest = words[match.start() : match.end()]
-        if verb.text.lower() in _AUXILIARIES or verb.text[0] in "'’":
+def _actions(words: Words, relations: Mapping[int, int]) -> Iterator[Found]:
+    """``relations`` are starts and ends."""
+    for match in _ACTION.finditer(words.letters):
+        verb, end = match.span()
+        start = words.spans[verb][0]
+        if words.lower[verb] in _AUXILIARIES or words.texts[verb][0] in "'’":
             continue
-        if rest[0].letter == "r":
-            if rest[0].start in ends:
-                yield Found(verb.start, ends[rest[0].start], "")
+        if words.letters[verb + 1] == "r":
+            if words.spans[verb + 1][0] in relations:
+                yield Found(start, relations[words.spans[verb + 1][0]], "")
             continue
-        rest = list(takewhile(lambda word: word.text.lower() in _PREPOSITIONS, rest))
-        infinitive = rest and rest[-1].text.lower() == "to" and letters[match.start() + 1 + len(rest) :][:1] == "V"
+        rest = list(takewhile(_PREPOSITIONS.__contains__, words.lower[verb + 1 : end]))
+        infinitive = rest and rest[-1] == "to" and words.letters[verb + 1 + len(rest) :][:1] == "V"
         if infinitive:
             rest.pop()
         if rest:
-            yield Found(verb.start, rest[-1].end, "")
+            yield Found(start, words.spans[verb + len(rest)][1], "")

@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from typing_extensions import TypeIs
 
 SCHEMA_VERSION = 1
 _FAR = 1e9  # no fraction, however wrong; NaN is not below it either
+_NOT_IN_JSON = ("key", "image", "extension", "tokens")
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 
 
@@ -95,10 +96,8 @@ class Sample:
 
     def members(self) -> dict[str, Any]:
         """What ``webdataset.ShardWriter.write`` takes: ``{"__key__", "jpg", "json"}``."""
-        record = {
-            k: v for k, v in asdict(self).items() if k not in ("key", "image", "extension", "tokens") and v is not None
-        }
-        text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+        record = {k: v for k, v in vars(self).items() if k not in _NOT_IN_JSON and v is not None}
+        text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), default=vars)
         members = {"__key__": self.key, self.extension: self.image, "json": text.encode()}
         return members | ({"tokens": self.tokens} if self.tokens else {})
 
@@ -197,16 +196,19 @@ def _phrase(value: object, caption: str, sentences: int) -> Phrase:
     return Phrase(text, sentence, start, end, lemma)
 
 
+def _is_four_numbers(value: object) -> TypeIs[list[float] | tuple[float, ...]]:
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 4
+        and all(isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < _FAR for v in value)
+    )
+
+
 def check_box(box: object) -> tuple[float, float, float, float]:
     """A box as four floats, or ``SampleError``: it must have an area and lie inside the picture (0..1)."""
-    numbers = (
-        isinstance(box, (list, tuple))
-        and len(box) == 4
-        and all(isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < _FAR for v in box)
-    )
-    if not numbers:
+    if not _is_four_numbers(box):
         raise SampleError("box", f"a box must be [x0, y0, x1, y1] in fractions of the image, got {box!r}")
-    x0, y0, x1, y1 = (float(v) for v in box)  # type: ignore[union-attr]
+    x0, y0, x1, y1 = (float(v) for v in box)
     if not (x0 >= 0 and x1 <= 1 and y0 >= 0 and y1 <= 1):
         raise SampleError("box", f"box {[x0, y0, x1, y1]} leaves the picture; boxes are fractions between 0 and 1")
     if not (x0 < x1 and y0 < y1):

@@ -147,10 +147,10 @@ def _write_shard(path: Path, first: Sample, rest: Iterator[Sample], most: int) -
 def _checked(sample: Sample) -> dict[str, Any]:
     if not _KEY.fullmatch(sample.key):
         raise ValueError(f"a key must be made of letters, digits, _, - and inner /, got {sample.key!r}")
-    members = sample.members()
     try:
+        members = sample.members()
         Sample.from_members(members)
-    except SampleError as error:
+    except (SampleError, UnicodeEncodeError) as error:
         raise ValueError(f"sample {sample.key!r} breaks the shard schema: {error}") from error
     return members
 

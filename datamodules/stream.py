@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from datamodules.batch import Batch
 from datamodules.collate import Item, Preparer, collate
 from datamodules.indexed import prepared
-from datamodules.order import Mixture
+from datamodules.mixture import Mixture
 from datamodules.sample import SampleError
 from datamodules.shard_sequence import UNKNOWN, ShardSequence, Share, Slot
 from datamodules.skips import DataError, SkipPolicy, Tally

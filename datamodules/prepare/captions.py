@@ -7,11 +7,11 @@ that a phrase runs across ("Dr." | "Smith's desk") are one. A phrase's lemma is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from datamodules.extractors import Extractor
 from datamodules.granularity import Span, sentence_spans
-from datamodules.phrases import Found
 from datamodules.prepare.rejects import LeftOut, Rejects
 from datamodules.prepare.text import tidy, tidy_span
 from datamodules.sample import Phrase
@@ -37,15 +37,17 @@ def move_spans(text: str, tidied: str, spans: Iterable[Span], rejects: Rejects, 
     return moved
 
 
-def tidy_caption(text: str, spans: Iterable[Span], rejects: Rejects, name: object) -> tuple[Caption, dict[Span, Span]]:
+def tidy_caption(
+    text: str, spans: Iterable[Span], extractor: Extractor, rejects: Rejects, name: object
+) -> tuple[Caption, dict[Span, Span]]:
     """The caption of a ``text`` without given sentences, and where its annotated ``spans`` stand in it.
 
     Raises:
         LeftOut: the text holds no letter or digit.
-        NltkDataError: NLTK's data is missing.
+        NltkDataError: NLTK is to find sentences, and its data is missing.
     """
     tidied = tidy(text)
-    sentences = sentence_spans(tidied)
+    sentences = sentence_spans(tidied, extractor)
     if not sentences:
         raise LeftOut("no caption")
     moved = move_spans(text, tidied, spans, rejects, name)
@@ -53,15 +55,16 @@ def tidy_caption(text: str, spans: Iterable[Span], rejects: Rejects, name: objec
     return Caption(tidied, _whole(sentences, phrases), phrases), moved
 
 
-def phrases_at(caption: Caption, find: Callable[[str], list[Found]]) -> list[Phrase]:
-    """The annotated phrases in reading order. ``find`` gives the noun phrases of a text, for the lemmas."""
+def phrases_at(caption: Caption, extractor: Extractor | None) -> list[Phrase]:
+    """The annotated phrases in reading order, with lemmas where there is an ``extractor``."""
     phrases: list[Phrase] = []
     spans = sorted(set(caption.phrases))
     for index, (start, end) in enumerate(caption.sentences):
         for span in spans:
             if start <= span.start and span.end <= end:
                 text = caption.text[span.start : span.end]
-                lemma = next((found.lemma for found in find(text) if found.lemma), "")
+                found = extractor.phrases(text) if extractor else []
+                lemma = next((one.lemma for one in found if one.lemma), "")
                 phrases.append(Phrase(text, index, span.start, span.end, lemma))
     return phrases
 

@@ -1,37 +1,36 @@
 """COCO captions and boxes as shards, or any data set whose files are laid out like COCO's.
 
-An image's captions, five in COCO, are joined into one text whose sentences they are. Phrases are cut by NLTK, and every
-box is linked to each phrase whose head noun names its category ("two men" and a box of "person"); which of several
-persons a phrase means, COCO does not tell. Proposals, boxes of anything that a detector or segmenter found, say nothing
-about what they show: they come without phrase and label, for methods that compare regions with crops of them
-(CLIPSelf, FineCLIP, HarmoCLIP).
+An image's captions, five in COCO, are joined into one text whose sentences they are. Every box is linked to each
+phrase whose head noun names its category ("two men" and a box of "person"); which of several persons a phrase means,
+COCO does not tell. Proposals, boxes of anything that a detector or segmenter found, say nothing about what they show:
+they come without phrase and label, for methods that compare regions with crops of them (CLIPSelf, FineCLIP, HarmoCLIP).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datamodules.extractors import Extractor, ExtractorName, extractor_named
 from datamodules.granularity import extract_phrases
-from datamodules.nltk_data import require_nltk_data
 from datamodules.prepare.boxes import Box, usable
 from datamodules.prepare.coco_files import (
     CocoBox,
     CocoImage,
-    ImageId,
     drawn_box,
+    leave_out_boxes,
     read_boxes,
     read_captions,
     read_proposals,
 )
 from datamodules.prepare.coco_names import CategoryNames
-from datamodules.prepare.pictures import find_missing, look_into, sample_key
+from datamodules.prepare.layout import described
+from datamodules.prepare.pictures import look_into, read_picture, require_pictures, sample_key
 from datamodules.prepare.rejects import LeftOut, Rejects
 from datamodules.prepare.text import as_sentence
-from datamodules.prepare.writing import write_source
+from datamodules.prepare.units import Scale, in_units, write_units
 from datamodules.sample import Phrase, Region, Sample
-from datamodules.shard_writer import require_free
 
 
 def prepare_coco(
@@ -39,12 +38,13 @@ def prepare_coco(
     captions: Path,
     out: Path,
     instances: Path | None = None,
-    samples_per_shard: int = 1000,
-    overwrite: bool = False,
     skip_missing: bool = False,
     proposals: Path | None = None,
     max_proposals: int = 100,
-) -> dict[str, Any]:
+    scale: Scale = Scale(),
+    extractor: ExtractorName = "nltk",
+    spacy_model: str = "en_core_web_sm",
+) -> dict[str, Any] | None:
     """Write shards from COCO captions, with COCO instances and proposals as regions.
 
     Args:
@@ -52,86 +52,89 @@ def prepare_coco(
         captions: COCO's captions_*.json.
         out: the folder to write shards and manifest.json to.
         instances: COCO's instances_*.json; without it, or proposals, the samples have no regions.
-        samples_per_shard: how many samples a shard holds.
-        overwrite: replace the shards that `out` already holds.
         skip_missing: leave out images whose file is missing, and count them; otherwise they stop the run.
         proposals: class-agnostic boxes, laid out as instances; categories may be missing, each box may have a `score`.
         max_proposals: how many proposals an image keeps, those with the highest score.
+        scale: processes, part of a job array, images of a shard.
+        extractor: who finds sentences and phrases: NLTK, rules that need no data, or spaCy.
+        spacy_model: the pipeline of `--extractor spacy`, a name or a folder.
 
     Returns:
-        The manifest that was written.
+        The manifest; None while other parts are at work.
 
     Raises:
-        NltkDataError: NLTK's data is missing.
+        NltkDataError: NLTK's data is missing, and NLTK is to be the extractor.
         FileNotFoundError: an annotation file or, without ``skip_missing``, an image is missing.
-        FileExistsError: ``out`` holds shards, and ``overwrite`` is off.
+        FileExistsError: ``out`` holds shards made with other settings, and ``scale.overwrite`` is off.
         LayoutError: an annotation file is not in COCO's layout.
         ValueError: ``max_proposals`` is below 1, or no image was left to write.
     """
     if max_proposals < 1:
         raise ValueError(f"max_proposals must be at least 1, got {max_proposals}")
-    require_nltk_data()
-    require_free(out, overwrite=overwrite)
+    finder = extractor_named(extractor, spacy_model)
+    finder.require()
+    files = {"captions": captions, "instances": instances, "proposals": proposals}
+    settings = {name: described(path) for name, path in files.items() if path} | {"max_proposals": max_proposals}
     listed, texts = read_captions(captions)
     categories, boxes = read_boxes(instances) if instances is not None else ([], {})
-    proposed = _Proposals(read_proposals(proposals) if proposals is not None else {}, max_proposals)
-    missing = find_missing(images, [image.file_name for image in listed], captions, skip_missing)
-    reader = _Reader(images, texts, boxes, CategoryNames(categories), proposed)
-    reader.leave_out(listed, missing)
-    return write_source(
-        [image for image in listed if image.file_name not in missing],
-        reader.sample,
+    proposed = read_proposals(proposals) if proposals is not None else {}
+    if not skip_missing:
+        require_pictures(images, [image.file_name for image in listed], captions)
+    rejects, known = Rejects(), {image.id for image in listed}
+    for of in (boxes, proposed):
+        leave_out_boxes((box for image_id in of if image_id not in known for box in of[image_id]), rejects)
+    items = (
+        Annotated(image, texts.get(image.id, ()), boxes.get(image.id, ()), proposed.get(image.id, ()))
+        for image in listed
+    )
+    return write_units(
+        in_units(items, scale.samples_per_shard),
+        CocoReader(images, CategoryNames(categories), max_proposals, finder).samples,
         out,
         source="coco",
-        rejects=reader.rejects,
-        samples_per_shard=samples_per_shard,
-        overwrite=overwrite,
+        settings={**settings, "extractor": finder},
+        scale=scale,
+        rejects=rejects,
     )
 
 
-class _Proposals(NamedTuple):
-    boxes: Mapping[ImageId, list[CocoBox]]  # the best first
-    most: int  # an image
+class Annotated(NamedTuple):
+    """What the files say of one image."""
+
+    image: CocoImage
+    captions: Sequence[str]
+    boxes: Sequence[CocoBox]
+    proposals: Sequence[CocoBox]  # the best first
 
 
-class _Reader:
-    """From an image of the captions file to a sample. What is left out is counted in ``rejects``."""
+class CocoReader(NamedTuple):
+    """From images of the captions file to samples. ``most``: proposals an image keeps."""
 
-    def __init__(
-        self,
-        folder: Path,
-        texts: Mapping[ImageId, list[str]],
-        boxes: Mapping[ImageId, list[CocoBox]],
-        names: CategoryNames,
-        proposals: _Proposals,
-    ) -> None:
-        self.folder, self.texts, self.boxes, self.names, self.proposals = folder, texts, boxes, names, proposals
-        self.rejects = Rejects()
+    folder: Path
+    names: CategoryNames
+    most: int
+    extractor: Extractor
 
-    def leave_out(self, listed: Sequence[CocoImage], missing: set[str]) -> None:
-        """Count the listed images without a file, and the boxes of images that are not listed."""
-        for image in listed:
-            if image.file_name in missing:
-                self._reject(image, "image missing")
-        known = {image.id for image in listed}
-        for image_id in dict.fromkeys([*self.boxes, *self.proposals.boxes]):
-            if image_id not in known:
-                self._reject_boxes(image_id)
+    def samples(self, images: Iterable[Annotated], rejects: Rejects) -> Iterator[Sample]:
+        """A sample an image. What has no captions, or whose file is no good, is counted with its boxes."""
+        for one in images:
+            try:
+                yield self._sample(one, rejects)
+            except LeftOut as left:
+                rejects.add(left.reason, one.image.file_name)
+                leave_out_boxes([*one.boxes, *one.proposals], rejects)
 
-    def sample(self, image: CocoImage) -> Sample | None:
-        """The sample of ``image``; None, and counted, where it has no captions or its file is no good."""
-        sentences = [sentence for sentence in map(as_sentence, self.texts.get(image.id, ())) if sentence]
-        try:
-            if not sentences:
-                raise LeftOut("no caption")
-            picture = look_into((self.folder / image.file_name).read_bytes(), image.size)
-        except LeftOut as left:
-            return self._reject(image, left.reason)
-        for _ in range(len(self.texts[image.id]) - len(sentences)):
-            self.rejects.add("caption without words", image.file_name)
+    def _sample(self, one: Annotated, rejects: Rejects) -> Sample:
+        image = one.image
+        sentences = [sentence for sentence in map(as_sentence, one.captions) if sentence]
+        if not sentences:
+            raise LeftOut("no caption")
+        picture = look_into(read_picture(self.folder / image.file_name), image.size)
+        for _ in range(len(one.captions) - len(sentences)):
+            rejects.add("caption without words", image.file_name)
         caption = " ".join(sentences)
-        phrases = extract_phrases(caption, sentences)
-        regions = self._regions(image.id, image.size or (picture.width, picture.height), phrases)
+        phrases = extract_phrases(caption, sentences, self.extractor)
+        regions = self._regions(one, image.size or (picture.width, picture.height), phrases, rejects)
         return Sample(
             key=sample_key(image.id),
             image=picture.data,
@@ -143,33 +146,27 @@ class _Reader:
             extension=picture.extension,
         )
 
-    def _regions(self, image_id: ImageId, size: tuple[float, float], phrases: Sequence[Phrase]) -> list[Region]:
+    def _regions(
+        self, one: Annotated, size: tuple[float, float], phrases: Sequence[Phrase], rejects: Rejects
+    ) -> list[Region]:
         """Boxes, each once for every phrase that names it, once without where none does; then the best proposals."""
-        boxes = self.boxes.get(image_id, [])
-        naming = self.names.phrases_by_label(phrases, {box.label for box in boxes if box.label is not None})
+        naming = self.names.phrases_by_label(phrases, {box.label for box in one.boxes if box.label is not None})
         regions: list[Region] = []
-        for box, corners in self._in_picture(boxes, size):
+        for box, corners in _in_picture(one.boxes, size, rejects):
             regions += [Region(corners, phrase, box.label) for phrase in naming.get(box.label or "") or [None]]
-        there, most = {region.box for region in regions}, self.proposals.most
-        for box, corners in self._in_picture(self.proposals.boxes.get(image_id, []), size):
+        there, most = {region.box for region in regions}, self.most
+        for box, corners in _in_picture(one.proposals, size, rejects):
             if corners in there:
-                self.rejects.add("proposal equal to another box", box.id)
+                rejects.add("proposal equal to another box", box.id)
             elif most == 0:
-                self.rejects.add("proposal past max_proposals", box.id)
+                rejects.add("proposal past max_proposals", box.id)
             else:
                 regions.append(Region(corners))
                 there.add(corners)
                 most -= 1
         return regions
 
-    def _in_picture(self, boxes: Sequence[CocoBox], size: tuple[float, float]) -> Iterator[tuple[CocoBox, Box]]:
-        """The boxes that lie in the picture, and their corners in fractions of it."""
-        return usable(boxes, lambda box: drawn_box(box, size), self.rejects, lambda box: box.id)
 
-    def _reject(self, image: CocoImage, reason: str) -> None:
-        self.rejects.add(reason, image.file_name)
-        self._reject_boxes(image.id)
-
-    def _reject_boxes(self, image_id: ImageId) -> None:
-        for box in [*self.boxes.get(image_id, []), *self.proposals.boxes.get(image_id, [])]:
-            self.rejects.add("crowd box" if box.crowd else "box of an image left out", box.id)
+def _in_picture(boxes: Sequence[CocoBox], size: tuple[float, float], rejects: Rejects) -> Iterator[tuple[CocoBox, Box]]:
+    """The boxes that lie in the picture, and their corners in fractions of it."""
+    return usable(boxes, lambda box: drawn_box(box, size), rejects, lambda box: box.id)

@@ -5,13 +5,14 @@ Any data set in COCO's layout will do; ``width``, ``height`` and ``iscrowd`` may
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from datamodules.prepare import layout
 from datamodules.prepare.boxes import Box, from_pixels
 from datamodules.prepare.layout import LayoutError, Rule, load_json, rows
-from datamodules.prepare.rejects import LeftOut
+from datamodules.prepare.rejects import LeftOut, Rejects
 
 ImageId: TypeAlias = int | str
 
@@ -100,6 +101,12 @@ def read_proposals(path: Path) -> dict[ImageId, list[CocoBox]]:
     for index, row in sorted(enumerate(found), key=lambda numbered: -numbered[1].get("score", 0)):
         boxes.setdefault(row["image_id"], []).append(as_box(row, index, None))
     return boxes
+
+
+def leave_out_boxes(boxes: Iterable[CocoBox], rejects: Rejects) -> None:
+    """Count boxes of an image that is left out."""
+    for box in boxes:
+        rejects.add("crowd box" if box.crowd else "box of an image left out", box.id)
 
 
 def as_box(row: dict[str, Any], index: int, label: str | None) -> CocoBox:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from datamodules.extractors import ExtractorName, extractor_named
 from datamodules.prepare.layout import NAME, PATH, LayoutError, Rule, is_number, load_json
 from datamodules.prepare.records import Drawn, Record, path_key, write_records
 from datamodules.prepare.units import Scale
@@ -20,6 +21,8 @@ def prepare_dci(
     split: Literal["train", "valid", "test"] = "train",
     max_side: int | None = None,
     scale: Scale = Scale(),
+    extractor: ExtractorName = "nltk",
+    spacy_model: str = "en_core_web_sm",
 ) -> dict[str, Any] | None:
     """Write shards from Densely Captioned Images: short and extra caption, the masks' bounds as regions.
 
@@ -33,11 +36,14 @@ def prepare_dci(
         split: which of its images.
         max_side: pictures with a longer side, in pixels, are made smaller.
         scale: processes, part of a job array, images of a shard.
+        extractor: who finds sentences and phrases: NLTK, rules that need no data, or spaCy.
+        spacy_model: the pipeline of `--extractor spacy`, a name or a folder.
 
     Returns:
         The manifest; None while other parts are at work.
 
     Raises:
+        NltkDataError: NLTK's data is missing, and NLTK is to be the extractor.
         FileNotFoundError: a file is missing.
         LayoutError: one is not laid out as DCI's.
         ValueError: a number is out of its range, or no image was left to write.
@@ -52,7 +58,15 @@ def prepare_dci(
         raise FileNotFoundError(f"{annotations} holds no JSON file of the images asked for")
     settings = {"split": split if splits else None}
     records = (_dci(images, file) for file in files)
-    return write_records(records, out, source="dci", settings=settings, max_side=max_side, scale=scale)
+    return write_records(
+        records,
+        out,
+        source="dci",
+        settings=settings,
+        max_side=max_side,
+        scale=scale,
+        extractor=extractor_named(extractor, spacy_model),
+    )
 
 
 def _dci(images: Path, file: Path) -> Record:

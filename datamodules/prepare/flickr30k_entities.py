@@ -9,22 +9,23 @@ write them, which is also how retrieval is measured ("a man's hat.").
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from datamodules.extractors import Extractor, ExtractorName, extractor_named
 from datamodules.granularity import Span
-from datamodules.nltk_data import missing_nltk_data
-from datamodules.phrases import Found, phrases_of
+from datamodules.nltk_data import NltkDataError, missing_nltk_data
 from datamodules.prepare.boxes import from_pixels, usable
 from datamodules.prepare.captions import Caption, move_spans
-from datamodules.prepare.flickr30k_files import NOT_VISUAL, read_objects, read_sentences, read_split
+from datamodules.prepare.flickr30k_files import NOT_VISUAL, Objects, read_objects, read_sentences, read_split
 from datamodules.prepare.grounding import Grounded, grounded_sample
-from datamodules.prepare.pictures import find_missing
-from datamodules.prepare.rejects import Rejects
+from datamodules.prepare.layout import described
+from datamodules.prepare.pictures import look_into, read_picture, require_pictures
+from datamodules.prepare.rejects import LeftOut, Rejects
 from datamodules.prepare.text import as_sentence
-from datamodules.prepare.writing import write_source
+from datamodules.prepare.units import Scale, in_units, write_units
 from datamodules.sample import Sample
-from datamodules.shard_writer import require_free
 
 logger = logging.getLogger("grainclip")
 
@@ -34,10 +35,11 @@ def prepare_flickr30k_entities(
     annotations: Path,
     out: Path,
     split: Literal["train", "val", "test"] = "train",
-    samples_per_shard: int = 1000,
-    overwrite: bool = False,
     skip_missing: bool = False,
-) -> dict[str, Any]:
+    scale: Scale = Scale(),
+    extractor: ExtractorName = "nltk",
+    spacy_model: str = "en_core_web_sm",
+) -> dict[str, Any] | None:
     """Write shards from the Flickr30k Entities release.
 
     Args:
@@ -45,68 +47,78 @@ def prepare_flickr30k_entities(
         annotations: the release's folder, with Sentences, Annotations, train.txt, val.txt and test.txt.
         out: the folder to write shards and manifest.json to.
         split: which images; only `train` is fair where Flickr30k's retrieval is measured afterwards.
-        samples_per_shard: how many samples a shard holds.
-        overwrite: replace the shards that `out` already holds.
         skip_missing: leave out images whose file is missing, and count them; otherwise they stop the run.
+        scale: processes, part of a job array, images of a shard.
+        extractor: who finds the phrases' heads: NLTK, rules that need no data, or spaCy.
+        spacy_model: the pipeline of `--extractor spacy`, a name or a folder.
 
     Returns:
-        The manifest that was written. Without NLTK's data the phrases have no lemmas, and the log says so.
+        The manifest; None while other parts are at work. Without NLTK's data the phrases have no lemmas, and the log
+        says so.
 
     Raises:
         FileNotFoundError: a file of the release or, without ``skip_missing``, an image is missing.
-        FileExistsError: ``out`` holds shards, and ``overwrite`` is off.
+        FileExistsError: ``out`` holds shards made with other settings, and ``scale.overwrite`` is off.
         LayoutError: a file is not in the release's layout.
         ValueError: no image was left to write.
     """
-    require_free(out, overwrite=overwrite)
+    finder = _lemmatiser(extractor_named(extractor, spacy_model))
     listing = annotations / f"{split}.txt"
     ids = read_split(listing)
     for part in (f"{folder}/{i}.{end}" for folder, end in (("Sentences", "txt"), ("Annotations", "xml")) for i in ids):
         if not (annotations / part).is_file():
             raise FileNotFoundError(f"{listing} lists an image whose {annotations / part} does not exist")
-    missing = find_missing(images, [f"{image_id}.jpg" for image_id in ids], listing, skip_missing)
-    reader = _Reader(images, annotations)
-    for name in sorted(missing):
-        objects = read_objects(annotations / "Annotations" / f"{name.removesuffix('.jpg')}.xml")
-        reader.rejects.add_image("image missing", name, len(objects.boxes))
-    return write_source(
-        [image_id for image_id in ids if f"{image_id}.jpg" not in missing],
-        reader.sample,
+    if not skip_missing:
+        require_pictures(images, [f"{image_id}.jpg" for image_id in ids], listing)
+    return write_units(
+        in_units(ids, scale.samples_per_shard),
+        EntitiesReader(images, annotations, finder).samples,
         out,
         source="flickr30k_entities",
-        rejects=reader.rejects,
-        samples_per_shard=samples_per_shard,
-        overwrite=overwrite,
+        settings={"split": described(listing), "extractor": finder},
+        scale=scale,
     )
 
 
-class _Reader:
-    """From an image's id to a sample. What is left out is counted in ``rejects``."""
+def _lemmatiser(extractor: Extractor) -> Extractor | None:
+    """The extractor; None, with a warning, where it misses data: it only serves the lemmas here."""
+    try:
+        extractor.require()
+    except NltkDataError:
+        logger.warning("NLTK's data is missing (%s): phrases get no lemmas", ", ".join(missing_nltk_data()))
+        return None
+    return extractor
 
-    def __init__(self, images: Path, annotations: Path) -> None:
-        self.images, self.annotations = images, annotations
-        self.rejects = Rejects()
-        self.find = phrases_of
-        if absent := missing_nltk_data():
-            logger.warning("NLTK's data is missing (%s): phrases get no lemmas", ", ".join(absent))
-            self.find = _nothing
 
-    def sample(self, image_id: str) -> Sample | None:
-        """The sample of an image; None, and counted, where it has no captions or its file is no good."""
-        objects = read_objects(self.annotations / "Annotations" / f"{image_id}.xml")
-        caption, chains = self._caption(image_id)
+class EntitiesReader(NamedTuple):
+    """From images' ids to samples."""
+
+    images: Path
+    annotations: Path
+    extractor: Extractor | None
+
+    def samples(self, ids: Iterable[str], rejects: Rejects) -> Iterator[Sample]:
+        """A sample an image. What has no caption, or whose file is no good, is counted with its boxes."""
+        for image_id in ids:
+            objects = read_objects(self.annotations / "Annotations" / f"{image_id}.xml")
+            try:
+                yield self._sample(image_id, objects, rejects)
+            except LeftOut as left:
+                rejects.add_image(left.reason, image_id, len(objects.boxes))
+
+    def _sample(self, image_id: str, objects: Objects, rejects: Rejects) -> Sample:
+        picture = look_into(read_picture(self.images / f"{image_id}.jpg"), objects.size)
+        caption, chains = self._caption(image_id, rejects)
         if not caption.text:
-            self.rejects.add_image("no caption", image_id, len(objects.boxes))
-            return None
+            raise LeftOut("no caption")
         boxes = usable(
-            objects.boxes, lambda b: from_pixels(b.corners, *objects.size), self.rejects, lambda b: f"{image_id} {b}"
+            objects.boxes, lambda b: from_pixels(b.corners, *objects.size), rejects, lambda b: f"{image_id} {b}"
         )
         linked = [(box, [span for name in b.chains for span in chains.get(name, ())]) for b, box in boxes]
-        data = (self.images / f"{image_id}.jpg").read_bytes()
-        image = Grounded(image_id, image_id, data, objects.size, caption, linked)
-        return grounded_sample(image, self.find, source="flickr30k_entities", rejects=self.rejects)
+        image = Grounded(image_id, image_id, picture, caption, linked)
+        return grounded_sample(image, self.extractor, source="flickr30k_entities", rejects=rejects)
 
-    def _caption(self, image_id: str) -> tuple[Caption, dict[str, list[Span]]]:
+    def _caption(self, image_id: str, rejects: Rejects) -> tuple[Caption, dict[str, list[Span]]]:
         """The captions as one, its entities being the phrases, and each visible chain's phrases."""
         lines: list[str] = []
         sentences: list[Span] = []
@@ -115,12 +127,12 @@ class _Reader:
         for number, line in enumerate(read_sentences(self.annotations / "Sentences" / f"{image_id}.txt"), 1):
             sentence, name = as_sentence(line.text), f"{image_id} line {number}"
             if not sentence:
-                self.rejects.add("caption without words", name)
+                rejects.add("caption without words", name)
                 continue
             start = sum(len(text) + 1 for text in lines)
             lines.append(sentence)
             sentences.append(Span(start, start + len(sentence)))
-            moved = move_spans(line.text, sentence, [entity.span for entity in line.entities], self.rejects, name)
+            moved = move_spans(line.text, sentence, [entity.span for entity in line.entities], rejects, name)
             for entity in line.entities:
                 if entity.span in moved:
                     span = Span(*(start + at for at in moved[entity.span]))
@@ -128,8 +140,3 @@ class _Reader:
                     chains.setdefault(entity.chain, []).append(span)
         chains.pop(NOT_VISUAL, None)
         return Caption(" ".join(lines), sentences, list(labels), labels), chains
-
-
-def _nothing(_: str) -> list[Found]:
-    """The noun phrases of a text where no tagger can find them."""
-    return []

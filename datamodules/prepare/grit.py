@@ -8,63 +8,65 @@ and fractions of the picture. Both become phrases; an expression that is a chunk
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from datamodules.extractors import Extractor, ExtractorName, extractor_named
 from datamodules.granularity import Span
-from datamodules.nltk_data import require_nltk_data
-from datamodules.phrases import phrases_of
 from datamodules.prepare.boxes import from_fractions, usable
 from datamodules.prepare.captions import tidy_caption
-from datamodules.prepare.grit_files import Item, Items
+from datamodules.prepare.grit_files import Item, Work, find_works
 from datamodules.prepare.grounding import Grounded, grounded_sample
 from datamodules.prepare.layout import CAPTION, PIXELS, Rule, is_number
-from datamodules.prepare.pictures import sample_key
+from datamodules.prepare.pictures import look_into, sample_key
 from datamodules.prepare.rejects import LeftOut, Rejects
-from datamodules.prepare.writing import write_source
+from datamodules.prepare.units import Scale, Unit, write_units
 from datamodules.sample import Sample
-from datamodules.shard_writer import require_free
 
 
 def prepare_grit(
     data: str,
     out: Path,
     min_score: float = 0.0,
-    samples_per_shard: int = 1000,
-    overwrite: bool = False,
-) -> dict[str, Any]:
+    scale: Scale = Scale(),
+    extractor: ExtractorName = "nltk",
+    spacy_model: str = "en_core_web_sm",
+) -> dict[str, Any] | None:
     """Write shards from GRIT as img2dataset saves it, with the columns `noun_chunks` and `ref_exps`.
+
+    One shard a tar; `samples_per_shard` counts where the data are files.
 
     Args:
         data: a tar, a folder of tars, a glob or braces; or a folder of files, KEY.jpg and KEY.json.
         out: the folder to write shards and manifest.json to.
         min_score: boxes that the detector was less sure of are left out, with their phrases, and counted.
-        samples_per_shard: how many samples a shard holds.
-        overwrite: replace the shards that `out` already holds.
+        scale: processes, part of a job array, images of a shard.
+        extractor: who finds sentences and phrases: NLTK, rules that need no data, or spaCy.
+        spacy_model: the pipeline of `--extractor spacy`, a name or a folder.
 
     Returns:
-        The manifest that was written.
+        The manifest; None while other parts are at work.
 
     Raises:
-        NltkDataError: NLTK's data is missing.
+        NltkDataError: NLTK's data is missing, and NLTK is to be the extractor.
         ShardError: there is nothing to read, or a tar is damaged.
-        FileExistsError: ``out`` holds shards, and ``overwrite`` is off.
+        FileExistsError: ``out`` holds shards made with other settings, and ``scale.overwrite`` is off.
         LayoutError: a JSON's fields are not GRIT's.
         ValueError: ``min_score`` lies outside [0, 1], or no image was left to write.
     """
     if not 0 <= min_score <= 1:
         raise ValueError(f"min_score must lie in [0, 1], got {min_score}")
-    require_nltk_data()
-    require_free(out, overwrite=overwrite)
-    reader = _Reader(min_score)
-    return write_source(
-        Items(data),
-        reader.sample,
+    finder = extractor_named(extractor, spacy_model)
+    finder.require()
+    works, told = find_works(data, scale.samples_per_shard)
+    return write_units(
+        (Unit(number, work) for number, work in enumerate(works)),
+        GritReader(min_score, finder).samples,
         out,
         source="grit",
-        rejects=reader.rejects,
-        samples_per_shard=samples_per_shard,
-        overwrite=overwrite,
+        settings={"data": told, "min_score": min_score, "extractor": finder},
+        scale=scale,
     )
 
 
@@ -80,38 +82,39 @@ _ENTRY = Rule(
 )
 
 
-class _Reader:
-    """From a picture and its JSON to a sample. What is left out is counted in ``rejects``."""
+class GritReader(NamedTuple):
+    """From pictures with a JSON each to samples."""
 
-    def __init__(self, min_score: float) -> None:
-        self.min_score = min_score
-        self.rejects = Rejects()
+    min_score: float
+    extractor: Extractor
 
-    def sample(self, item: Item) -> Sample | None:
-        """The sample of ``item``; None, and counted, where it has no caption or its picture is no good."""
-        record = _parse(item.json)
-        if record is None:
-            return self.rejects.add("json missing" if item.json is None else "json unreadable", item.place)
-        entries = _entries(record, item.place)
-        if item.image is None:
-            return self.rejects.add_image("image missing", item.key, len(entries))
+    def samples(self, work: Work, rejects: Rejects) -> Iterator[Sample]:
+        """A sample a picture. What has no caption, or whose picture is no good, is counted with its boxes."""
+        for item in work.items():
+            record = _parse(item.json)
+            if record is None:
+                rejects.add("json missing" if item.json is None else "json unreadable", item.place)
+                continue
+            entries = _entries(record, item.place)
+            try:
+                yield self._sample(item, record, entries, rejects)
+            except LeftOut as left:
+                rejects.add_image(left.reason, item.key, len(entries))
+
+    def _sample(self, item: Item, record: dict[str, Any], entries: list[list[float]], rejects: Rejects) -> Sample:
         text, size = _caption(record, item.place), _size(record, item.place)
-        sure = [entry for entry in entries if self._is_sure(entry, item.key)]
-        try:
-            caption, moved = tidy_caption(text, map(_span, sure), self.rejects, item.key)
-        except LeftOut as left:
-            return self.rejects.add_image(left.reason, item.key, len(sure))
-        boxes = usable(
-            sure, lambda entry: from_fractions(entry[2:6]), self.rejects, lambda entry: f"{item.key} {entry}"
-        )
+        if item.image is None:
+            raise LeftOut("image missing")
+        picture = look_into(item.image, size)
+        sure = [entry for entry in entries if entry[6] >= self.min_score]
+        caption, moved = tidy_caption(text, map(_span, sure), self.extractor, rejects, item.key)
+        for entry in entries:
+            if entry[6] < self.min_score:
+                rejects.add("score below min_score", f"{item.key} {entry}")
+        boxes = usable(sure, lambda entry: from_fractions(entry[2:6]), rejects, lambda entry: f"{item.key} {entry}")
         linked = [(box, [moved[span]] if (span := _span(entry)) in moved else []) for entry, box in boxes]
-        image = Grounded(sample_key(item.key), item.key, item.image, size, caption, linked)
-        return grounded_sample(image, phrases_of, source="grit", rejects=self.rejects)
-
-    def _is_sure(self, entry: list[float], key: str) -> bool:
-        if entry[6] < self.min_score:
-            self.rejects.add("score below min_score", f"{key} {entry}")
-        return entry[6] >= self.min_score
+        image = Grounded(sample_key(item.key), item.key, picture, caption, linked)
+        return grounded_sample(image, self.extractor, source="grit", rejects=rejects)
 
 
 def _parse(data: bytes | None) -> dict[str, Any] | None:

@@ -1,19 +1,20 @@
 """Read what img2dataset writes: pictures with a JSON each, in tars or in folders, one at a time.
 
-A tar is read as a stream, from front to back; of a folder one sub-folder is listed at a time. So a set of any size
-needs the memory of one image.
+A tar is read as a stream, from front to back, and becomes one shard; of a folder's files only the names are held.
 """
 
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+from datamodules.prepare.layout import described
+from datamodules.prepare.units import in_units
 from datamodules.sample import IMAGE_EXTENSIONS
-from datamodules.shards import ShardError, find_shards
+from datamodules.shards import ShardError, expand_shards, is_remote
 
 _STATISTICS = "_stats.json"  # img2dataset's own, beside the pictures
 
@@ -27,36 +28,65 @@ class Item(NamedTuple):
     json: bytes | None
 
 
-class Items:
-    """The items of ``data``: a tar, a folder of tars or of files, a glob or braces of tars.
+class Work(Protocol):
+    """Items that go into one shard."""
+
+    def items(self) -> Iterator[Item]:
+        """One at a time. Raises ``ShardError`` where a tar is damaged."""
+        ...
+
+
+class Tar(NamedTuple):
+    """All items of a tar."""
+
+    url: str
+
+    def items(self) -> Iterator[Item]:
+        """Read as a stream."""
+        return _in_tar(self.url)
+
+
+class Files(NamedTuple):
+    """Some items of a folder: their paths without extension, and the paths of picture and JSON."""
+
+    stems: Sequence[tuple[Path, Mapping[str, Path]]]
+
+    def items(self) -> Iterator[Item]:
+        """Read one after the other."""
+        for stem, parts in self.stems:
+            data = {part: path.read_bytes() for part, path in parts.items()}
+            yield Item(stem.name, f"{stem}.json", data.get("image"), data.get("json"))
+
+
+def find_works(data: str, samples: int) -> tuple[Iterator[Work], list[str]]:
+    """The shards to make of ``data``, and what it is in words.
+
+    Args:
+        data: a tar, a folder of tars or of files, a glob or braces of tars.
+        samples: how many items of a folder's files go into a shard.
 
     Raises:
-        ShardError: there is nothing to read, or a tar is damaged.
+        ShardError: there is nothing to read.
     """
-
-    def __init__(self, data: str) -> None:
-        folder = Path(data).expanduser()
-        self._folder = folder if folder.is_dir() and not any(folder.glob("*.tar")) else None
-        self._shards = find_shards(data) if self._folder is None else []
-        if self._folder is not None and next(iter(self), None) is None:
-            raise ShardError(f"the folder {data} holds neither tars nor pictures with a JSON each")
-
-    def __length_hint__(self) -> int:
-        return sum(shard.samples or 0 for shard in self._shards)
-
-    def __iter__(self) -> Iterator[Item]:
-        return _in_tars([shard.url for shard in self._shards]) if self._folder is None else _in_folder(self._folder)
+    folder = Path(data).expanduser()
+    if not folder.is_dir() or any(folder.glob("*.tar")):
+        urls = expand_shards(data)
+        if remote := [url for url in urls if is_remote(url)]:
+            raise ShardError(f"only local tars can be prepared, got {remote[0]}")
+        return map(Tar, urls), [described(Path(url)) for url in urls]
+    if next(_in_folder(folder), None) is None:
+        raise ShardError(f"the folder {data} holds neither tars nor pictures with a JSON each")
+    return (Files(unit.work) for unit in in_units(_in_folder(folder), samples)), [folder.name]
 
 
-def _in_tars(urls: list[str]) -> Iterator[Item]:
-    for url in urls:
-        try:
-            with tarfile.open(url, "r|") as tar:
-                for path, parts in groupby(_members(tar), key=lambda member: member[0]):
-                    data = {part: content for _, part, content in parts}
-                    yield Item(path.rpartition("/")[2], f"{url}, {path}.json", data.get("image"), data.get("json"))
-        except (tarfile.TarError, OSError) as error:
-            raise ShardError(f"the tar {url} cannot be read on: {error}; copy it again or leave it out") from error
+def _in_tar(url: str) -> Iterator[Item]:
+    try:
+        with tarfile.open(url, "r|") as tar:
+            for path, parts in groupby(_members(tar), key=lambda member: member[0]):
+                data = {part: content for _, part, content in parts}
+                yield Item(path.rpartition("/")[2], f"{url}, {path}.json", data.get("image"), data.get("json"))
+    except (tarfile.TarError, OSError) as error:
+        raise ShardError(f"the tar {url} cannot be read on: {error}; copy it again or leave it out") from error
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
@@ -69,8 +99,8 @@ def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
             yield f"{folder}/{stem}".removeprefix("/"), part, file.read()
 
 
-def _in_folder(folder: Path) -> Iterator[Item]:
-    files: dict[str, dict[str, Path]] = {}
+def _in_folder(folder: Path) -> Iterator[tuple[Path, dict[str, Path]]]:
+    files: dict[Path, dict[str, Path]] = {}
     inner = []
     for path in sorted(folder.iterdir()):
         stem, _, extension = path.name.partition(".")
@@ -78,10 +108,8 @@ def _in_folder(folder: Path) -> Iterator[Item]:
         if path.is_dir():
             inner.append(path)
         elif part is not None and not path.name.endswith(_STATISTICS):
-            files.setdefault(stem, {})[part] = path
-    for key, parts in files.items():
-        data = {part: path.read_bytes() for part, path in parts.items()}
-        yield Item(key, str(folder / f"{key}.json"), data.get("image"), data.get("json"))
+            files.setdefault(folder / stem, {})[part] = path
+    yield from files.items()
     for path in inner:
         yield from _in_folder(path)
 

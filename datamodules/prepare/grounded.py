@@ -7,68 +7,70 @@ the box is linked to all of its own. A picture with five captions stands in five
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datamodules.extractors import Extractor, ExtractorName, extractor_named
 from datamodules.granularity import Span
-from datamodules.nltk_data import require_nltk_data
-from datamodules.phrases import phrases_of
 from datamodules.prepare import layout
 from datamodules.prepare.boxes import usable
 from datamodules.prepare.captions import tidy_caption
-from datamodules.prepare.coco_files import CocoBox, ImageId, as_box, drawn_box
+from datamodules.prepare.coco_files import CocoBox, ImageId, as_box, drawn_box, leave_out_boxes
 from datamodules.prepare.grounding import Grounded, grounded_sample
-from datamodules.prepare.layout import LayoutError, Rule, load_json, rows
-from datamodules.prepare.pictures import find_missing, sample_key
+from datamodules.prepare.layout import LayoutError, Rule, described, load_json, rows
+from datamodules.prepare.pictures import look_into, read_picture, require_pictures, sample_key
 from datamodules.prepare.rejects import LeftOut, Rejects
-from datamodules.prepare.writing import write_source
+from datamodules.prepare.units import Scale, in_units, write_units
 from datamodules.sample import Sample
-from datamodules.shard_writer import require_free
 
 
 def prepare_grounded(
     images: Path,
     annotations: Path,
     out: Path,
-    samples_per_shard: int = 1000,
-    overwrite: bool = False,
     skip_missing: bool = False,
-) -> dict[str, Any]:
+    scale: Scale = Scale(),
+    extractor: ExtractorName = "nltk",
+    spacy_model: str = "en_core_web_sm",
+) -> dict[str, Any] | None:
     """Write shards from grounded captions in MDETR's JSON (final_flickr_separateGT_train.json and the like).
 
     Args:
         images: the folder of the pictures, where the file's `file_name` begins.
         annotations: the JSON file, with `caption` in its images and `tokens_positive` in its annotations.
         out: the folder to write shards and manifest.json to.
-        samples_per_shard: how many samples a shard holds.
-        overwrite: replace the shards that `out` already holds.
         skip_missing: leave out images whose file is missing, and count them; otherwise they stop the run.
+        scale: processes, part of a job array, images of a shard.
+        extractor: who finds sentences and phrases: NLTK, rules that need no data, or spaCy.
+        spacy_model: the pipeline of `--extractor spacy`, a name or a folder.
 
     Returns:
-        The manifest that was written.
+        The manifest; None while other parts are at work.
 
     Raises:
-        NltkDataError: NLTK's data is missing.
+        NltkDataError: NLTK's data is missing, and NLTK is to be the extractor.
         FileNotFoundError: the annotation file or, without ``skip_missing``, an image is missing.
-        FileExistsError: ``out`` holds shards, and ``overwrite`` is off.
+        FileExistsError: ``out`` holds shards made with other settings, and ``scale.overwrite`` is off.
         LayoutError: the annotation file is not in MDETR's layout.
         ValueError: no image was left to write.
     """
-    require_nltk_data()
-    require_free(out, overwrite=overwrite)
+    finder = extractor_named(extractor, spacy_model)
+    finder.require()
+    settings = {"annotations": described(annotations), "extractor": finder}
     listed, boxes = read_grounded(annotations)
-    missing = find_missing(images, [image.file_name for image in listed], annotations, skip_missing)
-    reader = _Reader(images, boxes)
-    reader.leave_out(listed, missing)
-    return write_source(
-        [image for image in listed if image.file_name not in missing],
-        reader.sample,
+    if not skip_missing:
+        require_pictures(images, [image.file_name for image in listed], annotations)
+    rejects, known = Rejects(), {image.id for image in listed}
+    leave_out_boxes((own.box for i, named in boxes.items() if i not in known for own in named), rejects)
+    return write_units(
+        in_units(((image, boxes.get(image.id, [])) for image in listed), scale.samples_per_shard),
+        GroundedReader(images, finder).samples,
         out,
         source="grounded",
-        rejects=reader.rejects,
-        samples_per_shard=samples_per_shard,
-        overwrite=overwrite,
+        settings=settings,
+        scale=scale,
+        rejects=rejects,
     )
 
 
@@ -123,34 +125,28 @@ def read_grounded(path: Path) -> tuple[list[CaptionedImage], dict[ImageId, list[
     return list(images.values()), boxes
 
 
-class _Reader:
-    """From a row of ``images`` to a sample. What is left out is counted in ``rejects``."""
+class GroundedReader(NamedTuple):
+    """From rows of ``images``, each with its boxes, to samples."""
 
-    def __init__(self, folder: Path, boxes: Mapping[ImageId, list[NamedBox]]) -> None:
-        self.folder, self.boxes = folder, boxes
-        self.rejects = Rejects()
+    folder: Path
+    extractor: Extractor
 
-    def leave_out(self, listed: list[CaptionedImage], missing: set[str]) -> None:
-        """Count the listed images without a file, and the boxes of images that are not listed."""
-        for image in listed:
-            if image.file_name in missing:
-                self.rejects.add_image("image missing", image.file_name, len(self.boxes.get(image.id, [])))
-        known = {image.id for image in listed}
-        for image_id, boxes in self.boxes.items():
-            for named in boxes if image_id not in known else ():
-                self.rejects.add("box of an image left out", named.box.id)
+    def samples(self, rows: Iterable[tuple[CaptionedImage, list[NamedBox]]], rejects: Rejects) -> Iterator[Sample]:
+        """A sample a row. What has no caption, or whose file is no good, is counted with its boxes."""
+        for image, named in rows:
+            name = f"{image.file_name} ({image.id})"
+            try:
+                yield self._sample(image, named, name, rejects)
+            except LeftOut as left:
+                rejects.add(left.reason, name)
+                leave_out_boxes((own.box for own in named), rejects)
 
-    def sample(self, image: CaptionedImage) -> Sample | None:
-        """The sample of ``image``; None, and counted, where it has no caption or its file is no good."""
-        named = self.boxes.get(image.id, [])
-        name = f"{image.file_name} ({image.id})"
+    def _sample(self, image: CaptionedImage, named: list[NamedBox], name: str, rejects: Rejects) -> Sample:
         spans = [span for _, spans in named for span in spans]
-        try:
-            caption, moved = tidy_caption(image.caption, spans, self.rejects, name)
-        except LeftOut as left:
-            return self.rejects.add_image(left.reason, name, len(named))
-        boxes = usable(named, lambda n: drawn_box(n.box, image.size), self.rejects, lambda n: n.box.id)
+        data = read_picture(self.folder / image.file_name)
+        picture = look_into(data, image.size)
+        caption, moved = tidy_caption(image.caption, spans, self.extractor, rejects, name)
+        boxes = usable(named, lambda n: drawn_box(n.box, image.size), rejects, lambda n: n.box.id)
         linked = [(corners, [moved[span] for span in own.spans if span in moved]) for own, corners in boxes]
-        data = (self.folder / image.file_name).read_bytes()
-        record = Grounded(sample_key(image.id), name, data, image.size, caption, linked)
-        return grounded_sample(record, phrases_of, source="grounded", rejects=self.rejects)
+        record = Grounded(sample_key(image.id), name, picture, caption, linked)
+        return grounded_sample(record, self.extractor, source="grounded", rejects=rejects)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datamodules.prepare.layout import NAME, PATH
+from datamodules.extractors import ExtractorName, extractor_named
+from datamodules.prepare.layout import NAME, PATH, described
 from datamodules.prepare.records import Record, path_key, write_records
 from datamodules.prepare.streams import json_lines
 from datamodules.prepare.units import Scale
@@ -14,7 +15,13 @@ from datamodules.sample import IMAGE_EXTENSIONS
 
 
 def prepare_imageinwords(
-    images: Path, annotations: Path, out: Path, max_side: int | None = None, scale: Scale = Scale()
+    images: Path,
+    annotations: Path,
+    out: Path,
+    max_side: int | None = None,
+    scale: Scale = Scale(),
+    extractor: ExtractorName = "nltk",
+    spacy_model: str = "en_core_web_sm",
 ) -> dict[str, Any] | None:
     """Write shards from ImageInWords (data.jsonl of IIW-400, DCI_Test or DOCCI_Test).
 
@@ -24,11 +31,14 @@ def prepare_imageinwords(
         out: the folder to write to.
         max_side: pictures with a longer side, in pixels, are made smaller.
         scale: processes, part of a job array, images of a shard.
+        extractor: who finds sentences and phrases: NLTK, rules that need no data, or spaCy.
+        spacy_model: the pipeline of `--extractor spacy`, a name or a folder.
 
     Returns:
         The manifest; None while other parts are at work.
 
     Raises:
+        NltkDataError: NLTK's data is missing, and NLTK is to be the extractor.
         FileNotFoundError: the file is missing.
         LayoutError: it is not laid out as ImageInWords'.
         ValueError: a number is out of its range, or no image was left to write.
@@ -45,5 +55,13 @@ def prepare_imageinwords(
             place = images / name if (images / name).is_file() or not other.is_file() else other
             yield Record(path_key(name), name, place, row["IIW"])
 
-    settings = {"annotations": annotations.name}
-    return write_records(records(), out, source="imageinwords", settings=settings, max_side=max_side, scale=scale)
+    settings = {"annotations": described(annotations)}
+    return write_records(
+        records(),
+        out,
+        source="imageinwords",
+        settings=settings,
+        max_side=max_side,
+        scale=scale,
+        extractor=extractor_named(extractor, spacy_model),
+    )

@@ -43,6 +43,13 @@ CAPTION = Rule("a text (is this a captions file?)", lambda v: isinstance(v, str)
 XYWH = Rule("[x, y, width, height] in pixels", lambda v: isinstance(v, list) and len(v) == 4 and all(map(is_number, v)))
 
 
+def described(path: Path) -> str:
+    """An annotation file as settings tell it: name and size, so that shards of another file are not taken for its."""
+    if not path.is_file():
+        raise FileNotFoundError(f"the annotation file {path} does not exist")
+    return f"{path.name}, {path.stat().st_size} bytes"
+
+
 def load_json(path: Path) -> dict[str, Any]:
     """The object of a JSON file. Raises ``FileNotFoundError``, or ``LayoutError`` where it is no JSON object."""
     if not path.is_file():

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datamodules.prepare.layout import NAME, PATH
+from datamodules.extractors import ExtractorName, extractor_named
+from datamodules.prepare.layout import NAME, PATH, described
 from datamodules.prepare.pictures import sample_key
 from datamodules.prepare.records import Record, write_records
 from datamodules.prepare.streams import json_lines
@@ -14,7 +15,13 @@ from datamodules.prepare.units import Scale
 
 
 def prepare_localized_narratives(
-    images: Path, annotations: Path, out: Path, max_side: int | None = None, scale: Scale = Scale()
+    images: Path,
+    annotations: Path,
+    out: Path,
+    max_side: int | None = None,
+    scale: Scale = Scale(),
+    extractor: ExtractorName = "nltk",
+    spacy_model: str = "en_core_web_sm",
 ) -> dict[str, Any] | None:
     """Write shards from Localized Narratives' JSON lines; each narrative of an image is a sample.
 
@@ -24,11 +31,14 @@ def prepare_localized_narratives(
         out: the folder to write to.
         max_side: pictures with a longer side, in pixels, are made smaller.
         scale: processes, part of a job array, images of a shard.
+        extractor: who finds sentences and phrases: NLTK, rules that need no data, or spaCy.
+        spacy_model: the pipeline of `--extractor spacy`, a name or a folder.
 
     Returns:
         The manifest; None while other parts are at work.
 
     Raises:
+        NltkDataError: NLTK's data is missing, and NLTK is to be the extractor.
         FileNotFoundError: the file is missing.
         LayoutError: it is not laid out as Localized Narratives'.
         ValueError: a number is out of its range, or no image was left to write.
@@ -46,7 +56,13 @@ def prepare_localized_narratives(
             key = sample_key(f"{name}-{row.get('annotator_id', 0)}")
             yield Record(key, name, images / f"{name}.jpg", str(row["caption"]))
 
-    settings = {"annotations": annotations.name}
+    settings = {"annotations": described(annotations)}
     return write_records(
-        records(), out, source="localized_narratives", settings=settings, max_side=max_side, scale=scale
+        records(),
+        out,
+        source="localized_narratives",
+        settings=settings,
+        max_side=max_side,
+        scale=scale,
+        extractor=extractor_named(extractor, spacy_model),
     )

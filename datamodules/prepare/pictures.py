@@ -48,20 +48,27 @@ def look_into(data: bytes, size: tuple[float, float] | None = None) -> Picture:
     return Picture(data, _EXTENSIONS[form], width, height)
 
 
-def find_missing(folder: Path, names: Sequence[str], listed_in: Path, skip_missing: bool) -> set[str]:
-    """Which of the files ``names`` are not in ``folder``. Call it before any long work.
+def read_picture(path: Path) -> bytes:
+    """The file's bytes. Raises ``LeftOut`` where there is no such file."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise LeftOut("image missing") from error
+
+
+def require_pictures(folder: Path, names: Sequence[str], listed_in: Path) -> None:
+    """See that the files ``names`` are in ``folder``. Call it before any long work.
 
     Raises:
-        FileNotFoundError: some are missing, and ``skip_missing`` is off.
+        FileNotFoundError: some are not.
     """
     missing = [name for name in names if not (folder / name).is_file()]
-    if missing and not skip_missing:
+    if missing:
         raise FileNotFoundError(
             f"{len(missing)} of the {len(names)} images of {listed_in} are not in {folder}: {', '.join(missing[:3])}"
             f"{', ...' if len(missing) > 3 else ''}; --images must be the folder in which these names begin "
             f"(--skip_missing true leaves them out)"
         )
-    return set(missing)
 
 
 def sample_key(image_id: int | str) -> str:

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from datamodules.extractors import Extractor
 from datamodules.granularity import extract_phrases, split_sentences
-from datamodules.nltk_data import require_nltk_data
 from datamodules.prepare.boxes import from_pixels
-from datamodules.prepare.pictures import Picture, look_into, sample_key
+from datamodules.prepare.pictures import Picture, look_into, read_picture, sample_key
 from datamodules.prepare.rejects import LeftOut, Rejects
-from datamodules.prepare.text import tidy
+from datamodules.prepare.text import mended, tidy, without_repeats
 from datamodules.prepare.units import Scale, Unit, in_units, write_units
 from datamodules.sample import Region, Sample
 
@@ -41,31 +41,41 @@ class Record(NamedTuple):
 
 
 def write_records(
-    records: Iterable[Record], out: Path, *, source: str, settings: dict[str, Any], max_side: int | None, scale: Scale
+    records: Iterable[Record],
+    out: Path,
+    *,
+    source: str,
+    settings: dict[str, Any],
+    max_side: int | None,
+    scale: Scale,
+    extractor: Extractor,
 ) -> dict[str, Any] | None:
     """Shards of ``records``; see ``write_units``.
 
     ``max_side``: pictures with a longer side are made smaller and encoded anew; None keeps every file's own bytes.
 
     Raises:
-        NltkDataError: NLTK's data is missing.
+        LookupError, ImportError: what the ``extractor`` needs is missing.
         ValueError: ``max_side`` is below 32, or no sample was left to write.
     """
     if max_side is not None and max_side < 32:
         raise ValueError(f"max_side must be at least 32 pixels, got {max_side}")
-    require_nltk_data()
-    to_samples = partial(samples_of, source=source, max_side=max_side)
-    settings = {**settings, "max_side": max_side}
+    extractor.require()
+    to_samples = partial(samples_of, source=source, max_side=max_side, extractor=extractor)
+    settings = {**settings, "max_side": max_side, "extractor": extractor}
     units: Iterator[Unit] = in_units(records, scale.samples_per_shard)
     return write_units(units, to_samples, out, source=source, settings=settings, scale=scale)
 
 
-def samples_of(records: list[Record], rejects: Rejects, *, source: str, max_side: int | None) -> Iterator[Sample]:
+def samples_of(
+    records: list[Record], rejects: Rejects, *, source: str, max_side: int | None, extractor: Extractor
+) -> Iterator[Sample]:
     """The samples of a shard's records. What cannot be one is counted; a key that comes again gets a number behind."""
     keys: dict[str, int] = {}
     for record in records:
         try:
-            sample = to_sample(record, _bytes(record.image), rejects, source=source, max_side=max_side)
+            image = read_picture(record.image)
+            sample = to_sample(record, image, rejects, source=source, max_side=max_side, extractor=extractor)
         except LeftOut as left:
             rejects.add(left.reason, record.name)
             continue
@@ -74,10 +84,13 @@ def samples_of(records: list[Record], rejects: Rejects, *, source: str, max_side
         yield sample if not again else _renamed(sample, f"{record.key}-{again}")
 
 
-def to_sample(record: Record, image: bytes, rejects: Rejects, *, source: str, max_side: int | None) -> Sample:
+def to_sample(
+    record: Record, image: bytes, rejects: Rejects, *, source: str, max_side: int | None, extractor: Extractor
+) -> Sample:
     """The sample of a record and its encoded picture. Raises ``LeftOut``."""
-    caption = tidy(record.caption)
-    sentences = split_sentences(caption)
+    text = without_repeats(mended(record.caption))
+    sentences = [" ".join(s.split()) for s in split_sentences(text, extractor)]  # where lines end is still known
+    caption = " ".join(text.split())
     if not sentences:
         raise LeftOut("no caption")
     picture = look_into(image)
@@ -89,7 +102,7 @@ def to_sample(record: Record, image: bytes, rejects: Rejects, *, source: str, ma
         image=picture.data,
         caption=caption,
         sentences=tuple(sentences),
-        phrases=tuple(extract_phrases(caption, sentences)),
+        phrases=tuple(extract_phrases(caption, sentences, extractor)),
         regions=tuple(regions),
         summary=summary or None,
         source=source,
@@ -100,13 +113,6 @@ def to_sample(record: Record, image: bytes, rejects: Rejects, *, source: str, ma
 def path_key(path: str) -> str:
     """An image's path within its data set, without extension, as a key."""
     return sample_key(str(Path(path).with_suffix("")))
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise LeftOut("image missing") from error
 
 
 def _renamed(sample: Sample, key: str) -> Sample:

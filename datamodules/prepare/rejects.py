@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 
 logger = logging.getLogger("grainclip")
 
@@ -30,6 +31,12 @@ class Rejects(Counter[str]):
         names = self.examples.setdefault(reason, [])
         if len(names) < self.most:
             names.append(str(name))
+
+    def merge(self, counts: Mapping[str, int], examples: Mapping[str, list[str]]) -> None:
+        """Add what others counted."""
+        self.update(counts)
+        for reason, names in examples.items():
+            self.examples[reason] = (self.examples.get(reason, []) + names)[: self.most]
 
     def add_image(self, reason: str, name: object, boxes: int) -> None:
         """Count one image, and the ``boxes`` that are lost with it."""

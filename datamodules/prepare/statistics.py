@@ -17,6 +17,7 @@ _WORDS = {
     "phrases": "phrases of an image",
     "phrase_tokens": "tokens of a phrase",
     "boxes": "boxes of an image",
+    "named_boxes": "boxes of an image that a phrase names",
 }
 _BARS, _WIDTH = 12, 40
 
@@ -36,6 +37,7 @@ class Statistics:
         self.of["phrases"][len(sample.phrases)] += 1
         self.of["phrase_tokens"].update(length(phrase.text) for phrase in sample.phrases)
         self.of["boxes"][len({region.box for region in sample.regions})] += 1
+        self.of["named_boxes"][len({region.box for region in sample.regions if region.phrase is not None})] += 1
 
     def merge(self, counts: Mapping[str, Mapping[str, int]]) -> None:
         """Add the ``counts()`` of others."""

@@ -92,7 +92,7 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
     try:
         parquet = import_module("pyarrow.parquet")
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("reading .parquet needs pyarrow: pip install pyarrow") from error
+        raise ModuleNotFoundError("reading .parquet needs pyarrow: pip install 'grainclip[parquet]'") from error
     if not path.is_file():
         raise FileNotFoundError(f"the annotation file {path} does not exist")
     for batch in parquet.ParquetFile(path).iter_batches(1024):

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datamodules.prepare.layout import PATH, LayoutError
+from datamodules.extractors import ExtractorName, extractor_named
+from datamodules.prepare.layout import PATH, LayoutError, described
 from datamodules.prepare.records import Record, path_key, write_records
 from datamodules.prepare.streams import table_rows
 from datamodules.prepare.units import Scale
@@ -21,6 +22,8 @@ def prepare_table(
     summary_column: str | None = None,
     max_side: int | None = None,
     scale: Scale = Scale(),
+    extractor: ExtractorName = "nltk",
+    spacy_model: str = "en_core_web_sm",
 ) -> dict[str, Any] | None:
     """Write shards from a table of image files and captions: .csv, .tsv, .jsonl, .json (an array) or .parquet.
 
@@ -33,11 +36,14 @@ def prepare_table(
         summary_column: the column of short captions, where there is one.
         max_side: pictures with a longer side, in pixels, are made smaller.
         scale: processes, part of a job array, images of a shard.
+        extractor: who finds sentences and phrases: NLTK, rules that need no data, or spaCy.
+        spacy_model: the pipeline of `--extractor spacy`, a name or a folder.
 
     Returns:
         The manifest; None while other parts are at work.
 
     Raises:
+        NltkDataError: NLTK's data is missing, and NLTK is to be the extractor.
         FileNotFoundError: the table is missing.
         LayoutError: it cannot be read, or a column is missing.
         ModuleNotFoundError: it is a .parquet, and pyarrow is not installed.
@@ -57,5 +63,13 @@ def prepare_table(
             summary = row[summary_column] if summary_column else None
             yield Record(path_key(file), file, images / file, str(caption or ""), summary and str(summary))
 
-    settings = {"annotations": annotations.name, **columns}
-    return write_records(records(), out, source=annotations.stem, settings=settings, max_side=max_side, scale=scale)
+    settings = {"annotations": described(annotations), **columns}
+    return write_records(
+        records(),
+        out,
+        source=annotations.stem,
+        settings=settings,
+        max_side=max_side,
+        scale=scale,
+        extractor=extractor_named(extractor, spacy_model),
+    )

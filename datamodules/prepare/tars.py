@@ -1,6 +1,7 @@
 """Grains for tars that a user has: WebDataset's or img2dataset's, a caption in KEY.txt or in KEY.json.
 
-Each tar becomes one shard; the pictures' bytes go over as they are, unless a maximal side is asked for.
+Each tar becomes one new shard, and stays itself as it is: a sample's grains belong beside its picture, since both are
+read at once. The pictures' bytes go over unchanged, unless a maximal side is asked for.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import Any
 
 from webdataset.tariterators import tarfile_to_samples
 
-from datamodules.nltk_data import require_nltk_data
-from datamodules.prepare.records import Record, path_key, to_sample
+from datamodules.extractors import Extractor, ExtractorName, extractor_named
+from datamodules.prepare.layout import described
+from datamodules.prepare.pictures import sample_key
+from datamodules.prepare.records import Record, to_sample
 from datamodules.prepare.rejects import LeftOut, Rejects
 from datamodules.prepare.units import Scale, Unit, write_units
 from datamodules.sample import IMAGE_EXTENSIONS, Sample
@@ -28,6 +31,8 @@ def prepare_tars(
     caption_field: str = "caption",
     max_side: int | None = None,
     scale: Scale = Scale(),
+    extractor: ExtractorName = "nltk",
+    spacy_model: str = "en_core_web_sm",
 ) -> dict[str, Any] | None:
     """Write shards with grains from tars with captions. One shard a tar: `samples_per_shard` has no meaning here.
 
@@ -37,26 +42,34 @@ def prepare_tars(
         caption_field: where the caption stands in KEY.json; KEY.txt is taken where it is not there.
         max_side: pictures with a longer side, in pixels, are made smaller.
         scale: processes and part of a job array.
+        extractor: who finds sentences and phrases: NLTK, rules that need no data, or spaCy.
+        spacy_model: the pipeline of `--extractor spacy`, a name or a folder.
 
     Returns:
         The manifest; None while other parts are at work.
 
     Raises:
-        NltkDataError: NLTK's data is missing.
+        NltkDataError: NLTK's data is missing, and NLTK is to be the extractor.
         ShardError: there is nothing to read, or a tar is damaged.
         ValueError: a number is out of its range, or no image was left to write.
     """
-    require_nltk_data()
+    finder = extractor_named(extractor, spacy_model)
+    finder.require()
     urls = expand_shards(data)
     if remote := [url for url in urls if is_remote(url)]:
         raise ShardError(f"only local tars can be prepared, got {remote[0]}")
     units = (Unit(number, url) for number, url in enumerate(urls))
-    to_samples = partial(samples_of_tar, caption_field=caption_field, max_side=max_side)
-    settings = {"tars": [Path(url).name for url in urls], "caption_field": caption_field, "max_side": max_side}
+    to_samples = partial(samples_of_tar, caption_field=caption_field, max_side=max_side, extractor=finder)
+    settings = {
+        "tars": [described(Path(url)) for url in urls], "caption_field": caption_field, "max_side": max_side,
+        "extractor": finder,
+    }  # fmt: skip
     return write_units(units, to_samples, out, source="tars", settings=settings, scale=scale)
 
 
-def samples_of_tar(url: str, rejects: Rejects, *, caption_field: str, max_side: int | None) -> Iterator[Sample]:
+def samples_of_tar(
+    url: str, rejects: Rejects, *, caption_field: str, max_side: int | None, extractor: Extractor
+) -> Iterator[Sample]:
     """The samples of one tar. What cannot be one is counted. Raises ``ShardError`` where the tar is damaged."""
     keys: set[str] = set()
     try:
@@ -64,11 +77,11 @@ def samples_of_tar(url: str, rejects: Rejects, *, caption_field: str, max_side: 
             key = members["__key__"]
             try:
                 caption, image = _caption(members, caption_field), _image(members)
-                record = Record(path_key(key), f"{url}, {key}", Path(key), caption)
+                record = Record(sample_key(key), f"{url}, {key}", Path(key), caption)
                 if record.key in keys:
                     raise LeftOut("key twice in a tar")
                 keys.add(record.key)
-                yield to_sample(record, image, rejects, source="tars", max_side=max_side)
+                yield to_sample(record, image, rejects, source="tars", max_side=max_side, extractor=extractor)
             except LeftOut as left:
                 rejects.add(left.reason, f"{url}, {key}")
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:

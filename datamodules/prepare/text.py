@@ -14,13 +14,33 @@ import ftfy
 from datamodules.granularity import Span
 from datamodules.prepare.rejects import LeftOut
 
+_LOOP = re.compile(r"(.{3,20}?)\1\1+")
+_LOOPS = tuple(re.compile(rf"(.{{{least},20}}?)\1\1+") for least in (10, 5, 3))
+_SAID_AGAIN = re.compile(r"(?<!\S)(\S+)(?:\s+\1)+(?!\S)")
+_SHORT, _MOST = 100, 10
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u2060\ufeff]")
 
 
 def tidy(text: str) -> str:
     """``text`` with broken unicode mended, HTML escapes undone, control characters out and single spaces."""
-    mended = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(_CONTROL.sub(" ", mended).split())
+    return " ".join(mended(text).split())
+
+
+def mended(text: str) -> str:
+    """``text`` with broken unicode mended, HTML escapes undone and control characters out; line breaks stay."""
+    return _CONTROL.sub(" ", html.unescape(html.unescape(ftfy.fix_text(text))))
+
+
+def without_repeats(text: str) -> str:
+    """``text`` without the loops that captioning models fall into, as in β-CLIP's data.
+
+    A piece of 3 to 20 characters that comes three times or more in a row comes once (in texts of over 100 characters,
+    the long pieces first, 10 times at most), and so does a word that is said again.
+    """
+    if len(text) > _SHORT and _LOOP.search(text):
+        for loop in _LOOPS:
+            text = loop.sub(r"\1", text, count=_MOST)
+    return _SAID_AGAIN.sub(r"\1", text)
 
 
 def as_sentence(text: str) -> str:

@@ -14,7 +14,6 @@ import logging
 import multiprocessing
 import re
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -95,7 +94,14 @@ def in_units(items: Iterable[Any], size: int) -> Iterator[Unit]:
 
 
 def write_units(
-    units: Iterable[Unit], to_samples: ToSamples, out: Path, *, source: str, settings: Mapping[str, Any], scale: Scale
+    units: Iterable[Unit],
+    to_samples: ToSamples,
+    out: Path,
+    *,
+    source: str,
+    settings: Mapping[str, Any],
+    scale: Scale,
+    rejects: Rejects | None = None,
 ) -> dict[str, Any] | None:
     """Make the shards of ``units`` that this part is to make and that are not there yet.
 
@@ -106,6 +112,7 @@ def write_units(
         source: the data set's name, for the manifest.
         settings: what decides a shard's content; a folder made with other ones is refused.
         scale: how the work is spread.
+        rejects: what was left out beforehand and belongs to no unit.
 
     Returns:
         The manifest, None while shards of other parts are missing.
@@ -133,7 +140,7 @@ def write_units(
     if missing:
         logger.info("manifest.json waits for %s shards of other parts", len(missing))
         return None
-    return _finish(out, [note for note in notes if note is not None], source, settings)
+    return _finish(out, [note for note in notes if note is not None], source, settings, rejects or Rejects())
 
 
 def _made(units: Iterator[Unit], make: Make, processes: int, source: str) -> int:
@@ -227,17 +234,16 @@ def _is_done(out: Path, number: int) -> bool:
     return note["samples"] == 0 or (tar.is_file() and tar.stat().st_size == note["bytes"] and index_path(tar).is_file())
 
 
-def _finish(out: Path, notes: list[dict[str, Any]], source: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    rejects: Counter[str] = Counter()
-    examples: dict[str, list[str]] = {}
+def _finish(
+    out: Path, notes: list[dict[str, Any]], source: str, settings: Mapping[str, Any], before: Rejects
+) -> dict[str, Any]:
+    rejects = Rejects()
     statistics = Statistics()
     labels: set[str] = set()
-    for note in notes:
-        rejects.update(note["rejects"])
-        statistics.merge(note["statistics"])
-        labels.update(note["labels"])
-        for reason, names in note["examples"].items():
-            examples[reason] = (examples.get(reason, []) + names)[:3]
+    for note in [*notes, {"rejects": before, "examples": before.examples}]:
+        rejects.merge(note["rejects"], note["examples"])
+        statistics.merge(note.get("statistics", {}))
+        labels.update(note.get("labels", ()))
     shards = {
         f"{PREFIX}-{number:06d}.tar": {key: note[key] for key in ("samples", "bytes", "sha256")}
         for number, note in enumerate(notes)
@@ -259,8 +265,7 @@ def _finish(out: Path, notes: list[dict[str, Any]], source: str, settings: Mappi
     write_whole(out / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     for left in out.glob(f"{PREFIX}-[0-9]*.partial"):  # by runs that were killed
         left.unlink(missing_ok=True)
-    for reason, count in sorted(rejects.items()):
-        logger.warning("left out: %s × %s (%s)", count, reason, ", ".join(examples.get(reason, [])))
+    rejects.report()
     logger.info("%s samples in %s shards of %s\n%s", manifest["samples"], len(shards), out, statistics.plotted())
     return manifest
 

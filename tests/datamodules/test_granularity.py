@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.granularity import extract_phrases, sentence_spans, split_sentences
-from datamodules.nltk_data import NltkDataError, missing_nltk_data, require_nltk_data, tagger
+from datamodules.nltk_data import NltkDataError, missing_nltk_data, require_nltk_data
 from datamodules.nouns import singular
 
 pytestmark = pytest.mark.usefixtures("nltk_data")
@@ -216,15 +216,6 @@ def test_a_second_run_gives_the_same(docci):
     assert first == second
 
 
-def test_the_quick_tagger_gives_nltks_tags(docci):
-    from nltk.tag.perceptron import PerceptronTagger
-
-    slow = PerceptronTagger(lang="eng")
-    for caption in docci[:30]:
-        words = re.findall(r"\w+|[^\w\s]", caption)
-        assert tagger().tag(words) == slow.tag(words)
-
-
 def test_missing_data_is_named_with_the_command_that_gets_it(monkeypatch, tmp_path):
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
     assert missing_nltk_data() == ["punkt_tab", "averaged_perceptron_tagger_eng"]
@@ -235,8 +226,6 @@ def test_missing_data_is_named_with_the_command_that_gets_it(monkeypatch, tmp_pa
     assert "missing: punkt_tab, averaged_perceptron_tagger_eng" in message
     assert "when shards are written" in message
     assert "NLTK_DATA=FOLDER" in message
-    with pytest.raises(NltkDataError):
-        tagger.__wrapped__()
 
 
 PLURALS = """man men, person people, fireman firemen, child children, foot feet, tooth teeth, goose geese, mouse mice,

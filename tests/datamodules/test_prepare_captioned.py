@@ -135,7 +135,7 @@ def test_localized_narratives(tmp_path):
     assert [s.key for s in read(tmp_path / "out")] == ["000000000009-3", "000000000009-4"]
 
 
-@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "json"])
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "json", "parquet"])
 def test_tables(tmp_path, kind, capsys):
     rows = [{"file": "a/1.png", "text": CAPTION, "short": "One."}, {"file": "a/2.png", "text": "", "short": ""}]
     for row in rows:
@@ -148,6 +148,9 @@ def test_tables(tmp_path, kind, capsys):
             table.writerows(rows)
     elif kind == "jsonl":
         lines(path, rows)
+    elif kind == "parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(rows), path)
     else:
         path.write_text(json.dumps(rows))
     words = ["--images", str(tmp_path), "--annotations", str(path), "--out", str(tmp_path / "out")]
@@ -167,13 +170,26 @@ def test_tars(tmp_path):
     members = [{"__key__": f"0000{key}", "jpg": picture(int(key)), **extra} for key, extra in rows]
     write_tar(tmp_path / "in0.tar", members[:1])
     write_tar(tmp_path / "in1.tar", members[1:])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     manifest = prepare.prepare_tars(str(tmp_path / "in*.tar"), tmp_path / "out")
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     found = read(tmp_path / "out")
     assert [s.key for s in found] == ["00001", "00002"]
     assert [s.image for s in found] == [picture(1), picture(2)]
     assert manifest is not None
     assert manifest["rejects"] == {"json unreadable": 1, "no caption": 1}
     check_grains(found[1])
+
+
+def test_lines_and_lists_are_seen_before_they_are_joined(tmp_path):
+    put(tmp_path / "a.jpg")
+    caption = "Two things\n\n- a red cube\n- a  blue ball\nThey lie on\nthe the table.\nIt is 3.5 m wide."
+    table = lines(tmp_path / "t.jsonl", [{"image": "a.jpg", "caption": caption}])
+    prepare.prepare_table(tmp_path, table, tmp_path / "out")
+    (sample,) = read(tmp_path / "out")
+    assert sample.caption == "Two things - a red cube - a blue ball They lie on the table. It is 3.5 m wide."
+    told = ("Two things", "a red cube", "a blue ball", "They lie on the table.", "It is 3.5 m wide.")
+    assert sample.sentences == told
 
 
 def test_arrays_are_read_in_pieces(tmp_path, monkeypatch):

@@ -2,84 +2,27 @@
 
 from __future__ import annotations
 
-import io
-import json
 import logging
-from collections import Counter
 from pathlib import Path
 
 import nltk
 import pytest
 from jsonargparse import auto_cli
-from PIL import Image
 
-from datamodules.granularity import extract_phrases
 from datamodules.nltk_data import NltkDataError
 from datamodules.prepare import SOURCES, prepare_coco
-from datamodules.prepare.coco_names import CategoryNames
 from datamodules.prepare.layout import LayoutError
-from datamodules.prepare.rejects import Rejects
-from datamodules.prepare.text import as_sentence, tidy
-from datamodules.sample import Sample
+from datamodules.prepare.units import Scale
 from datamodules.shards import find_shards
 from tests.datamodules.prepared import linked, read
+from tests.datamodules.small_coco import DOG, MAN, Coco, change, picture, proposed
 
 pytestmark = pytest.mark.usefixtures("nltk_data")
-
-
-def picture(form: str = "JPEG", size: tuple[int, int] = (40, 20)) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", size, "red").save(file, form)
-    return file.getvalue()
-
-
-class Coco:
-    """A small data set in COCO's layout, written to ``folder``; change its parts, then ``prepare``."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.files = {"1.jpg": picture(), "sub/2.png": picture("PNG")}
-        self.captions: dict = {
-            "images": [
-                {"id": 1, "file_name": "1.jpg", "width": 40, "height": 20},
-                {"id": 2, "file_name": "sub/2.png", "width": 40, "height": 20},
-            ],
-            "annotations": [
-                {"image_id": 1, "caption": "A man  walks\na dog "},
-                {"image_id": 2, "caption": "A red bus."},
-                {"image_id": 1, "caption": "Two dogs &amp; a bench!"},
-            ],
-        }
-        self.instances: dict = {
-            "categories": [{"id": 18, "name": "dog"}, {"id": 1, "name": "person"}, {"id": 6, "name": "bus"}],
-            "annotations": [
-                {"id": 7, "image_id": 1, "category_id": 18, "bbox": [10, 5, 20, 10], "iscrowd": 0},
-                {"id": 8, "image_id": 1, "category_id": 1, "bbox": [30, -5, 20, 15], "segmentation": [[1, 2]]},
-            ],
-        }
-        self.proposals: dict | None = None
-
-    def prepare(self, **options) -> dict[str, Sample]:
-        for name, data in self.files.items():
-            path = self.folder / "images" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        documents = {name: getattr(self, name) for name in ("captions", "instances", "proposals")}
-        places = {name: self.folder / f"{name}.json" for name, document in documents.items() if document is not None}
-        for name, path in places.items():
-            document = documents[name]
-            path.write_text(document if isinstance(document, str) else json.dumps(document))
-        self.manifest = prepare_coco(self.folder / "images", out=self.folder / "out", **places, **options)
-        return read(self.folder / "out")
 
 
 @pytest.fixture
 def coco(tmp_path: Path) -> Coco:
     return Coco(tmp_path)
-
-
-DOG = [(phrase, "dog", (0.25, 0.25, 0.75, 0.75)) for phrase in ("a dog", "Two dogs")]
-MAN = [("A man", "person", (0.75, 0.0, 1.0, 0.5))]
 
 
 def test_a_small_set(coco):
@@ -135,15 +78,8 @@ def test_each_thing_left_out_is_counted(coco, caplog):
     }
     assert "left out: 1 × image unreadable (not.jpg)" in caplog.text
     assert "2 samples in 1 shards" in caplog.text
-    assert "2 boxes, 2 of them named by a phrase" in caplog.text
-
-
-def proposed(*boxes: list[float], scores: tuple[float, ...] = (), **more: object) -> dict:
-    """A proposals file for image 1."""
-    rows = [{"image_id": 1, "bbox": box, **more} for box in boxes]
-    for row, score in zip(rows, scores, strict=False):
-        row["score"] = score
-    return {"annotations": rows}
+    statistics = coco.manifest["statistics"]
+    assert statistics["boxes"] == statistics["named_boxes"] == {"0": 1, "2": 1}
 
 
 def test_proposals_have_no_phrase_and_no_label(coco):
@@ -154,7 +90,7 @@ def test_proposals_have_no_phrase_and_no_label(coco):
     assert samples["000000000002"].regions == ()
     assert coco.manifest["rejects"] == {}
     coco.instances = None
-    assert linked(coco.prepare(overwrite=True)["000000000001"]) == wanted
+    assert linked(coco.prepare(scale=Scale(overwrite=True))["000000000001"]) == wanted
 
 
 def test_the_best_proposals_are_kept(coco):
@@ -164,7 +100,7 @@ def test_the_best_proposals_are_kept(coco):
     assert coco.manifest["rejects"] == {"proposal past max_proposals": 3}
     for row in coco.proposals["annotations"]:
         del row["score"]
-    sample = coco.prepare(max_proposals=3, overwrite=True)["000000000001"]
+    sample = coco.prepare(max_proposals=3, scale=Scale(overwrite=True))["000000000001"]
     assert [box[2] for _, label, box in linked(sample) if label is None] == [0.05, 0.1, 0.15]
 
 
@@ -212,11 +148,11 @@ def test_no_image_left(coco):
 
 
 def test_shards_are_not_overwritten_unasked(coco):
-    coco.prepare(samples_per_shard=1)
+    coco.prepare(scale=Scale(samples_per_shard=1))
     assert [shard.samples for shard in find_shards(coco.folder / "out")] == [1, 1]
-    with pytest.raises(FileExistsError, match="already holds"):
+    with pytest.raises(FileExistsError, match="other settings"):
         coco.prepare()
-    coco.prepare(overwrite=True)
+    coco.prepare(scale=Scale(overwrite=True))
     assert [shard.samples for shard in find_shards(coco.folder / "out")] == [2]
 
 
@@ -225,22 +161,6 @@ def test_text_ids_make_keys(coco):
         for name in {"id", "image_id"} & row.keys():
             row[name] = f"img.{row[name]}/x"
     assert list(coco.prepare()) == ["img_1_x", "img_2_x"]
-
-
-def change(name: str, *path: object, value: object) -> object:
-    """A function that sets one field of a ``Coco``; ``value`` "gone" deletes it."""
-
-    def apply(coco: Coco) -> None:
-        *above, last = (name, *path)
-        target: object = coco.__dict__
-        for step in above:
-            target = target[step]
-        if value == "gone":
-            del target[last]
-        else:
-            target[last] = value
-
-    return apply
 
 
 @pytest.mark.parametrize(
@@ -301,173 +221,3 @@ def test_the_command_line_can_be_built(coco):
     given = [f"--images={folder / 'images'}", f"--captions={folder / 'captions.json'}", f"--out={folder / 'cli'}"]
     manifest = auto_cli(SOURCES[0], args=given, as_positional=False)
     assert manifest["samples"] == 2
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        (" A dog ", "A dog."),
-        ("A dog\n runs .", "A dog runs ."),
-        ("Is it?", "Is it?"),
-        ("A dog, ", "A dog."),
-        ('A sign says "STOP"', 'A sign says "STOP".'),
-        ("Tom &amp;amp; Jerry\x00\u200b", "Tom & Jerry."),
-        ("The dogâ€™s bone", "The dog's bone."),
-        (" ... ", ""),
-        ("", ""),
-    ],
-)
-def test_captions_become_sentences(text, sentence):
-    assert as_sentence(text) == sentence
-    assert tidy(sentence) == sentence
-
-
-COCO_NAMES = ("person", "bicycle", "car", "motorcycle", "airplane", "bus", "truck", "traffic light", "dog", "bear")
-COCO_NAMES += ("handbag", "tie", "suitcase", "skis", "sports ball", "wine glass", "cup", "hot dog", "chair", "couch")
-COCO_NAMES += (
-    "potted plant",
-    "dining table",
-    "tv",
-    "laptop",
-    "cell phone",
-    "scissors",
-    "teddy bear",
-    "knife",
-    "orange",
-)
-
-
-@pytest.mark.parametrize(
-    ("text", "labels", "named"),
-    [
-        ("Two women with a boy.", "person dog", "person person"),
-        ("A group of people.", "person", "person"),
-        ("A bike.", "bicycle,motorcycle", "bicycle"),
-        ("A bike.", "motorcycle,person", "motorcycle"),
-        ("A hot dog.", "dog,hot dog", "hot dog"),
-        ("A hot dog.", "dog", ""),
-        ("Three teddy bears and a bear.", "bear,teddy bear", "teddy bear bear"),
-        ("Two wine glasses.", "wine glass,cup", "wine glass"),
-        ("A man with glasses.", "wine glass,cup", ""),
-        ("A pair of skis and scissors.", "skis,scissors", "skis scissors"),
-        ("A sofa, a television and her mobile phone.", "couch,tv,cell phone", "couch tv cell phone"),
-        ("The man's knives.", "person,knife", "knife"),
-        ("A bathroom with no chair.", "chair", ""),
-        ("A bus stop near a clock tower.", "bus", ""),
-        ("To the left of it.", "person", ""),
-        ("A dog.", "cat", ""),
-    ],
-)
-def test_head_nouns_name_categories(text, labels, named):
-    names = CategoryNames([*COCO_NAMES, "cat"])
-    phrases = extract_phrases(text, [text])
-    found = names.phrases_by_label(phrases, labels.split(",") if "," in labels else labels.split(" ", 1))
-    by_phrase = sorted((index, label) for label, indices in found.items() for index in indices)
-    assert " ".join(label for _, label in by_phrase) == named
-
-
-def test_categories_of_other_sets_have_their_own_names():
-    text = "Two street signs and a cat."
-    found = CategoryNames(["street-sign", "mailbox"]).phrases_by_label(extract_phrases(text, [text]), ["street-sign"])
-    assert found == {"street-sign": [0]}
-
-
-def test_rejects_keep_a_few_names(caplog):
-    rejects = Rejects(examples=2)
-    for name in "abc":
-        rejects.add("odd", name)
-    rejects.report()
-    assert rejects == {"odd": 3}
-    assert "left out: 3 × odd (a, b, ...)" in caplog.text
-
-
-@pytest.fixture(scope="module")
-def real(shared, nltk_data, tmp_path_factory) -> dict[str, tuple[dict, dict, dict, dict[str, Sample]]]:
-    """For train and val: captions file, instances file, manifest, samples."""
-    source, out = shared / "data" / "coco_tiny", tmp_path_factory.mktemp("coco")
-    sets = {}
-    for name in ("train", "val"):
-        captions, instances = (source / "annotations" / f"{kind}_{name}2017.json" for kind in ("captions", "instances"))
-        manifest = prepare_coco(source / f"{name}2017", captions, out / name, instances, samples_per_shard=20)
-        sets[name] = (*(json.loads(f.read_text()) for f in (captions, instances)), manifest, read(out / name))
-    return sets
-
-
-def test_every_photograph_and_caption_is_there(real, shared):
-    for name, (captions, _, manifest, samples) in real.items():
-        assert [shard["samples"] for shard in manifest["shards"].values()] == [20, 20, 10]
-        assert list(samples) == [f"{image['id']:012d}" for image in captions["images"]]
-        for image in captions["images"]:
-            sample = samples[f"{image['id']:012d}"]
-            assert sample.image == (shared / "data/coco_tiny" / f"{name}2017" / image["file_name"]).read_bytes()
-            texts = [a["caption"] for a in captions["annotations"] if a["image_id"] == image["id"]]
-            assert [s.rstrip(" .") for s in sample.sentences] == [" ".join(t.split()).rstrip(" .,") for t in texts]
-            assert sample.caption == " ".join(sample.sentences)
-            assert len(sample.phrases) >= 4
-            for phrase in sample.phrases:
-                assert sample.caption[phrase.start : phrase.end] == phrase.text
-                assert phrase.text in sample.sentences[phrase.sentence]
-
-
-def test_every_box_is_written_or_counted(real):
-    for _, instances, manifest, samples in real.values():
-        names = {category["id"]: category["name"] for category in instances["categories"]}
-        sizes = {image["id"]: (image["width"], image["height"]) for image in instances["images"]}
-        crowds = sum(annotation["iscrowd"] for annotation in instances["annotations"])
-        assert crowds
-        assert manifest["rejects"] == {"crowd box": crowds}
-        written: dict[str, set] = {key: {(r.label, *r.box) for r in sample.regions} for key, sample in samples.items()}
-        expected: dict[str, set] = {key: set() for key in samples}
-        for annotation in instances["annotations"]:
-            if not annotation["iscrowd"]:
-                x, y, w, h = annotation["bbox"]
-                width, height = sizes[annotation["image_id"]]
-                corners = (x / width, y / height, (x + w) / width, (y + h) / height)
-                box = tuple(round(min(max(value, 0.0), 1.0), 6) for value in corners)
-                expected[f"{annotation['image_id']:012d}"].add((names[annotation["category_id"]], *box))
-        assert written == expected
-
-
-@pytest.mark.parametrize("name", ["train", "val"])
-def test_every_box_of_the_photographs_passes_as_a_proposal(shared, tmp_path, name):
-    source = shared / "data/coco_tiny"
-    captions, instances = (source / "annotations" / f"{kind}_{name}2017.json" for kind in ("captions", "instances"))
-    annotations = json.loads(instances.read_text())["annotations"]
-    manifest = prepare_coco(source / f"{name}2017", captions, tmp_path, proposals=instances, max_proposals=1000)
-    wanted = Counter(f"{row['image_id']:012d}" for row in annotations if not row["iscrowd"])
-    samples = read(tmp_path)
-    assert len(samples) == 50
-    assert Counter({key: len(sample.regions) for key, sample in samples.items()}) == wanted
-    assert manifest["rejects"] == {"crowd box": sum(row["iscrowd"] for row in annotations)}
-    assert {(region.phrase, region.label) for sample in samples.values() for region in sample.regions} == {(None, None)}
-
-
-def test_a_box_stands_once_for_each_phrase_that_names_it(real):
-    linked = 0
-    for _, _, _, samples in real.values():
-        for sample in samples.values():
-            assert len(set(sample.regions)) == len(sample.regions)
-            for label in {region.label for region in sample.regions}:
-                links = {region.phrase for region in sample.regions if region.label == label}
-                boxes = {region.box for region in sample.regions if region.label == label}
-                assert len([r for r in sample.regions if r.label == label]) == len(links) * len(boxes)
-                linked += len(boxes) * (links != {None})
-    assert linked > 480
-
-
-def test_known_links_of_real_photographs(real):
-    samples = real["train"][3] | real["val"][3]
-
-    def links(key: str) -> dict[str, set[str | None]]:
-        sample, found = samples[key], {}
-        for region in sample.regions:
-            name = None if region.phrase is None else sample.phrases[region.phrase].text
-            found.setdefault(region.label, set()).add(name)
-        return found
-
-    moped = links("000000391895")
-    assert {"a small moped", "a motorcycle"} <= moped["motorcycle"]
-    assert "A man" in moped["person"]
-    assert links("000000522418")["cake"] == {"a cake", "a large white sheet cake", "a large sheet cake", "a white cake"}
-    assert links("000000522418")["sink"] == {None}
-    assert "A group of people" in links("000000554625")["person"]

@@ -13,8 +13,9 @@ import pytest
 from jsonargparse import auto_cli
 
 from datamodules.prepare import prepare_grit
-from datamodules.prepare.grit_files import Items
+from datamodules.prepare.grit_files import find_works
 from datamodules.prepare.layout import LayoutError
+from datamodules.prepare.units import Scale
 from datamodules.shards import ShardError
 from tests.datamodules.prepared import linked, read
 from tests.tiny import picture
@@ -101,24 +102,27 @@ def test_tars_and_folders_give_the_same(tmp_path):
     written = []
     for source in sources:
         out = tmp_path / "out" / source.name
-        assert prepare_grit(str(source), out)["rejects"] == {}
-        written.append((out / "shard-000000.tar").read_bytes())
+        assert prepare_grit(str(source), out, scale=Scale(samples_per_shard=2))["rejects"] == {}
+        written.append([path.read_bytes() for path in sorted(out.glob("*.tar"))])
     assert len(read(tmp_path / "out" / "files")) == 4
-    assert len(set(written)) == 1
+    assert len(written[0]) == 2
+    assert written == [written[0]] * 4
 
 
 def test_tars_are_read_as_a_stream(tmp_path):
     write_tar(tmp_path / "a.tar", files_of(*[record()] * 40))
-    items = Items(str(tmp_path / "a.tar"))
-    assert items.__length_hint__() == 40
-    first = next(iter(items))
+    (work,), told = find_works(str(tmp_path / "a.tar"), 10)
+    assert told == [f"a.tar, {(tmp_path / 'a.tar').stat().st_size} bytes"]
+    items = work.items()
+    first = next(items)
     with (tmp_path / "a.tar").open("r+b") as file:
         file.truncate(tmp_path.joinpath("a.tar").stat().st_size // 2)
     assert first.key == "000000000"
-    with pytest.raises(ShardError, match="cannot be read on"):
+    with pytest.raises(ShardError, match=r"a\.tar cannot be read on"):
         list(items)
-    with pytest.raises(ShardError, match=r"\(cut: "):
-        Items(str(tmp_path / "a.tar"))
+    with pytest.raises(ShardError, match=r"a\.tar cannot be read on"):
+        prepare_grit(str(tmp_path / "a.tar"), tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.tar*"))
 
 
 def test_scores_below_the_bound_are_counted(tmp_path):
