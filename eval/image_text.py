@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from eval.benchmark import Model, Result, Run
@@ -68,6 +68,19 @@ def gather_files(
     return ImageTexts([image for image, _ in there], [texts for _, texts in there], files, counts)
 
 
+class Embedded(NamedTuple):
+    """A data set embedded: unit vectors, the texts as they were read, the picture of each; and settings and counts for
+    the results.
+    """
+
+    images: Float[Tensor, "N D"]
+    texts: Float[Tensor, "M D"]
+    read: list[str]
+    owner: Int[Tensor, " M"]
+    settings: dict[str, Any]
+    counts: dict[str, int]
+
+
 def retrieve(
     name: str,
     model: Model,
@@ -79,14 +92,30 @@ def retrieve(
     fit: Fit = centre_crop,
 ) -> Result:
     """Embed, rank, count; ``words`` tell the protocol. Collective: all ranks return the same."""
+    found = embed_both(name, model, run, data, words, wording, fit)
+    ranks = rank_both_ways(found.images, found.texts, found.owner)
+    names = [image.name for image in data.images]
+    return Result(
+        way_numbers(name, ranks, ks),
+        found.settings,
+        found.counts,
+        way_items(name, names, found.read, found.owner, ranks, ks),
+    )
+
+
+def embed_both(
+    name: str, model: Model, run: Run, data: ImageTexts, words: str, wording: Wording = raw, fit: Fit = centre_crop
+) -> Embedded:
+    """Pictures and captions; the run's own wording and fit go first. Collective.
+
+    Raises ValueError where no picture is left.
+    """
     wording, fit = run.wording or wording, run.fit or fit
     texts = [wording(text) for captions in data.captions for text in captions]
     if not texts:
         raise ValueError(f"{name}: no picture is left; left out: {dict(data.counts)}")
     owner = torch.tensor([i for i, captions in enumerate(data.captions) for _ in captions], dtype=torch.long)
-    counts = data.counts | text_counts(model, texts)
-    images = embed_images(model, run, data.images, fit, name)
-    ranks = rank_both_ways(images, embed_texts(model, run, texts, name), owner)
+    counts = dict(data.counts | text_counts(model, texts))
     settings: dict[str, Any] = {
         "protocol": words,
         "picture": f"{fit.__name__}, {model.image_size}×{model.image_size}",
@@ -96,13 +125,10 @@ def retrieve(
         "texts": len(texts),
         "split sha256": data.sha256,
         "files": data.files,
-        "counts": dict(counts),
+        "counts": counts,
     }
-    numbers = {
-        **_numbers(f"{name}/text_to_image", ranks.text_to_image, ks, 1 / len(images)),
-        **_numbers(f"{name}/image_to_text", ranks.image_to_text, ks, 1 / len(images)),
-    }
-    return Result(numbers, settings, dict(counts), _items(name, data, texts, owner, ranks, ks))
+    images = embed_images(model, run, data.images, fit, name)
+    return Embedded(images, embed_texts(model, run, texts, name), texts, owner, settings, counts)
 
 
 def text_counts(model: Model, texts: Sequence[str]) -> Counter[str]:
@@ -113,6 +139,15 @@ def text_counts(model: Model, texts: Sequence[str]) -> Counter[str]:
     )
     counts["empty text"] = sum(not text.strip() for text in texts)
     return +counts
+
+
+def way_numbers(name: str, ranks: BothWays, ks: Sequence[int]) -> dict[str, float]:
+    """The numbers of both directions."""
+    chance = 1 / len(ranks.image_to_text.optimistic)
+    return {
+        **_numbers(f"{name}/text_to_image", ranks.text_to_image, ks, chance),
+        **_numbers(f"{name}/image_to_text", ranks.image_to_text, ks, chance),
+    }
 
 
 def _numbers(head: str, ranks: Ranks, ks: Sequence[int], chance: float) -> dict[str, float]:
@@ -129,10 +164,10 @@ def _numbers(head: str, ranks: Ranks, ks: Sequence[int], chance: float) -> dict[
     }
 
 
-def _items(
-    name: str, data: ImageTexts, texts: list[str], owner: Int[Tensor, " M"], ranks: BothWays, ks: Sequence[int]
+def way_items(
+    name: str, names: list[str], texts: list[str], owner: Int[Tensor, " M"], ranks: BothWays, ks: Sequence[int]
 ) -> dict[str, Items]:
-    names = [image.name for image in data.images]
+    """A table for each direction; ``names`` are the pictures'."""
     asked = {
         "text_to_image": {
             "image": [names[i] for i in owner.tolist()],

@@ -2,18 +2,20 @@
 
 A map says how much each patch of the squashed picture belongs to the phrase; it is drawn up to the picture's size
 (bicubic). Pointing (AMC, ALBEF): the phrase is found where the map's largest value, the first row by row, lies strictly
-inside one of its boxes. Box score (ALBEF): of a detector's boxes the one with the largest sum of the map over area^0.4;
-right where its overlap with the phrase's box is at least a half, counted in whole pixels.
+inside one of its boxes. Box score (ALBEF): of the candidates, a detector's boxes, the one with the largest sum of the
+map over area^0.4; right where its overlap with a box of the phrase is at least a half, counted in whole pixels. Where a
+release has no detector's boxes, the boxes that are annotated in the picture can be the candidates: fewer, and all of
+them of something, so that this is another number and has a name of its own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -41,10 +43,10 @@ class Phrase(NamedTuple):
 
 
 class Located(NamedTuple):
-    """Per phrase whether it was pointed at, and whether the best of the given boxes is right (0 where none are)."""
+    """Per phrase whether it was pointed at, and for each kind of candidates whether the best of them is right."""
 
-    pointed: Float[Tensor, " N"]
-    boxed: Float[Tensor, " N"]
+    pointed: Bool[Tensor, " N"]
+    boxed: dict[str, Bool[Tensor, " N"]]
 
 
 def by_similarity(
@@ -69,11 +71,11 @@ def locate(
     images: Sequence[Source],
     phrases: Sequence[Phrase],
     maps: Maps,
-    proposals: Sequence[Sequence[Xywh]] | None = None,
+    candidates: Mapping[str, Sequence[Sequence[Xywh]]],
 ) -> Located:
     """Look for every phrase; phrases of a picture must follow each other, in the pictures' order. Collective.
 
-    ``proposals`` are a detector's boxes of each picture.
+    ``candidates`` are boxes of each picture, by their kind.
     """
     fit = whole_fit(name, run.fit, squash, SQUASHED)
     texts = embed_texts(model, run, [phrase.text for phrase in phrases], name)
@@ -93,12 +95,13 @@ def locate(
         image = torch.tensor([phrases[n].image - part[0] for n in own], device=dense.device)
         found = maps(model, texts[own.start : own.stop].to(dense.device), dense, image).float().cpu()
         for n, heat in zip(own, found, strict=True):
-            drawn = draw_up(heat, loaded[phrases[n].image - part[0]][1])
-            boxes = None if proposals is None else proposals[phrases[n].image]
-            boxed = boxes is not None and best_box_is_right(drawn, boxes, phrases[n].boxes[0])
-            rows.append(torch.tensor([[points_into(drawn, phrases[n].boxes), boxed]], dtype=torch.float32))
+            picture, right = phrases[n].image, phrases[n].boxes
+            drawn = draw_up(heat, loaded[picture - part[0]][1])
+            boxed = [best_box_is_right(drawn, boxes[picture], right) for boxes in candidates.values()]
+            rows.append(torch.tensor([[points_into(drawn, right), *boxed]], dtype=torch.float32))
     spans = [range(first[part[0]], first[part[-1] + 1]) for part in batches]
-    return Located(*together(rows, spans).unbind(1))
+    pointed, *boxed = together(rows, spans).bool().unbind(1)
+    return Located(pointed, dict(zip(candidates, boxed, strict=True)))
 
 
 def draw_up(heat: Float[Tensor, " P"], size: tuple[int, int]) -> Float[Tensor, "H W"]:
@@ -114,15 +117,20 @@ def points_into(drawn: Float[Tensor, "H W"], boxes: Sequence[Corners]) -> bool:
     return any(x0 < x < x1 and y0 < y < y1 for x0, y0, x1, y1 in boxes)
 
 
-def best_box_is_right(drawn: Float[Tensor, "H W"], proposals: Sequence[Xywh], right: Corners) -> bool:
-    """Whether the best of the proposals overlaps the right box by half; without proposals it does not."""
+def best_box_is_right(drawn: Float[Tensor, "H W"], candidates: Sequence[Xywh], right: Sequence[Corners]) -> bool:
+    """Whether the best of the candidates overlaps a right box by half; without candidates it does not."""
     best, score = None, -math.inf
-    for x, y, width, height in proposals:
+    for x, y, width, height in candidates:
         inside = drawn[int(y) : int(y + height), int(x) : int(x + width)]
         if width * height > 0 and (own := float(inside.sum()) / (width * height) ** ALPHA) > score:
             best, score = (x, y, width, height), own
-    x0, y0, x1, y1 = right
-    return best is not None and overlap(best, (x0, y0, x1 - x0, y1 - y0)) >= OVERLAP
+    return best is not None and any(overlap(best, as_xywh(box)) >= OVERLAP for box in right)
+
+
+def as_xywh(box: Corners) -> Xywh:
+    """Corners to x, y, width, height."""
+    x0, y0, x1, y1 = box
+    return x0, y0, x1 - x0, y1 - y0
 
 
 def overlap(one: Xywh, other: Xywh) -> float:
@@ -133,24 +141,22 @@ def overlap(one: Xywh, other: Xywh) -> float:
     return inner / (one[2] * one[3] + other[2] * other[3] - inner)
 
 
-def located_items(head: str, images: Sequence[Source], phrases: Sequence[Phrase], found: Located, boxed: bool) -> Items:
+def located_items(head: str, images: Sequence[Source], phrases: Sequence[Phrase], found: Located) -> Items:
     """A row per phrase."""
     columns: dict[str, list[Any]] = {
         "phrase": [phrase.name for phrase in phrases],
         "image": [images[phrase.image].name for phrase in phrases],
         "text": [phrase.text for phrase in phrases],
-        "pointed": found.pointed.bool().tolist(),
+        "pointed": found.pointed.tolist(),
+        **{kind: hits.tolist() for kind, hits in found.boxed.items()},
     }
     means = {f"{head}/pointing_accuracy": Mean("pointed")}
-    if boxed:
-        columns["boxed"] = found.boxed.bool().tolist()
-        means[f"{head}/box_accuracy"] = Mean("boxed")
+    means |= {f"{head}/{kind}_accuracy": Mean(kind) for kind in found.boxed}
     return Items(columns, means, "image")
 
 
-def located_numbers(head: str, found: Located, boxed: bool) -> dict[str, float]:
+def located_numbers(head: str, found: Located) -> dict[str, float]:
     """Means over phrases, and their number."""
     numbers = {f"{head}/pointing_accuracy": found.pointed.double().mean().item()}
-    if boxed:
-        numbers[f"{head}/box_accuracy"] = found.boxed.double().mean().item()
+    numbers |= {f"{head}/{kind}_accuracy": hits.double().mean().item() for kind, hits in found.boxed.items()}
     return numbers | {f"{head}/phrases": float(len(found.pointed))}

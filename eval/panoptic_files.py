@@ -154,8 +154,9 @@ class _Reader:
 
 
 def _mask(ids: Ids | None, row: _Row, file: Path) -> Mask:
+    assert ids is not None  # read where a mask is asked for
     mask = ids == row.id
-    if ids is None or not mask.any():
+    if not mask.any():
         raise ValueError(f"{file} must hold segment {row.id} of its annotation, got none")
     return mask
 

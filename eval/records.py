@@ -42,6 +42,11 @@ def read_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file. Raises FileNotFoundError as ``read_bytes``."""
+    return hashlib.sha256(read_bytes(path)).hexdigest()
+
+
 def read_json(path: Path) -> tuple[Any, str]:
     """A JSON document and its SHA-256."""
     data = read_bytes(path)

@@ -104,6 +104,23 @@ class TarMember:
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """A file's bytes in memory."""
+
+    name: str
+    data: bytes
+
+    def stamp(self) -> str:
+        return f"{self.name} {hashlib.sha256(self.data).hexdigest()}"
+
+    def open(self) -> Image.Image:
+        try:
+            return Image.open(io.BytesIO(self.data)).convert("RGB")
+        except BROKEN as error:
+            raise ValueError(f"{self.name} is not a picture that can be read: {error}") from error
+
+
+@dataclass(frozen=True)
 class Pixels:
     """A picture in memory."""
 

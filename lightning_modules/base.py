@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from datamodules.batch import Batch, Grain, Slots, Texts
-from datamodules.collate import pack_texts
 from datamodules.module import GranularityData
 from datamodules.tokenizer import Tokenizer
 from lightning_modules.memory import MemoryConfig, encode_by_parts
@@ -26,6 +25,7 @@ from lightning_modules.networks import DualEncoder, EncoderConfig, ImageFeatures
 from lightning_modules.optim import OptimConfig, adamw, warmup_cosine
 from lightning_modules.provenance import KEY, provenance
 from lightning_modules.sharding import shard, sharded
+from lightning_modules.strings import encode_strings
 from lightning_modules.validation import Validation
 
 MAX_LOG_SCALE = math.log(100.0)
@@ -129,12 +129,9 @@ class Method(LightningModule, ABC):
         """Normalised pixels to unit vectors."""
         return self._in_use().encode_image(pixels.to(self.device)).image
 
-    @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
         """Texts to unit vectors; a text beyond the context is cut and keeps its EOT."""
-        unique, index = pack_texts(texts, Tokenizer(self.encoder.config.context_length))
-        moved = type(unique)(*(t.to(self.device) for t in unique))
-        return self._in_use().encode_text(moved).text[index.to(self.device)]
+        return encode_strings(self._in_use(), texts, Tokenizer(self.encoder.config.context_length), self.device)
 
     def _in_use(self) -> DualEncoder:
         return self._validated[0] if self._validated else self.deployed()

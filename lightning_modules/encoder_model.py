@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from datamodules.collate import pack_texts
 from datamodules.module import normalise
 from datamodules.tokenizer import Tokenizer
 from lightning_modules.networks import DualEncoder, ImageFeatures, TextConditionedPooling, pool_regions, with_grid
 from lightning_modules.networks.unit import unit
+from lightning_modules.strings import encode_strings
 
 
 class EncoderModel:
@@ -57,12 +57,9 @@ class EncoderModel:
         pixels = normalise(squares.to(self.device))
         return self.encoder.encode_image(pixels.to(self.encoder.image_tower.projection.weight.dtype))
 
-    @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
         """Unit vectors of the texts; a text beyond the context is cut and keeps its EOT."""
-        unique, index = pack_texts(texts, self._tokenizer)
-        moved = type(unique)(*(part.to(self.device) for part in unique))
-        return self.encoder.encode_text(moved).text[index.to(self.device)]
+        return encode_strings(self.encoder, texts, self._tokenizer, self.device)
 
     @torch.no_grad()
     def pool_regions(

@@ -34,7 +34,7 @@ from lightning_modules.complaints import fail
 from lightning_modules.encoder_model import EncoderModel
 from lightning_modules.evaluate_files import Evaluation, Folder, compare
 from lightning_modules.export_cli import encoder_of, read
-from lightning_modules.networks import DualEncoder
+from lightning_modules.networks import DualEncoder, TextConditionedPooling
 from lightning_modules.provenance import KEY, commit
 
 logger = logging.getLogger("grainclip")
@@ -44,8 +44,7 @@ def load_model(source: str, device: torch.device) -> tuple[EncoderModel, dict[st
     """The model of a ``.ckpt`` file of a run, with its text-conditioned attention where it has one, or of any CLIP; and
     plain words about it. Raises as ``load``.
     """
-    encoder, words = load(source)
-    pooling = pooling_of(read(Path(source))) if Path(source).suffix == ".ckpt" else None
+    encoder, words, pooling = _load(source)
     return EncoderModel(encoder, device, pooling), words
 
 
@@ -57,13 +56,18 @@ def load(source: str) -> tuple[DualEncoder, dict[str, Any]]:
         ValueError: where the weights are damaged or of another architecture.
         FileNotFoundError: where there are none.
     """
+    encoder, words, _ = _load(source)
+    return encoder, words
+
+
+def _load(source: str) -> tuple[DualEncoder, dict[str, Any], TextConditionedPooling | None]:
     if Path(source).suffix != ".ckpt":
         encoder = DualEncoder.from_pretrained(source)
-        return encoder, {"source": source, "encoder": asdict(encoder.config)}
+        return encoder, {"source": source, "encoder": asdict(encoder.config)}, None
     saved = read(Path(source))
     origin = saved[KEY]
     words = {name: origin[name] for name in ("method", "steps", "commit", "encoder")}
-    return encoder_of(saved), {"source": source, **words}
+    return encoder_of(saved), {"source": source, **words}, pooling_of(saved)
 
 
 def evaluate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -54,8 +54,13 @@ def load_json(path: Path) -> dict[str, Any]:
     """The object of a JSON file. Raises ``FileNotFoundError``, or ``LayoutError`` where it is no JSON object."""
     if not path.is_file():
         raise FileNotFoundError(f"the annotation file {path} does not exist")
+    return parse_json(path, path.read_bytes())
+
+
+def parse_json(path: Path, data: bytes) -> dict[str, Any]:
+    """The object of a JSON file, of which ``data`` is read already. Raises ``LayoutError`` where it is none."""
     try:
-        document = json.loads(path.read_bytes(), object_hook=_without_outline)
+        document = json.loads(data, object_hook=_without_outline)
     except (ValueError, RecursionError) as error:
         raise LayoutError(f"{path} is not JSON: {error}") from error
     if not isinstance(document, dict):
@@ -68,11 +73,16 @@ def rows(path: Path, document: dict[str, Any], section: str, fields: Mapping[str
     found = document.get(section)
     if not isinstance(found, list):
         raise LayoutError(f"{path}: '{section}' must be a list, as in COCO's files, got {type(found).__name__}")
-    for index, row in enumerate(found):
+    yield from checked(path, section, found, fields)
+
+
+def checked(path: Path, where: str, rows: Iterable[Any], fields: Mapping[str, Rule]) -> Iterator[dict[str, Any]]:
+    """Hand on records with good ``fields``; ``where`` is the name of their list in errors."""
+    for index, row in enumerate(rows):
         if not isinstance(row, dict):
-            raise LayoutError(f"{path}: '{section}[{index}]' must be an object, got {row!r:.200}")
+            raise LayoutError(f"{path}: '{where}[{index}]' must be an object, got {row!r:.200}")
         for name, rule in fields.items():
-            rule.check(f"{path}: '{section}[{index}].{name}'", row.get(name))
+            rule.check(f"{path}: '{where}[{index}].{name}'", row.get(name))
         yield row
 
 

@@ -12,12 +12,12 @@ from eval.benchmarks.aro import aro_attribution, aro_relation
 from eval.benchmarks.cifar import cifar10, cifar10_own, cifar100, cifar100_own
 from eval.benchmarks.clipself_boxes import coco_panoptic_clipself
 from eval.benchmarks.coco_boxes import coco_boxes, lvis_boxes
-from eval.benchmarks.coco_captions import coco_karpathy, coco_val2017, coco_val2017_all
+from eval.benchmarks.coco_captions import coco_karpathy, coco_karpathy_1k, coco_val2017, coco_val2017_all
 from eval.benchmarks.dci import dci, dci_extra, dci_long
 from eval.benchmarks.docci import docci, docci_goal
 from eval.benchmarks.fgovd import FgovdFile, fgovd, fgovd_attributes, fgovd_attributes_crop, fgovd_crop
 from eval.benchmarks.flickr30k import flickr30k, flickr30k_all, flickr30k_val
-from eval.benchmarks.flickr30k_entities import flickr30k_pointing, flickr30k_pointing_attention
+from eval.benchmarks.flickr30k_entities import flickr30k_entities, flickr30k_entities_attention
 from eval.benchmarks.iiw import iiw
 from eval.benchmarks.image_folder import ImageFolder
 from eval.benchmarks.imagenet import imagenet, imagenet_a, imagenet_o, imagenet_r, imagenet_v2
@@ -35,11 +35,11 @@ from eval.benchmarks.winoground import winoground
 BENCHMARKS: tuple[Benchmark, ...] = (
     *(coco_boxes, lvis_boxes, coco_panoptic_boxes, coco_panoptic_clipself),
     *(urban1k, sharegpt4v_1k, sharegpt4v_10k, docci, docci_goal, dci, dci_extra, dci_long, iiw),
-    *(coco_karpathy, coco_val2017, coco_val2017_all, flickr30k, flickr30k_val, flickr30k_all),
+    *(coco_karpathy, coco_karpathy_1k, coco_val2017, coco_val2017_all, flickr30k, flickr30k_val, flickr30k_all),
     *(fgovd, fgovd_crop, fgovd_attributes, fgovd_attributes_crop),
     *(sugarcrepe, aro_relation, aro_attribution, winoground),
     *(imagenet, imagenet_v2, imagenet_a, imagenet_o, imagenet_r, cifar10, cifar10_own, cifar100, cifar100_own),
-    *(flickr30k_pointing, flickr30k_pointing_attention, *REFCOCO),
+    *(flickr30k_entities, flickr30k_entities_attention, *REFCOCO),
 )
 ON_A_PATH: Mapping[str, Callable[[str], Benchmark]] = {
     "retrieval": RetrievalFile,

@@ -1,6 +1,7 @@
 """COCO's short captions: two test sets of 5000 pictures that must not be mixed.
 
-``coco_karpathy`` is the test split of Karpathy (OpenAI CLIP, open_clip), all captions of a picture right (25,010);
+``coco_karpathy`` is the test split of Karpathy (OpenAI CLIP, open_clip), all captions of a picture right (25,010), and
+``coco_karpathy_1k`` the mean over its five folds of 1000 pictures, the first five captions of each;
 ``coco_val2017`` is val2017 with the first five captions of each (Long-CLIP, FG-CLIP), ``coco_val2017_all`` with all
 25,014 (FLAIR). Read from the released files::
 
@@ -16,18 +17,26 @@ from pathlib import Path, PurePosixPath
 
 from eval.annotations import ID, NAME, PATH, AnnotationFile
 from eval.benchmark import Model, Result, Run
+from eval.folds import retrieve_in_folds
 from eval.image_text import ImageTexts, gather_files, retrieve
 from eval.karpathy import read_karpathy
 
 FIRST = 5
+KARPATHY = ("dataset_coco.json", "annotations/dataset_coco.json", "coco_karpathy_test.json")
 
 
 def coco_karpathy(model: Model, run: Run) -> Result:
     """Karpathy's test split, all captions."""
     words = "Karpathy test, all captions, any of a picture's own is right; published numbers R@1, R@5, R@10"
-    names = ("dataset_coco.json", "annotations/dataset_coco.json", "coco_karpathy_test.json")
-    data = read_karpathy(run, names, _folder)
-    return retrieve("coco_karpathy", model, run, data, words)
+    return retrieve("coco_karpathy", model, run, read_karpathy(run, KARPATHY, _folder), words)
+
+
+def coco_karpathy_1k(model: Model, run: Run) -> Result:
+    """The mean over five folds of Karpathy's test split, first five captions."""
+    words = "VSE++: Karpathy test, first five captions, mean over five folds of 1000 pictures in the file's order"
+    data = read_karpathy(run, KARPATHY, _folder)
+    data.captions = [captions[:FIRST] for captions in data.captions]
+    return retrieve_in_folds("coco_karpathy_1k", model, run, data, words)
 
 
 def coco_val2017(model: Model, run: Run) -> Result:

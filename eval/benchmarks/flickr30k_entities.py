@@ -1,72 +1,110 @@
-"""The pointing game on Flickr30k Entities' test split (Plummer et al., 2015): where is each phrase of each caption?
+"""Flickr30k Entities' test split (Plummer et al., 2015): where is each phrase of each caption? Pointing and box score.
 
 Read from the release and Flickr30k's pictures::
 
     flickr30k_entities/{Sentences/ID.txt,Annotations/ID.xml,test.txt}  flickr30k-images/ID.jpg
+    flickr30k_entities/dets.json                        (optional: a detector's boxes, in ALBEF's form, for each ID)
 
-Phrases without a box do not count. ``flickr30k_pointing`` takes the cosines of patches and phrase, which any CLIP has;
-``flickr30k_pointing_attention`` β-CLIP's text-conditioned attention.
+Phrases without a box do not count; of several boxes any one is right. ``flickr30k_entities`` takes the cosines of
+patches and phrase, which any CLIP has; ``flickr30k_entities_attention`` β-CLIP's text-conditioned attention.
+``box_accuracy`` chooses among the detector's boxes, ``annotated_box_accuracy`` among all that the release draws in the
+picture.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
-from datamodules.prepare.flickr30k_files import read_objects, read_sentences, read_split
-from datamodules.prepare.layout import LayoutError
+from datamodules.prepare.flickr30k_files import ChainBox, read_objects, read_sentences, read_split
 from eval.benchmark import Model, Result, Run
 from eval.cache import digest
+from eval.detections import read_detections
 from eval.fits import squash
-from eval.localisation import Maps, Phrase, by_attention, by_similarity, locate, located_items, located_numbers
+from eval.image_text import text_counts
+from eval.localisation import (
+    Corners,
+    Maps,
+    Phrase,
+    Xywh,
+    as_xywh,
+    by_attention,
+    by_similarity,
+    locate,
+    located_items,
+    located_numbers,
+)
 from eval.pictures import present
 from eval.places import first_there, place
 from eval.sources import ImageFile, Source
 
 
-def flickr30k_pointing(model: Model, run: Run) -> Result:
+def flickr30k_entities(model: Model, run: Run) -> Result:
     """By cosines of patches."""
-    return _point("flickr30k_pointing", model, run, by_similarity)
+    return _locate("flickr30k_entities", model, run, by_similarity)
 
 
-def flickr30k_pointing_attention(model: Model, run: Run) -> Result:
+def flickr30k_entities_attention(model: Model, run: Run) -> Result:
     """By text-conditioned attention."""
-    return _point("flickr30k_pointing_attention", model, run, by_attention)
+    return _locate("flickr30k_entities_attention", model, run, by_attention)
 
 
-def _point(name: str, model: Model, run: Run, maps: Maps) -> Result:
+class _Release(NamedTuple):
+    """Pictures with phrases that have boxes: their ids, all boxes drawn in each, and the phrases."""
+
+    images: list[Source]
+    numbers: list[str]
+    drawn: list[list[Xywh]]
+    phrases: list[Phrase]
+
+
+def _read(name: str, folder: Path, run: Run, counts: Counter[str]) -> _Release:
+    pictures = [run.root / f for f in ("flickr30k-images", "flickr30k_images", "images")]
+    listed = [(first_there([f / f"{n}.jpg" for f in pictures]), n) for n in read_split(folder / "test.txt")]
+    there = set(present(listed, folder / "test.txt", run.skip_missing, counts))
+    found = _Release([], [], [], [])
+    for file, number in run.track([(f, n) for f, n in listed if n in there], f"{name}: annotations"):
+        drawn = read_objects(folder / "Annotations" / f"{number}.xml").boxes
+        phrases = _phrases(folder, number, drawn, len(found.images), counts)
+        if phrases:
+            found.images.append(ImageFile(file, file.name))
+            found.numbers.append(number)
+            found.drawn.append([as_xywh(box.corners) for box in drawn])
+            found.phrases.extend(phrases)
+    if not found.phrases:
+        raise ValueError(f"{folder}: no phrase with a box is left; left out: {dict(counts)}")
+    return found
+
+
+def _locate(name: str, model: Model, run: Run, maps: Maps) -> Result:
     folder = place(run.root, "flickr30k_entities/Sentences", "Sentences").parent
     counts: Counter[str] = Counter()
-    pictures = [run.root / f for f in ("flickr30k-images", "flickr30k_images", "images")]
-    try:
-        listed = [(first_there([f / f"{n}.jpg" for f in pictures]), n) for n in read_split(folder / "test.txt")]
-        there = set(present(listed, folder / "test.txt", run.skip_missing, counts))
-        images: list[Source] = []
-        phrases: list[Phrase] = []
-        for file, number in run.track([(f, n) for f, n in listed if n in there], f"{name}: annotations"):
-            found = _phrases(folder, number, len(images), counts)
-            if found:
-                images.append(ImageFile(file, file.name))
-                phrases += found
-    except LayoutError as error:
-        raise ValueError(str(error)) from error
-    if not phrases:
-        raise ValueError(f"{folder}: no phrase with a box is left; left out: {dict(counts)}")
-    located = locate(name, model, run, images, phrases, maps)
+    images, numbers, drawn, phrases = _read(name, folder, run, counts)
+    candidates, files = {"annotated_box": drawn}, {}
+    if (folder / "dets.json").is_file():
+        boxes, files["dets.json"] = read_detections(folder / "dets.json")
+        candidates = {"box": [boxes.get(number, []) for number in numbers], **candidates}
+    else:
+        counts["box score left out: no dets.json"] = 1
+    counts += text_counts(model, [phrase.text for phrase in phrases])
+    located = locate(name, model, run, images, phrases, maps, candidates)
     settings = {
-        "protocol": f"pointing game, strictly inside any box of the phrase, maps {maps.__name__}",
+        "protocol": "pointing strictly inside any box of the phrase; box score with area^0.4, half of any box of the "
+        f"phrase; maps {maps.__name__}",
         "picture": f"{(run.fit or squash).__name__}, {model.image_size}×{model.image_size}",
         "pictures": len(images),
         "split sha256": digest(f"{p.name} {p.text} {p.boxes}" for p in phrases),
+        "files": files,
         "counts": dict(counts),
     }
-    numbers = located_numbers(name, located, boxed=False)
-    return Result(numbers, settings, dict(counts), {name: located_items(name, images, phrases, located, boxed=False)})
+    table = located_items(name, images, phrases, located)
+    return Result(located_numbers(name, located), settings, dict(counts), {name: table})
 
 
-def _phrases(folder: Path, number: str, image: int, counts: Counter[str]) -> list[Phrase]:
-    boxes: dict[str, list[tuple[float, float, float, float]]] = {}
-    for box in read_objects(folder / "Annotations" / f"{number}.xml").boxes:
+def _phrases(folder: Path, number: str, drawn: list[ChainBox], image: int, counts: Counter[str]) -> list[Phrase]:
+    boxes: dict[str, list[Corners]] = {}
+    for box in drawn:
         for chain in box.chains:
             boxes.setdefault(chain, []).append(box.corners)
     found = []

@@ -7,11 +7,11 @@ x, y, width, height for each image's id::
     refcoco/dets.json  train2014/*.jpg
 
 Every sentence counts. Two maps: cosines of patches (``refcoco``...) and β-CLIP's attention (``refcoco_attention``...).
+``box_accuracy`` chooses among the detector's boxes, ``annotated_box_accuracy`` among COCO's own of the picture.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,14 @@ from typing import Any
 
 from eval.annotations import ID, LIST, NAME, PATH, XYWH, AnnotationFile, checked
 from eval.benchmark import Benchmark, Model, Result, Run
+from eval.detections import read_detections
 from eval.fits import squash
+from eval.image_text import text_counts
 from eval.localisation import Maps, Phrase, Xywh, by_attention, by_similarity, locate, located_items, located_numbers
 from eval.pictures import present
 from eval.places import first_there, place
 from eval.plain_pickles import read_pickle
-from eval.records import read_json
+from eval.records import file_sha256
 from eval.sources import ImageFile
 
 SETS = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
@@ -52,13 +54,16 @@ class RefCoco:
         annotations = AnnotationFile(folder / "instances.json")
         images = annotations.by_id("images", {"id": ID, "file_name": PATH})
         boxes = annotations.by_id("annotations", {"id": ID, "image_id": ID, "bbox": XYWH})
-        files = {annotations.path.name: annotations.sha256, refs_file.name: _sha256(refs_file)}
+        files = {annotations.path.name: annotations.sha256, refs_file.name: file_sha256(refs_file)}
         counts: Counter[str] = Counter()
-        proposals: dict[str, list[Xywh]] | None = None
+        candidates: dict[str, dict[str, list[Xywh]]] = {}
         if dets_file.is_file():
-            proposals, files[dets_file.name] = _detections(dets_file)
+            candidates["box"], files[dets_file.name] = read_detections(dets_file)
         else:
             counts["box score left out: no dets.json"] = 1
+        annotated = candidates.setdefault("annotated_box", {})
+        for box in boxes.values():
+            annotated.setdefault(str(box["image_id"]), []).append(tuple(box["bbox"]))
         if not isinstance(refs, list):
             raise ValueError(f"{refs_file} must hold a list, got {type(refs).__name__}")
         splits: dict[str, dict[int, list[Phrase]]] = {}
@@ -73,7 +78,7 @@ class RefCoco:
                 Phrase(0, s["sent"], [(x, y, x + width, y + height)], f"{index}.{n}") for n, s in enumerate(sentences)
             ]
             splits.setdefault(ref["split"], {}).setdefault(ref["image_id"], []).extend(own)
-        return self._splits(model, run, annotations, images, splits, proposals, Result({}, {"files": files}, counts))
+        return self._splits(model, run, annotations, images, splits, candidates, Result({}, {"files": files}, counts))
 
     def _splits(
         self,
@@ -82,7 +87,7 @@ class RefCoco:
         annotations: AnnotationFile,
         images: dict[int, dict[str, Any]],
         splits: dict[str, dict[int, list[Phrase]]],
-        proposals: dict[str, list[Xywh]] | None,
+        candidates: dict[str, dict[str, list[Xywh]]],
         result: Result,
     ) -> Result:
         numbers, tables, counts = {}, {}, Counter(result.counts)
@@ -94,11 +99,12 @@ class RefCoco:
             phrases = [p._replace(image=row) for row, number in enumerate(kept) for p in by_image[number]]
             if not phrases:
                 raise ValueError(f"{annotations.path}: no expression of {split} is left; left out: {dict(counts)}")
-            given = None if proposals is None else [proposals.get(str(number), []) for number in kept]
+            own = {kind: [boxes.get(str(n), []) for n in kept] for kind, boxes in candidates.items()}
             head = f"{self.__name__}/{split}"
-            found = locate(head, model, run, pictures, phrases, self.maps, given)
-            numbers |= located_numbers(head, found, given is not None)
-            tables[head] = located_items(head, pictures, phrases, found, given is not None)
+            found = locate(head, model, run, pictures, phrases, self.maps, own)
+            numbers |= located_numbers(head, found)
+            tables[head] = located_items(head, pictures, phrases, found)
+            counts += text_counts(model, [phrase.text for phrase in phrases])
         settings = {
             "protocol": f"ALBEF: pointing strictly inside the box, box score with area^0.4, maps {self.maps.__name__}",
             "picture": f"{(run.fit or squash).__name__}, {model.image_size}×{model.image_size}",
@@ -113,25 +119,8 @@ REFCOCO: tuple[Benchmark, ...] = tuple(
 )
 
 
-def _detections(path: Path) -> tuple[dict[str, list[Xywh]], str]:
-    document, checksum = read_json(path)
-    if not isinstance(document, dict):
-        raise ValueError(f"{path}: the JSON must be an object, got {type(document).__name__}")
-    found: dict[str, list[Xywh]] = {}
-    for number, boxes in document.items():
-        for box in boxes if isinstance(boxes, list) else [boxes]:
-            if not isinstance(box, list) or not XYWH.holds(box[:4]):
-                raise ValueError(f"{path}: '{number}' must be a list of {XYWH.words}, got {box!r:.80}")
-            found.setdefault(number, []).append((box[0], box[1], box[2], box[3]))
-    return found, checksum
-
-
 def _picture(root: Path, name: str) -> Path:
     """``refer`` may name a crop of its own, COCO_train2014_N_M.jpg; the picture is COCO_train2014_N.jpg."""
     parts = Path(name).stem.split("_")
     plain = "_".join(parts[:3]) + Path(name).suffix
     return first_there([root / f / n for f in ("train2014", "images/train2014", "") for n in (name, plain)])
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -26,11 +26,13 @@ from torch.nn import functional
 
 from eval.benchmark import Model, Result, Run
 from eval.cache import digest
+from eval.embed import embed_classes
 from eval.fits import no_fit
 from eval.gather import gather_rows, rank, world_size
 from eval.image_folders import EXTENSIONS
-from eval.prompts import class_vectors, imagenet_templates, read_templates
-from eval.records import read_bytes
+from eval.items import Items, Mean
+from eval.prompts import imagenet_templates, read_templates
+from eval.records import file_sha256, read_bytes
 from eval.sources import BROKEN, ImageFile
 
 IGNORED = 255
@@ -62,46 +64,92 @@ class Segmentation:
             templates = read_templates(root / "templates.txt")
         words = [word.strip() for synonyms in classes for word in synonyms]
         owner = torch.tensor([n for n, synonyms in enumerate(classes) for _ in synonyms])
-        vectors = class_vectors(model.encode_text, words, templates, run.track)
-        confusion = torch.zeros(len(classes), len(classes), dtype=torch.int64)
-        for picture, labels in run.track(pairs[rank() :: world_size()], f"{name}: pictures"):
-            image, right = picture.open(), _labels(labels, len(classes))
-            if right.shape != (image.height, image.width):
-                must = f"{image.width}×{image.height}"
-                raise ValueError(
-                    f"{labels} must have {must} pixels, as its picture, got {right.shape[1]}×{right.shape[0]}"
-                )
-            found = predict(model, image, vectors, owner, run.batch_size)
-            asked = right != IGNORED
-            pair = right[asked] * len(classes) + found[asked]
-            confusion += torch.bincount(pair, minlength=confusion.numel()).view_as(confusion)
-        gathered = gather_rows([confusion.flatten()[None]], torch.int64)
-        assert gathered is not None  # every rank has one
-        confusion = gathered.sum(0).view_as(confusion).cpu()
+        vectors = embed_classes(model, run, words, templates)
+        rows = _compared(name, model, run, pairs, vectors, owner)
         settings = {
             "protocol": "SCLIP's windows, patch values, no thresholds; mean over classes that stand or are predicted",
             "picture": f"shorter side {int(LARGER * model.image_size)}, windows of {model.image_size}, by halves",
             "prompts per class": len(templates),
             "classes": len(classes),
             "pictures": len(pairs),
-            "split sha256": digest(f"{p.name} {labels.stat().st_size}" for p, labels in pairs),
+            "split sha256": digest(f"{p.name} {file_sha256(labels)}" for p, labels in pairs),
             "class names sha256": digest(words),
             "counts": dict(counts),
         }
-        return Result(scores(name, confusion) | {f"{name}/pictures": float(len(pairs))}, settings, dict(counts))
+        names = [picture.name for picture, _ in pairs]
+        table = _items(name, rows, names, [", ".join(word.strip() for word in own) for own in classes])
+        numbers = scores(name, rows[:, 1:]) | {f"{name}/pictures": float(len(pairs))}
+        return Result(numbers, settings, dict(counts), {name: table})
 
 
-def scores(name: str, confusion: Int[Tensor, "C C"]) -> dict[str, float]:
-    """Mean IoU and the share of right pixels; rows are right, columns predicted. Raises ValueError without a pixel."""
-    if not confusion.any():
+def _compared(
+    name: str,
+    model: Model,
+    run: Run,
+    pairs: list[tuple[ImageFile, Path]],
+    vectors: Float[Tensor, "N D"],
+    owner: Int[Tensor, " N"],
+) -> Int[Tensor, "R 5"]:
+    """The ``overlaps`` of every picture, its number before each. Collective."""
+    rows, classes = [], int(owner.max()) + 1
+    for number in run.track(range(len(pairs))[rank() :: world_size()], f"{name}: pictures"):
+        picture, labels = pairs[number]
+        image, right = picture.open(), _labels(labels, classes)
+        if right.shape != (image.height, image.width):
+            must, got = f"{image.width}×{image.height}", f"{right.shape[1]}×{right.shape[0]}"
+            raise ValueError(f"{labels} must have {must} pixels, as its picture, got {got}")
+        found = predict(model, image, vectors, owner, run.batch_size)
+        own = overlaps(right, found, classes)
+        rows.append(torch.cat([torch.full((len(own), 1), number), own], dim=1))
+    gathered = gather_rows(rows, torch.int64)
+    assert gathered is not None  # there is a picture
+    return gathered[gathered[:, 0].argsort(stable=True)].cpu()
+
+
+def overlaps(right: Int[Tensor, "H W"], found: Int[Tensor, "H W"], classes: int) -> Int[Tensor, "c 4"]:
+    """For each class that stands in a label map or is predicted where it asks: its number, and the pixels of the
+    intersection, of the union, and of the label map.
+    """
+    asked = right != IGNORED
+    right, found = right[asked], found[asked]
+    own, predicted, both = (
+        torch.bincount(values, minlength=classes) for values in (right, found, right[right == found])
+    )
+    union = own + predicted - both
+    number = union.nonzero().squeeze(1)
+    return torch.stack([number, both[number], union[number], own[number]], dim=1)
+
+
+def scores(name: str, rows: Int[Tensor, "R 4"]) -> dict[str, float]:
+    """Mean IoU and the share of right pixels, from the ``overlaps`` of all pictures. Raises ValueError without any."""
+    if not len(rows):
         raise ValueError(f"{name}: the label maps must hold a pixel that is not {IGNORED}, got none")
-    right = confusion.diagonal().double()
-    union = confusion.sum(0) + confusion.sum(1) - right
-    there = union > 0
+    number = rows[:, 0].unique(return_inverse=True)[1]
+    sums = torch.zeros(int(number.max()) + 1, 3, dtype=torch.int64).index_add(0, number, rows[:, 1:]).double()
+    both, union, own = sums.unbind(1)
     return {
-        f"{name}/mean_IoU": (right[there] / union[there]).mean().item(),
-        f"{name}/pixel_accuracy": (right.sum() / confusion.sum()).item(),
+        f"{name}/mean_IoU": (both / union).mean().item(),
+        f"{name}/pixel_accuracy": (both.sum() / own.sum()).item(),
     }
+
+
+def _items(name: str, rows: Int[Tensor, "R 5"], pictures: list[str], classes: list[str]) -> Items:
+    """A row per picture and class that stands in it or is predicted."""
+    picture, number, both, union, own = rows.T.tolist()
+    columns = {
+        "image": [pictures[n] for n in picture],
+        "label": number,
+        "class": [classes[n] for n in number],
+        "intersection": both,
+        "union": union,
+        "pixels": own,
+        "IoU": [one / other for one, other in zip(both, union, strict=True)],
+    }
+    means = {
+        f"{name}/mean_IoU": Mean("intersection", "union", "label"),
+        f"{name}/pixel_accuracy": Mean("intersection", "pixels"),
+    }
+    return Items(columns, means, "image")
 
 
 def predict(

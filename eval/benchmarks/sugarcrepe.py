@@ -10,6 +10,7 @@ A tie is a miss. ``mean`` is the mean of the seven.
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from eval.annotations import NAME, PATH
 from eval.benchmark import Model, Result, Run
@@ -17,6 +18,7 @@ from eval.choosing import Question, answer, items, numbers
 from eval.embed import embed_images
 from eval.fits import centre_crop
 from eval.image_text import text_counts
+from eval.items import Items, Mean
 from eval.pictures import present
 from eval.places import first_there, place
 from eval.ranking import Ties
@@ -32,6 +34,7 @@ def sugarcrepe(model: Model, run: Run) -> Result:
     fit = run.fit or centre_crop
     found: dict[str, float] = {}
     tables, files, counts = {}, {}, Counter[str]()
+    together: dict[str, list[Any]] = {}
     for kind in KINDS:
         records = read_records(place(run.root, *(f"{f}{kind}.json" for f in ("sugarcrepe/data/", "data/", ""))), FIELDS)
         files |= records.files
@@ -53,8 +56,15 @@ def sugarcrepe(model: Model, run: Run) -> Result:
         answers = answer(model, run, vectors, questions, head)
         counts += text_counts(model, [text for q in questions for text in q.texts])
         found |= numbers(head, answers, Ties.PESSIMISTIC)
-        tables[head] = items(head, questions, answers, Ties.PESSIMISTIC, [r["filename"] for _, r in there])
+        own = items(
+            head, questions, answers, Ties.PESSIMISTIC, [r["filename"] for _, r in there], {"kind": [kind] * len(there)}
+        )
+        tables[head] = own
+        for column, values in own.columns.items():
+            together.setdefault(column, []).extend(values)
     found["sugarcrepe/mean/accuracy"] = sum(found[f"sugarcrepe/{kind}/accuracy"] for kind in KINDS) / len(KINDS)
+    mean = "sugarcrepe/mean"
+    tables[mean] = Items(together, {f"{mean}/accuracy": Mean("hit", group="kind")}, "image")
     settings = {
         "protocol": "SugarCrepe: a tie is a miss; mean of the seven kinds",
         "picture": f"{fit.__name__}, {model.image_size}×{model.image_size}",

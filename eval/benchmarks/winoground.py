@@ -1,8 +1,9 @@
 """Winoground (Thrush et al., CVPR 2022): two pictures, two captions of the same words; which belongs to which?
 
-Read from the release (gated)::
+Read from the release (gated), in either of its forms; Parquet needs pyarrow, ``grainclip[parquet]``::
 
     winoground/data/examples.jsonl  winoground/data/images/NAME.png
+    winoground/data/test-*.parquet                                     (the pictures are in it)
 
 Of 400 examples, the share whose captions are right for both pictures (text), whose pictures are right for both captions
 (image), and both (group). A tie is a miss.
@@ -11,65 +12,108 @@ Of 400 examples, the share whose captions are right for both pictures (text), wh
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from eval.annotations import NAME, PATH
+from eval.annotations import NAME, PATH, Rule, checked
 from eval.benchmark import Model, Result, Run
 from eval.embed import embed_images, embed_texts
 from eval.fits import centre_crop
 from eval.image_text import text_counts
+from eval.item_files import parquet
 from eval.items import Items, Mean
 from eval.pictures import present
 from eval.places import first_there, place
-from eval.records import read_records
-from eval.sources import ImageFile
+from eval.records import file_sha256, read_records
+from eval.sources import Encoded, ImageFile, Source
 
-FIELDS = {"image_0": PATH, "image_1": PATH, "caption_0": NAME, "caption_1": NAME}
+IMAGES, CAPTIONS = ("image_0", "image_1"), ("caption_0", "caption_1")
+TEXTS = dict.fromkeys(CAPTIONS, NAME)
+ENCODED = Rule("a picture, {bytes, path}", lambda v: isinstance(v, dict) and isinstance(v.get("bytes"), bytes))
 MEASURES = ("text", "image", "group")
+
+
+@dataclass
+class Examples:
+    """Numbers of the examples, two pictures and two captions of each one after the other; the files read with their
+    SHA-256; what was left out.
+    """
+
+    numbers: Sequence[int]
+    images: list[Source]
+    texts: list[str]
+    files: dict[str, str]
+    counts: Counter[str] = field(default_factory=Counter)
 
 
 def winoground(model: Model, run: Run) -> Result:
     """400 examples."""
-    fit = run.fit or centre_crop
-    records = read_records(
-        place(run.root, *(f"{f}examples.jsonl" for f in ("winoground/data/", "winoground/", ""))), FIELDS
-    )
-    counts: Counter[str] = Counter()
-    listed = [
-        (_picture(records.path.parent, r[side]), (i, side))
-        for i, r in enumerate(records.rows)
-        for side in FIELDS
-        if side[:5] == "image"
-    ]
-    there = {key for key in present(listed, records.path, run.skip_missing, counts)}
-    kept = [i for i in range(len(records.rows)) if {(i, "image_0"), (i, "image_1")} <= there]
-    if not kept:
-        raise ValueError(f"{records.path}: no example is left; left out: {dict(counts)}")
-    files = {key: file for file, key in listed}
-    images = [ImageFile(files[i, side], f"{i} {side}") for i in kept for side in ("image_0", "image_1")]
-    texts = [records.rows[i][side] for i in kept for side in ("caption_0", "caption_1")]
-    seen = embed_images(model, run, images, fit, "winoground").unflatten(0, (-1, 2))
-    said = embed_texts(model, run, texts, "winoground").unflatten(0, (-1, 2))
+    fit, data = run.fit or centre_crop, _read(run)
+    seen = embed_images(model, run, data.images, fit, "winoground").unflatten(0, (-1, 2))
+    said = embed_texts(model, run, data.texts, "winoground").unflatten(0, (-1, 2))
     score = (said[:, :, None] * seen[:, None]).sum(3)  # example, caption, picture
     text = (score[:, 0, 0] > score[:, 1, 0]) & (score[:, 1, 1] > score[:, 0, 1])
     image = (score[:, 0, 0] > score[:, 0, 1]) & (score[:, 1, 1] > score[:, 1, 0])
     columns = dict(zip(MEASURES, (text, image, text & image), strict=True))
-    counts += text_counts(model, texts)
+    counts = data.counts + text_counts(model, data.texts)
     found = {f"winoground/{name}_accuracy": hits.double().mean().item() for name, hits in columns.items()}
     settings = {
         "protocol": "Winoground: text, image and group score; a tie is a miss",
         "picture": f"{fit.__name__}, {model.image_size}×{model.image_size}",
         "context length": model.context_length,
-        "files": records.files,
+        "files": data.files,
         "counts": dict(counts),
     }
     table = Items(
-        {"example": kept, "caption_0": texts[::2], "caption_1": texts[1::2]}
+        {"example": list(data.numbers), "caption_0": data.texts[::2], "caption_1": data.texts[1::2]}
         | {n: c.tolist() for n, c in columns.items()},
         {f"winoground/{name}_accuracy": Mean(name) for name in MEASURES},
         "example",
     )
-    return Result(found | {"winoground/questions": float(len(kept))}, settings, dict(counts), {"winoground": table})
+    found["winoground/questions"] = float(len(data.numbers))
+    return Result(found, settings, dict(counts), {"winoground": table})
+
+
+def _read(run: Run) -> Examples:
+    folders = ("winoground/data", "winoground", "data", "")
+    shards = next((found for f in folders if (found := sorted((run.root / f).glob("test-*.parquet")))), [])
+    lines = [f"{folder}/examples.jsonl".lstrip("/") for folder in folders]
+    if shards and not any((run.root / line).is_file() for line in lines):
+        return _of_parquet(shards)
+    return _of_lines(place(run.root, *lines), run)
+
+
+def _of_parquet(shards: list[Path]) -> Examples:
+    _, reader = parquet()
+    images: list[Source] = []
+    texts: list[str] = []
+    for shard in shards:
+        try:
+            table = reader.read_table(shard, columns=[*IMAGES, *CAPTIONS]).to_pylist()
+        except (OSError, ValueError) as error:  # pyarrow's own are of these
+            raise ValueError(f"{shard} is no Parquet file with {', '.join((*IMAGES, *CAPTIONS))}: {error}") from error
+        for row in checked(shard, "rows", table, TEXTS | dict.fromkeys(IMAGES, ENCODED)):
+            number = len(texts) // 2
+            images += [Encoded(f"{number} {side}", row[side]["bytes"]) for side in IMAGES]
+            texts += [row[side] for side in CAPTIONS]
+    if not texts:
+        raise ValueError(f"{shards[0]} must hold examples, got none")
+    return Examples(range(len(texts) // 2), images, texts, {shard.name: file_sha256(shard) for shard in shards})
+
+
+def _of_lines(path: Path, run: Run) -> Examples:
+    records = read_records(path, TEXTS | dict.fromkeys(IMAGES, PATH))
+    counts: Counter[str] = Counter()
+    listed = [(_picture(path.parent, r[side]), (i, side)) for i, r in enumerate(records.rows) for side in IMAGES]
+    there = set(present(listed, path, run.skip_missing, counts))
+    kept = [i for i in range(len(records.rows)) if all((i, side) in there for side in IMAGES)]
+    if not kept:
+        raise ValueError(f"{path}: no example is left; left out: {dict(counts)}")
+    files = {key: file for file, key in listed}
+    images: list[Source] = [ImageFile(files[i, side], f"{i} {side}") for i in kept for side in IMAGES]
+    texts = [records.rows[i][side] for i in kept for side in CAPTIONS]
+    return Examples(kept, images, texts, records.files, counts)
 
 
 def _picture(folder: Path, name: str) -> Path:

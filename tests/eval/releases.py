@@ -107,11 +107,13 @@ def karpathy(colour: str, number: int, captions: int, split: str = "test", folde
     return found if folder is None else found | {"filepath": folder}
 
 
-def write_karpathy(root: Path) -> Path:
-    """Test pictures with five, six and five captions, and one of train."""
-    images = [karpathy(c, n, 6 if n == 1 else 5) for n, c in enumerate(NAMES)] + [karpathy("red", 9, 5, "train")]
-    for image, colour in zip(images, NAMES, strict=False):
+def write_karpathy(root: Path, pictures: int = 3) -> Path:
+    """Test pictures with five captions, the second with six, and one of train."""
+    colours = [NAMES[n % 3] for n in range(pictures)]
+    images = [karpathy(c, n, 6 if n == 1 else 5) for n, c in enumerate(colours)]
+    for image, colour in zip(images, colours, strict=True):
         plain(root / "val2014" / image["filename"], colour)
+    images.append(karpathy("red", 99, 5, "train"))
     file = root / "dataset_coco.json"
     write_json(file, {"images": images, "dataset": "coco"})
     return file

@@ -5,9 +5,10 @@ import pytest
 import torch
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+from torchvision.transforms.functional import pad, resize
 
 from eval.embed import as_pixels
-from eval.fits import centre_crop, longest, squash, squash_bilinear
+from eval.fits import centre_crop, letterbox, longest, squash, squash_bilinear
 
 
 def noise(width, height):
@@ -34,3 +35,13 @@ def test_the_longest_side_fits_and_the_rest_is_black():
     square = as_pixels(longest(image, 16))
     assert (square[0, :8] == 255).all()
     assert not square[:, 8:].any()
+
+
+@pytest.mark.parametrize("size", [(50, 31), (31, 50), (40, 39), (16, 16), (3, 90)])
+def test_the_letterbox_is_clipself_s_crop(size):
+    image, scale = noise(*size), 16 / max(size)
+    width, height = (max(1, round(length * scale)) for length in size)
+    left, top = (16 - width) // 2, (16 - height) // 2
+    resized = resize(image, [height, width], InterpolationMode.BICUBIC)
+    oracle = pad(resized, [left, top, 16 - width - left, 16 - height - top])
+    assert torch.equal(as_pixels(letterbox(image, 16)), as_pixels(oracle))

@@ -1,6 +1,6 @@
 """A peer's numbers: the same exported model, evaluated by open_clip's own pictures and tokens, and by CLIP_benchmark.
 
-CLIP_benchmark is no dependency: its tests run where it is installed (``pip install --no-deps clip-benchmark``).
+CLIP_benchmark comes with the extra ``dev``; where it is not installed its test is left out.
 """
 
 from __future__ import annotations

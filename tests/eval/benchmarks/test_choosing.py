@@ -155,6 +155,40 @@ def test_winoground_by_hand(tmp_path):
     assert (result.numbers["winoground/group_accuracy"], result.numbers["winoground/questions"]) == (0.25, 4)
 
 
+def write_winoground_parquet(root, examples):
+    """Pictures of one colour in the rows, as the hub's own conversion stores them."""
+    arrow = pytest.importorskip("pyarrow")
+    writer = pytest.importorskip("pyarrow.parquet")
+    rows = []
+    for number, (*colours, first, second) in enumerate(examples):
+        row = {"id": number, "caption_0": first, "caption_1": second, "tag": "x"}
+        for side, colour in enumerate(colours):
+            plain(root / "picture.png", colour)
+            row[f"image_{side}"] = {"bytes": (root / "picture.png").read_bytes(), "path": f"ex_{number}_img_{side}.png"}
+        rows.append(row)
+    (root / "winoground" / "data").mkdir(parents=True)
+    half = len(rows) // 2
+    for number, part in enumerate((rows[:half], rows[half:])):
+        file = root / "winoground" / "data" / f"test-{number:05d}-of-00002.parquet"
+        writer.write_table(arrow.Table.from_pylist(part), file)
+    return file
+
+
+def test_winoground_from_parquet(tmp_path):
+    captions = [("red", "blue"), ("blue", "red"), ("red", "red"), ("green", "blue")]
+    file = write_winoground_parquet(tmp_path, [("red", "blue", *pair) for pair in captions])
+    result = winoground(ColourModel(), Run(tmp_path))
+    table = result.items["winoground"].columns
+    assert table["text"] == table["image"] == [True, False, False, False]
+    assert table["caption_1"] == ["blue", "red", "red", "blue"]
+    assert result.numbers["winoground/group_accuracy"] == 0.25
+    assert sorted(result.settings["files"]) == [f"test-{n:05d}-of-00002.parquet" for n in (0, 1)]
+    assert result.settings["files"][file.name] == hashlib.sha256(file.read_bytes()).hexdigest()
+    file.write_bytes(b"PAR1 no table")
+    with pytest.raises(ValueError, match=r"of-00002\.parquet is no Parquet file with image_0"):
+        winoground(ColourModel(), Run(tmp_path))
+
+
 def test_winoground_s_text_and_image_scores_ask_different_things(tmp_path):
     for name, colour in (("a", "red"), ("b", "blue")):
         plain(tmp_path / "images" / f"{name}.png", colour)

@@ -128,7 +128,7 @@ def test_missing_pictures_stop_the_run_or_are_counted(tmp_path):
         ("annotations", {"bbox": [1, 2, 3, math.nan]}, r"'annotations\[0\].bbox' must be"),
         ("annotations", {"id": 11}, "ids must differ, got 11 twice in 'annotations'"),
         ("categories", {"name": ""}, r"'categories\[0\].name' must be a text that is not empty, got ''"),
-        ("images", {"file_name": "../1.png"}, r"'images\[0\].file_name' must be a path inside its folder"),
+        ("images", {"file_name": "../1.png"}, r"'images\[0\].file_name' must be a path inside the images' folder"),
         ("images", {"width": None}, r"'images\[0\].width' must be a whole number of pixels above 0, got None"),
     ],
 )

@@ -12,10 +12,11 @@ from sklearn.metrics import jaccard_score
 
 from eval.benchmark import Run
 from eval.benchmarks.catalogue import benchmark
-from eval.benchmarks.flickr30k_entities import flickr30k_pointing, flickr30k_pointing_attention
+from eval.benchmarks.flickr30k_entities import flickr30k_entities, flickr30k_entities_attention
 from eval.benchmarks.oracle import OracleFile
 from eval.benchmarks.refcoco import RefCoco
-from eval.benchmarks.segmentation import Segmentation, scores, starts
+from eval.benchmarks.segmentation import Segmentation, overlaps, scores, starts
+from eval.compare import intervals
 from eval.localisation import best_box_is_right, by_attention, by_similarity, draw_up, overlap, points_into
 from lightning_modules.encoder_model import EncoderModel
 from lightning_modules.networks import DualEncoder, TextConditionedPooling
@@ -71,10 +72,11 @@ def test_the_best_box_weighs_its_sum_by_its_area():
     drawn = torch.zeros(20, 20)
     drawn[5:10, 5:10] = 1.0
     right, whole, corner = (5.0, 5.0, 5.0, 5.0), (0.0, 0.0, 20.0, 20.0), (0.0, 0.0, 3.0, 3.0)
-    assert best_box_is_right(drawn, [whole, right, corner], (5, 5, 10, 10))
-    assert not best_box_is_right(drawn, [whole, corner], (5, 5, 10, 10))
-    assert not best_box_is_right(drawn, [], (5, 5, 10, 10))
-    assert not best_box_is_right(drawn, [(5.0, 5.0, 0.0, 5.0)], (5, 5, 10, 10))
+    assert best_box_is_right(drawn, [whole, right, corner], [(5, 5, 10, 10)])
+    assert best_box_is_right(drawn, [whole, right, corner], [(0, 0, 3, 3), (5, 5, 10, 11)])  # any box of the phrase
+    assert not best_box_is_right(drawn, [whole, corner], [(5, 5, 10, 10)])
+    assert not best_box_is_right(drawn, [], [(5, 5, 10, 10)])
+    assert not best_box_is_right(drawn, [(5.0, 5.0, 0.0, 5.0)], [(5, 5, 10, 10)])
 
 
 def write_entities(root):
@@ -99,14 +101,25 @@ def write_entities(root):
     paint(root / "flickr30k-images" / "11.jpg", (40, 20), ("red", (0, 0, 20, 20)), ("blue", (20, 0, 40, 20)))
 
 
-@pytest.mark.parametrize("point", [flickr30k_pointing, flickr30k_pointing_attention])
+@pytest.mark.parametrize("point", [flickr30k_entities, flickr30k_entities_attention])
 def test_flickr30k_entities_by_hand(tmp_path, point):
     write_entities(tmp_path)
     result = point(Attentive(), Run(tmp_path))
     name = point.__name__
-    assert result.numbers == {f"{name}/pointing_accuracy": 0.75, f"{name}/phrases": 4.0}  # "blue" for the red wall
-    assert result.counts == {"phrase without a box": 2}
-    assert result.items[name].columns["text"] == ["A red wall", "a blue wall", "The blue one", "blue"]
+    assert result.numbers == {  # "blue" for the red wall
+        f"{name}/pointing_accuracy": 0.75,
+        f"{name}/annotated_box_accuracy": 0.75,
+        f"{name}/phrases": 4.0,
+    }
+    assert result.counts == {"phrase without a box": 2, "box score left out: no dets.json": 1}
+    table = result.items[name].columns
+    assert table["text"] == ["A red wall", "a blue wall", "The blue one", "blue"]
+    assert table["pointed"] == table["annotated_box"] == [True, True, True, False]
+    # a detector that saw the left half and a stripe in the middle
+    write_json(tmp_path / "flickr30k_entities" / "dets.json", {"11": [[0, 0, 20, 20], [14, 0, 12, 20]]})
+    result = point(Attentive(), Run(tmp_path))
+    assert result.items[name].columns["box"] == [True, False, False, False]
+    assert (result.numbers[f"{name}/box_accuracy"], len(result.settings["files"]["dets.json"])) == (0.25, 64)
     (tmp_path / "flickr30k_entities" / "Annotations" / "11.xml").write_text("<annotation>")
     with pytest.raises(ValueError, match=r"11\.xml is not XML"):
         point(Attentive(), Run(tmp_path))
@@ -138,6 +151,7 @@ def test_refcoco_by_hand(tmp_path, maps):
     result = RefCoco("refcoco", maps)(Attentive(), Run(tmp_path))
     assert result.numbers["refcoco/testA/pointing_accuracy"] == 0.5
     assert result.numbers["refcoco/testA/box_accuracy"] == 0.5
+    assert result.numbers["refcoco/testA/annotated_box_accuracy"] == 0.5
     assert result.numbers["refcoco/val/phrases"] == 1
     assert result.numbers["refcoco/val/pointing_accuracy"] == 1.0
     assert set(result.settings["files"]) == {"refs(unc).p", "instances.json", "dets.json"}
@@ -148,7 +162,8 @@ def test_refcoco_without_detections_says_so(tmp_path):
     write_refcoco(tmp_path, dets=False)
     result = benchmark("refcoco")(ColourModel(), Run(tmp_path))
     assert result.counts == {"box score left out: no dets.json": 1}
-    assert not [name for name in result.numbers if "box" in name]
+    assert {name.partition("/")[0] for name in result.numbers if "box" in name} == {"refcoco"}
+    assert {name.split("/")[-1] for name in result.numbers if "box" in name} == {"annotated_box_accuracy"}
     with pytest.raises(FileNotFoundError, match=r"must hold refcoco\+ or refer/data/refcoco\+"):
         benchmark("refcoco+")(ColourModel(), Run(tmp_path))
     (tmp_path / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps([Path("a")]))
@@ -199,17 +214,34 @@ def test_segmentation_of_two_halves(tmp_path):
     assert Segmentation("s")(ColourModel(), Run(tmp_path, batch_size=1)).numbers == result.numbers
 
 
+def test_segmented_classes_one_by_one(tmp_path):
+    labels = write_segmentation(tmp_path)
+    result = Segmentation("s")(ColourModel(), Run(tmp_path))
+    table = result.items["segmentation:s"]
+    columns = table.columns
+    assert columns["image"] == ["a.png"] * 2
+    assert columns["class"] == ["green thing, red thing", "blue thing"]
+    assert columns["pixels"] == [int((labels == n).sum()) for n in (0, 1)]
+    assert result.numbers["segmentation:s/mean_IoU"] == pytest.approx(sum(columns["IoU"]) / 2)
+    low, high = intervals(table, 10)["segmentation:s/mean_IoU"]
+    assert low == high == pytest.approx(result.numbers["segmentation:s/mean_IoU"])  # one picture, drawn again
+    share = sum(columns["intersection"]) / sum(columns["pixels"])
+    assert (
+        result.numbers["segmentation:s/pixel_accuracy"]
+        == share
+        == intervals(table, 10)["segmentation:s/pixel_accuracy"].low
+    )
+
+
 def test_mean_iou_against_scikit_learn():
     rng = np.random.default_rng(0)
-    right, found = rng.integers(0, 4, 500), rng.integers(0, 5, 500)
-    confusion = torch.zeros(6, 6, dtype=torch.int64)
-    for a, b in zip(right, found, strict=True):
-        confusion[a, b] += 1
-    numbers = scores("x", confusion)
+    right, found = rng.integers(0, 4, 500), rng.integers(0, 5, 500)  # the last of six neither stands nor is predicted
+    maps = [torch.from_numpy(labels).view(2, 10, 25) for labels in (right, found)]
+    numbers = scores("x", torch.cat([overlaps(one, other, 6) for one, other in zip(*maps, strict=True)]))
     assert numbers["x/mean_IoU"] == pytest.approx(jaccard_score(right, found, average="macro"))
     assert numbers["x/pixel_accuracy"] == pytest.approx((right == found).mean())
     with pytest.raises(ValueError, match="must hold a pixel that is not 255"):
-        scores("x", torch.zeros(2, 2, dtype=torch.int64))
+        scores("x", overlaps(torch.full((2, 2), 255), torch.zeros(2, 2, dtype=torch.long), 3))
 
 
 @pytest.mark.parametrize(("length", "expected"), [(16, [0]), (24, [0, 8]), (30, [0, 8, 14]), (17, [0, 1])])

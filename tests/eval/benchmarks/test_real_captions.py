@@ -1,0 +1,74 @@
+"""Retrieval with the real captions of COCO and DOCCI: against a loop in float64, and the tokenizer."""
+
+import json
+
+import torch
+
+from datamodules.tokenizer import Tokenizer
+from eval.benchmark import Run
+from eval.benchmarks.coco_captions import coco_val2017
+from eval.benchmarks.docci import docci
+from eval.embed import pixels
+from eval.fits import centre_crop
+from eval.sources import ImageFile
+from lightning_modules.encoder_model import EncoderModel
+from lightning_modules.networks import DualEncoder
+from tests.eval import releases
+from tests.eval.benchmarks.test_image_text import measures
+from tests.eval.official import rows
+from tests.tiny_run import TINY
+
+
+def test_real_captions_of_coco(shared):
+    root = shared / "data" / "coco_tiny"
+    document = rows(root / "annotations" / "captions_val2017.json")
+    torch.manual_seed(0)
+    encoder = DualEncoder(TINY)
+    for weight in encoder.parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=0.3)  # so that answers differ by more than rounding
+    model = EncoderModel(encoder, torch.device("cpu"))
+    result = coco_val2017(model, Run(root))
+    own: dict[int, list[str]] = {}
+    for annotation in document["annotations"]:
+        own.setdefault(annotation["image_id"], []).append(annotation["caption"])
+    captions = {image["file_name"]: own[image["id"]][:5] for image in document["images"]}
+    table = result.items["coco_val2017/text_to_image"].columns
+    found: dict[str, list[str]] = {}
+    for image, text in zip(table["image"], table["text"], strict=True):
+        found.setdefault(image, []).append(text)
+    assert found == captions
+    names = list(found)
+    pictures = {
+        name: model.encode_image(pixels(centre_crop, ImageFile(root / "val2017" / name, name), 16)[None])
+        .image[0]
+        .double()
+        for name in names
+    }
+    stack = torch.stack([pictures[name] for name in names])
+    ranks = []
+    for image, text in zip(table["image"], table["text"], strict=True):
+        scores = stack @ model.encode_text([text])[0].double()
+        ranks.append(int((scores > scores[names.index(image)]).sum()))
+    off = [abs(one - other) for one, other in zip(ranks, table["rank"], strict=True)]
+    assert sum(off) <= 2  # of 250 queries: neighbours closer than rounding
+    assert len(set(ranks)) > 20
+
+
+def test_real_captions_of_docci_are_cut_as_the_tokenizer_says(shared, tmp_path):
+    lines = (shared / "data" / "docci_captions.jsonl").read_text().splitlines()[:40]
+    records = []
+    for line in map(json.loads, lines):
+        image = f"{line['id']}.jpg"
+        releases.plain(tmp_path / "docci" / "images" / image, "red")
+        records.append({"example_id": line["id"], "split": "test", "image_file": image, "description": line["caption"]})
+    releases.write_lines(tmp_path / "docci" / "docci_descriptions.jsonlines", records)
+    torch.manual_seed(0)
+    model = EncoderModel(DualEncoder(TINY), torch.device("cpu"))
+    result = docci(model, Run(tmp_path))
+    cut = sum(len(Tokenizer(10_000)(record["description"])) > 77 for record in records)
+    assert 20 < cut <= 40
+    assert result.counts == {"text cut at 77 tokens": cut}
+    assert measures(result)["ties"] == 1.0  # all pictures are alike
+    assert measures(result)["strict_R@1"] == 0.0
+    assert measures(result)["R@1"] == 1.0
