@@ -24,7 +24,7 @@ from datamodules.collate import Item, Preparer, collate
 from datamodules.mixture import Mixture
 from datamodules.order import Order, Place, Schedule
 from datamodules.sample import Sample, SampleError
-from datamodules.shards import Shard
+from datamodules.shards import Shard, ShardError
 from datamodules.skips import DataError, SkipPolicy, Tally
 from datamodules.tar_index import TarIndex
 
@@ -164,7 +164,14 @@ class IndexedBatches(Dataset[Batch]):
 
 
 class IndexedPass(Dataset[Batch]):
-    """Every sample once, in the shards' order, split over ranks; ``self[i]`` is this rank's ``i``-th batch."""
+    """Every sample once, in the shards' order, split over ranks; ``self[i]`` is this rank's ``i``-th batch.
+
+    All ranks have equally many batches, since losses over all ranks and sliced weights make them wait for each other: a
+    rank with a sample less takes it from its last full batch.
+
+    Raises:
+        ShardError: there are too few samples for that.
+    """
 
     def __init__(
         self, source: Source, prepare: Preparer, batch_size: int, *, seed: int, rank: int, ranks: int, skip: SkipPolicy
@@ -172,21 +179,31 @@ class IndexedPass(Dataset[Batch]):
         self.reader = TarReader(source)
         self.prepare, self.batch_size, self.seed = prepare, batch_size, seed
         self.mine = range(rank, len(self.reader), ranks)
+        self.batches = -(-len(range(0, len(self.reader), ranks)) // batch_size)
+        if len(self.mine) < self.batches:
+            raise ShardError(
+                f"{len(self.reader)} samples cannot be read by {ranks} ranks in equally many batches of {batch_size}: "
+                "use fewer ranks or another data.val_batch_size"
+            )
         self.tally = Tally(skip)
 
     def __len__(self) -> int:
-        return -(-len(self.mine) // self.batch_size)
+        return self.batches
 
     def __getitem__(self, number: int) -> Batch | None:
         """None where no sample of the batch can be used."""
         items = []
-        for index in self.mine[number * self.batch_size : (number + 1) * self.batch_size]:
+        for index in self.mine[self._start(number) : self._start(number + 1)]:
             self.tally.read += 1
             item = try_item(self.reader, index, self.prepare, f"{self.seed}/{index}", self.tally)
             items += [] if item is None else [item]
         if number == len(self) - 1:
             self.tally.judge()
         return collate(items, self.tally.report()) if items else None
+
+    def _start(self, number: int) -> int:
+        """Where a batch begins: full ones first, and one sample at least for each that comes after."""
+        return min(number * self.batch_size, len(self.mine) - (self.batches - number))
 
     def loader(self, workers: int, **settings: Any) -> DataLoader[Batch]:
         """Loads them all."""

@@ -182,6 +182,11 @@ class GranularityData(LightningDataModule):
             "regions": asdict(self.regions),
         }
 
+    def fingerprint(self) -> list[Any]:
+        """What decides which samples come when: settings, and every shard that was found, with its samples."""
+        shards = [[(shard.url, shard.samples) for shard in source] for source in self._train]
+        return [self.describe(), self.seed, self.window, self.weights, self.image_size, shards, len(self._val)]
+
     def label_names(self) -> tuple[str, ...]:
         """The labels that boxes of the validation set may have; empty where any shard's manifest does not tell."""
         manifests = {Path(shard.url).parent / "manifest.json" for shard in self._val}

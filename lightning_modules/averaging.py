@@ -1,8 +1,10 @@
-"""Weights between two models of one shape (CLIPSelf and others: what fine-tuning gains, without what it forgets)."""
+"""Weights between two models of one shape (CLIPSelf and others: what fine-tuning gains, without what it forgets), and
+the running average that a checkpoint may hold beside the weights.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
 from torch import Tensor
 
@@ -15,3 +17,17 @@ def average(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], share:
         name: theirs.lerp(ours.to(theirs), share) if (theirs := teacher[name]).is_floating_point() else ours
         for name, ours in student.items()
     }
+
+
+TRAINED, AVERAGED = "encoder.", "averaged."  # how the names of both begin in a checkpoint
+
+
+def fit_averaged(weights: MutableMapping[str, Tensor], wanted: bool) -> None:
+    """Make a checkpoint's weights fit a run that keeps an average (begun at the weights) or none (it is left out)."""
+    held = [name for name in weights if name.startswith(AVERAGED)]
+    if wanted and not held:
+        trained = {name: weight for name, weight in weights.items() if name.startswith(TRAINED)}
+        weights.update((AVERAGED + name.removeprefix(TRAINED), weight) for name, weight in trained.items())
+    elif not wanted:
+        for name in held:
+            del weights[name]

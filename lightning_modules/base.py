@@ -20,6 +20,7 @@ from typing_extensions import override
 from datamodules.batch import Batch, Grain, Slots, Texts
 from datamodules.module import GranularityData
 from datamodules.tokenizer import Tokenizer
+from lightning_modules.averaging import fit_averaged
 from lightning_modules.memory import MemoryConfig, encode_by_parts
 from lightning_modules.networks import DualEncoder, EncoderConfig, ImageFeatures, TextFeatures
 from lightning_modules.optim import OptimConfig, adamw, warmup_cosine
@@ -72,6 +73,7 @@ class Method(LightningModule, ABC):
         self.save_hyperparameters(logger=False)
         self.encoder = DualEncoder(encoder) if pretrained is None else _pretrained(pretrained, encoder)
         self.encoder.set_grad_checkpointing(memory.recompute_blocks)
+        self.averaged: DualEncoder | None = None  # the running average of the encoder, where a callback keeps one
         self.optim, self.memory = optim, memory
         self.validation = Validation()
         self.numbers: dict[str, float] = {}  # of the last validation
@@ -221,6 +223,7 @@ class Method(LightningModule, ABC):
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.numbers = checkpoint.get(KEY, {}).get("numbers", {})
+        fit_averaged(checkpoint.get("state_dict", {}), self.averaged is not None)
         data = getattr(self._trainer, "datamodule", None)
         if isinstance(data, GranularityData):
             data.fit_checkpoint(checkpoint)

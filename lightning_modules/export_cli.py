@@ -12,33 +12,35 @@ from typing import Any
 import torch
 
 from lightning_modules import beta_clip, harmo_clip, mul_clip  # noqa: F401  once imported, what checkpoints hold is known
-from lightning_modules.averaging import average
+from lightning_modules.averaging import AVERAGED, TRAINED, average
 from lightning_modules.complaints import fail
 from lightning_modules.model_card import model_card
 from lightning_modules.networks import DualEncoder, EncoderConfig
 from lightning_modules.provenance import KEY
 from lightning_modules.sharded_files import read_sharded
 
-STUDENT, TEACHER = "encoder.", "teacher."  # how their weights' names begin in a checkpoint
+TEACHER = "teacher."  # how its weights' names begin in a checkpoint
 
 
-def export(checkpoint: Path, folder: Path, format: str = "transformers") -> None:
+def export(checkpoint: Path, folder: Path, format: str = "transformers", weights: str = "trained") -> None:
     """Write weights, configuration, processor files and a model card.
 
     Args:
         checkpoint: ``.ckpt`` file or folder of a run.
         folder: written into; it must not hold other files.
         format: ``transformers`` or ``open_clip``.
+        weights: the ``trained`` ones, or their running average (``averaged``).
 
     Raises:
-        ValueError: where the checkpoint is damaged or of another program, or the folder is not empty.
+        ValueError: where the checkpoint is damaged or of another program, or holds no average, or the folder is not
+            empty.
         FileNotFoundError: where there is no such checkpoint.
     """
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: choose another folder, or empty it")
     saved = read(checkpoint)
     origin = saved[KEY]
-    encoder = encoder_of(saved)
+    encoder = encoder_of(saved, weights)
     if format == "open_clip":
         encoder.save_open_clip(folder)
     else:
@@ -46,13 +48,18 @@ def export(checkpoint: Path, folder: Path, format: str = "transformers") -> None
     (folder / "README.md").write_text(model_card(origin, format), encoding="utf-8")
 
 
-def encoder_of(saved: dict[str, Any]) -> DualEncoder:
-    """The encoder that a checkpoint, as `read` gives it, stands for; averaged with its teacher where the run asked."""
+def encoder_of(saved: dict[str, Any], weights: str = "trained") -> DualEncoder:
+    """The encoder that a checkpoint, as `read` gives it, stands for; averaged with its teacher where the run asked.
+
+    Raises ValueError where its running average (``averaged``) is asked for and there is none.
+    """
     origin = saved[KEY]
     student, teacher = (
         {n.removeprefix(prefix): t for n, t in saved["state_dict"].items() if n.startswith(prefix)}
-        for prefix in (STUDENT, TEACHER)
+        for prefix in (AVERAGED if weights == "averaged" else TRAINED, TEACHER)
     )
+    if not student:
+        raise ValueError(f"the checkpoint holds no {weights} weights: the callback AverageWeights keeps an average")
     encoder = DualEncoder(EncoderConfig(**origin["encoder"]))
     encoder.load_state_dict(average(student, teacher, origin["student_share"]) if teacher else student)
     return encoder
@@ -81,9 +88,10 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("checkpoint", type=Path, help=".ckpt file, or folder, of a run")
     parser.add_argument("folder", type=Path, help="new folder for the model")
     parser.add_argument("--format", choices=("transformers", "open_clip"), default="transformers")
+    parser.add_argument("--weights", choices=("trained", "averaged"), default="trained")
     given = parser.parse_args(arguments)
     try:
-        export(given.checkpoint, given.folder, given.format)
+        export(given.checkpoint, given.folder, given.format, given.weights)
     except (ValueError, OSError) as error:
         fail(str(error))
     sys.stdout.write(f"{given.folder}: {', '.join(sorted(p.name for p in given.folder.iterdir()))}\n")

@@ -5,11 +5,13 @@ line.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from typing import NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torch.distributed import DistError, is_initialized
 from typing_extensions import override
 
 from datamodules.module import GranularityData
@@ -18,6 +20,7 @@ from datamodules.skips import DataError
 from lightning_modules.atomic_io import CheckpointError
 from lightning_modules.base import Method
 from lightning_modules.callbacks import (
+    Agreement,
     BestCheckpoint,
     DataMonitor,
     LastCheckpoint,
@@ -32,7 +35,7 @@ from lightning_modules.precision import best_precision
 logger = logging.getLogger("grainclip")
 NOISE = (  # said of what is meant to be so, or of other packages' insides
     *("does not have many workers", "exists and is not empty", "there is no last checkpoint available"),
-    *("LeafSpec", "was deprecated in v4"),
+    *("LeafSpec", "was deprecated in v4", "when logging on epoch level in distributed setting"),
 )
 
 
@@ -61,7 +64,7 @@ class GrainCli(LightningCLI):
             subclass_mode_model=True,
             save_config_kwargs={"overwrite": True},  # a requeued job writes into the folder it has
             trainer_defaults={
-                "callbacks": [Throughput(), DataMonitor(), ResultTable(), RateMonitor()],
+                "callbacks": [Agreement(), Throughput(), DataMonitor(), ResultTable(), RateMonitor()],
                 "num_sanity_val_steps": 0,
                 "use_distributed_sampler": False,
             },
@@ -103,6 +106,18 @@ class GrainCli(LightningCLI):
             )
 
 
+def unconnected(error: Exception) -> str:
+    """What to say where the ranks do not find each other."""
+    place = f"{os.environ.get('MASTER_ADDR', 'localhost')}:{os.environ.get('MASTER_PORT', '?')}"
+    me = f"rank {os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))}"
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (
+        f"{me} cannot connect to the others at {place}: {reason}. Does every node reach this address, is the port "
+        "free, and are as many processes started as trainer.num_nodes times trainer.devices? With several network "
+        "cards name the right one in NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME; NCCL_DEBUG=INFO tells more"
+    )
+
+
 def run(arguments: list[str] | None) -> int:
     """Parse ``arguments`` (None: the process's own) and run; 0, or ``SystemExit(2)`` with one line on bad input."""
     if arguments is not None:
@@ -113,6 +128,10 @@ def run(arguments: list[str] | None) -> int:
         GrainCli()
     except CheckpointError as error:
         fail(str(error))
+    except DistError as error:
+        if is_initialized():
+            raise
+        fail(unconnected(error))
     except (ShardError, DataError) as error:
         fail(str(error).strip().rpartition("\n")[2].removeprefix("datamodules.skips.DataError: "))
     return 0

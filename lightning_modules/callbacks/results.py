@@ -29,12 +29,13 @@ class ResultTable(Callback):
             for name, value in trainer.callback_metrics.items()
             if name.startswith("val/") and not name.startswith("val/loss")
         }
+        log_dir = trainer.log_dir  # asks rank 0: every rank must
         if not (trainer.is_global_zero and numbers):
             return
         title = f"{type(pl_module).__name__} after {trainer.global_step} steps"
         Console().print(table(numbers, title=title))
-        if trainer.log_dir is not None:
-            folder = Path(trainer.log_dir)
+        if log_dir is not None:
+            folder = Path(log_dir)
             folder.mkdir(parents=True, exist_ok=True)
             write_json(
                 folder / "results.json", numbers, {"method": type(pl_module).__name__, "step": trainer.global_step}

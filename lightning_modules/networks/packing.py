@@ -58,17 +58,22 @@ def place(lengths: Sequence[int], row_length: int) -> tuple[list[int], list[int]
     return rows, starts
 
 
-def row_length(lengths: Sequence[int], limit: int) -> int:
-    """Places in a row: the longest text, or a little more where all are short; never more than ``limit``."""
+def row_length(lengths: Sequence[int], limit: int, allowed: Sequence[int] = ()) -> int:
+    """Places in a row: the longest text, or a little more where all are short; never more than ``limit``.
+
+    With ``allowed`` lengths, in ascending order, the first of these that is long enough, else ``limit``.
+    """
     wanted = max(*lengths, min(SHORT_ROW, sum(lengths)), 1)
+    if allowed:
+        return min(next((length for length in allowed if length >= wanted), limit), limit)
     return min(-(-wanted // ALIGN) * ALIGN, limit)
 
 
-def pack(tokens: Int[Tensor, " T"], offsets: Sequence[int], limit: int) -> Packing:
-    """Pack the ragged set ``tokens[offsets[u]:offsets[u + 1]]`` into rows of at most ``limit`` places."""
+def pack(tokens: Int[Tensor, " T"], offsets: Sequence[int], limit: int, allowed: Sequence[int] = ()) -> Packing:
+    """Pack the ragged set ``tokens[offsets[u]:offsets[u + 1]]`` into rows as long as `row_length` says."""
     device = tokens.device
     lengths = [end - start for start, end in pairwise(offsets)]
-    length = row_length(lengths, limit)
+    length = row_length(lengths, limit, allowed)
     rows, starts = place(lengths, length)
     count = max(rows) + 1
 

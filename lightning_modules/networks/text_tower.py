@@ -33,6 +33,7 @@ class TextTower(nn.Module):
         self.projection = nn.Linear(config.text_width, config.embed_dim, bias=False)
         nn.init.normal_(self.projection.weight, std=config.text_width**-0.5)
         self.context_length = config.context_length
+        self.row_lengths: tuple[int, ...] = ()  # of the rows that texts are packed into; () for any
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each layer's activations in the backward pass instead of keeping them (while training)."""
@@ -52,7 +53,7 @@ class TextTower(nn.Module):
         longest = max(lengths)
         if longest > self.context_length:
             raise ValueError(f"a text must have at most context_length = {self.context_length} tokens, got {longest}")
-        packed = pack(texts.tokens, offsets, self.context_length)
+        packed = pack(texts.tokens, offsets, self.context_length, self.row_lengths)
         hidden = self.transformer(
             input_ids=packed.tokens, attention_mask=packed.mask, position_ids=packed.positions
         ).last_hidden_state

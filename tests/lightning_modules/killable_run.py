@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch.distributed as dist
 from lightning import Callback, Trainer, seed_everything
@@ -15,24 +11,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from datamodules import GrainSampling, GranularityData, Squash
 from lightning_modules import ClipFinetune, OptimConfig
 from lightning_modules.callbacks import LastCheckpoint, Preemption
+from tests.diary import Diary
 from tests.tiny_run import TINY
 
 GLOBAL_BATCH, STEPS = 4, 12
-
-
-class Diary(Callback):
-    """A line of JSON for every step of this rank; each takes at least ``pause`` seconds."""
-
-    def __init__(self, file: Path, pause: float) -> None:
-        self.file, self.pause = file, pause
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        time.sleep(self.pause)
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        line = {"step": trainer.global_step, "loss": outputs["loss"].item(), "keys": list(batch.keys)}
-        with self.file.open("a") as file:
-            file.write(json.dumps(line) + "\n")
 
 
 def train(
@@ -52,30 +34,7 @@ def train(
         enable_model_summary=False, accumulate_grad_batches=accumulate,
         callbacks=[
             LastCheckpoint(f"{folder}/checkpoints", every_n_steps=every), Preemption(),
-            Diary(Path(folder, f"{os.environ.get('RANK', 0)}.jsonl"), pause), *more,
+            Diary(folder, pause), *more,
         ],
     )  # fmt: skip
     trainer.fit(ClipFinetune(encoder=TINY, optim=OptimConfig(lr=1e-2, eps=1e-3)), data, ckpt_path="last")
-
-
-def diary(folder: Path, ranks: int) -> list[dict]:
-    """The steps of all ranks together: their number, their samples in order, the mean loss."""
-    files = [Path(folder, f"{rank}.jsonl") for rank in range(ranks)]
-    lines = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
-    return [
-        {
-            "step": parts[0]["step"],
-            "keys": [key for part in parts for key in part["keys"]],
-            "loss": sum(part["loss"] for part in parts) / ranks,
-        }
-        for parts in zip(*lines, strict=True)
-    ]
-
-
-def wait_for(file: Path, lines: int, seconds: float = 60.0) -> None:
-    """Until a diary has so many lines."""
-    end = time.monotonic() + seconds
-    while not file.exists() or file.read_text().count("\n") < lines:
-        if time.monotonic() > end:
-            raise TimeoutError(f"{file} has not got {lines} lines")
-        time.sleep(0.005)

@@ -15,7 +15,8 @@ from lightning import Trainer
 from lightning_modules import ClipFinetune
 from lightning_modules.atomic_io import AtomicCheckpointIO, CheckpointError
 from lightning_modules.callbacks import Preemption
-from tests.lightning_modules.killable_run import STEPS, diary, train, wait_for
+from tests.diary import diary, wait_for
+from tests.lightning_modules.killable_run import STEPS, train
 from tests.tiny import write_shards
 from tests.tiny_run import TINY
 from tests.warm_ranks import WarmRanks
@@ -74,7 +75,7 @@ def test_signals_to_one_of_two_ranks(tmp_path, shards, whole, warm, scontrol):
         (7, signal.SIGUSR1, [0, 1], 0),
     ]:
         pids = warm.start(tmp_path, run, 2, settings, str(tmp_path), shards, 0.1)
-        wait_for(tmp_path / "0.jsonl", lines)
+        wait_for(tmp_path, lines)
         for rank in hit:
             os.kill(pids[rank], number)
         assert warm.wait(pids, 120) == [status, status]
@@ -94,7 +95,7 @@ def run(settings, *args):
 def test_a_signal_while_gradients_accumulate(tmp_path, shards, warm):
     """It waits for the optimiser's step: none of the gradients is lost."""
     pids = warm.start(tmp_path, train, 2, str(tmp_path), shards, 0.1, 6, 0, 1000, 3)
-    wait_for(tmp_path / "0.jsonl", 1)
+    wait_for(tmp_path, 1)
     os.kill(pids[0], signal.SIGTERM)
     assert warm.wait(pids, 120) == [143, 143]
     steps = [step["step"] for step in diary(tmp_path, 2)]
@@ -107,7 +108,7 @@ def test_a_signal_while_gradients_accumulate(tmp_path, shards, warm):
 def test_workers_do_not_die_of_the_jobs_signal(tmp_path, shards, warm):
     """Slurm signals all processes of a job; loader workers must last until the checkpoint is there."""
     pids = warm.start(tmp_path, train, 2, str(tmp_path), shards, 0.1, 40, 1)
-    wait_for(tmp_path / "0.jsonl", 2)
+    wait_for(tmp_path, 2)
     workers = [int(c) for pid in pids for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     assert workers
     for pid in [*workers, *pids]:

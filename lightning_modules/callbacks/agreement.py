@@ -1,0 +1,70 @@
+"""Ranks that differ train something else than was asked for, and do not say so: here they compare notes at the start.
+
+Compared are the settings of model and data, the shards that each rank found, the commit of the code and the versions of
+the packages that numbers depend on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import re
+import socket
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import torch.distributed as dist
+from lightning import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+from datamodules import GranularityData
+from lightning_modules.provenance import commit
+
+PACKAGES = ("grainclip", "torch", "lightning", "transformers", "timm")
+Facts = dict[str, str]
+
+
+class Agreement(Callback):
+    """Stops a run whose ranks do not agree.
+
+    Raises:
+        ValueError: saying which ranks, on which hosts, differ in what.
+    """
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return
+        data = getattr(trainer, "datamodule", None)
+        facts = {
+            "host": socket.gethostname(),
+            "code": commit(),
+            "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+            + f", Python {platform.python_version()}",
+            "settings of the model": _digest(pl_module.hparams),
+            "settings of the trainer": _digest(
+                [trainer.max_epochs, trainer.max_steps, trainer.accumulate_grad_batches]
+            ),
+            "data": _digest(data.fingerprint()) if isinstance(data, GranularityData) else "",
+        }
+        everyones: list[Facts] = [{} for _ in range(dist.get_world_size())]
+        dist.all_gather_object(everyones, facts)
+        compare(everyones)
+
+
+def compare(everyones: Sequence[Facts]) -> None:
+    """Raises ``ValueError`` where ranks differ in anything but their host."""
+    first = everyones[0]
+    for name in (name for name in first if name != "host"):
+        others = [rank for rank, facts in enumerate(everyones) if facts[name] != first[name]]
+        if others:
+            other = everyones[others[0]]
+            raise ValueError(
+                f"ranks must agree on the {name}: rank 0 on {first['host']} has {first[name]}, "
+                f"rank {others[0]} on {other['host']} has {other[name]} ({len(others)} of {len(everyones)} differ)"
+            )
+
+
+def _digest(value: object) -> str:
+    words = re.sub(r" at 0x[0-9a-f]+", "", repr(value))  # where an object lies in memory says nothing
+    return hashlib.sha256(words.encode()).hexdigest()[:12]
