@@ -53,7 +53,6 @@ def test_its_loss_is_siglips(tmp_path):
     torch.testing.assert_close(method.losses(batch, features)["sigmoid"], wanted)
 
 
-@pytest.mark.usefixtures("nltk_data")
 def test_an_own_source_becomes_shards(tmp_path):
     for number, colour in enumerate(COLOURS):
         (tmp_path / f"{colour}.jpg").write_bytes(picture(number))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from datamodules.extractors import RuleExtractor
 from datamodules.prepare.records import Record, write_records
 from datamodules.prepare.units import Scale
 
@@ -30,4 +31,5 @@ def prepare_notes(images: Path, out: Path, scale: Scale = Scale()) -> dict[str, 
         for picture in sorted(images.glob("*.jpg")):
             yield Record(picture.stem, picture.name, picture, picture.with_suffix(".txt").read_text(encoding="utf-8"))
 
-    return write_records(records(), out, source="notes", settings={}, max_side=None, scale=scale)
+    by = RuleExtractor()  # sentences and phrases by rules, which need no data
+    return write_records(records(), out, source="notes", settings={}, max_side=None, scale=scale, extractor=by)
