@@ -24,7 +24,7 @@ if SHARED_NLTK.is_dir():
     os.environ.setdefault("NLTK_DATA", str(SHARED_NLTK))
 
 from lightning_modules.precision import best_precision  # noqa: E402
-from tests.bench import data_work, loss_work, method_work, retrieval_work, tower_work  # noqa: E402
+from tests.bench import data_work, loss_work, method_work, retrieval_work, text_work, tower_work  # noqa: E402
 from tests.bench.measure import cost, taking_turns, tensor_peak  # noqa: E402
 from tests.bench.texts import captions  # noqa: E402
 
@@ -96,12 +96,14 @@ def data() -> list[dict[str, Any]]:
         ("whole loader, 512 px, old: webdataset, 1 text", data_work.loading, (512,), data_work.LOADED, 1.5),
         ("the same, tokens stored", data_work.loading, (512, True), data_work.LOADED, 1.5),
         ("whole loader, 1,024 px, old: webdataset, 1 text", data_work.loading, (1024,), data_work.LOADED, 1.5),
+        ("captions to grains, old: NLTK's RegexpParser", text_work.grains, (), text_work.CAPTIONS, 1.2),
     ]
     results = []
     for name, make, arguments, samples, target in rows:
         old, new = taking_turns(make, *arguments)
         rates = {"old_per_second": samples / old, "new_per_second": samples / new}
         results.append({"work": name, **rates, "faster": old / new, "target": target})
+    results[-1]["core hours for ShareGPT4V"] = text_work.core_hours(results[-1]["new_per_second"])
     return results
 
 
