@@ -1,7 +1,7 @@
 # `make` lists what there is to do. Every target that runs our code first sees to it that .venv is there and up to date.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint format bench study clean
+.PHONY: help setup demo test test-long test-slurm lint format bench study clean
 
 BIN := .venv/bin
 PYTHONS ?= python3.12 python3.11 python3.10 python3
@@ -58,6 +58,9 @@ test: setup ## run the tests
 
 test-long: setup ## run the tests that take minutes: every method on 2 and 4 ranks, by DDP and FSDP2
 	$(BIN)/python -m pytest -q -m 'long and not slurm' --durations=10
+
+test-slurm: setup ## start a Slurm on this machine (root, Debian), run the job scripts under it, stop it
+	$(BIN)/python -m pytest -q -m slurm tests/slurm --durations=10
 
 lint: setup ## check style, format and types
 	$(BIN)/ruff check .

@@ -38,7 +38,7 @@ def diary(folder: Path, ranks: int) -> list[dict]:
     ]
 
 
-def wait_for(folder: Path, lines: int, seconds: float = 120.0) -> None:
+def wait_for(folder: Path, lines: int, seconds: float = 240.0) -> None:
     """Until rank 0 has written so many lines."""
     file, end = Path(folder, "0.jsonl"), time.monotonic() + seconds
     while not file.exists() or file.read_text().count("\n") < lines:
