@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import tempfile
 import warnings
+from pathlib import Path
 from typing import NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -19,7 +21,9 @@ from lightning_modules.base import Method
 from lightning_modules.callbacks import (
     BestCheckpoint,
     DataMonitor,
+    Diagnostics,
     LastCheckpoint,
+    Pictures,
     RateMonitor,
     ResultTable,
     Throughput,
@@ -70,6 +74,8 @@ class GrainCli(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.add_lightning_class_args(BestCheckpoint, "best_checkpoint")
+        parser.add_lightning_class_args(Pictures, "pictures")
+        parser.add_lightning_class_args(Diagnostics, "diagnostics")
         for name in ("image_size", "context_length"):
             parser.link_arguments(f"model.init_args.encoder.{name}", f"data.{name}")
 
@@ -90,6 +96,12 @@ class GrainCli(LightningCLI):
         except (ValueError, FileNotFoundError) as error:
             fail(str(error))
 
+    def before_fit(self) -> None:
+        """Stop before training where its logs could not be written."""
+        for one in self.trainer.loggers:
+            if one.log_dir is not None:
+                check_folder(Path(one.log_dir))
+
     def after_fit(self) -> None:
         """Say so where there was nothing left to do."""
         if not self.trainer.callback_metrics:
@@ -98,6 +110,19 @@ class GrainCli(LightningCLI):
                 "a larger --trainer.max_epochs or --trainer.max_steps goes on",
                 self.trainer.ckpt_path,
             )
+
+
+def check_folder(folder: Path) -> None:
+    """Make the folder of the logs, and ``SystemExit(2)`` with one line where nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        fail(
+            f"trainer.logger.init_args.save_dir must be a folder that can be written to, got {folder}: "
+            f"{error.strerror}; name another one, or log nothing with --trainer.logger false"
+        )
 
 
 def run(arguments: list[str] | None) -> int:
