@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from datamodules.module import GranularityData
 from datamodules.tokenizer import Tokenizer
 from lightning_modules.averaging import fit_averaged
 from lightning_modules.memory import MemoryConfig, encode_by_parts
-from lightning_modules.networks import DualEncoder, EncoderConfig, ImageFeatures, TextFeatures
+from lightning_modules.networks import DualEncoder, EncoderConfig, ImageFeatures, TextConditionedPooling, TextFeatures
 from lightning_modules.optim import OptimConfig, adamw, warmup_cosine
 from lightning_modules.provenance import KEY, provenance
 from lightning_modules.sharding import shard, sharded
@@ -90,6 +90,15 @@ class Method(LightningModule, ABC):
     def watched(self, batch: Batch, features: Features) -> Terms:
         """Other numbers that show how training goes; asked for at the steps that are logged, without gradients."""
         del batch, features  # most methods have none
+        return {}
+
+    def attention_block(self) -> TextConditionedPooling | None:
+        """The block with which a text attends to the patches, where the method has one; for pictures of it."""
+        return None
+
+    def targets(self, valid: Bool[Tensor, "B K"]) -> dict[str, Float[Tensor, "B K K"]]:
+        """What views should match among the texts of their own image, by setting; for pictures of it."""
+        del valid  # most methods have one positive each
         return {}
 
     def deployed(self) -> DualEncoder:

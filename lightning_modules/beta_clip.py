@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -129,6 +129,32 @@ class BetaClip(Method):
             return None
         by_grain = asdict(self.grain_weights)
         return torch.cat([by_grain[g.value] * batch.grains[g].valid for g in GRAINS], dim=1)
+
+    @override
+    def watched(self, batch: Batch, features: Features) -> Terms:
+        """β-CAL over the rows of one grain only, unweighted; the published form has no such rows."""
+        if self.beta_cal.reference:
+            return {}
+        queries = join(*(batch.grains[g] for g in GRAINS))
+        texts, ids = features.of(queries), batch.texts.ids[queries.index]
+        views = self.pooling(texts, features.images.patches)
+        seen: Terms = {}
+        for grain in GRAINS:
+            own = torch.cat([(g == grain) * batch.grains[g].valid.float() for g in GRAINS], dim=1)
+            seen[f"beta_cal/{grain.value}"] = self.beta_cal(views, texts, queries.valid, self.pooling.scale, ids, own)
+        return seen
+
+    @override
+    def attention_block(self) -> TextConditionedPooling:
+        return self.pooling
+
+    @override
+    def targets(self, valid: Bool[Tensor, "B K"]) -> dict[str, Float[Tensor, "B K K"]]:
+        """For a sweep of β, the method's own among them."""
+        cal = self.beta_cal
+        sweep = sorted({0.0, 0.25, 0.5, 0.75, 1.0, cal.beta})
+        own = {beta: " (this run)" if beta == cal.beta else "" for beta in sweep}
+        return {f"β = {b:g}{own[b]}": BetaCalLoss(cal.objective, b, cal.alpha).targets(valid) for b in sweep}
 
     @override
     def new_modules(self) -> Iterable[nn.Module]:

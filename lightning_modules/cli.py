@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution
 
 HELP = """usage: lightning COMMAND [--config FILE ...] [--KEY VALUE ...]
@@ -25,6 +26,7 @@ Train CLIP on captions, sentences, phrases and regions.
   predict     embeddings of shards:  lightning predict --model best.ckpt --shards shards/ --out embeddings
   export      a trained model for transformers or open_clip:  lightning export runs/.../best.ckpt FOLDER
   explain     where a model looks:  lightning explain --model best.ckpt --image cat.jpg --text "a cat" --out page.html
+  report      runs as a web page:  lightning report runs/beta_ce runs/beta_bce --out report.html
   doctor      what is installed, what is missing and what to do about it
 
 `lightning fit --config A.yaml --config B.yaml --model.init_args.beta 0.3` overlays files, then single values.
@@ -32,6 +34,17 @@ Train CLIP on captions, sentences, phrases and regions.
 The same program: `grainclip COMMAND`, `python -m lightning_modules COMMAND`.
 """
 TRAINER_COMMANDS = ("fit", "validate", "test")
+COMMANDS = {  # the module of each, which has a function ``run``
+    "prepare": "prepare_cli",
+    "index": "index_cli",
+    "inspect": "inspect_cli",
+    "evaluate": "evaluate_cli",
+    "predict": "predict_cli",
+    "export": "export_cli",
+    "explain": "explain_cli",
+    "report": "report_cli",
+    "doctor": "doctor",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,38 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from lightning_modules.trainer_cli import run
 
         return run(None if arguments is None else given)
-    if command == "prepare":
-        from lightning_modules.prepare_cli import run as prepare
-
-        return prepare(given[1:])
-    if command == "index":
-        from lightning_modules.index_cli import run as index
-
-        return index(given[1:])
-    if command == "inspect":
-        from lightning_modules.inspect_cli import run as inspect
-
-        return inspect(given[1:])
-    if command == "export":
-        from lightning_modules.export_cli import run as export
-
-        return export(given[1:])
-    if command == "evaluate":
-        from lightning_modules.evaluate_cli import run as evaluate
-
-        return evaluate(given[1:])
-    if command == "predict":
-        from lightning_modules.predict_cli import run as predict
-
-        return predict(given[1:])
-    if command == "explain":
-        from lightning_modules.explain_cli import run as explain
-
-        return explain(given[1:])
-    if command == "doctor":
-        from lightning_modules.doctor import run as examine
-
-        return examine(given[1:])
+    if command in COMMANDS:  # imported only now: `--help` need not wait for torch
+        return import_module(f"lightning_modules.{COMMANDS[command]}").run(given[1:])
     other = _lightning_sdk()
     if other is not None:
         return other.load()() or 0

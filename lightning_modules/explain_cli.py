@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from eval.drawing.heat import Heat, overlay, scale_strip, sized
+from eval.drawing.canvas import scale_strip
+from eval.drawing.heat import Heat, overlay, sized
 from eval.drawing.page import card, cards, image, page, png_of
 from eval.embed import as_pixels
 from eval.fits import squash
@@ -50,7 +51,7 @@ def explain_page(model: EncoderModel, words: str, picture: Image.Image, texts: S
     for text, one, cosine in zip(texts, heat.maps, cosines, strict=True):
         said = f"<strong>{html.escape(text)}</strong><br>peak {float(one.max()):.3g}"
         said += f" · whole picture and text: cosine {cosine:.3f}{_cut(model, text)}"
-        figures.append(card(image(png_of(Image.fromarray(overlay(shown, one, limits))), f"where: {text}"), said))
+        figures.append(card(image(png_of(overlay(shown, one, limits)), f"where: {text}"), said))
     body = f'<p class="note">{html.escape(words)}</p>\n{_scale(heat)}\n{cards(figures)}'
     return page("Where does it look?", body)
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
 import warnings
+from pathlib import Path
 from typing import NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -23,7 +25,9 @@ from lightning_modules.callbacks import (
     Agreement,
     BestCheckpoint,
     DataMonitor,
+    Diagnostics,
     LastCheckpoint,
+    Pictures,
     Preemption,
     RateMonitor,
     ResultTable,
@@ -76,6 +80,8 @@ class GrainCli(LightningCLI):
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.add_lightning_class_args(BestCheckpoint, "best_checkpoint")
         parser.add_lightning_class_args(Preemption, "preemption")
+        parser.add_lightning_class_args(Pictures, "pictures")
+        parser.add_lightning_class_args(Diagnostics, "diagnostics")
         for name in ("image_size", "context_length"):
             parser.link_arguments(f"model.init_args.encoder.{name}", f"data.{name}")
 
@@ -95,6 +101,12 @@ class GrainCli(LightningCLI):
             super().instantiate_classes()
         except (ValueError, FileNotFoundError) as error:
             fail(str(error))
+
+    def before_fit(self) -> None:
+        """Stop before training where its logs could not be written."""
+        for one in self.trainer.loggers:
+            if one.log_dir is not None:
+                check_folder(Path(one.log_dir))
 
     def after_fit(self) -> None:
         """Say so where there was nothing left to do."""
@@ -116,6 +128,19 @@ def unconnected(error: Exception) -> str:
         "free, and are as many processes started as trainer.num_nodes times trainer.devices? With several network "
         "cards name the right one in NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME; NCCL_DEBUG=INFO tells more"
     )
+
+
+def check_folder(folder: Path) -> None:
+    """Make the folder of the logs, and ``SystemExit(2)`` with one line where nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        fail(
+            f"trainer.logger.init_args.save_dir must be a folder that can be written to, got {folder}: "
+            f"{error.strerror}; name another one, or log nothing with --trainer.logger false"
+        )
 
 
 def run(arguments: list[str] | None) -> int:

@@ -71,7 +71,8 @@ class BetaCalLoss(nn.Module):
             raise ValueError(f'bias and per belong to objective "bce", got bias={bias}, per={per!r} with "ce"')
         if reference and (scope != "all" or per != "pair" or bias is not None):
             raise ValueError(f"reference has no scope, per or bias, got scope={scope!r}, per={per!r}, bias={bias}")
-        self.objective, self.beta, self.alpha, self.reference = objective, beta, alpha, reference
+        self.objective: Literal["ce", "bce"] = objective
+        self.beta, self.alpha, self.reference = beta, alpha, reference
         self.scope: Scope = scope
         self.per = per
         self.bias = None if bias is None else nn.Parameter(torch.full((1,), float(bias)))
@@ -117,11 +118,19 @@ class BetaCalLoss(nn.Module):
         weight = valid.to(dtype) if weight is None else torch.where(valid, weight, 0).to(dtype)
         return (self._ce if self.objective == "ce" else self._bce)(rows, cols, scale, weight)
 
+    def targets(self, valid: Bool[Tensor, "B K"]) -> Float[Tensor, "B K K"]:
+        """What a view should match among the texts of its own image: CE's p_ij, BCE's y_ij ω_ij; 0 for padding.
+
+        With other images both are 0, though BCE weighs those pairs by 1.
+        """
+        if self.objective == "ce":
+            return self._shares(valid, torch.get_default_dtype())
+        return self._strengths(valid, 1.0, torch.get_default_dtype())
+
     def _ce(self, rows: Side, cols: Side, scale: Scalar, weight: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
         logits = log_partition(rows, cols, scale, scope=self.scope)
-        pull = self._strengths(rows.valid, self.alpha, logits.own.dtype)
         # Strengths are symmetric, so the targets of a row and of a column are the same numbers.
-        aligned = pull / pull.sum(2, keepdim=True).clamp(min=self.alpha) * logits.own
+        aligned = self._shares(rows.valid, logits.own.dtype) * logits.own
         row = logits.row_partition - aligned.sum(2)
         col = logits.col_partition - aligned.sum(1)
         return shared_mean((weight * (row + col)).sum() / 2, weight.sum())
@@ -133,6 +142,10 @@ class BetaCalLoss(nn.Module):
         own = -(pair * self._strengths(rows.valid, 1.0, pair.dtype) * F.logsigmoid(logits.own)).sum()
         count = weight.sum() if self.per == "row" else logits.weight + pair.sum()
         return shared_mean(logits.total + own, count)
+
+    def _shares(self, valid: Bool[Tensor, "B K"], dtype: torch.dtype) -> Float[Tensor, "B K K"]:
+        pull = self._strengths(valid, self.alpha, dtype)
+        return pull / pull.sum(2, keepdim=True).clamp(min=self.alpha)
 
     def _strengths(self, valid: Bool[Tensor, "B K"], diagonal: float, dtype: torch.dtype) -> Float[Tensor, "B K K"]:
         """How strong a positive each pair of one image is: ``diagonal`` with itself, β with others, 0 with padding."""

@@ -13,18 +13,23 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from matplotlib import rc_context
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from PIL import Image
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's
 RIGHT, WRONG = COLOURS[0], COLOURS[1]
 HEAT = "viridis"  # even in lightness: the same order in grey and for colour-blind readers
 DPI = 100
+HEADING = 0.4  # inches
+SCALE = 0.75  # inches
 LOOK: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9,
-    "figure.titlesize": 11,
     "text.parse_math": False,
     "svg.hashsalt": "grainclip",  # equal figures give equal files
     "axes.spines.top": False,
@@ -34,11 +39,61 @@ LOOK: dict[Any, Any] = {
 
 @contextmanager
 def canvas(width: float, height: float) -> Iterator[Figure]:
-    """A figure of so many inches to draw on; what is drawn finds its own room."""
+    """A figure of so many inches to draw on."""
     with rc_context(LOOK):
-        figure = Figure((width, height), DPI, layout="constrained", facecolor="white")
+        figure = Figure((width, height), DPI, facecolor="white")
         FigureCanvasAgg(figure)
         yield figure
+
+
+def place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Axes at so many inches from the figure's left and top edges.
+
+    Matplotlib could find the room by itself, but draws everything three times to do so, and pictures are drawn in the
+    middle of training. For the same reason pictures and words need no axes: see ``show`` and ``write``.
+    """
+    whole_width, whole_height = figure.get_size_inches()
+    bottom = whole_height - top - height
+    return figure.add_axes((left / whole_width, bottom / whole_height, width / whole_width, height / whole_height))
+
+
+def show(figure: Figure, picture: Image.Image, left: float, top: float, width: float, height: float) -> None:
+    """A picture, stretched to so many inches, at so many from the left and top edges."""
+    size = round(width * DPI), round(height * DPI)
+    bottom = figure.get_size_inches()[1] - top - height
+    figure.figimage(np.asarray(picture.resize(size)), round(left * DPI), round(bottom * DPI))
+
+
+def write(figure: Figure, text: str, left: float, top: float, **style: Any) -> Text:
+    """Words at so many inches from the left and top edges; ``style`` is matplotlib's, alignment included."""
+    width, height = figure.get_size_inches()
+    return figure.text(left / width, 1 - top / height, text, **style)
+
+
+def frame(figure: Figure, left: float, top: float, width: float, height: float, **style: Any) -> None:
+    """A rectangle in inches; ``style`` is matplotlib's."""
+    bottom = figure.get_size_inches()[1] - top - height
+    figure.add_artist(Rectangle((left, bottom), width, height, transform=figure.dpi_scale_trans, **style))
+
+
+def heading(figure: Figure, title: str) -> None:
+    """The figure's title, in the topmost ``HEADING`` inches."""
+    write(figure, title, figure.get_size_inches()[0] / 2, HEADING / 2, ha="center", va="center", fontsize=11)
+
+
+def scale_strip(width: int = 256, height: int = 12) -> Image.Image:
+    """The colours of ``HEAT`` from the lowest value on the left to the highest."""
+    row = colormaps[HEAT](np.linspace(0, 1, width))[None, :, :3]
+    return Image.fromarray((255 * row.repeat(height, axis=0)).astype(np.uint8))
+
+
+def scale_bar(figure: Figure, left: float, top: float, height: float, limits: tuple[float, float], unit: str) -> None:
+    """The colours of ``HEAT`` with numbers and unit; takes ``SCALE`` inches of width."""
+    show(figure, scale_strip().transpose(Image.Transpose.ROTATE_90), left, top, 0.14, height)
+    for share in (0.0, 0.5, 1.0):
+        value = limits[0] + share * (limits[1] - limits[0])
+        write(figure, f"{value:.2f}", left + 0.2, top + (1 - share) * height, va="center", fontsize=8)
+    write(figure, unit, left + 0.6, top + height / 2, rotation=90, ha="center", va="center", fontsize=8)
 
 
 def png(figure: Figure) -> bytes:

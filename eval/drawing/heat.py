@@ -11,21 +11,19 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from eval.drawing.canvas import HEAT, canvas
+from eval.drawing.canvas import DPI, HEADING, HEAT, SCALE, canvas, heading, scale_bar, show, write
 from eval.drawing.words import wrapped
 from eval.localisation import draw_up
 
 OPACITY = 0.6  # of the map over the picture
 COLUMNS = 5
+TILE, WORDS, GAP = 1.95, 0.72, 0.14  # inches of a map, of the lines above it, between maps
 
 
 class Heat(NamedTuple):
@@ -46,7 +44,7 @@ def sized(picture: Image.Image, side: int) -> Image.Image:
     return picture.resize((max(1, round(picture.width * share)), max(1, round(picture.height * share))))
 
 
-def overlay(picture: Image.Image, heat: Float[Tensor, " P"], limits: tuple[float, float]) -> UInt8[np.ndarray, "H W 3"]:
+def overlay(picture: Image.Image, heat: Float[Tensor, " P"], limits: tuple[float, float]) -> Image.Image:
     """The map over the picture in grey, its peak marked by a ring."""
     drawn = draw_up(heat.float().cpu(), picture.size).numpy()
     share = ((drawn - limits[0]) / (limits[1] - limits[0])).clip(0, 1)
@@ -55,7 +53,7 @@ def overlay(picture: Image.Image, heat: Float[Tensor, " P"], limits: tuple[float
     mixed = Image.fromarray((255 * (OPACITY * colour + (1 - OPACITY) * grey)).astype(np.uint8))
     y, x = divmod(int(drawn.argmax()), picture.width)
     _ring(ImageDraw.Draw(mixed), x, y, max(4, min(picture.size) // 22))
-    return np.asarray(mixed)
+    return mixed
 
 
 def _ring(draw: ImageDraw.ImageDraw, x: int, y: int, radius: int) -> None:
@@ -65,28 +63,20 @@ def _ring(draw: ImageDraw.ImageDraw, x: int, y: int, radius: int) -> None:
         draw.ellipse((x - r, y - r, x + r, y + r), outline=colour, width=width)
 
 
-def scale_strip(width: int = 256, height: int = 12) -> Image.Image:
-    """The colours from the lowest value to the highest."""
-    row = colormaps[HEAT](np.linspace(0, 1, width))[None, :, :3]
-    return Image.fromarray((255 * row.repeat(height, axis=0)).astype(np.uint8))
-
-
 def heat_figure(picture: Image.Image, texts: Sequence[str], heat: Heat, title: str) -> Figure:
-    """The picture, and a map for each text: name of the grain and text above, one colour scale beside all."""
-    rows = -(-(len(texts) + 1) // COLUMNS)
-    columns = min(len(texts) + 1, COLUMNS)
-    with canvas(2.1 * columns + 0.9, 2.75 * rows + 0.5) as figure:
-        figure.suptitle(title)
-        grid = figure.subplots(rows, columns, squeeze=False)
-        axes: list[Axes] = list(grid.flat)
-        axes[0].imshow(picture)
-        axes[0].set_title("picture")
+    """The picture, and a map for each text with the text above it; one colour scale for all."""
+    rows, columns = -(-(len(texts) + 1) // COLUMNS), min(len(texts) + 1, COLUMNS)
+    width, room = columns * (TILE + GAP) + GAP, TILE + WORDS
+    with canvas(width + SCALE + 0.1, HEADING + rows * room + GAP) as figure:
+        heading(figure, title)
         limits = heat.limits()
-        for ax, text, one in zip(axes[1:], texts, heat.maps, strict=False):
-            ax.imshow(overlay(picture, one, limits))
-            ax.set_title(wrapped(text, 26, 4))
-        for ax in axes:
-            ax.set_axis_off()
-        scale = ScalarMappable(Normalize(*limits), HEAT)
-        figure.colorbar(scale, ax=axes, shrink=0.8, aspect=30, label=heat.measure)
+        large = sized(picture, round(TILE * DPI))
+        drawn = [large, *(overlay(large, one, limits) for one in heat.maps)]
+        for number, (one, text) in enumerate(zip(drawn, ["picture", *texts], strict=True)):
+            row, column = divmod(number, columns)
+            left, top = GAP + column * (TILE + GAP), HEADING + row * room + WORDS
+            show(figure, one, left, top, TILE, TILE)
+            words = wrapped(text, 29, 4)
+            write(figure, words, left + TILE / 2, top - 0.06, ha="center", va="bottom", fontsize=8.5)
+        scale_bar(figure, width, HEADING + WORDS, max(TILE, rows * room - WORDS), limits, heat.measure)
     return figure

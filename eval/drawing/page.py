@@ -22,8 +22,8 @@ figure { margin: 0 } figure img { width: 100%; height: auto; display: block }
 figcaption { margin-top: .35rem; font-size: .92rem }
 .table { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
 th, td { border-bottom: 1px solid #ddd; padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top }
-th.number, td.number { text-align: right; white-space: nowrap }
-td { overflow-wrap: normal }
+th.number, td.number { text-align: right } td.number { white-space: nowrap }
+td:first-child { min-width: 8.5rem } td { overflow-wrap: normal }
 .scale { max-width: 22rem; margin: .8rem 0 } .scale img { width: 100%; height: 12px; display: block }
 .scale div { display: flex; justify-content: space-between; font-size: .85rem }
 """.strip()

@@ -1,11 +1,13 @@
-"""Callbacks: checkpoints, what is counted while training runs, benchmarks, and the table at its end."""
+"""Callbacks: checkpoints, what is counted while training runs, benchmarks, pictures, and the table at its end."""
 
 from lightning_modules.callbacks.agreement import Agreement
 from lightning_modules.callbacks.average_weights import AverageWeights
 from lightning_modules.callbacks.benchmarks import Benchmarks
 from lightning_modules.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from lightning_modules.callbacks.compile_blocks import CompileBlocks
+from lightning_modules.callbacks.diagnostics import Diagnostics
 from lightning_modules.callbacks.monitors import DataMonitor, RateMonitor, Throughput
+from lightning_modules.callbacks.pictures import Pictures
 from lightning_modules.callbacks.preemption import Preemption
 from lightning_modules.callbacks.results import ResultTable
 
@@ -16,7 +18,9 @@ __all__ = [
     "BestCheckpoint",
     "CompileBlocks",
     "DataMonitor",
+    "Diagnostics",
     "LastCheckpoint",
+    "Pictures",
     "Preemption",
     "RateMonitor",
     "ResultTable",

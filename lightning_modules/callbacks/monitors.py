@@ -1,4 +1,4 @@
-"""What is counted while it runs: images per second, and the samples that could not be used."""
+"""What is counted while it runs: images and operations per second, the samples that could not be used, padding."""
 
 from __future__ import annotations
 
@@ -7,19 +7,27 @@ import time
 from collections import Counter
 from typing import Any
 
+import torch
 import torch.distributed as dist
+from jaxtyping import Int
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor
 from typing_extensions import override
 
 from datamodules.batch import Batch
+from lightning_modules.base import Method
+from lightning_modules.flops import peak_flops, training_flops
+from lightning_modules.networks.packing import empty_share
 
 logger = logging.getLogger("grainclip")
 
 
 class Throughput(Callback):
-    """``throughput/images_per_second`` over all ranks and ``throughput/waiting``, the share of time spent on data.
+    """``throughput/images_per_second`` over all ranks; ``throughput/waiting``, the share of time spent on data;
+    ``throughput/teraflops``, useful operations a second of each device, and ``throughput/mfu``, their share of what the
+    device could do at best, where that is known.
 
     Measured over the steps between two log points; validation does not count.
     """
@@ -29,6 +37,7 @@ class Throughput(Callback):
 
     def _restart(self) -> None:
         self.images, self.busy, self.elapsed, self.mark = 0, 0.0, 0.0, time.perf_counter()
+        self.lengths: list[Tensor] = []  # of the texts encoded
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -50,11 +59,31 @@ class Throughput(Callback):
         self.images += len(batch.images)
         self.busy += now - self.started
         self.elapsed, self.mark = self.elapsed + now - self.mark, now
+        if isinstance(pl_module, Method):
+            self.lengths.append(read_lengths(pl_module, batch))
         if (batch_idx + 1) % _log_interval(trainer) == 0:
+            self._log_arithmetic(trainer, pl_module)
             speed = self.images * trainer.world_size / self.elapsed
             pl_module.log("throughput/images_per_second", speed, prog_bar=True)
             pl_module.log("throughput/waiting", max(0.0, 1 - self.busy / self.elapsed))
             self._restart()
+
+    def _log_arithmetic(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not isinstance(pl_module, Method):
+            return
+        lengths = torch.cat(self.lengths).double()
+        tokens, squares = lengths.sum().item(), lengths.square().sum().item()
+        done = training_flops(pl_module.encoder.config, self.images, tokens, squares) / self.elapsed
+        pl_module.log("throughput/teraflops", done / 1e12)
+        peak = peak_flops(pl_module.device, str(trainer.precision))
+        if peak is not None:
+            pl_module.log("throughput/mfu", done / peak)
+
+
+def read_lengths(method: Method, batch: Batch) -> Int[Tensor, " U"]:
+    """Tokens of each text of a batch that training encodes."""
+    index = torch.cat([batch.grains[g].index[batch.grains[g].valid] for g in method.reads()])
+    return batch.texts.offsets.diff()[index.unique()]
 
 
 class RateMonitor(LearningRateMonitor):
@@ -90,6 +119,8 @@ class DataMonitor(Callback):
         self.mine.update(batch.counts)
         if (batch_idx + 1) % _log_interval(trainer) == 0:
             pl_module.log_dict({f"data/{name}": float(n) for name, n in self.totals().items()})
+            if isinstance(pl_module, Method):
+                pl_module.log_dict(text_shares(pl_module, batch))
         pl_module.log("data/tokens_per_image", len(batch.texts.tokens) / len(batch.images))
 
     @override
@@ -127,6 +158,16 @@ class DataMonitor(Callback):
         counts = sum(ranks, Counter(self.before))
         skipped = sum(n for name, n in counts.items() if name.startswith("skipped/"))
         return {"skipped": skipped, **dict(sorted((k, v) for k, v in counts.items() if k != "skipped"))}
+
+
+def text_shares(method: Method, batch: Batch) -> dict[str, float]:
+    """Of a batch that is trained on: the share of its texts that stand in it already, and of places in the text tower's
+    rows that hold no token.
+    """
+    slots = sum(int(batch.grains[grain].valid.sum()) for grain in method.reads())
+    lengths = read_lengths(method, batch).tolist()
+    empty = empty_share(lengths, method.encoder.config.context_length)
+    return {"data/duplicate_share": 1 - len(lengths) / max(slots, 1), "data/padding_share": empty}
 
 
 def _log_interval(trainer: Trainer) -> int:

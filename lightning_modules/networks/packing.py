@@ -69,6 +69,14 @@ def row_length(lengths: Sequence[int], limit: int, allowed: Sequence[int] = ()) 
     return min(-(-wanted // ALIGN) * ALIGN, limit)
 
 
+def empty_share(lengths: Sequence[int], limit: int) -> float:
+    """The share of the places in the rows that stays empty when texts of these lengths are packed; 0 without texts."""
+    if not lengths:
+        return 0.0
+    length = row_length(lengths, limit)
+    return 1 - sum(lengths) / ((max(place(lengths, length)[0]) + 1) * length)
+
+
 def pack(tokens: Int[Tensor, " T"], offsets: Sequence[int], limit: int, allowed: Sequence[int] = ()) -> Packing:
     """Pack the ragged set ``tokens[offsets[u]:offsets[u + 1]]`` into rows as long as `row_length` says."""
     device = tokens.device

@@ -21,6 +21,7 @@ SHORT = [
     "--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1",
     "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--data.scenes.train=64",
     "--data.scenes.held_out=32", "--data.batch_size=8", "--data.val_batch_size=16", "--data.workers=0",
+    "--pictures.every_n_steps=0",
 ]  # fmt: skip
 
 
@@ -66,6 +67,14 @@ def test_without_a_logger_and_from_a_checkpoint_the_command_line_decides(tmp_pat
     resumed = torch.load(tmp_path / "b/checkpoints/last.ckpt", weights_only=True)
     assert resumed["hyper_parameters"]["optim"]["lr"] == 1e-5
     assert resumed["global_step"] == 4
+
+
+def test_logs_that_cannot_be_written_stop_the_run_before_it_trains(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    given = ["fit", "--config", str(ROOT / "configs/clip.yaml"), *SHORT, "--trainer.logger.init_args.save_dir=file"]
+    message = refused(capsys, *given)
+    assert "trainer.logger.init_args.save_dir must be a folder that can be written to, got file/clip" in message
+    assert "--trainer.logger false" in message
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.stem)

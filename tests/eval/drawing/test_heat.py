@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from eval.drawing.canvas import pixels, png
-from eval.drawing.heat import Heat, heat_figure, overlay, scale_strip, sized
+from eval.drawing.canvas import pixels, png, scale_strip
+from eval.drawing.heat import Heat, heat_figure, overlay, sized
 
 
 def test_the_ring_is_where_the_map_is_largest():
     heat = torch.zeros(16)
     heat[4 * 2 + 3] = 1.0  # third row, last column
-    drawn = overlay(Image.new("RGB", (160, 80), "black"), heat, (0.0, 1.0)).astype(int)
+    drawn = np.asarray(overlay(Image.new("RGB", (160, 80), "black"), heat, (0.0, 1.0))).astype(int)
     white = np.argwhere((drawn == 255).all(-1))
     y, x = white.mean(0)
     assert 40 < y < 60  # row 2 of 4 of 80 pixels

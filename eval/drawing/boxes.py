@@ -1,0 +1,71 @@
+"""Boxes on a picture, each with what the model takes it for. Right ones are blue and solid, wrong ones orange and
+dashed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from PIL import Image
+
+from eval.drawing.canvas import COLOURS, HEADING, RIGHT, WRONG, canvas, frame, heading, show, write
+from eval.drawing.words import short
+
+SIDE, WORDS, LINE, FOOT, GAP = 3.0, 3.6, 0.26, 0.42, 0.1  # inches
+
+
+class Judged(NamedTuple):
+    """A box in fractions of the picture, the name the model gives it and the right ones; no names: nothing is known."""
+
+    box: tuple[float, float, float, float]
+    predicted: str = ""
+    truth: tuple[str, ...] = ()
+
+    @property
+    def right(self) -> bool:
+        """Whether the name is one of the right ones."""
+        return self.predicted in self.truth
+
+
+def boxes_figure(picture: Image.Image, judged: Sequence[Judged], title: str) -> Figure:
+    """Numbered boxes, and beside the picture a line for each number."""
+    below = max(SIDE, LINE * len(judged))
+    with canvas(SIDE + WORDS, HEADING + below + FOOT) as figure:
+        heading(figure, title)
+        show(figure, picture, GAP, HEADING, SIDE, SIDE)
+        for number, one in enumerate(judged):
+            _draw_box(figure, one, number)
+            top = HEADING + (number + 0.5) * LINE
+            write(figure, _line(one, number), SIDE + 3 * GAP, top, color=_colour(one), va="center", fontsize=8.5)
+        if any(one.truth for one in judged):
+            right = Line2D([], [], color=RIGHT, linestyle="-", linewidth=2)
+            wrong = Line2D([], [], color=WRONG, linestyle="--", linewidth=2)
+            figure.legend([right, wrong], ["right", "wrong"], loc="lower left", ncols=2, frameon=False)
+    return figure
+
+
+def _draw_box(figure: Figure, one: Judged, number: int) -> None:
+    x0, y0, x1, y1 = (SIDE * v for v in one.box)
+    left, top = GAP + x0, HEADING + y0
+    style = "-" if one.right or not one.truth else "--"
+    frame(figure, left, top, x1 - x0, y1 - y0, fill=False, edgecolor="white", linewidth=3.2)
+    frame(figure, left, top, x1 - x0, y1 - y0, fill=False, edgecolor=_colour(one), linewidth=1.8, linestyle=style)
+    plate = {"facecolor": _colour(one), "edgecolor": "none", "pad": 1.2}
+    write(figure, str(number + 1), left + 0.03, top + 0.03, color="white", fontsize=8, va="top", bbox=plate)
+
+
+def _line(one: Judged, number: int) -> str:
+    if not one.truth:
+        return f"{number + 1}  not named"
+    if one.right:
+        return f"{number + 1}  ✓ {short(one.predicted, 40)}"
+    return f"{number + 1}  ✗ {short(one.predicted, 22)}  (is: {short(one.truth[0], 22)})"
+
+
+def _colour(one: Judged) -> str:
+    if not one.truth:
+        return COLOURS[-1]
+    return RIGHT if one.right else WRONG

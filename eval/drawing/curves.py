@@ -1,0 +1,41 @@
+"""Curves over training steps: a colour for each run, a line style for each quantity; of a single run the other way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from eval.drawing.canvas import COLOURS, HEADING, canvas, heading, place
+from eval.drawing.words import short
+
+WIDTH, HEIGHT, LINE = 4.6, 2.3, 0.175  # inches of the figure, of the curves, of a line of the legend
+STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
+Curve = Sequence[tuple[int, float]]  # step, value
+
+
+def curves_figure(curves: Mapping[tuple[str, str], Curve], title: str) -> Figure:
+    """One chart; a curve is known by its run and its quantity."""
+    runs = list(dict.fromkeys(run for run, _ in curves))
+    quantities = list(dict.fromkeys(quantity for _, quantity in curves))
+    below = 0.55 + LINE * len(curves)
+    with canvas(WIDTH, HEADING + HEIGHT + below) as figure:
+        heading(figure, title)
+        ax = place(figure, 0.75, HEADING, WIDTH - 0.95, HEIGHT)
+        for (run, quantity), curve in curves.items():
+            first, second = runs.index(run), quantities.index(quantity)
+            if len(runs) == 1:
+                first, second = second, first
+            ax.plot(
+                *zip(*curve, strict=True),
+                color=COLOURS[first % len(COLOURS)],
+                linestyle=STYLES[(second + first // len(COLOURS)) % len(STYLES)],
+                marker="o" if len(curve) < 8 else None,
+                markersize=3,
+                linewidth=1.3,
+                label=short(" · ".join(filter(None, [run if len(runs) > 1 else "", quantity])), 62),
+            )
+        ax.set_xlabel("step")
+        ax.grid(alpha=0.25)
+        figure.legend(loc="lower left", frameon=False, fontsize=8, labelspacing=0.25, borderaxespad=0.2)
+    return figure

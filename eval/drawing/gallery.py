@@ -1,0 +1,64 @@
+"""What retrieval finds: a query and its best candidates, hits framed in blue and marked by a tick."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from eval.drawing.canvas import HEADING, RIGHT, canvas, frame, heading, show, write
+from eval.drawing.words import wrapped
+
+SIDE, ROW, WORDS, GAP = 1.4, 1.75, 2.5, 0.1  # inches of a picture, of a row, of a text beside, between pictures
+
+
+class Found(NamedTuple):
+    """Candidates for one query, the best first: their numbers, cosines, and which of them are right."""
+
+    candidates: list[int]
+    cosines: list[float]
+    hits: list[bool]
+
+
+def pictures_for_texts(
+    texts: Sequence[str], pictures: Mapping[int, Image.Image], found: Sequence[Found], title: str
+) -> Figure:
+    """A row per text: the text, then the pictures found, by their numbers."""
+    most = max(len(one.candidates) for one in found)
+    with canvas(WORDS + most * (SIDE + GAP) + GAP, HEADING + len(texts) * ROW + GAP) as figure:
+        heading(figure, title)
+        for row, (text, one) in enumerate(zip(texts, found, strict=True)):
+            top = HEADING + row * ROW + ROW - SIDE - GAP
+            write(figure, wrapped(text, 38, 9), GAP, top + SIDE / 2, va="center", fontsize=7.5)
+            for column, (number, cosine, hit) in enumerate(zip(*one, strict=True)):
+                left = WORDS + column * (SIDE + GAP)
+                show(figure, pictures[number], left, top, SIDE, SIDE)
+                _framed(figure, left, top, cosine, hit)
+    return figure
+
+
+def texts_for_pictures(
+    pictures: Sequence[Image.Image], texts: Mapping[int, str], found: Sequence[Found], title: str
+) -> Figure:
+    """A row per picture: the picture, then the texts found, by their numbers."""
+    with canvas(SIDE + 6.1, HEADING + len(pictures) * ROW + GAP) as figure:
+        heading(figure, title)
+        for row, (picture, one) in enumerate(zip(pictures, found, strict=True)):
+            top = HEADING + row * ROW
+            show(figure, picture, GAP, top + (ROW - SIDE) / 2, SIDE, SIDE)
+            for place, (number, cosine, hit) in enumerate(zip(*one, strict=True)):
+                line = f"{'✓' if hit else '   '} {cosine:.2f}  {wrapped(texts[number], 92, 2)}"
+                box = {"edgecolor": RIGHT, "facecolor": "none", "pad": 1.6, "linewidth": 1.4} if hit else None
+                at = top + GAP / 2 + (place + 0.5) * (ROW - GAP) / len(one.candidates)
+                write(figure, line, SIDE + 4 * GAP, at, va="center", fontsize=7.5, bbox=box, linespacing=1.1)
+    return figure
+
+
+def _framed(figure: Figure, left: float, top: float, cosine: float, hit: bool) -> None:
+    colour = RIGHT if hit else "black"
+    words = f"{cosine:.2f}{' ✓' if hit else ''}"
+    write(figure, words, left + SIDE / 2, top - 0.05, color=colour, ha="center", va="bottom", fontsize=8.5)
+    look = {"edgecolor": RIGHT, "linewidth": 3.5} if hit else {"edgecolor": "#bbbbbb", "linewidth": 0.8}
+    frame(figure, left, top, SIDE, SIDE, fill=False, **look)

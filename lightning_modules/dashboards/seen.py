@@ -1,0 +1,117 @@
+"""A fixed batch of validation samples as a model in training sees it.
+
+The samples are the first of the validation set, in its order, so every look shows the same ones. Texts are shown as the
+tokenizer gives them back: what the model reads, in lower case and cut where it is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from lightning import Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
+from PIL import Image
+from torch import Tensor
+
+from datamodules.batch import Batch, Grain
+from datamodules.loader import PassLoader
+from datamodules.module import GranularityData
+from datamodules.tokenizer import Tokenizer
+from lightning_modules.base import Method
+from lightning_modules.encoder_model import EncoderModel
+from lightning_modules.networks import ImageFeatures, TextFeatures
+
+
+class Read(NamedTuple):
+    """A text of a picture: its grain and number there, its words, its row among the batch's texts."""
+
+    grain: Grain
+    number: int
+    words: str
+    row: int
+
+    @property
+    def name(self) -> str:
+        """As "phrase 2"; a caption has no number."""
+        return self.grain.value if self.grain == Grain.CAPTION else f"{self.grain.value} {self.number + 1}"
+
+    @property
+    def code(self) -> str:
+        """As "P2"."""
+        return self.grain.value[0].upper() + ("" if self.grain == Grain.CAPTION else str(self.number + 1))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The batch, embedded; pixels are 0 to 255 and all stands on the model's device."""
+
+    batch: Batch
+    images: ImageFeatures
+    texts: TextFeatures
+    model: EncoderModel
+
+    def picture(self, b: int) -> Image.Image:
+        """The square that the model sees of sample ``b``."""
+        return Image.fromarray(self.batch.images[b].permute(1, 2, 0).cpu().numpy())
+
+    def read(self, b: int, most: Mapping[Grain, int]) -> list[Read]:
+        """The texts of sample ``b``, of each grain so many at most."""
+        found = []
+        for grain, limit in most.items():
+            slots = self.batch.grains[grain]
+            rows = slots.index[b][slots.valid[b]].tolist()[:limit]
+            found += [Read(grain, number, self.words(row), row) for number, row in enumerate(rows)]
+        return found
+
+    def words(self, row: int) -> str:
+        """A text of the batch."""
+        first, last = self.batch.texts.offsets[row : row + 2].tolist()
+        return Tokenizer.decode(self.batch.texts.tokens[first:last].tolist())
+
+    def vectors(self, texts: list[Read]) -> Float[Tensor, "T D"]:
+        """Unit vectors of texts."""
+        return self.texts.text[torch.tensor([text.row for text in texts], dtype=torch.long)].float()
+
+    def views(self, texts: list[Read], b: int) -> Float[Tensor, "T D"] | None:
+        """Picture ``b`` as each text sees it; None where the method has no text-conditioned attention."""
+        if self.model.pooling is None:
+            return None
+        return self.model.condition(self.vectors(texts), self.images.dense[b : b + 1], _zeros(texts, self)).float()
+
+
+def _zeros(texts: list[Read], seen: Seen) -> Tensor:
+    return torch.zeros(len(texts), dtype=torch.long, device=seen.images.dense.device)
+
+
+def first_samples(trainer: Trainer) -> Batch | None:
+    """The first batch of the validation set, read without worker processes and without touching the random state;
+    None where there is no validation set.
+    """
+    data = getattr(trainer, "datamodule", None)
+    loader = data.val_dataloader() if isinstance(data, GranularityData) else None
+    if not isinstance(loader, PassLoader):
+        return None
+    with isolate_rng():
+        return next(iter(PassLoader(loader.reader, 0)), None)
+
+
+@contextmanager
+def looking(method: Method, batch: Batch) -> Iterator[Seen]:
+    """Embed ``batch`` with the encoder that would be deployed. Every module is in evaluation mode within, and as it was
+    after.
+    """
+    encoder, pooling = method.deployed(), method.attention_block()
+    modes = {module: module.training for module in (*encoder.modules(), *(pooling.modules() if pooling else ()))}
+    try:
+        with torch.no_grad():
+            model = EncoderModel(encoder, method.device, pooling)
+            here = method.transfer_batch_to_device(batch, method.device, 0)
+            yield Seen(here, model.encode_image(here.images), encoder.encode_text(here.texts), model)
+    finally:
+        for module, training in modes.items():
+            module.training = training

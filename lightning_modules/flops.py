@@ -1,0 +1,41 @@
+"""The useful arithmetic of a training step: matrix products of both towers, forward and backward, on real tokens.
+
+A weight costs 2 operations a token forward, an attention 4 · length · width a token and layer; backward is twice the
+forward. Norms, biases, losses, the methods' own small modules and recomputed blocks do not count, padding neither:
+what is divided by the hardware's peak is the work that had to be done (model FLOPs utilisation).
+"""
+
+from __future__ import annotations
+
+import torch
+from lightning.fabric.utilities.throughput import get_available_flops
+
+from lightning_modules.networks.config import EncoderConfig
+
+HALF = {"bf16": torch.bfloat16, "16": torch.float16}
+
+
+def training_flops(config: EncoderConfig, images: int, tokens: float, squares: float) -> float:
+    """Operations of a step.
+
+    Args:
+        config: sizes of the towers.
+        images: encoded.
+        tokens: of all texts encoded.
+        squares: sum of the squares of their lengths.
+    """
+    patches = (config.image_size // config.patch_size) ** 2
+    length, wide, deep = patches + 1, config.image_width, config.image_layers
+    image = 2 * length * deep * 12 * wide**2 + 4 * deep * length**2 * wide
+    image += 2 * patches * 3 * config.patch_size**2 * wide + 2 * length * wide * config.embed_dim
+    text = 2 * tokens * (config.text_layers * 12 * config.text_width**2 + config.text_width * config.embed_dim)
+    text += 4 * config.text_layers * squares * config.text_width
+    return 3.0 * (images * image + text)
+
+
+def peak_flops(device: torch.device, precision: str) -> float | None:
+    """Operations a second that the device could do at best; None where that is not known (as of any CPU)."""
+    if device.type != "cuda":
+        return None
+    dtype = next((half for name, half in HALF.items() if precision.startswith(name)), torch.float32)
+    return get_available_flops(device, dtype)

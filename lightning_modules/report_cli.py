@@ -1,0 +1,122 @@
+"""``lightning report``: runs side by side in one web page that can be mailed: curves, numbers, pictures, settings."""
+
+from __future__ import annotations
+
+import argparse
+import html
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from eval.drawing.canvas import svg
+from eval.drawing.curves import curves_figure
+from eval.drawing.page import card, cards, image, page, table
+from eval.report import COUNTS, sections
+from lightning_modules.complaints import fail
+from lightning_modules.dashboards.layout import LAYOUT
+from lightning_modules.dashboards.run_files import RunFiles, read_run
+
+ASIDE = ("chance", "ties", *COUNTS)  # columns that only explain others
+
+
+def report_page(runs: Sequence[RunFiles]) -> str:
+    """The page: a part for each kind of thing that the runs left."""
+    parts = [
+        f'<p class="note">Runs: {html.escape(", ".join(run.name for run in runs))}</p>',
+        _numbers(runs),
+        _curves(runs),
+        _pictures(runs),
+        _settings(runs),
+    ]
+    return page("Training report", "\n".join(filter(None, parts)))
+
+
+def _numbers(runs: Sequence[RunFiles]) -> str:
+    """What the last validation measured; what only explains it is folded away."""
+    cells = [dict(_cells(run)) for run in runs]
+    names = list(dict.fromkeys(name for one in cells for name in one))
+    if not names:
+        return ""
+    head = ["", *(run.name for run in runs)]
+    rows = [[" · ".join(name), *(one.get(name, "–") for one in cells)] for name in names]
+    main = [row for row, name in zip(rows, names, strict=True) if name[-1] not in ASIDE]
+    rest = [row for row, name in zip(rows, names, strict=True) if name[-1] in ASIDE]
+    folded = f"<details><summary>chance, ties, counts</summary>{table(head, rest)}</details>" if rest else ""
+    return f"<h2>Last validation</h2>\n{table(head, main)}\n{folded}"
+
+
+def _cells(run: RunFiles) -> Iterator[tuple[tuple[str, str], str]]:
+    for section in sections(run.numbers):
+        for label, *cells in section.rows:
+            yield from (((label, column), cell) for column, cell in zip(section.columns, cells, strict=True))
+
+
+def _curves(runs: Sequence[RunFiles]) -> str:
+    """The charts of TensorBoard's layout for which there is anything."""
+    parts = []
+    for group, charts in LAYOUT.items():
+        drawn = []
+        for title, (_, patterns) in charts.items():
+            found = re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
+            curves = {(run.name, tag): curve for run in runs for tag, curve in run.scalars.items() if found.match(tag)}
+            if curves:
+                figure = image(svg(curves_figure(curves, title)), f"curves: {title}", "svg+xml")
+                drawn.append(f"<figure>{figure}</figure>")
+        if drawn:
+            parts.append(f"<h2>{html.escape(group.capitalize())}</h2>\n{cards(drawn, wide=True)}")
+    return "\n".join(parts)
+
+
+def _pictures(runs: Sequence[RunFiles]) -> str:
+    """The last picture of each tag, runs beside each other."""
+    tags = list(dict.fromkeys(tag for run in runs for tag in run.pictures))
+    drawn = [
+        card(image(run.pictures[tag][1], tag), html.escape(f"{tag} · {run.name}, step {run.pictures[tag][0]}"))
+        for tag in tags
+        for run in runs
+        if tag in run.pictures
+    ]
+    return f"<h2>Pictures</h2>\n{cards(drawn, wide=True)}" if drawn else ""
+
+
+def _settings(runs: Sequence[RunFiles]) -> str:
+    """The settings in which the runs differ; all others folded away."""
+    names = list(dict.fromkeys(name for run in runs for name in run.config))
+    if not names:
+        return ""
+    head = ["setting", *(run.name for run in runs)]
+    rows = {name: [run.config.get(name, "–") for run in runs] for name in names}
+    differing = [[name, *values] for name, values in rows.items() if len(set(values)) > 1]
+    same = [[name, values[0]] for name, values in rows.items() if len(set(values)) == 1]
+    told = table(head, differing, numbers=False) if differing else ""
+    if len(runs) > 1 and not differing:
+        told = "<p>The runs have the same settings.</p>"
+    summary = f"{len(same)} settings{' that are the same' if len(runs) > 1 else ''}"
+    folded = f"<details><summary>{summary}</summary>{table(['setting', ''], same, numbers=False)}</details>"
+    return f"<h2>Settings{' that differ' if len(runs) > 1 else ''}</h2>\n{told}\n{folded if same else ''}"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command; ``SystemExit(2)`` with one line on bad input."""
+    parser = argparse.ArgumentParser(prog="lightning report", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run's logs")
+    parser.add_argument("--out", required=True, type=Path, help="the web page to write")
+    given = parser.parse_args(arguments)
+    try:
+        found = [read_run(folder, name) for folder, name in zip(given.runs, _names(given.runs), strict=True)]
+        given.out.write_text(report_page(found), encoding="utf-8")
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    sys.stdout.write(f"written: {given.out}\n")
+    return 0
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The folders' names without the part that all share."""
+    whole = [folder.resolve() for folder in folders]
+    if len(set(whole)) < len(whole):
+        raise ValueError(f"a run must be named once, got {', '.join(map(str, folders))}")
+    shared = Path(os.path.commonpath([folder.parent for folder in whole]))
+    return [str(folder.relative_to(shared)) for folder in whole]

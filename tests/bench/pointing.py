@@ -1,0 +1,99 @@
+"""Does a text's map peak inside the box of the thing it names? Trained models beside untrained ones, on scenes.
+
+    python tests/bench/pointing.py MODEL [MODEL...]
+
+Every phrase of the embedded held-out scenes that names exactly one thing is looked for (the pointing game of
+``eval.localisation``), by the model's attention where it has any, else by similarity. The untrained model has the
+same sizes, and a pooling block that starts as the run's did. Chance is the mean share of the picture that boxes cover.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from datamodules import scenes
+from datamodules.shards import find_shards
+from eval.benchmark import Run
+from eval.localisation import Phrase, by_attention, by_similarity, locate
+from eval.shard_samples import Stored, stored
+from lightning_modules.encoder_model import EncoderModel
+from lightning_modules.evaluate_cli import load_model
+from lightning_modules.export_cli import read
+from lightning_modules.networks import DualEncoder, TextConditionedPooling
+from lightning_modules.provenance import KEY
+
+
+class Pointing(NamedTuple):
+    """How often the peak is right, in how many phrases, and how often it would be by chance."""
+
+    accuracy: float
+    phrases: int
+    chance: float
+
+
+def named_things(samples: Sequence[Stored]) -> list[Phrase]:
+    """The phrases that name exactly one box, in pixels of their picture."""
+    found = []
+    for number, (picture, sample) in enumerate(samples):
+        width, height = picture.open().size
+        boxes = Counter(region.phrase for region in sample.regions)
+        for region in sorted((r for r in sample.regions if r.phrase is not None), key=lambda r: r.phrase or 0):
+            if region.phrase is not None and boxes[region.phrase] == 1:
+                x0, y0, x1, y1 = region.box
+                corners = (x0 * width, y0 * height, x1 * width, y1 * height)
+                text = sample.phrases[region.phrase].text
+                found.append(Phrase(number, text, [corners], f"{sample.key}/{region.phrase}"))
+    return found
+
+
+def pointing(model: EncoderModel, samples: Sequence[Stored]) -> Pointing:
+    """Measure one model."""
+    pictures, phrases = [one.picture for one in samples], named_things(samples)
+    maps = by_similarity if model.pooling is None else by_attention
+    found = locate("pointing", model, Run(Path()), pictures, phrases, maps)
+    areas = [(x1 - x0) * (y1 - y0) for phrase in phrases for x0, y0, x1, y1 in phrase.boxes]
+    whole = [width * height for width, height in (pictures[phrase.image].open().size for phrase in phrases)]
+    chance = sum(area / pixels for area, pixels in zip(areas, whole, strict=True)) / len(phrases)
+    return Pointing(found.pointed.double().mean().item(), len(phrases), chance)
+
+
+def untrained(model: EncoderModel, source: str, seed: int = 0) -> EncoderModel:
+    """A model of the same sizes before its first step."""
+    torch.manual_seed(seed)
+    encoder, pooling = DualEncoder(model.encoder.config), None
+    if model.pooling is not None:
+        settings = read(Path(source))[KEY]["settings"]
+        pooling = TextConditionedPooling(encoder.config.embed_dim, settings["pooling_heads"])
+        if settings["pooling_gain"] is not None:
+            pooling.start_transparent(settings["pooling_gain"])
+    return EncoderModel(encoder, model.device, pooling)
+
+
+def main(sources: Sequence[str]) -> None:
+    """Measure and print."""
+    shards = scenes.ensure_shards(train=7040, held_out=512).held_out  # the shipped configs' data
+    samples = list(stored(find_shards(list(map(str, shards)))))
+    table = Table(title=f"peak inside the named thing's box, {len(samples)} held-out scenes", title_justify="left")
+    for column in ("model", "map", "trained", "untrained", "chance", "phrases"):
+        table.add_column(column)
+    for source in sources:
+        model, _ = load_model(source, torch.device("cpu"))
+        after, before = pointing(model, samples), pointing(untrained(model, source), samples)
+        kind = "similarity" if model.pooling is None else "attention"
+        shares = [f"{100 * share:.1f} %" for share in (after.accuracy, before.accuracy, after.chance)]
+        table.add_row(source, kind, *shares, str(after.phrases))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

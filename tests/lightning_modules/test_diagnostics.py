@@ -1,0 +1,154 @@
+"""Numbers beside the losses: what they measure, where they are written, and that training is as it would be without."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+
+from lightning_modules import BetaClip, ClipFinetune, OptimConfig
+from lightning_modules.callbacks import DataMonitor, Diagnostics, Throughput
+from lightning_modules.dashboards.measures import kinds
+from lightning_modules.flops import peak_flops, training_flops
+from lightning_modules.networks import DualEncoder
+from lightning_modules.networks.packing import empty_share
+from tests.tiny_run import TINY, data, fit
+
+
+class Norms(Callback):
+    """The gradient of the image tower, every step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        flat = torch.cat([p.grad.flatten() for p in pl_module.encoder.image_tower.parameters()])
+        self.seen.append(flat.norm().item())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run with all numbers, its events, and the norms that it should have logged."""
+    folder, norms = tmp_path_factory.mktemp("run"), Norms()
+    trainer = fit(folder, Diagnostics(every_n_steps=8), Throughput(), DataMonitor(), norms)
+    return trainer, EventAccumulator(str(folder), {"scalars": 0, "histograms": 0}).Reload(), norms.seen
+
+
+def test_everything_is_there_at_its_steps(run):
+    _, events, norms = run
+    tags = events.Tags()
+    looks = {
+        "geometry/alignment", "geometry/modality_gap", "geometry/uniformity/picture", "geometry/uniformity/caption",
+        "geometry/effective_rank/picture", "geometry/effective_rank/caption",
+        *(f"similarity/{grain}/positive" for grain in ("caption", "sentence", "phrase")),
+        *(f"similarity/{grain}/negative" for grain in ("caption", "sentence", "phrase")),
+        "similarity/phrase/same image", "similarity/sentence/same image",
+    }  # fmt: skip
+    every = {
+        "gradient_norm/image_tower", "gradient_norm/text_tower", "gradient_norm/pooling", "memory/process_peak",
+        "throughput/teraflops", "data/duplicate_share", "data/padding_share", "watch/beta_cal/caption",
+        "watch/beta_cal/sentence", "watch/beta_cal/phrase",
+    }  # fmt: skip
+    assert set(tags["scalars"]) >= looks | every
+    assert set(tags["histograms"]) == {tag for tag in tags["scalars"] if tag.startswith("similarity/")}
+    for tag in looks:
+        assert [event.step for event in events.Scalars(tag)] == [8, 12]
+    for tag in every:
+        assert len(events.Scalars(tag)) == 12
+    assert [event.value for event in events.Scalars("gradient_norm/image_tower")] == pytest.approx(norms, rel=1e-4)
+    assert not [tag for tag in tags["scalars"] if tag.startswith(("retention", "throughput/mfu"))]
+
+
+def test_training_is_as_it_would_be_without(run, tmp_path):
+    plain = fit(tmp_path)
+    for one, other in zip(run[0].model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_layout_and_hyper_parameters(run):
+    _, events, _ = run
+    content = events.Tensors("custom_scalars__config__")[-1].tensor_proto.string_val[0]
+    layout = layout_pb2.Layout.FromString(content)
+    assert [category.title for category in layout.category][:2] == ["losses", "optimisation"]
+    plugin = events.PluginTagToContent("hparams")
+    assert set(plugin) == {"_hparams_/experiment", "_hparams_/session_start_info", "_hparams_/session_end_info"}
+    assert b"beta" in plugin["_hparams_/session_start_info"]
+    assert events.Scalars("final/val/caption/text_to_image/R@1")[-1].step == 12
+
+
+def test_retention_is_one_where_nothing_is_learnt(tmp_path):
+    torch.manual_seed(0)
+    DualEncoder(TINY).save_pretrained(tmp_path / "start")
+    watcher = Diagnostics(every_n_steps=1)
+    trainer = Trainer(
+        max_steps=1, accelerator="cpu", devices=1, logger=TensorBoardLogger(tmp_path, "", ""), log_every_n_steps=1,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
+        callbacks=[watcher],
+    )  # fmt: skip
+    still = OptimConfig(lr=0.0, new_lr=0.0, temperature_lr=0.0, weight_decay=0.0)
+    trainer.fit(ClipFinetune(encoder=TINY, pretrained=str(tmp_path / "start"), optim=still), data(tmp_path))
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert set(watcher.start) == {"caption", "short text"}
+    for name, was in watcher.start.items():
+        if was:
+            assert [event.value for event in events.Scalars(f"retention/{name}")] == [1.0]
+    resumed = Diagnostics()
+    resumed.load_state_dict(watcher.state_dict())
+    assert resumed.start == watcher.start
+
+
+def test_without_a_logger_nothing_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_modules.callbacks.diagnostics.first_samples", lambda _: 1 / 0)
+    trainer = Trainer(
+        max_steps=1, accelerator="cpu", devices=1, logger=False, default_root_dir=tmp_path, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
+        callbacks=[Diagnostics(every_n_steps=1), Throughput(), DataMonitor()],
+    )  # fmt: skip
+    trainer.fit(BetaClip(encoder=TINY), data(tmp_path))
+    with pytest.raises(ValueError, match=r"diagnostics\.every_n_steps must be at least 0, got -1"):
+        Diagnostics(-1)
+
+
+def test_kinds_of_pairs():
+    image, text = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([3, 4, 3, 5, 6])  # text 3 belongs to pictures 0 and 1
+    views = kinds(image, text, image, text)
+    whole = kinds(torch.arange(3), None, image, text)
+    for r, c in product(range(5), range(5)):
+        kind = (
+            "positive" if r == c else "same image" if image[r] == image[c] else "duplicate" if text[r] == text[c]
+            else "negative"
+        )  # fmt: skip
+        assert [name for name, pairs in views.items() if pairs[r, c]] == [kind]
+    owns = [{3, 4}, {3, 5}, {6}]
+    for b, c in product(range(3), range(5)):
+        kind = "positive" if image[c] == b else "duplicate" if int(text[c]) in owns[b] else "negative"
+        assert [name for name, pairs in whole.items() if pairs[b, c]] == [kind]
+
+
+def test_operations_are_those_that_torch_counts():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from datamodules.collate import pack_texts
+    from datamodules.tokenizer import Tokenizer
+
+    encoder = DualEncoder(TINY)
+    texts, _ = pack_texts(["a red cube of some kind " * 5], Tokenizer(77))
+    pixels = torch.randn(3, 3, 16, 16)
+    with FlopCounterMode(display=False) as counter:
+        tokens = encoder.image_tower(pixels).sum() + encoder.text_tower(texts).sum()
+        tokens.backward()
+    length = len(texts.tokens)
+    ours = training_flops(TINY, 3, length, length**2)
+    assert ours == pytest.approx(counter.get_total_flops(), rel=0.25)  # packing pads, fused attention counts otherwise
+    assert peak_flops(torch.device("cpu"), "bf16-mixed") is None
+
+
+def test_padding_is_what_the_rows_leave_empty():
+    assert empty_share([], 77) == 0.0
+    assert empty_share([64], 77) == 0.0
+    assert empty_share([40, 40], 77) == pytest.approx(1 - 80 / 128)

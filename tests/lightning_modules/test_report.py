@@ -1,0 +1,91 @@
+"""``lightning report``: one page with everything that runs left, and nothing from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+import yaml
+from torch.utils.tensorboard import SummaryWriter
+
+from lightning_modules.cli import main
+from lightning_modules.dashboards.run_files import read_run
+
+
+def write_run(folder, beta=0.5, runs=3, recall=0.25, picture=True):
+    """A run's folder as training leaves it."""
+    writer = SummaryWriter(str(folder))
+    for step in range(runs):
+        writer.add_scalar("train/loss", 3.0 / (step + 1), step)
+        writer.add_scalar("train/loss_global", 1.0, step)
+        writer.add_scalar("unknown/number", 1.0, step)
+        if picture:
+            writer.add_image("attention/sample 1", torch.full((3, 8, 8), 0.25 * step), step)
+    writer.close()
+    numbers = {"caption/text_to_image/R@1": recall, "caption/text_to_image/chance": 0.01}
+    (folder / "results.json").write_text(json.dumps({"numbers": numbers, "settings": {}}))
+    model = {"init_args": {"beta": beta, "note": "<i>x</i>", "list": [1, 2], "none": None}}
+    (folder / "config.yaml").write_text(yaml.safe_dump({"model": model, "callbacks": [{"class_path": "a.B"}]}))
+    return folder
+
+
+def report(tmp_path, *folders):
+    page = tmp_path / "report.html"
+    assert main(["report", *map(str, folders), "--out", str(page)]) == 0
+    return page.read_text(encoding="utf-8")
+
+
+def test_a_run_is_read_back(tmp_path):
+    run = read_run(write_run(tmp_path / "a"), "a")
+    assert run.scalars["train/loss"] == [(0, 3.0), (1, 1.5), (2, 1.0)]
+    step, png = run.pictures["attention/sample 1"]
+    assert step == 2
+    assert png.startswith(b"\x89PNG")
+    assert run.config["model.init_args.beta"] == "0.5"
+    assert run.config["model.init_args.list"] == "[1, 2]"
+    assert run.config["callbacks[0].class_path"] == '"a.B"'
+
+
+def test_two_runs_side_by_side(tmp_path):
+    html = report(tmp_path, write_run(tmp_path / "a"), write_run(tmp_path / "b", beta=0.75, recall=0.5))
+    assert "<script" not in html
+    sources = re.findall(r"""(?:src|href)=["']([^"',;]+)""", html)
+    assert {source.partition(":")[0] for source in sources} == {"data"}
+    assert html.count("data:image/png") == 2  # the last picture of each run
+    assert html.count("data:image/svg+xml") == 1  # the chart of losses; nothing else was logged
+    assert '<td>caption · text to image · R@1</td><td class="number">25.0%</td><td class="number">50.0%</td>' in html
+    differing = html[html.index("Settings that differ") : html.index("<details><summary>4 settings")]
+    assert "<td>model.init_args.beta</td><td>0.5</td><td>0.75</td>" in differing
+    assert "note" not in differing
+    assert "&lt;i&gt;x&lt;/i&gt;" in html
+    assert "<i>" not in html
+
+
+def test_one_run_and_runs_that_left_little(tmp_path):
+    assert "Settings</h2>" in report(tmp_path, write_run(tmp_path / "a"))
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.yaml").write_text("trainer: {max_epochs: 1}")
+    html = report(tmp_path, bare, write_run(tmp_path / "one", runs=1, picture=False))
+    assert "Pictures" not in html
+    assert "–" in html
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        (["missing"], "a run must be the folder of its logs"),
+        (["empty"], "holds no run: no event files, no results.json, no config.yaml"),
+        (["a", "a"], "a run must be named once"),
+        (["damaged"], "results.json or config.yaml is damaged"),
+    ],
+)
+def test_refusals(tmp_path, runs, message, capsys):
+    write_run(tmp_path / "a", picture=False)
+    (tmp_path / "empty").mkdir()
+    (write_run(tmp_path / "damaged", picture=False) / "results.json").write_text("[1]")
+    with pytest.raises(SystemExit):
+        main(["report", *(str(tmp_path / run) for run in runs), "--out", str(tmp_path / "x.html")])
+    assert message in capsys.readouterr().err
