@@ -16,7 +16,15 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
 ROOT = Path(__file__).resolve().parent.parent
-SLOW_IMPORTS = ("torch", "torch._dynamo", "lightning.pytorch", "transformers", "timm")
+SLOW_IMPORTS = (
+    "torch",
+    "torch._dynamo",
+    "lightning.pytorch",
+    "transformers",
+    "timm",
+    "lightning_modules.callbacks",
+    "datamodules.prepare",
+)
 
 
 def run_on_ranks(fn: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:

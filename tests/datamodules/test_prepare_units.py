@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,9 +15,8 @@ from datamodules.prepare.rejects import Rejects
 from datamodules.prepare.statistics import Statistics
 from datamodules.prepare.units import Scale, Unit, in_units, write_units
 from datamodules.tar_index import kept_index
+from tests.killing import kill_once_going
 from tests.tiny import make_sample
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def samples(numbers: list[int], rejects: Rejects):
@@ -78,26 +75,29 @@ def test_finished_shards_are_never_redone(tmp_path):
     assert keys(tmp_path) == WANTED
 
 
-@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+def write_slowly(out: Path) -> None:
+    os.environ["SLOW"] = "0.02"
+    write(out, 120)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
 def test_killed_at_random_moments(tmp_path):
     """Ten times kill -9, then a run to the end: the shards of a run that was left alone."""
-    code = "from pathlib import Path; from tests.datamodules.test_prepare_units import write; write(Path(r'{}'))"
-    environment = {**os.environ, "SLOW": "0.02", "PYTHONPATH": str(ROOT)}
-    rng = random.Random(0)
+    killed, rng, whole = tmp_path / "killed", random.Random(0), tmp_path / "whole"
+    write(whole, 120)
+
+    def started() -> int:
+        claim = killed / "settings.json"
+        return claim.stat().st_mtime_ns if claim.exists() else 0
+
     for _ in range(10):
-        run = subprocess.Popen(
-            [sys.executable, "-c", code.format(tmp_path / "killed")], cwd=ROOT, env=environment, start_new_session=True
-        )
-        while run.poll() is None and not (tmp_path / "killed").is_dir():
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.15))
-        os.killpg(run.pid, signal.SIGKILL) if run.poll() is None else None
-        run.wait()
-        for tar in (tmp_path / "killed").glob("*.tar"):
-            assert tar.stat().st_size % 512 == 0
-    write(tmp_path / "killed")
-    write(tmp_path / "whole")
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+        before = started()
+        assert kill_once_going(write_slowly, (killed,), lambda before=before: started() != before, 0.2, rng)
+        for tar in killed.glob("*.tar"):
+            assert tar.read_bytes() == (whole / tar.name).read_bytes()
+    assert len(list(killed.glob("*.tar"))) < 20
+    write(killed, 120)
+    assert contents(killed) == contents(whole)
 
 
 def test_a_unit_that_fails_stops_the_run_and_keeps_the_others(tmp_path):

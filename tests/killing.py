@@ -1,0 +1,34 @@
+"""Kills a process at a random moment, as a scheduler or a power cut does."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.ranks import ROOT, SLOW_IMPORTS
+
+
+def kill_once_going(
+    fn: Callable[..., Any], arguments: tuple, going: Callable[[], bool], within: float, rng: random.Random
+) -> bool:
+    """Run ``fn(*arguments)`` in a process of its own and kill it within so many seconds after ``going()`` holds.
+
+    ``fn`` is a function of a module's top level. The process is forked from a clean server that has imported the slow
+    packages once. False where it ended by itself before.
+    """
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    multiprocessing.set_forkserver_preload([name for name in SLOW_IMPORTS if name in sys.modules])
+    process = multiprocessing.get_context("forkserver").Process(target=fn, args=arguments)
+    process.start()
+    while process.is_alive() and not going():
+        time.sleep(0.002)
+    time.sleep(rng.uniform(0, within))
+    process.kill()
+    process.join()
+    assert process.exitcode in (0, -9), f"the process failed with exit code {process.exitcode}"
+    return process.exitcode == -9
