@@ -26,6 +26,7 @@ from eval.benchmarks.catalogue import benchmark
 from eval.report import table
 from lightning_modules.base import Method
 from lightning_modules.encoder_model import EncoderModel
+from lightning_modules.networks import TextConditionedPooling
 
 
 class Benchmarks(Callback):
@@ -80,10 +81,12 @@ class Benchmarks(Callback):
 
     def _run(self, pl_module: LightningModule) -> dict[str, float]:
         assert isinstance(pl_module, Method)
-        encoder = pl_module.deployed()
-        modes = {module: module.training for module in encoder.modules()}
+        encoder, pooling = pl_module.deployed(), getattr(pl_module, "pooling", None)
+        pooling = pooling if isinstance(pooling, TextConditionedPooling) else None  # β-CLIP's attention
+        used = [encoder] if pooling is None else [encoder, pooling]
+        modes = {module: module.training for one in used for module in one.modules()}
         try:
-            model = EncoderModel(encoder, pl_module.device)
+            model = EncoderModel(encoder, pl_module.device, pooling)
             results = [one(model, self.settings) for one in self.benchmarks]
         finally:
             for module, training in modes.items():

@@ -14,6 +14,7 @@ from lightning_modules.callbacks import Benchmarks
 from lightning_modules.cli import main
 from lightning_modules.encoder_model import EncoderModel
 from lightning_modules.evaluate_cli import load
+from tests.eval.benchmarks.test_localisation import write_entities
 from tests.eval.releases import write_val2017
 from tests.tiny import write_shards
 from tests.tiny_run import TINY, fit
@@ -32,7 +33,9 @@ class Modes(Callback):
 def test_every_few_steps_and_training_goes_on(tmp_path):
     write_val2017(tmp_path / "data")
     modes = Modes()
-    trainer = fit(tmp_path / "with", Benchmarks(["coco_val2017"], str(tmp_path / "data"), every_n_steps=4), modes)
+    write_entities(tmp_path / "data")
+    names = ["coco_val2017", "flickr30k_entities_attention"]  # the second asks for the method's own attention
+    trainer = fit(tmp_path / "with", Benchmarks(names, str(tmp_path / "data"), every_n_steps=4), modes)
     assert modes.seen == {True}
     events = EventAccumulator(str(tmp_path / "with")).Reload()
     name = "benchmark/coco_val2017/text_to_image/R@1"
@@ -40,6 +43,7 @@ def test_every_few_steps_and_training_goes_on(tmp_path):
     plain = fit(tmp_path / "without")
     for one, other in zip(trainer.model.parameters(), plain.model.parameters(), strict=True):
         assert torch.equal(one, other)  # measuring changes nothing
+    assert trainer.model.pooling.training
     model = EncoderModel(load(str(tmp_path / "with" / "checkpoints" / "last.ckpt"))[0], torch.device("cpu"))
     found = coco_val2017(model, Run(tmp_path / "data")).numbers["coco_val2017/text_to_image/R@1"]
     assert trainer.global_step == 12
