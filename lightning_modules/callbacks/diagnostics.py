@@ -122,7 +122,8 @@ class Diagnostics(Callback):
         _log(trainer, numbers, step)
         if (board := _board(trainer)) is not None:
             for name, values in cosines.items():
-                board.experiment.add_histogram(f"similarity/{name}", values.numpy(), step)
+                # TensorBoard shows a tag as one thing only, so these must not be called like the means
+                board.experiment.add_histogram(f"similarities/{name}", values.numpy(), step)
 
 
 def gradient_norms(method: Method) -> dict[str, float]:

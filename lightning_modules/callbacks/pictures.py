@@ -38,7 +38,7 @@ class Pictures(Callback):
         ValueError: where a number is out of range.
     """
 
-    def __init__(self, every_n_steps: int = 500, samples: int = 4) -> None:
+    def __init__(self, every_n_steps: int = 500, samples: int = 3) -> None:
         if every_n_steps < 0:
             raise ValueError(f"pictures.every_n_steps must be at least 0, got {every_n_steps}")
         if samples < 1:

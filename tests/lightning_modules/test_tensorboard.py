@@ -1,0 +1,76 @@
+"""A real TensorBoard server over a run's folder: it answers with the tags that are meant to be there, and pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from urllib.parse import quote
+from urllib.request import Request, urlopen
+
+import pytest
+from PIL import Image
+
+from lightning_modules.callbacks import DataMonitor, Diagnostics, Pictures, Throughput
+from tests.tiny_run import fit
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def ask(tmp_path_factory):
+    """A function from a path to what the server of a short run answers."""
+    from tensorboard import default, program
+
+    folder = tmp_path_factory.mktemp("run")
+    fit(folder, Pictures(every_n_steps=256, samples=1), Diagnostics(), Throughput(), DataMonitor(), epochs=1)
+    board = program.TensorBoard(plugins=default.get_plugins())
+    board.configure(argv=[None, "--logdir", str(folder), "--port", "0", "--host", "127.0.0.1", "--load_fast", "false"])
+    address = board.launch().rstrip("/")
+
+    def answer(path, body=None):
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        with urlopen(Request(f"{address}/data/{path}", data, headers), timeout=60) as found:
+            return found.read()
+
+    until = time.monotonic() + 200
+    while time.monotonic() < until:
+        if "final/train/loss" in json.loads(answer("plugin/scalars/tags")).get(".", ()):  # what is written last
+            return answer
+        time.sleep(0.2)
+    raise AssertionError("the server found nothing in the run's folder")
+
+
+def test_scalars_histograms_and_layout(ask):
+    scalars = set(json.loads(ask("plugin/scalars/tags"))["."])
+    assert scalars >= {
+        "train/loss_beta_cal", "watch/beta_cal/phrase", "temperature/pooling", "gradient_norm/pooling",
+        "geometry/alignment", "geometry/modality_gap", "geometry/effective_rank/picture", "data/padding_share",
+        "data/duplicate_share", "throughput/teraflops", "val/caption/text_to_image/R@1",
+    }  # fmt: skip
+    assert "similarities/phrase/positive" in json.loads(ask("plugin/histograms/tags"))["."]
+    layout = json.loads(ask("plugin/custom_scalars/layout"))
+    assert "retrieval" in [category["title"] for category in layout["category"]]
+
+
+def test_pictures_decode(ask):
+    tags = json.loads(ask("plugin/images/tags"))["."]
+    assert {tag.partition("/")[0] for tag in tags} == {
+        "attention", "boxes", "similarity within a picture", "similarity of all", "gallery", "targets", "embeddings",
+    }  # fmt: skip
+    for tag in tags:
+        entries = json.loads(ask(f"plugin/images/images?run=.&sample=0&tag={quote(tag)}"))
+        assert [entry["step"] for entry in entries] == [3]
+        with Image.open(io.BytesIO(ask(f"plugin/images/individualImage?{entries[0]['query']}"))) as picture:
+            picture.load()
+            assert min(picture.size) > 150
+
+
+def test_projector_and_hyper_parameters(ask):
+    run = json.loads(ask("plugin/projector/runs"))[0]
+    config = json.loads(ask(f"plugin/projector/info?run={quote(run)}"))
+    assert config["embeddings"][0]["tensorShape"][1] == 16
+    experiment = json.loads(ask("plugin/hparams/experiment", {"experimentName": ""}))
+    assert "beta" in {one["name"] for one in experiment["hparamInfos"]}
+    assert "final/val/caption/text_to_image/R@1" in {one["name"]["tag"] for one in experiment["metricInfos"]}
