@@ -47,8 +47,11 @@ class LastCheckpoint(ModelCheckpoint):
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
     def save(self, trainer: Trainer) -> None:
-        """Save now, where there is anything new since the last time. Collective: every rank must call it."""
+        """Save now, at the end of a batch, where there is anything new since the last time. Collective: every rank must
+        call it.
+        """
         if not self._should_skip_saving_checkpoint(trainer):
+            _count_epoch_as_begun(trainer)
             self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))
 
     @override
@@ -90,3 +93,15 @@ class BestCheckpoint(ModelCheckpoint):
             super().on_validation_end(trainer, pl_module)
         elif not trainer.sanity_checking:
             logger.warning("best.ckpt is not kept: %r was not measured in validation", self.monitor)
+
+
+def _count_epoch_as_begun(trainer: Trainer) -> None:
+    """Give Lightning's count of epochs the values that it has inside one.
+
+    A run that goes on from the save at an epoch's last batch does not count the epoch after as begun; going on once
+    more from inside that one, Lightning would then forget the batches done, and train it too long.
+    """
+    progress = trainer.fit_loop.epoch_progress
+    for count in (progress.total, progress.current):
+        begun = count.processed + 1
+        vars(count).update(ready=begun, started=begun, completed=count.processed)

@@ -98,6 +98,26 @@ def test_five_stops(tmp_path, shards, remote):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("stops", [(6, 7, 8), (5, 6, 7, 12, 13, 17, 18)])
+def test_killed_right_after_saving(tmp_path, shards, stops, monkeypatch):
+    """What kill -9 leaves: saved at the end of a batch, an epoch's last one too, and nothing done after."""
+    save, keys = LastCheckpoint.save, []
+    for stop in (*stops, None):
+
+        def save_and_die(self, trainer, stop=stop):
+            save(self, trainer)
+            if trainer.global_step == stop:
+                raise InterruptedError
+
+        monkeypatch.setattr(LastCheckpoint, "save", save_and_die)
+        keys += train(str(tmp_path), shards, 1, 0, stop).keys
+    assert len(keys) == SAMPLES // BATCH * EPOCHS
+    for epoch in range(EPOCHS):
+        seen = [key for batch in keys[epoch * SAMPLES // BATCH :][: SAMPLES // BATCH] for key in batch]
+        assert sorted(seen) == [f"{n:06d}" for n in range(SAMPLES)]
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_from_one_rank_to_two_and_back(tmp_path, shards):
     whole = train(str(tmp_path / "whole"), shards, 1, 0)
     parts = str(tmp_path / "parts")
