@@ -24,7 +24,15 @@ if SHARED_NLTK.is_dir():
     os.environ.setdefault("NLTK_DATA", str(SHARED_NLTK))
 
 from lightning_modules.precision import best_precision  # noqa: E402
-from tests.bench import data_work, loss_work, method_work, retrieval_work, text_work, tower_work  # noqa: E402
+from tests.bench import (  # noqa: E402
+    dashboard_work,
+    data_work,
+    loss_work,
+    method_work,
+    retrieval_work,
+    text_work,
+    tower_work,
+)
 from tests.bench.measure import cost, taking_turns, tensor_peak  # noqa: E402
 from tests.bench.texts import captions  # noqa: E402
 
@@ -162,11 +170,13 @@ def main() -> None:
     show(console, "data, samples a second of one core", loaders)
     grown = loader_memory()
     show(console, "memory of a loader over 10,000 samples with 36 texts", grown)
+    boards = dashboard_work.share()
+    show(console, "dashboards in the demo run (target of the share: 0.02)", boards)
     target = Path("runs/bench.json")
     target.parent.mkdir(exist_ok=True)
     numbers = {
         "machine": machine, "old_beside_new": old_new, "growth": sizes, "linear_fit": fits, "regions": crops,
-        "data": loaders, "loader_memory": grown,
+        "data": loaders, "loader_memory": grown, "dashboards": boards,
     }  # fmt: skip
     target.write_text(json.dumps(numbers, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     console.print(f"written: {target}")
