@@ -60,7 +60,7 @@ def pointing(model: EncoderModel, samples: Sequence[Stored]) -> Pointing:
     """Measure one model."""
     pictures, phrases = [one.picture for one in samples], named_things(samples)
     maps = by_similarity if model.pooling is None else by_attention
-    found = locate("pointing", model, Run(Path()), pictures, phrases, maps)
+    found = locate("pointing", model, Run(Path()), pictures, phrases, maps, {})
     areas = [(x1 - x0) * (y1 - y0) for phrase in phrases for x0, y0, x1, y1 in phrase.boxes]
     whole = [width * height for width, height in (pictures[phrase.image].open().size for phrase in phrases)]
     chance = sum(area / pixels for area, pixels in zip(areas, whole, strict=True)) / len(phrases)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from lightning_modules.callbacks.agreement import Agreement, compare
 from lightning_modules.cli import main
@@ -34,6 +35,7 @@ def test_a_rank_that_finds_nobody_says_so(monkeypatch, capsys):
     words = {"RANK": 1, "LOCAL_RANK": 1, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "GROUP_RANK": 0, "MASTER_PORT": 1}
     for name, value in {**words, "MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "test"}.items():
         monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(rank_zero_only, "rank", 1, raising=False)  # Lightning sets it too, and would leave it so
     with pytest.raises(SystemExit) as stopped:
         main(["fit", f"--config={ROOT}/configs/clip.yaml", f"--config={ROOT}/configs/recipes/ddp.yaml", *SHORT,
               "--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.strategy.timeout=0:00:01"])  # fmt: skip

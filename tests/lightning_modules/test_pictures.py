@@ -93,7 +93,8 @@ def test_a_picture_that_fails_does_not_end_training(tmp_path, monkeypatch, caplo
         yield
 
     monkeypatch.setattr(module.pictures, "attention", fails)
-    monkeypatch.setattr(logging.getLogger("grainclip"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("grainclip"), "propagate", False)
+    monkeypatch.setattr(logging.getLogger("grainclip"), "handlers", [caplog.handler])
     trainer = fit(tmp_path, Pictures(every_n_steps=1), epochs=1)
     assert trainer.global_step == 3
     assert [record.message for record in caplog.records].count("no more pictures in TensorBoard, this one failed") == 1
