@@ -103,5 +103,5 @@ def _count_epoch_as_begun(trainer: Trainer) -> None:
     """
     progress = trainer.fit_loop.epoch_progress
     for count in (progress.total, progress.current):
-        begun = count.processed + 1
-        vars(count).update(ready=begun, started=begun, completed=count.processed)
+        done = vars(count)["processed"]
+        vars(count).update(ready=done + 1, started=done + 1, completed=done)

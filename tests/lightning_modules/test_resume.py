@@ -6,9 +6,6 @@ import os
 import random
 import shlex
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +16,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from datamodules import GrainSampling, GranularityData
 from lightning_modules import ClipFinetune, OptimConfig
 from lightning_modules.callbacks import LastCheckpoint
-from tests.ranks import ROOT, run_on_ranks
+from tests.killing import kill_once_going
+from tests.ranks import run_on_ranks
 from tests.tiny import write_shards
 from tests.tiny_run import TINY
 
@@ -40,7 +38,13 @@ class Recorder(Callback):
 
 
 def train(
-    folder: str, shards: list[str], ranks: int, workers: int, killed_at: int | None = None, batch: int = BATCH
+    folder: str,
+    shards: list[str],
+    ranks: int,
+    workers: int,
+    killed_at: int | None = None,
+    batch: int = BATCH,
+    epochs: int = EPOCHS,
 ) -> Recorder:
     """Trains on from ``folder``'s last checkpoint; a global batch has ``batch`` samples on any number of ranks."""
     recorder = Recorder(killed_at)
@@ -49,7 +53,7 @@ def train(
         sampling=GrainSampling(1, 1), batches_per_epoch=SAMPLES // batch, shuffle=4,
     )  # fmt: skip
     trainer = Trainer(
-        max_epochs=EPOCHS, accelerator="cpu", devices=ranks, logger=False, enable_progress_bar=False,
+        max_epochs=epochs, accelerator="cpu", devices=ranks, logger=False, enable_progress_bar=False,
         strategy=DDPStrategy(process_group_backend="gloo") if ranks > 1 else "auto", use_distributed_sampler=False,
         enable_model_summary=False, callbacks=[LastCheckpoint(f"{folder}/checkpoints", every_n_steps=1), recorder],
     )  # fmt: skip
@@ -144,26 +148,30 @@ def test_another_global_batch(tmp_path, shards, first, second):
     assert abs(len(seen) - SAMPLES * EPOCHS) <= max(first, second)
 
 
+def train_alone(folder: str, shards: list[str], epochs: int) -> None:
+    torch.set_num_threads(1)
+    train(folder, shards, 1, 0, epochs=epochs)
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
 def test_killed_at_random_moments(tmp_path, shards):
-    """kill -9 in the middle of steps and checkpoints: the newest checkpoint loads, and the run ends as it should."""
-    last = tmp_path / "checkpoints" / "last.ckpt"
-    code = f"import tests.lightning_modules.test_resume as t; t.train({str(tmp_path)!r}, {shards!r}, 1, 0)"
-    rng = random.Random(0)
-    for _ in range(4):
-        before = last.stat().st_mtime_ns if last.exists() else 0
-        run = subprocess.Popen(
-            [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True
-        )
-        while run.poll() is None and (last.stat().st_mtime_ns if last.exists() else 0) == before:
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.2))
-        if run.poll() is None:
-            os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
-        torch.load(last, weights_only=True)
-    train(str(tmp_path), shards, 1, 0)
+    """Ten times kill -9 amid steps and checkpoints: the newest checkpoint always loads, the run ends as it should."""
+    last, rng, kills, steps, epochs = tmp_path / "checkpoints" / "last.ckpt", random.Random(0), 0, 0, 12
+
+    def written() -> int:
+        return last.stat().st_mtime_ns if last.exists() else 0
+
+    while kills < 10:
+        before = written()
+        arguments = (str(tmp_path), shards, epochs)
+        assert kill_once_going(train_alone, arguments, lambda before=before: written() != before, 0.1, rng)
+        kills += 1
+        state = torch.load(last, weights_only=True)
+        assert state["global_step"] > steps
+        assert state["GranularityData"] == {"samples": state["global_step"] * BATCH, "global_batch": BATCH}
+        steps = state["global_step"]
+    train(str(tmp_path), shards, 1, 0, epochs=epochs)
     state = torch.load(last, weights_only=True)
-    assert state["global_step"] == SAMPLES // BATCH * EPOCHS
-    assert state["GranularityData"] == {"samples": SAMPLES * EPOCHS, "global_batch": BATCH}
+    assert state["global_step"] == SAMPLES // BATCH * epochs
+    assert state["GranularityData"] == {"samples": SAMPLES * epochs, "global_batch": BATCH}
