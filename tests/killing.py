@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.ranks import ROOT, SLOW_IMPORTS
+from tests.ranks import ROOT
 
 
 def kill_once_going(
@@ -22,7 +22,6 @@ def kill_once_going(
     """
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
-    multiprocessing.set_forkserver_preload([name for name in SLOW_IMPORTS if name in sys.modules])
     process = multiprocessing.get_context("forkserver").Process(target=fn, args=arguments)
     process.start()
     while process.is_alive() and not going():

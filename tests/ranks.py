@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 import tempfile
 import traceback
@@ -48,7 +47,6 @@ def prepare_server() -> None:
     """The server that processes are forked from finds our modules, and imports the slow packages once."""
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))  # the processes import `fn` by the name of its module, from the same path
-    multiprocessing.set_forkserver_preload([name for name in SLOW_IMPORTS if name in sys.modules])
 
 
 def _on_rank(rank: int, fn: Callable[..., Any], world_size: int, folder: str) -> None:
