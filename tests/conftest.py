@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.ranks import SLOW_IMPORTS
+from tests.ranks import prepare_server
 
 ROOT = Path(__file__).resolve().parent.parent
 
 torch.set_num_threads(1)  # test files run side by side, one process a core
-# Whoever starts the server that forks processes, be it code under test, starts one that has imported the slow packages.
-multiprocessing.set_forkserver_preload(list(SLOW_IMPORTS))
+prepare_server()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

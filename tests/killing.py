@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import random
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
-
-from tests.ranks import ROOT
 
 
 def kill_once_going(
@@ -20,8 +17,6 @@ def kill_once_going(
     ``fn`` is a function of a module's top level. The process is forked from a clean server that has imported the slow
     packages once. False where it ended by itself before.
     """
-    if str(ROOT) not in sys.path:
-        sys.path.insert(0, str(ROOT))
     process = multiprocessing.get_context("forkserver").Process(target=fn, args=arguments)
     process.start()
     while process.is_alive() and not going():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import tempfile
 import traceback
@@ -32,7 +33,6 @@ def run_on_ranks(fn: Callable[..., Any], world_size: int, *args: Any) -> list[An
     ``fn`` is a function of a module's top level; arguments and results are what `torch.save` can write. Each process
     has one torch thread. Processes are forked from a clean server that has imported the slow packages once.
     """
-    prepare_server()
     with tempfile.TemporaryDirectory() as folder:
         torch.save(args, Path(folder, "args.pt"))
         try:
@@ -44,9 +44,12 @@ def run_on_ranks(fn: Callable[..., Any], world_size: int, *args: Any) -> list[An
 
 
 def prepare_server() -> None:
-    """The server that processes are forked from finds our modules, and imports the slow packages once."""
+    """Whoever starts the server that processes are forked from, be it code under test, starts one that finds our
+    modules and has imported the slow packages. Called once, before any test.
+    """
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))  # the processes import `fn` by the name of its module, from the same path
+    multiprocessing.set_forkserver_preload(list(SLOW_IMPORTS))
 
 
 def _on_rank(rank: int, fn: Callable[..., Any], world_size: int, folder: str) -> None:

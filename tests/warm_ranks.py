@@ -19,8 +19,6 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
-from tests.ranks import prepare_server
-
 TIMEOUT = timedelta(seconds=60)  # after which a rank that waits for a lost one gives up; the tests state it
 
 
@@ -28,7 +26,6 @@ class WarmRanks:
     """``with WarmRanks("tests.some.module") as ranks``: then ``start``, kill who is to be killed, and ``wait``."""
 
     def __init__(self, *modules: str) -> None:
-        prepare_server()
         context = get_context("forkserver")
         self._pipe, theirs = context.Pipe()
         self._parent = context.Process(target=_serve, args=(theirs, modules))
