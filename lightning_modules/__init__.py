@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lightning_modules.clip import ClipFinetune
     from lightning_modules.harmo_clip import HarmoClip
     from lightning_modules.mul_clip import MulClip
+    from lightning_modules.multi_positive import MultiPositiveClip
     from lightning_modules.optim import OptimConfig
     from lightning_modules.region_targets import CropTarget, ImageTarget, PhraseTarget, RegionTarget
 
@@ -26,6 +27,7 @@ _HOMES = {
     "ImageTarget": "lightning_modules.region_targets",
     "Method": "lightning_modules.base",
     "MulClip": "lightning_modules.mul_clip",
+    "MultiPositiveClip": "lightning_modules.multi_positive",
     "OptimConfig": "lightning_modules.optim",
     "PhraseTarget": "lightning_modules.region_targets",
     "RegionTarget": "lightning_modules.region_targets",
@@ -40,6 +42,7 @@ __all__ = [
     "ImageTarget",
     "Method",
     "MulClip",
+    "MultiPositiveClip",
     "OptimConfig",
     "PhraseTarget",
     "RegionTarget",

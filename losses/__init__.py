@@ -5,6 +5,7 @@ from losses.clim import ClimLoss
 from losses.clip import ClipLoss
 from losses.global_region import GlobalRegionLoss
 from losses.lexeme_region import LexemeRegionLoss
+from losses.multi_positive import MultiPositiveClipLoss
 from losses.subcaption import Aggregation, SoftmaxWeights, SparseWeights, SubcaptionLoss, TopWeights
 from losses.word_patch import WordPatchLoss
 
@@ -15,6 +16,7 @@ __all__ = [
     "ClipLoss",
     "GlobalRegionLoss",
     "LexemeRegionLoss",
+    "MultiPositiveClipLoss",
     "SoftmaxWeights",
     "SparseWeights",
     "SubcaptionLoss",

@@ -45,15 +45,17 @@ def program(tmp_path, monkeypatch):
 def test_every_row_sets_fields_that_exist(name, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     found = read_study(name)
-    with pytest.raises(SystemExit):
-        main(["fit", "--config", str(study.ROOT / found.config), "--print_config"])
-    config = yaml.safe_load(capsys.readouterr().out)
-    assert found.start["config"] == found.config or not found.start["settings"]
-    for values in (found.start["settings"], *found.rows.values()):
-        for field in found.settings | values:
-            reduce(lambda node, key: node[key], field.split("."), config)
-    rows = [found.settings | values for values in found.rows.values()]
-    assert all(one != other for n, one in enumerate(rows) for other in rows[:n])
+    asked = [(found.start["config"], found.start["settings"])]
+    asked += [(Run(found, row, 0).config(), Run(found, row, 0).fields()) for row in found.rows]
+    configs = {}
+    for file in {file for file, _ in asked}:
+        with pytest.raises(SystemExit):
+            main(["fit", "--config", str(study.ROOT / file), "--print_config"])
+        configs[file] = yaml.safe_load(capsys.readouterr().out)
+    for file, values in asked:
+        for field in values:
+            reduce(lambda node, key: node[key], field.split("."), configs[file])
+    assert all(one != other for n, one in enumerate(asked[1:]) for other in asked[1:][:n])
 
 
 def test_fields_are_words_of_a_command():
@@ -93,6 +95,16 @@ def test_a_finished_run_stays_until_its_command_or_config_changes(program):
     (program / "method.yaml").write_text("first: 2\n")
     fine_tune(Run(changed, "+ b", 2), program / "out", program / "clip")
     assert not marker.exists()
+
+
+def test_a_row_may_have_a_config_of_its_own(program):
+    rows = {"a": {}, "b": {"config": "other.yaml", "weight": 2}}
+    found = TINY._replace(settings={"epochs": 1, "weight": 0}, rows=rows)
+    (program / "other.yaml").write_text("second: 1\n")
+    one, other = (fine_tune(Run(found, row, 0), program / "out", program / "clip") for row in rows)
+    assert (one["command"][2], one["numbers"]["weight"]) == ("method.yaml", 0)
+    assert (other["command"][2], other["numbers"]["weight"]) == ("other.yaml", 2)
+    assert "--config" not in other["command"][3:]
 
 
 def test_a_run_that_fails_names_its_log_and_is_done_again(program):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
-from losses import BetaCalLoss, ClipLoss, pairs
+from losses import BetaCalLoss, ClipLoss, MultiPositiveClipLoss, pairs
 from tests.ranks import run_on_ranks
 
 MODES = {
@@ -26,7 +26,7 @@ SPLITS = {1: [8], 2: [2, 6], 3: [4, 2, 2], 4: [2, 2, 4, 0]}
 
 
 class Model(nn.Module):
-    """Two linear towers, a scale, and all losses of ``MODES`` and CLIP's."""
+    """Two linear towers, a scale, and all losses of ``MODES`` and CLIP's two."""
 
     def __init__(self, dtype):
         super().__init__()
@@ -42,6 +42,8 @@ class Model(nn.Module):
         scale = self.log_scale.exp()
         if mode == "clip":
             return ClipLoss()(pooled[:, 0], text[:, 0], scale, valid[:, 0], text_id[:, 0])
+        if mode == "multi-positive":
+            return MultiPositiveClipLoss()(pooled[:, 0], text, valid, scale, text_id)
         extra = (text_id, weight) if "ids" in mode else ()
         return self.losses[mode](pooled, text, valid, scale, *extra)
 
@@ -65,7 +67,7 @@ def losses_and_gradients(dtype):
     rank, sizes = dist.get_rank(), SPLITS[dist.get_world_size()]
     model = DistributedDataParallel(Model(dtype), find_unused_parameters=True)  # each mode uses some parameters
     results = {}
-    for mode in (*MODES, "clip"):
+    for mode in (*MODES, "clip", "multi-positive"):
         model.zero_grad(set_to_none=True)
         loss = model(mode, batch_of(rank, sizes, dtype))
         loss.backward()
@@ -76,7 +78,7 @@ def losses_and_gradients(dtype):
 
 def alone(dtype):
     model, results = Model(dtype), {}
-    for mode in (*MODES, "clip"):
+    for mode in (*MODES, "clip", "multi-positive"):
         model.zero_grad(set_to_none=True)
         loss = model(mode, batch_of(0, SPLITS[1], dtype))
         loss.backward()

@@ -37,7 +37,7 @@ class Study(NamedTuple):
     start: dict[str, Any]  # the model that all rows start from: its name, its config and fields
     config: str  # of the method
     settings: dict[str, Any]  # fields of every row
-    rows: dict[str, dict[str, Any]]  # fields of each
+    rows: dict[str, dict[str, Any]]  # fields of each; ``config`` is another file in place of the study's
     columns: dict[str, str]  # headings, and names of the numbers below them
 
 
@@ -47,6 +47,15 @@ class Run(NamedTuple):
     study: Study
     row: str
     seed: int
+
+    def config(self) -> str:
+        """The method's file."""
+        return self.study.rows[self.row].get("config", self.study.config)
+
+    def fields(self) -> dict[str, Any]:
+        """What is set beside it, the seed included."""
+        own = {key: value for key, value in self.study.rows[self.row].items() if key != "config"}
+        return self.study.settings | own | {"seed_everything": self.seed, "data.seed": self.seed}
 
     def folder(self, out: Path) -> Path:
         """Where it is written."""
@@ -118,10 +127,8 @@ def trained_start(study: Study, out: Path) -> tuple[dict[str, Any], Path]:
 
 def fine_tune(run: Run, out: Path, weights: Path) -> dict[str, Any]:
     """Train one row with one seed."""
-    values = run.study.settings | run.study.rows[run.row]
-    values |= {"seed_everything": run.seed, "data.seed": run.seed}
-    words = ["--model.init_args.pretrained", str(weights), *fields(values), *QUIET]
-    return fit(run.study.config, run.folder(out), words, threads=1)
+    words = ["--model.init_args.pretrained", str(weights), *fields(run.fields()), *QUIET]
+    return fit(run.config(), run.folder(out), words, threads=1)
 
 
 def cell(numbers: list[float]) -> str:
