@@ -8,10 +8,15 @@ from functools import reduce
 
 import pytest
 import yaml
+from matplotlib.text import Text
 
 from lightning_modules.cli import main
-from tests.study import run as study
-from tests.study.run import Run, Study, all_studies, fields, fine_tune, fit, markdown, read_study
+from tests.study import rows as study
+from tests.study import run, training
+from tests.study.figures import draw
+from tests.study.rows import Run, Study, all_studies, read_study, words
+from tests.study.tables import claims_table, markdown, numbers, verdict
+from tests.study.training import fine_tune, fit, step_cost
 
 PROGRAM = """
 import json, pathlib, sys
@@ -25,10 +30,22 @@ folder = pathlib.Path(value("--trainer.logger.init_args.save_dir"), value("--tra
 if "--fail" in words:
     sys.exit("this went wrong")
 numbers = {"R@1": float(value("--seed_everything")) / 10, "weight": float(value("--weight"))}
+if "tests.study.step_cost.StepCost" in words:
+    (folder / "cost.json").write_text(json.dumps({"seconds_of_a_step": 1 + float(value("--weight"))}))
+    sys.exit()
 (folder / "results.json").write_text(json.dumps({"numbers": numbers, "settings": {"words": words}}))
 """
 START = {"name": "first", "config": "method.yaml", "settings": {"seed_everything": 7, "weight": 0}}
-TINY = Study("tiny", START, "method.yaml", {"epochs": 1}, {"a": {"weight": 0.5}, "+ b": {"weight": 1}}, {"R@1": "R@1"})
+TINY = Study(
+    name="tiny",
+    start=START,
+    config="method.yaml",
+    settings={"epochs": 1},
+    rows={"a": {"weight": 0.5}, "+ b": {"weight": 1}},
+    columns={"R@1": "R@1"},
+    claims={},
+    figures={"a.svg": {"title": "a and b", "across": ["R@1", "R@1"]}},
+)
 
 
 @pytest.fixture
@@ -36,8 +53,8 @@ def program(tmp_path, monkeypatch):
     """A trainer that only writes what it was asked for; the folder where it works."""
     (tmp_path / "program.py").write_text(PROGRAM)
     (tmp_path / "method.yaml").write_text("first: 1\n")
-    monkeypatch.setattr(study, "PROGRAM", (sys.executable, str(tmp_path / "program.py")))
-    monkeypatch.setattr(study, "ROOT", tmp_path)
+    monkeypatch.setattr(training, "PROGRAM", (sys.executable, str(tmp_path / "program.py")))
+    monkeypatch.setattr(training, "ROOT", tmp_path)
     return tmp_path
 
 
@@ -59,7 +76,7 @@ def test_every_row_sets_fields_that_exist(name, capsys, monkeypatch):
 
 
 def test_fields_are_words_of_a_command():
-    assert fields({"a.b": 1, "c": None, "d": [], "e": "clim"}) == [
+    assert words({"a.b": 1, "c": None, "d": [], "e": "clim"}) == [
         "--a.b",
         "1",
         "--c",
@@ -81,14 +98,14 @@ def test_a_finished_run_stays_until_its_command_or_config_changes(program):
     done = fine_tune(run, program / "out", program / "clip")
     assert done["numbers"] == {"R@1": 0.2, "weight": 1}
     assert run.folder(program / "out") == program / "out/tiny/b/2"
-    words = done["settings"]["words"]
-    assert words[words.index("--model.init_args.pretrained") + 1] == str(program / "clip")
-    assert words[words.index("--epochs") + 1] == "1"
+    given = done["settings"]["words"]
+    assert given[given.index("--model.init_args.pretrained") + 1] == str(program / "clip")
+    assert given[given.index("--epochs") + 1] == "1"
     marker = run.folder(program / "out") / "marker"
     marker.touch()
     assert fine_tune(run, program / "out", program / "clip") == done
     assert marker.exists()
-    changed = Study("tiny", START, "method.yaml", {"epochs": 2}, TINY.rows, TINY.columns)
+    changed = TINY._replace(settings={"epochs": 2})
     assert fine_tune(Run(changed, "+ b", 2), program / "out", program / "clip")["command"] != done["command"]
     assert not marker.exists()
     marker.touch()
@@ -108,25 +125,79 @@ def test_a_row_may_have_a_config_of_its_own(program):
 
 
 def test_a_run_that_fails_names_its_log_and_is_done_again(program):
-    words = ["--seed_everything", "1", "--weight", "1"]
+    given = ["--seed_everything", "1", "--weight", "1"]
     with pytest.raises(RuntimeError, match=r"status 1: see .*log.txt"):
-        fit("method.yaml", program / "x", [*words, "--fail"], threads=1)
+        fit("method.yaml", program / "x", [*given, "--fail"], threads=1)
     assert "this went wrong" in (program / "x/log.txt").read_text()
-    assert fit("method.yaml", program / "x", words, threads=1)["numbers"]["weight"] == 1
+    assert fit("method.yaml", program / "x", given, threads=1)["numbers"]["weight"] == 1
+
+
+def results(*numbers):
+    return [{"numbers": {"R@1": number}} for number in numbers]
 
 
 def test_the_table_has_mean_and_spread_over_seeds():
-    def results(*numbers):
-        return [{"numbers": {"R@1": number}} for number in numbers]
-
-    lines = markdown(TINY, results(0.5)[0], {"a": results(0.1, 0.2, 0.3), "+ b": [{"numbers": {}}]}).splitlines()
+    found = {"a": results(0.1, 0.2, 0.3), "+ b": [{"numbers": {}}]}
+    lines = markdown(TINY, results(0.5)[0], found, {"a": 2.0, "+ b": 3.0}).splitlines()
     assert lines == [
-        "| tiny | R@1 |",
-        "|---|---|",
-        "| what all start from | 50.0 |",
-        "| a | 20.0 ± 10.0 |",
-        "| + b | – |",
+        "| tiny | R@1 | step |",
+        "|---|---|---|",
+        "| what all start from | 50.0 |  |",
+        "| a | 20.0 ± 10.0 | 1.00 |",
+        "| + b | – | 1.50 |",
     ]
+
+
+def test_a_column_may_be_a_share_of_the_start():
+    runs = [{"numbers": {"up": 0.2, "down": 0.4}}, {"numbers": {"up": 0.6, "down": 0.6}}]
+    start = {"numbers": {"up": 0.5, "down": 0.7}}
+    assert numbers(["up", "down"], runs, start) == pytest.approx([0.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "over", "not_below"),
+    [
+        ((0.5, 0.5, 0.5), (0.4, 0.4, 0.4), "seen", "seen"),
+        ((0.4, 0.4, 0.4), (0.5, 0.5, 0.5), "reversed", "reversed"),
+        ((0.4, 0.5, 0.6), (0.45, 0.48, 0.5), "not seen", "seen"),
+        # standard errors 1 / sqrt(3) each: twice their root sum of squares is 1.63
+        ((0.51, 0.52, 0.53), (0.495, 0.505, 0.515), "not seen", "seen"),
+        ((0.51, 0.52, 0.53), (0.493, 0.503, 0.513), "seen", "seen"),
+        ((0.493, 0.503, 0.513), (0.51, 0.52, 0.53), "reversed", "reversed"),
+    ],
+)
+def test_what_becomes_of_a_claim(ours, theirs, over, not_below):
+    found, start = {"a": results(*ours), "+ b": results(*theirs)}, results(0.3)[0]
+    for key, wanted in (("over", over), ("not_below", not_below)):
+        assert verdict(TINY, {"column": "R@1", "row": "a", key: "+ b"}, start, found)[0] == wanted
+    claimed = TINY._replace(claims={"more is more": {"column": "R@1", "row": "a", "over": "+ b"}})
+    assert claims_table(claimed, start, found).splitlines()[2].startswith(f"| more is more | {over} | R@1 | ")
+
+
+@pytest.mark.parametrize("name", all_studies())
+def test_claims_and_figures_name_rows_and_columns(name):
+    found = read_study(name)
+    start, done = ({"numbers": {c: 0.1 * n for c in names(found)}} for n in (1, 2))
+    runs = {row: [done, start] for row in found.rows}
+    assert len(claims_table(found, start, runs).splitlines()) == 2 + len(found.claims)
+    for wanted in found.figures.values():
+        figure = draw(found, wanted, start, runs)
+        written = {text.get_text() for text in figure.findobj(Text)}
+        assert wanted["title"] in written
+        assert {f"{column}, %" for column in wanted.get("across", wanted.get("columns"))} <= written
+        assert set(wanted.get("lines", found.rows)) <= written
+
+
+def names(found):
+    """The numbers that a study shows."""
+    return [n for column in found.columns.values() for n in ([column] if isinstance(column, str) else column)]
+
+
+def test_cost_of_a_step_by_a_short_run(program):
+    run_of_b = Run(TINY, "+ b", 0)
+    assert step_cost(run_of_b, program / "out", program / "clip") == 2
+    given = json.loads((program / "out/tiny/cost/b/run.json").read_text())["command"]
+    assert given[given.index("--trainer.max_steps") + 1] == "16"
 
 
 def test_all_of_it(program, monkeypatch, capsys):
@@ -135,10 +206,11 @@ def test_all_of_it(program, monkeypatch, capsys):
     (program / "studies/tiny.yaml").write_text(text)
     monkeypatch.setattr(study, "STUDIES", program / "studies")
     monkeypatch.setattr(sys, "argv", ["run.py", "tiny", "--seeds", "2", "--jobs", "2", "--out", str(program / "out")])
-    study.main()
+    run.main()
     assert "4/4  tiny, + b, seed 1" in capsys.readouterr().out
-    assert "| what all start from | 70.0 |" in (program / "out/results.md").read_text()
+    assert "| what all start from | 70.0 |  |" in (program / "out/results.md").read_text()
     assert (program / "out/first-exported/weights").read_text() == str(program / "out/first/checkpoints/last.ckpt")
-    assert "| a | 5.0 ± 7.1 |" in (program / "out/results.md").read_text()
+    assert "| a | 5.0 ± 7.1 | 1.00 |" in (program / "out/results.md").read_text()
+    assert b"<svg" in (program / "out/a.svg").read_bytes()
     numbers = json.loads((program / "out/results.json").read_text())
     assert [run["numbers"]["R@1"] for run in numbers["tiny"]["+ b"]] == [0, 0.1]

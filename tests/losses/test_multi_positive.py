@@ -25,9 +25,7 @@ def by_hand(image, text, valid, scale, text_id=None, block=None):
         row.logsumexp(0) - torch.stack([row[j] for j, (a, _) in enumerate(slots) if a == b]).mean()
         for b, row in z.items()
     ]
-    from_text = [
-        torch.stack([row[j] for row in z.values()]).logsumexp(0) - z[a][j] for j, (a, _) in enumerate(slots)
-    ]
+    from_text = [torch.stack([row[j] for row in z.values()]).logsumexp(0) - z[a][j] for j, (a, _) in enumerate(slots)]
     return (torch.stack(from_image).mean() + torch.stack(from_text).mean()) / 2
 
 

@@ -1,0 +1,70 @@
+"""The mini-study's files: what they say, and which runs that makes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+STUDIES = ROOT / "configs" / "study"
+
+
+class Study(NamedTuple):
+    """One file of ``configs/study``."""
+
+    name: str
+    start: dict[str, Any]  # the model that all rows start from: its name, its config and fields
+    config: str  # of the method
+    settings: dict[str, Any]  # fields of every row
+    rows: dict[str, dict[str, Any]]  # fields of each; ``config`` is another file in place of the study's
+    columns: dict[str, str | list[str]]  # headings and the numbers below; of a list, its mean as a share of the start's
+    claims: dict[str, dict[str, str]]  # the paper's: ``column``, ``row``, and the row it is ``over`` or ``not_below``
+    figures: dict[str, dict[str, Any]]  # by file name; see ``figures.py``
+
+
+class Run(NamedTuple):
+    """One row with one seed."""
+
+    study: Study
+    row: str
+    seed: int
+
+    def config(self) -> str:
+        """The method's file."""
+        return self.study.rows[self.row].get("config", self.study.config)
+
+    def fields(self) -> dict[str, Any]:
+        """What is set beside it, the seed included."""
+        own = {key: value for key, value in self.study.rows[self.row].items() if key != "config"}
+        return self.study.settings | own | {"seed_everything": self.seed, "data.seed": self.seed}
+
+    def folder(self, out: Path) -> Path:
+        """Where it is written."""
+        return out / self.study.name / re.sub(r"\W+", "_", self.row).strip("_") / str(self.seed)
+
+
+def read_study(name: str) -> Study:
+    """The study of this name.
+
+    Raises:
+        FileNotFoundError: where there is none; it names those there are.
+    """
+    file = STUDIES / f"{name}.yaml"
+    if not file.is_file():
+        raise FileNotFoundError(f"no study {name!r}; there are {', '.join(all_studies())}")
+    return Study(name, **yaml.safe_load(file.read_text(encoding="utf-8")))
+
+
+def all_studies() -> list[str]:
+    """Names of the studies."""
+    return sorted(file.stem for file in STUDIES.glob("*.yaml"))
+
+
+def words(values: dict[str, Any]) -> list[str]:
+    """Fields as words of a command line."""
+    text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+    return [word for key, value in text.items() for word in (f"--{key}", value)]
