@@ -1,8 +1,8 @@
 """CLIP with several texts per image and a global loss only: β-CLIP's baseline "multi-positive" (arXiv 2512.12678).
 
 The class token is contrasted with the texts of all images; caption and sentences of its own image are all positives.
-It tells what more texts give without text-conditioned pooling. The paper's table has caption and five sentences (K = 6);
-the published code leaves the caption out, here it is one of ``grains``.
+It tells what more texts give without text-conditioned pooling. The paper's table has caption and five sentences
+(K = 6); the published code leaves the caption out, here it is one of ``grains``.
 """
 
 from __future__ import annotations

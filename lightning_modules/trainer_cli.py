@@ -35,6 +35,7 @@ from lightning_modules.callbacks import (
 )
 from lightning_modules.complaints import fail
 from lightning_modules.precision import best_precision
+from lightning_modules.shipped import with_shipped_configs
 
 logger = logging.getLogger("grainclip")
 NOISE = (  # said of what is meant to be so, or of other packages' insides
@@ -145,8 +146,8 @@ def check_folder(folder: Path) -> None:
 
 def run(arguments: list[str] | None) -> int:
     """Parse ``arguments`` (None: the process's own) and run; 0, or ``SystemExit(2)`` with one line on bad input."""
-    if arguments is not None:
-        sys.argv[1:] = arguments  # the DDP launcher starts its other ranks with this command line
+    given = sys.argv[1:] if arguments is None else arguments
+    sys.argv[1:] = with_shipped_configs(given)  # the DDP launcher starts its other ranks with this command line
     for noise in NOISE:
         warnings.filterwarnings("ignore", message=f".*{noise}.*")
     try:
