@@ -1,0 +1,156 @@
+"""Every command in README.md and CONTRIBUTING.md runs: here, small, in the order in which they stand; or in a test that
+is named."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightning_modules import ClipFinetune
+from lightning_modules.cli import main
+from tests.eval import releases
+from tests.eval.benchmarks.test_classification import WNIDS
+from tests.eval.benchmarks.test_classification import picture as photograph
+from tests.eval.fgovd_release import write_fgovd
+from tests.tiny import picture, write_shards
+from tests.tiny_run import fit
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = (
+    "--data.scenes.train 16 --data.scenes.held_out 8 --data.batch_size 16 --data.workers 0 --trainer.max_epochs 1 "
+    "--trainer.accumulate_grad_batches 1 --trainer.enable_progress_bar false --diagnostics.every_n_steps 0 "
+    "--pictures.every_n_steps 0 --trainer.accelerator cpu"
+)
+START = "--model.init_args.pretrained openai/clip-vit-base-patch16 --model.init_args.encoder.image_size 16"
+MEASURE = "--device cpu --batch_size 8 --bootstrap 10"
+# What is added to a command so that it is done in a second. Of the paper's start a tiny model has the name.
+ADDED = {
+    "lightning fit --config configs/beta_bce.yaml": SMALL,
+    "lightning fit --config configs/beta_bce.yaml --config my.yaml --model.beta 0.25": SMALL,
+    "lightning fit --config configs/beta_bce.yaml --data.shards 'shards/train-*.tar' "
+    "--data.val_shards shards/val": SMALL,
+    "lightning fit --config configs/beta_bce.yaml --print_config": "",
+    "lightning doctor": "",
+    "lightning fit --config configs/beta_ce.yaml --config configs/recipes/vitb16_sharegpt4v.yaml "
+    "--data.shards 'shards/train-*.tar' --data.val_shards shards/val": f"{SMALL} {START}",
+    "lightning export runs/vitb16_sharegpt4v/checkpoints/best.ckpt my-clip": "",
+    "lightning export runs/vitb16_sharegpt4v/checkpoints/best.ckpt my-open-clip --format open_clip": "",
+    "lightning fit --config configs/beta_ce.yaml --config configs/recipes/ddp.yaml": f"{SMALL} --trainer.strategy auto",
+    "lightning fit --config configs/beta_ce.yaml --config configs/recipes/fsdp2.yaml": "--print_config",
+    "lightning evaluate --model runs/beta_ce/checkpoints/best.ckpt --benchmark urban1k,fgovd --root DATA "
+    "--out results": MEASURE,
+    "lightning evaluate --model openai/clip-vit-base-patch16 --model my-clip --benchmark flickr30k,imagenet "
+    "--root DATA --out both": MEASURE,
+    "lightning predict --model my-clip --shards shards/ --kinds image,caption,sentence "
+    "--out embeddings": "--device cpu",
+    'lightning explain --model runs/beta_bce/checkpoints/best.ckpt --image cat.jpg --text "a cat" '
+    '--text "its tail" --out cat.html': "",
+    "lightning report runs/beta_ce runs/beta_bce --out report.html": "",
+    "lightning prepare sharegpt4v --images data --annotations share-captioner_coco_lcs_sam_1246k_1107.json "
+    "--out shards/sharegpt4v --scale.processes 16": "--scale.processes 1 --extractor rules",
+    "lightning inspect shards/sharegpt4v --html page.html": "",
+}
+ELSEWHERE = {  # the start of a command: the file with its test, and what stands there
+    "make demo": ("tests/lightning_modules/test_cli.py", "configs/beta_bce.yaml"),
+    "make test-slurm": ("tests/slurm", "sbatch"),
+    "make test-long": ("Makefile", "-m 'long"),
+    "make test": ("Makefile", "pytest"),
+    "make lint": (".ci/run", "make lint"),
+    "make format": ("Makefile", "ruff format ."),
+    "make bench": ("tests/bench/run.py", "def main"),
+    "make study": ("tests/test_study.py", "run.main()"),
+    ".ci/run": (".ci/run", "make test"),
+    "source .venv/bin/activate": ("Makefile", "source .venv/bin/activate"),
+    "tensorboard --logdir runs": ("tests/lightning_modules/test_tensorboard.py", "--logdir"),
+    "torchrun": ("tests/lightning_modules", "torchrun"),
+    "sbatch": ("tests/slurm", "sbatch"),
+    "python -m nltk.downloader": ("datamodules/nltk_data.py", "nltk.downloader"),
+}
+
+
+def commands(text: str) -> list[str]:
+    """What stands in the blocks of shell, a command each, comments left out."""
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [one for line in lines if (one := re.sub(r"\s+", " ", re.sub(r"(^|\s)#.*", "", line)).strip())]
+
+
+FOUND = [one for name in ("README.md", "CONTRIBUTING.md") for one in commands((ROOT / name).read_text("utf-8"))]
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory):
+    """A folder with what the commands name: shards, data sets, a start, a picture."""
+    folder = tmp_path_factory.mktemp("stage")
+    for number, shard in enumerate(write_shards(folder / "w", 16, 2)):
+        (folder / "shards" / "val").mkdir(parents=True, exist_ok=True)
+        shutil.copy(shard, folder / "shards" / f"train-{number}.tar")
+        shutil.copy(shard, folder / "shards" / "val" / f"{number}.tar")
+    (folder / "my.yaml").write_text(yaml.safe_dump({"data": {"val_batch_size": 4}}))
+    (folder / "cat.jpg").write_bytes(picture(1))
+    fit(folder / "start", epochs=1, method=ClipFinetune)
+    start = folder / "openai" / "clip-vit-base-patch16"
+    assert main(["export", str(folder / "start" / "checkpoints" / "last.ckpt"), str(start)]) == 0
+    data = folder / "DATA"
+    releases.write_urban1k(data)
+    write_fgovd(data)
+    releases.write_flickr(data)
+    for place in range(1000):
+        photograph(data / "imagenet" / "val" / WNIDS[place] / "x", place)
+    releases.write_sharegpt4v(folder / "data", 1004)
+    rows = (folder / "data" / "share-captioner_coco_lcs_sam_1246k_1107.json").read_text()
+    whole = json.loads(rows[: rows.rindex('{"id"')].rstrip(", ") + "]")
+    (folder / "share-captioner_coco_lcs_sam_1246k_1107.json").write_text(json.dumps(whole))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_all_of_them_in_order(stage, monkeypatch, capsys):
+    monkeypatch.chdir(stage)
+    monkeypatch.setenv("GRAINCLIP_CACHE", str(stage / "cache"))
+    monkeypatch.setattr("sys.argv", ["lightning"])
+    monkeypatch.setattr("eval.benchmarks.imagenet.imagenet_templates", lambda: ("a photo of a {}.",))
+    for one in (one for one in FOUND if one.startswith("lightning ")):
+        given = shlex.split(f"{one} {ADDED[one]}")[1:]
+        if "--print_config" in given:
+            capsys.readouterr()
+            with pytest.raises(SystemExit, match=r"^0$"):
+                main(given)
+            assert yaml.safe_load(capsys.readouterr().out)["model"]["class_path"]
+        else:
+            assert main(given) == 0, one
+    for made in ("results/results.json", "both", "cat.html", "report.html", "page.html", "my-clip"):
+        assert (stage / made).exists(), made
+    assert any((stage / "embeddings").iterdir())
+
+
+def test_each_is_known():
+    unknown = [one for one in FOUND if one not in ADDED and not any(one.startswith(start) for start in ELSEWHERE)]
+    assert not unknown
+    gone = [one for one in ADDED if one not in FOUND]
+    assert not gone
+    assert len(FOUND) > 20
+
+
+@pytest.mark.parametrize(("file", "words"), ELSEWHERE.values(), ids=list(ELSEWHERE))
+def test_what_is_run_elsewhere(file, words):
+    place = ROOT / file
+    files = [place] if place.is_file() else place.rglob("*.py")
+    assert any(words in one.read_text("utf-8") for one in files)
+
+
+def test_targets_of_make_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    assert {one.split()[1] for one in FOUND if one.startswith("make ")} <= targets
+
+
+def test_commands_are_read():
+    text = "x\n```bash\n# no\nlightning a \\\n    --b c    # why\n\nmake d\n```\n```yaml\ne: f\n```\n"
+    assert commands(text) == ["lightning a --b c", "make d"]
