@@ -1,7 +1,7 @@
 # `make` lists what there is to do. Every target that runs our code first sees to it that .venv is there and up to date.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-slurm lint format bench study clean
+.PHONY: help setup demo test test-long test-slurm lint format bench study mutation clean
 
 BIN := .venv/bin
 PYTHONS ?= python3.12 python3.11 python3.10 python3
@@ -76,6 +76,9 @@ bench: setup ## measure speed and memory of the losses and the data path
 
 study: setup ## the methods' claims in miniature (hours on two cores; goes on where it stopped); STUDIES=mulclip for one
 	$(BIN)/python tests/study/run.py $(STUDIES)
+
+mutation: setup ## plant faults in losses/ and eval/ and see whether the tests notice (an hour on two cores)
+	$(BIN)/python tests/mutation/run.py
 
 clean: ## remove caches and build products; .venv and runs/ stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage htmlcov

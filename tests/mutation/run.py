@@ -1,0 +1,129 @@
+"""``make mutation``: would the tests notice if ``losses/`` and ``eval/`` were wrong?
+
+Draws faults at random, plants each in a process of its own, and runs the package's tests there until one fails. Those
+that no test notices are listed; some change nothing that can be seen. Left out: ``eval/drawing``, whose numbers are
+places on paper, and tests on several ranks, whose processes would not see the fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from importlib.abc import MetaPathFinder
+from importlib.machinery import SourceFileLoader
+from importlib.util import spec_from_file_location
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.mutation.mutants import Mutant, count, mutant  # noqa: E402
+
+PACKAGES = ("losses", "eval")
+LEFT_OUT = ("eval/drawing",)
+SLOW_IMPORTS = (
+    "pytest",
+    "hypothesis",
+    "lightning.pytorch",
+    "torchmetrics",
+    "transformers",
+    "matplotlib.figure",
+    "timm",
+)
+LIMIT = 300  # seconds after which a fault counts as noticed: it made something endless
+
+
+def drawn(number: int, seed: int) -> list[tuple[Path, Mutant]]:
+    """So many faults of each package."""
+    chance, found = random.Random(seed), []
+    for package in PACKAGES:
+        files = [f for f in sorted((ROOT / package).rglob("*.py")) if not str(f.relative_to(ROOT)).startswith(LEFT_OUT)]
+        places = [(file, n) for file in files for n in range(count(file.read_text("utf-8")))]
+        chosen = sorted(chance.sample(places, min(number, len(places))))
+        found += [(file, mutant(file.read_text("utf-8"), n)) for file, n in chosen]
+    return found
+
+
+def tests_of(file: Path) -> list[str]:
+    """The files that may notice a fault in ``file``, its own first."""
+    package = file.relative_to(ROOT).parts[0]
+    files = sorted((ROOT / "tests" / package).rglob("test_*.py"))
+    if package == "eval":
+        files += sorted((ROOT / "tests" / "lightning_modules").glob("test_evaluate*.py"))
+    files = [one for one in files if "run_on_ranks" not in one.read_text("utf-8")]
+    return [str(one) for one in sorted(files, key=lambda one: file.stem not in one.stem)]
+
+
+class _Planted(MetaPathFinder, SourceFileLoader):
+    """Finds one module with a fault in it, and leaves all others to the usual finders."""
+
+    def __init__(self, file: Path, tree: ast.Module) -> None:
+        self.module = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        SourceFileLoader.__init__(self, self.module, str(file))
+        self.tree = tree
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        return spec_from_file_location(name, self.path, loader=self) if name == self.module else None
+
+    def get_code(self, fullname: str) -> CodeType:
+        return compile(self.tree, self.path, "exec")
+
+
+def noticed(file: Path, tree: ast.Module | None) -> bool:
+    """Whether a test fails with this fault; ``None``: with no fault at all."""
+    child = os.fork()
+    if child == 0:
+        quiet = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(quiet, stream)
+        signal.alarm(LIMIT)
+        if tree is not None:
+            sys.meta_path.insert(0, _Planted(file, tree))
+        import pytest
+
+        os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), *tests_of(file)]) != 0))
+    return os.waitpid(child, 0)[1] != 0
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=50, help="faults of each package (default: 50)")
+    parser.add_argument("--seed", type=int, default=0, help="which ones (default: 0)")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "mutation.json", help="file (default: runs/...)")
+    given = parser.parse_args()
+    os.chdir(ROOT)
+    torch.set_num_threads(1)
+    for name in SLOW_IMPORTS:  # once, before processes are forked
+        importlib.import_module(name)
+    results: list[dict[str, Any]] = []
+    for package in PACKAGES:
+        if noticed(ROOT / package / "__init__.py", None):
+            sys.exit(f"the tests of {package} fail as it stands")
+    for file, fault in (faults := drawn(given.count, given.seed)):
+        start = time.perf_counter()
+        caught = noticed(file, fault.tree)
+        place = f"{file.relative_to(ROOT)}:{fault.line}"
+        results.append({"place": place, "before": fault.before, "after": fault.after, "noticed": caught})
+        print(f"{len(results)}/{len(faults)}  {'noticed' if caught else 'MISSED'}  {place}  {fault.before}  ->  "
+              f"{fault.after}  ({time.perf_counter() - start:.0f} s)", flush=True)  # fmt: skip
+    for package in PACKAGES:
+        own = [one["noticed"] for one in results if one["place"].startswith(package)]
+        print(f"{package}: {sum(own)} of {len(own)} noticed, {sum(own) / len(own):.0%}")
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
