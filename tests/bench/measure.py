@@ -21,6 +21,7 @@ class Cost(NamedTuple):
 
     seconds: float  # the best of several
     mib: float  # by which the process grew beyond what the inputs and modules take
+    spread: float  # of the seconds: by how much the worst is above the best, as a share of it
 
 
 def cost(make: Callable[..., Callable[[], None]], *arguments: Any, repeats: int = 3) -> Cost:
@@ -37,7 +38,12 @@ def _measure(make: Callable[..., Callable[[], None]], arguments: tuple, repeats:
         start = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - start)
-    return Cost(min(seconds), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    return Cost(min(seconds), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, spread(seconds))
+
+
+def spread(seconds: list[float]) -> float:
+    """By how much the worst is above the best, as a share of the best."""
+    return max(seconds) / min(seconds) - 1
 
 
 def tensor_peak(work: Callable[[], None]) -> float:
@@ -52,16 +58,24 @@ def tensor_peak(work: Callable[[], None]) -> float:
     return max(accumulate(number for _, number in taken)) / 2**20
 
 
-def taking_turns(make: Callable[..., Callable[[], None]], *arguments: Any, repeats: int = 3) -> tuple[float, float]:
-    """Seconds of processor time of ``make("old", ...)`` and ``make("new", ...)``, in turns in one fresh process.
+class Turns(NamedTuple):
+    """Of old and new work in turns."""
 
-    The best of several; of work on one core this tells more than the clock where other processes run beside it.
+    old: float  # seconds of processor time, the best of several
+    new: float
+    spread: float  # of the side that varied more
+
+
+def taking_turns(make: Callable[..., Callable[[], None]], *arguments: Any, repeats: int = 3) -> Turns:
+    """What ``make("old", ...)`` and ``make("new", ...)`` cost, in turns in one fresh process.
+
+    Processor time: of work on one core this tells more than the clock where other processes run beside it.
     """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_in_turns, (make, arguments, repeats))
 
 
-def _in_turns(make: Callable[..., Callable[[], None]], arguments: tuple, repeats: int) -> tuple[float, float]:
+def _in_turns(make: Callable[..., Callable[[], None]], arguments: tuple, repeats: int) -> Turns:
     torch.set_num_threads(1)
     sides = [make(side, *arguments) for side in ("old", "new")]
     seconds: list[list[float]] = [[], []]
@@ -70,4 +84,4 @@ def _in_turns(make: Callable[..., Callable[[], None]], arguments: tuple, repeats
             start = time.process_time()
             work()
             seconds[side].append(time.process_time() - start)
-    return min(seconds[0]), min(seconds[1])
+    return Turns(min(seconds[0]), min(seconds[1]), max(map(spread, seconds)))

@@ -1,7 +1,8 @@
 """``make bench``: old beside new on the same work in one run.
 
-Prints tables; ``runs/bench.json`` has the same numbers. Old and new take turns, each in its own process, so that peak
-memory is its own; times are the best of several. No test reads these numbers: machines are noisy.
+Prints tables; ``runs/bench.json`` has the same numbers, and ``runs/bench_history.jsonl`` those of every time, a line
+each. Old and new take turns, each in its own process, so that peak memory is its own; times are the best of several,
+and ``spread`` is by how much the worst was above it. No test reads these numbers: machines are noisy.
 """
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import sys
+import time
+from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +70,15 @@ def against_the_old() -> list[dict[str, Any]]:
                 "new_mib": new.mib,
                 "memory": new.mib / max(old.mib, 1),
                 "memory_target": memory_target,
+                "spread": max(old.spread, new.spread),
             }
         )
     step = results[-1]["new_seconds"]
     share = tower_work.loss_share(repeats=5) / step
     results.append({"work": "both losses in that step", "new_seconds": share * step, "time": share, "time_target": 0.1})
-    coco = cost(retrieval_work.ranking, "new", 5000, repeats=3)  # targets: 3 seconds, 2048 MiB
-    results.append({"work": "ranking 5000 × 25,000", "new_seconds": coco.seconds, "new_mib": coco.mib})
+    coco = cost(retrieval_work.ranking, "new", 5000, repeats=3)
+    ranked = {"new_seconds": coco.seconds, "new_mib": coco.mib, "spread": coco.spread}
+    results.append({"work": "ranking 5000 × 25,000 (targets: 3 s, 2048 MiB)", **ranked})
     return results
 
 
@@ -108,9 +115,9 @@ def data() -> list[dict[str, Any]]:
     ]
     results = []
     for name, make, arguments, samples, target in rows:
-        old, new = taking_turns(make, *arguments)
+        old, new, spread = taking_turns(make, *arguments)
         rates = {"old_per_second": samples / old, "new_per_second": samples / new}
-        results.append({"work": name, **rates, "faster": old / new, "target": target})
+        results.append({"work": name, **rates, "faster": old / new, "target": target, "spread": spread})
     results[-1]["core hours for ShareGPT4V"] = text_work.core_hours(results[-1]["new_per_second"])
     return results
 
@@ -151,35 +158,52 @@ def show(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
     console.print(table)
 
 
+def surroundings() -> dict[str, Any]:
+    """The machine, and the versions of what was measured."""
+    model = (
+        re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else None
+    )
+    return {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "processor": f"{model[1] if model else platform.machine()}, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("grainclip", "torch", "lightning", "transformers", "timm", "webdataset")},
+    }
+
+
+def fits(sizes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """How far memory against N is from a straight line."""
+    points = {mode: [(r["texts"], r["mib"]) for r in sizes if r["mode"] == mode] for mode in loss_work.MODES}
+    return [{"mode": mode, "largest error": linear_fit_error(own)} for mode, own in points.items()]
+
+
 def main() -> None:
     """Measure, print, write."""
-    console = Console()
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    old_new = against_the_old()
-    show(console, f"old beside new: {machine}", old_new)
-    sizes = growth()
-    show(console, "exact losses as N grows, D = 512", sizes)
-    fits = [
-        {"mode": mode, "largest error": linear_fit_error([(r["texts"], r["mib"]) for r in sizes if r["mode"] == mode])}
-        for mode in loss_work.MODES
-    ]
-    show(console, "memory against N: distance from a straight line (target: 0.1)", fits)
-    crops = regions()
-    show(console, f"HarmoCLIP-style step, ViT-B/16, {method_work.IMAGES} images, boxes and crops of each", crops)
-    loaders = data()
-    show(console, "data, samples a second of one core", loaders)
-    grown = loader_memory()
-    show(console, "memory of a loader over 10,000 samples with 36 texts", grown)
-    boards = dashboard_work.share()
-    show(console, "dashboards in the demo run (target of the share: 0.02)", boards)
-    target = Path("runs/bench.json")
-    target.parent.mkdir(exist_ok=True)
-    numbers = {
-        "machine": machine, "old_beside_new": old_new, "growth": sizes, "linear_fit": fits, "regions": crops,
-        "data": loaders, "loader_memory": grown, "dashboards": boards,
-    }  # fmt: skip
-    target.write_text(json.dumps(numbers, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    console.print(f"written: {target}")
+    console, begin = Console(), time.perf_counter()
+    numbers = surroundings()
+    console.print(", ".join(f"{name} {value}" for name, value in numbers.items()))
+
+    def section(name: str, title: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        show(console, title, rows)
+        numbers[name] = rows
+        return rows
+
+    section("old_beside_new", "old beside new", against_the_old())
+    sizes = section("growth", "exact losses as N grows, D = 512", growth())
+    section("linear_fit", "memory against N: distance from a straight line (target: 0.1)", fits(sizes))
+    title = f"HarmoCLIP-style step, ViT-B/16, {method_work.IMAGES} images, boxes and crops of each"
+    section("regions", title, regions())
+    section("data", "data, samples a second of one core", data())
+    section("loader_memory", "memory of a loader over 10,000 samples with 36 texts", loader_memory())
+    section("dashboards", "dashboards in the demo run (target of the share: 0.02)", dashboard_work.share())
+    numbers["seconds"] = time.perf_counter() - begin
+    folder = Path("runs")
+    folder.mkdir(exist_ok=True)
+    (folder / "bench.json").write_text(json.dumps(numbers, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with (folder / "bench_history.jsonl").open("a", encoding="utf-8") as history:
+        history.write(json.dumps(numbers, ensure_ascii=False) + "\n")
+    console.print(f"written after {numbers['seconds'] / 60:.0f} minutes: runs/bench.json, runs/bench_history.jsonl")
 
 
 if __name__ == "__main__":
