@@ -62,7 +62,8 @@ def program(tmp_path, monkeypatch):
 def test_every_row_sets_fields_that_exist(name, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     found = read_study(name)
-    asked = [(found.start["config"], found.start["settings"])]
+    asked = [] if found.start is None else [(found.start["config"], found.start["settings"])]
+    first = len(asked)
     asked += [(Run(found, row, 0).config(), Run(found, row, 0).fields()) for row in found.rows]
     configs = {}
     for file in {file for file, _ in asked}:
@@ -72,7 +73,7 @@ def test_every_row_sets_fields_that_exist(name, capsys, monkeypatch):
     for file, values in asked:
         for field in values:
             reduce(lambda node, key: node[key], field.split("."), configs[file])
-    assert all(one != other for n, one in enumerate(asked[1:]) for other in asked[1:][:n])
+    assert all(one != other for n, one in enumerate(asked[first:]) for other in asked[first:][:n])
 
 
 def test_fields_are_words_of_a_command():
@@ -112,6 +113,16 @@ def test_a_finished_run_stays_until_its_command_or_config_changes(program):
     (program / "method.yaml").write_text("first: 2\n")
     fine_tune(Run(changed, "+ b", 2), program / "out", program / "clip")
     assert not marker.exists()
+
+
+def test_rows_may_train_from_scratch(program):
+    alone = TINY._replace(start=None)
+    assert training.trained_start(alone, program / "out") == (None, None)
+    assert "--model.init_args.pretrained" not in fine_tune(Run(alone, "a", 0), program / "out", None)["command"]
+    lines = markdown(alone, None, {"a": results(0.1), "+ b": results(0.2)}, {"a": 1, "+ b": 1}).splitlines()
+    assert lines[2:] == ["| a | 10.0 | 1.00 |", "| + b | 20.0 | 1.00 |"]
+    with pytest.raises(ValueError, match="needs a study with a start"):
+        numbers(["R@1"], results(0.1), None)
 
 
 def test_a_row_may_have_a_config_of_its_own(program):
@@ -177,8 +188,8 @@ def test_what_becomes_of_a_claim(ours, theirs, over, not_below):
 @pytest.mark.parametrize("name", all_studies())
 def test_claims_and_figures_name_rows_and_columns(name):
     found = read_study(name)
-    start, done = ({"numbers": {c: 0.1 * n for c in names(found)}} for n in (1, 2))
-    runs = {row: [done, start] for row in found.rows}
+    other, done = ({"numbers": {c: 0.1 * n for c in names(found)}} for n in (1, 2))
+    runs, start = {row: [done, other] for row in found.rows}, None if found.start is None else other
     assert len(claims_table(found, start, runs).splitlines()) == 2 + len(found.claims)
     for wanted in found.figures.values():
         figure = draw(found, wanted, start, runs)

@@ -10,27 +10,27 @@ from matplotlib.figure import Figure
 
 from eval.drawing.canvas import COLOURS, HEADING, canvas, heading, place
 from tests.study.rows import Study
-from tests.study.tables import Results, numbers
+from tests.study.tables import Results, Start, numbers, with_start
 
 MARKS = "osD^vP*X"
 SIDE, LEGEND, LINE = 4.2, 2.6, 0.22  # inches: of a chart, of the names beside it, of one name
 
 
-def draw(study: Study, wanted: dict[str, Any], start: dict[str, Any], done: Results) -> Figure:
+def draw(study: Study, wanted: dict[str, Any], start: Start, done: Results) -> Figure:
     """One figure of a study: ``across`` two columns, or ``along`` a setting."""
     kind = _across if "across" in wanted else _along
     return kind(study, wanted, start, done)
 
 
-def _spread(study: Study, column: str, start: dict[str, Any], runs: list[dict[str, Any]]) -> tuple[float, float]:
+def _spread(study: Study, column: str, start: Start, runs: list[dict[str, Any]]) -> tuple[float, float]:
     percent = [100 * number for number in numbers(study.columns[column], runs, start)]
     return mean(percent), stdev(percent) if len(percent) > 1 else 0.0
 
 
-def _across(study: Study, wanted: dict[str, Any], start: dict[str, Any], done: Results) -> Figure:
+def _across(study: Study, wanted: dict[str, Any], start: Start, done: Results) -> Figure:
     """Each row is a point: ``across`` is the column to the right and the one upwards."""
     right, up = wanted["across"]
-    rows = {"what all start from": [start], **done}
+    rows = with_start(start, done)
     with canvas(SIDE + 1.1 + LEGEND, HEADING + max(SIDE, LINE * len(rows)) + 0.6) as figure:
         heading(figure, wanted["title"])
         ax = place(figure, 0.7, HEADING, SIDE, SIDE)
@@ -43,7 +43,7 @@ def _across(study: Study, wanted: dict[str, Any], start: dict[str, Any], done: R
     return figure
 
 
-def _along(study: Study, wanted: dict[str, Any], start: dict[str, Any], done: Results) -> Figure:
+def _along(study: Study, wanted: dict[str, Any], start: Start, done: Results) -> Figure:
     """A chart for each of ``columns``, a line for each of ``lines``: the rows' names by the value of the setting."""
     columns = wanted["columns"]
     side = 2.4

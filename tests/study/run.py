@@ -1,10 +1,10 @@
 """``make study``: the methods' claims in miniature, on the embedded data, from the files in ``configs/study``.
 
-All rows of a study start from the same model, trained first and exported, and are fine-tuned by the same steps with
-each seed. Runs go side by side, one thread each, so that a row and a seed give the same numbers on any number of cores.
-A finished run is never done again, unless its command or the method's config has changed; one that was broken off
-starts anew. At the end each row trains a few steps more, one row at a time, to tell what a step costs. ``runs/study``
-holds the runs, ``results.json`` with all numbers, ``results.md`` with the tables, and the figures.
+All rows of a study start from the same model, trained first and exported, or from scratch, and train by the same steps
+with each seed. Runs go side by side, one thread each, so that a row and a seed give the same numbers on any number of
+cores. A finished run is never done again, unless its command or the method's config has changed; one that was broken
+off starts anew. At the end each row trains a few steps more, one row at a time, to tell what a step costs.
+``runs/study`` holds the runs, ``results.json`` with all numbers, ``results.md`` with the tables, and the figures.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def main() -> None:
     show = Console(soft_wrap=True).print
     starts = {}
     for study in studies:
-        show(f"{study.name}: training what its rows start from, {study.start['name']}")
+        if study.start is not None:
+            show(f"{study.name}: training what its rows start from, {study.start['name']}")
         starts[study.name] = trained_start(study, out)
     found = _fine_tuned(studies, given.seeds, given.jobs, out, {name: weights for name, (_, weights) in starts.items()})
     texts = []
@@ -57,7 +58,9 @@ def main() -> None:
     show("\n" + "\n\n".join(texts) + f"\n\nwritten: {out / 'results.md'}, {out / 'results.json'}")
 
 
-def _fine_tuned(studies: list[Study], seeds: int, jobs: int, out: Path, weights: dict[str, Path]) -> dict[str, Results]:
+def _fine_tuned(
+    studies: list[Study], seeds: int, jobs: int, out: Path, weights: dict[str, Path | None]
+) -> dict[str, Results]:
     """What all rows give, with all seeds."""
     runs = [Run(study, row, seed) for study in studies for seed in range(seeds) for row in study.rows]
     found: dict[str, dict[str, list[dict[str, Any]]]] = {s.name: {row: [] for row in s.rows} for s in studies}

@@ -50,9 +50,10 @@ def fit(
     return done
 
 
-def trained_start(study: Study, out: Path) -> tuple[dict[str, Any], Path]:
+def trained_start(study: Study, out: Path) -> tuple[dict[str, Any] | None, Path | None]:
     """Train and export the model that a study's rows start from: its results, and the folder of its weights."""
-    start = study.start
+    if (start := study.start) is None:
+        return None, None
     folder, weights = out / start["name"], out / f"{start['name']}-exported"
     done = fit(start["config"], folder, [*words(start["settings"]), *QUIET], threads=None)
     if not weights.is_dir() or weights.stat().st_mtime < (folder / "run.json").stat().st_mtime:
@@ -62,17 +63,18 @@ def trained_start(study: Study, out: Path) -> tuple[dict[str, Any], Path]:
     return done, weights
 
 
-def fine_tune(run: Run, out: Path, weights: Path) -> dict[str, Any]:
+def fine_tune(run: Run, out: Path, weights: Path | None) -> dict[str, Any]:
     """Train one row with one seed."""
     return fit(run.config(), run.folder(out), _from(weights, run), threads=1)
 
 
-def step_cost(run: Run, out: Path, weights: Path) -> float:
+def step_cost(run: Run, out: Path, weights: Path | None) -> float:
     """Seconds of processor time of a training step of a row, by a run of a few steps."""
     given = [*_from(weights, run), *FEW, "--trainer.callbacks+", "tests.study.step_cost.StepCost"]
     folder = out / run.study.name / "cost" / run.folder(out).parent.name
     return fit(run.config(), folder, given, threads=1, result="cost.json")["seconds_of_a_step"]
 
 
-def _from(weights: Path, run: Run) -> list[str]:
-    return ["--model.init_args.pretrained", str(weights), *words(run.fields()), *QUIET]
+def _from(weights: Path | None, run: Run) -> list[str]:
+    start = [] if weights is None else ["--model.init_args.pretrained", str(weights)]
+    return [*start, *words(run.fields()), *QUIET]
