@@ -82,6 +82,25 @@ def test_every_module_opens_with_its_idea(package):
     assert not [file for file in modules(package) if file.name in REFUSED_NAMES]
 
 
+def long_ones(source):
+    """Functions of more than 60 lines and their lengths, their documentation not counted."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            first, said = node.body[0], ast.get_docstring(node) is not None
+            length = node.end_lineno - node.lineno + 1 - (first.end_lineno - first.lineno + 1 if said else 0)
+            if length > 60:
+                yield node.name, length
+
+
+@pytest.mark.parametrize("package", [*FLOORS, "tests"])
+def test_files_and_functions_are_short(package):
+    texts = {str(file.relative_to(ROOT)): file.read_text(encoding="utf-8") for file in modules(package)}
+    assert not {name: n for name, text in texts.items() if (n := len(text.splitlines())) > 300}
+    assert not {name: found for name, text in texts.items() if (found := list(long_ones(text)))}
+    assert list(long_ones("def f():\n" + "    1\n" * 60)) == [("f", 61)]
+    assert not list(long_ones('def f():\n    """' + "a\n" * 60 + '"""\n    return 1\n'))
+
+
 def test_top_level_holds_only_what_the_design_names():
     assert {name.partition("/")[0] for name in tracked_files()} <= TOP_LEVEL
 
