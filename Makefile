@@ -1,7 +1,7 @@
 # `make` lists what there is to do. Every target that runs our code first sees to it that .venv is there and up to date.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-slurm lint format bench study mutation clean
+.PHONY: help setup demo test coverage test-long test-slurm lint format bench study mutation clean
 
 BIN := .venv/bin
 PYTHONS ?= python3.12 python3.11 python3.10 python3
@@ -61,6 +61,9 @@ test-long: setup ## run the tests that take minutes: every method on 2 and 4 ran
 
 test-slurm: setup ## start a Slurm on this machine (root, Debian), run the job scripts under it, stop it
 	$(BIN)/python -m pytest -q -m slurm tests/slurm --durations=10
+
+coverage: setup ## run the tests and count which lines and branches they reach
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
 lint: setup ## check style, format and types
 	$(BIN)/ruff check .
