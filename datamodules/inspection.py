@@ -91,7 +91,7 @@ def page(shown: Iterable[Shown], title: str) -> str:
 body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222 }}
 article {{ display: flex; flex-wrap: wrap; gap: 1.5rem; margin: 0 0 2em; border-top: 1px solid #ddd; padding-top: 1em }}
 figure {{ position: relative; margin: 0; flex: 0 1 26rem }} figure img {{ width: 100%; display: block }}
-figure svg {{ position: absolute; inset: 0; width: 100%; height: 100% }}
+figure svg {{ position: absolute; inset: 0; width: 100%; height: 100%; filter: drop-shadow(0 0 1px #000) }}
 rect {{ fill: none; stroke-width: 2; vector-effect: non-scaling-stroke }} rect:hover {{ fill: #fff5 }}
 .text {{ flex: 1 1 24rem }} .key {{ color: #666; font-size: 13px; overflow-wrap: anywhere }}
 mark {{ background: none; border-bottom: 2px solid; color: inherit }}
