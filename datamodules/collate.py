@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datamodules.batch import Batch, Choices, Crops, Grain, Lexemes, Regions, Slots, Texts
 from datamodules.crops import RegionSampling
-from datamodules.sample import Sample
+from datamodules.sample import Phrase, Sample
 from datamodules.sampling import Drawn, GrainSampling
 from datamodules.stored_tokens import StoredTokens, read_tokens
 from datamodules.tokenizer import Tokenizer, token_hash, word_hash
@@ -113,10 +113,16 @@ class Preparer:
         if stored is None:
             spans = [self.tokenizer.span(drawn.caption, p.start, p.end) for p in drawn.phrases]
         else:
-            places = [stored.spans[p.start, p.end] for p in drawn.phrases]
-            spans = [s if s is not None and s[1] < self.tokenizer.context_length else None for s in places]
+            spans = [self._span(drawn.caption, p, stored) for p in drawn.phrases]
         lost["dropped/lexeme"] += spans.count(None)
         return [span or (0, 0) for span in spans]
+
+    def _span(self, caption: str, phrase: Phrase, stored: StoredTokens) -> tuple[int, int] | None:
+        place = phrase.start, phrase.end
+        if place not in stored.spans:  # a stop-phrase
+            return self.tokenizer.span(caption, *place)
+        span = stored.spans[place]
+        return span if span is not None and span[1] < self.tokenizer.context_length else None
 
 
 def _links(sample: Sample, drawn: Drawn, row: dict[tuple[float, ...], int]) -> list[tuple[int, int]]:

@@ -16,12 +16,21 @@ from typing import NamedTuple
 from datamodules.extractors import NLTK, Extractor
 from datamodules.sample import Phrase
 
+CUTTING = 2  # goes up when captions are cut otherwise than before: half-made folders of shards are not gone on with
+
 
 class Span(NamedTuple):
     """Characters ``[start, end)`` of a text."""
 
     start: int
     end: int
+
+
+class CutPhrases(NamedTuple):
+    """A caption's phrases, in reading order, and apart from them those that say nothing of what the picture shows."""
+
+    phrases: tuple[Phrase, ...]
+    stop_phrases: tuple[Phrase, ...]
 
 
 def split_sentences(text: str, extractor: Extractor = NLTK) -> list[str]:
@@ -46,13 +55,18 @@ def extract_phrases(caption: str, sentences: Sequence[str], extractor: Extractor
 
     ``sentences`` are pieces of ``caption`` in order, as ``split_sentences`` gives them. A phrase keeps the words and
     case of the text (``caption[start:end] == text``). ``lemma`` is the base form of a noun phrase's head, and "" for
-    relations and actions, which name no thing. Phrases that say nothing ("the image", "the left side") and pronouns
-    are left out; of phrases that differ in case or spaces only, the first stays.
+    relations and actions, which name no thing. Stop-phrases, which say nothing ("the image", "the left side"), and
+    pronouns are left out; of phrases that differ in case or spaces only, the first stays.
 
     Raises ``ValueError`` for a sentence that is not in the caption, ``NltkDataError`` where NLTK is to find the phrases
     and its data is missing.
     """
-    found: dict[str, Phrase] = {}
+    return list(cut_phrases(caption, sentences, extractor).phrases)
+
+
+def cut_phrases(caption: str, sentences: Sequence[str], extractor: Extractor = NLTK) -> CutPhrases:
+    """As ``extract_phrases``, and the stop-phrases too."""
+    found: tuple[dict[str, Phrase], dict[str, Phrase]] = {}, {}
     end = 0
     for index, sentence in enumerate(sentences):
         start = caption.find(sentence, end)
@@ -62,8 +76,9 @@ def extract_phrases(caption: str, sentences: Sequence[str], extractor: Extractor
         for phrase in extractor.phrases(sentence):
             span = Span(start + phrase.start, start + phrase.end)
             text = caption[span.start : span.end]
-            found.setdefault(" ".join(text.lower().split()), Phrase(text, index, *span, phrase.lemma))
-    return list(found.values())
+            same = found[phrase.stop]
+            same.setdefault(" ".join(text.lower().split()), Phrase(text, index, *span, phrase.lemma))
+    return CutPhrases(*(tuple(kind.values()) for kind in found))
 
 
 _WORD = re.compile(r"\w")

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import os
 import random
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
-import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.batch import Batch
@@ -54,11 +55,11 @@ class TarReader:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self._ends = np.cumsum(source.sizes)
+        self._ends = list(accumulate(source.sizes))
         self._files: OrderedDict[int, int] = OrderedDict()
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return self._ends[-1]
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_files": OrderedDict()}
@@ -78,8 +79,8 @@ class TarReader:
         return self.source.indices[shard].read(self._file(shard), entry)
 
     def _find(self, number: int) -> tuple[int, int]:
-        shard = int(np.searchsorted(self._ends, number, side="right"))
-        return shard, number - (int(self._ends[shard - 1]) if shard else 0)
+        shard = bisect_right(self._ends, number)
+        return shard, number - (self._ends[shard - 1] if shard else 0)
 
     def _file(self, shard: int) -> int:
         if shard in self._files:

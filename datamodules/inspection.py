@@ -1,5 +1,7 @@
 """Samples to look at: the picture with its boxes, the caption with its phrases marked, as HTML and in a terminal.
 
+Stop-phrases are dotted and grey on the page, dim in the terminal.
+
 What stands in a shard is shown and never trusted: all text is escaped, keys name no file, and a sample that cannot be
 used is shown with the reason.
 """
@@ -63,9 +65,14 @@ def colour_of(phrase: int) -> str:
     return COLOURS[phrase % len(COLOURS)]
 
 
-def pieces(caption: str, phrases: Sequence[Phrase]) -> Iterator[tuple[str, int | None]]:
-    """The caption cut at phrases: text and which phrase it is. Of phrases that overlap the first and longest shows."""
-    end = 0
+def pieces(
+    caption: str, phrases: Sequence[Phrase], stop_phrases: Sequence[Phrase] = ()
+) -> Iterator[tuple[str, int | None]]:
+    """The caption cut at phrases: text and which phrase it is; stop-phrases have the numbers after those of phrases.
+
+    Of phrases that overlap the first and longest shows.
+    """
+    end, phrases = 0, [*phrases, *stop_phrases]
     for index in sorted(range(len(phrases)), key=lambda i: (phrases[i].start, -phrases[i].end)):
         phrase = phrases[index]
         if phrase.start >= end:
@@ -84,10 +91,11 @@ def page(shown: Iterable[Shown], title: str) -> str:
 body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222 }}
 article {{ display: flex; flex-wrap: wrap; gap: 1.5rem; margin: 0 0 2em; border-top: 1px solid #ddd; padding-top: 1em }}
 figure {{ position: relative; margin: 0; flex: 0 1 26rem }} figure img {{ width: 100%; display: block }}
-figure svg {{ position: absolute; inset: 0; width: 100%; height: 100% }}
+figure svg {{ position: absolute; inset: 0; width: 100%; height: 100%; filter: drop-shadow(0 0 1px #000) }}
 rect {{ fill: none; stroke-width: 2; vector-effect: non-scaling-stroke }} rect:hover {{ fill: #fff5 }}
 .text {{ flex: 1 1 24rem }} .key {{ color: #666; font-size: 13px; overflow-wrap: anywhere }}
-mark {{ background: none; border-bottom: 2px solid; color: inherit }} .problem {{ color: #b00 }}
+mark {{ background: none; border-bottom: 2px solid; color: inherit }}
+mark.stop {{ border-bottom: 2px dotted #999; color: #777 }} .problem {{ color: #b00 }}
 li {{ margin: 0 }} ol {{ margin: .3rem 0; padding-left: 1.5rem }}
 </style>
 <h1>{html.escape(title)}</h1>
@@ -104,22 +112,34 @@ def _card(one: Shown) -> str:
     one.picture.save(file, "JPEG", quality=85)
     data = base64.b64encode(file.getvalue()).decode()
     boxes = "".join(_rect(region, one.sample) for region in one.sample.regions)
-    caption = "".join(
-        html.escape(text)
-        if index is None
-        else f'<mark style="border-color:{colour_of(index)}" title="{html.escape(one.sample.phrases[index].lemma)}">'
-        f"{html.escape(text)}</mark>"
-        for text, index in pieces(one.sample.caption, one.sample.phrases)
-    )
+    caption = "".join(_marked(text, index, one.sample) for text, index in _pieces_of(one.sample))
     summary = f"<p><em>{html.escape(one.sample.summary)}</em></p>" if one.sample.summary else ""
     sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in one.sample.sentences)
     return (
         f'<article><figure><img alt="" src="data:image/jpeg;base64,{data}">'
         f'<svg viewBox="0 0 1 1" preserveAspectRatio="none">{boxes}</svg></figure>'
-        f'<div class="text">{head}{summary}<p>{caption}</p><details><summary>{len(one.sample.sentences)} sentences, '
-        f"{len(one.sample.phrases)} phrases, {len(one.sample.regions)} regions</summary><ol>{sentences}</ol></details>"
-        f"</div></article>"
+        f'<div class="text">{head}{summary}<p>{caption}</p><details><summary>{_counts(one.sample)}</summary>'
+        f"<ol>{sentences}</ol></details></div></article>"
     )
+
+
+def _pieces_of(sample: Sample) -> Iterator[tuple[str, int | None]]:
+    return pieces(sample.caption, sample.phrases, sample.stop_phrases)
+
+
+def _marked(text: str, index: int | None, sample: Sample) -> str:
+    if index is None:
+        return html.escape(text)
+    if index >= len(sample.phrases):
+        return f'<mark class="stop" title="stop-phrase">{html.escape(text)}</mark>'
+    lemma = html.escape(sample.phrases[index].lemma)
+    return f'<mark style="border-color:{colour_of(index)}" title="{lemma}">{html.escape(text)}</mark>'
+
+
+def _counts(sample: Sample) -> str:
+    counts = f"{len(sample.sentences)} sentences, {len(sample.phrases)} phrases, "
+    stop = f"{len(sample.stop_phrases)} stop-phrases, " if sample.stop_phrases else ""
+    return f"{counts}{stop}{len(sample.regions)} regions"
 
 
 def _rect(region: Region, sample: Sample) -> str:
@@ -142,11 +162,18 @@ def panel(one: Shown) -> RenderableType:
     if one.sample is None or one.picture is None:
         return Panel(Text(one.problem, style="red"), title=title)
     caption = Text()
-    for text, index in pieces(one.sample.caption, one.sample.phrases):
-        caption.append(text, style="" if index is None else Style(color=colour_of(index), underline=True))
-    counts = f"{len(one.sample.sentences)} sentences, {len(one.sample.phrases)} phrases, "
-    tail = Text(f"{counts}{len(one.sample.regions)} regions", style="dim")
+    for text, index in _pieces_of(one.sample):
+        caption.append(text, style=_style(index, one.sample))
+    tail = Text(_counts(one.sample), style="dim")
     return Panel(Group(_blocks(one.picture, one.sample), Text(), caption, tail), title=title)
+
+
+def _style(index: int | None, sample: Sample) -> Style:
+    if index is None:
+        return Style()
+    if index >= len(sample.phrases):
+        return Style(dim=True, underline=True)
+    return Style(color=colour_of(index), underline=True)
 
 
 def _blocks(picture: Image.Image, sample: Sample) -> Text:

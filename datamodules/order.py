@@ -12,6 +12,7 @@ All permutations sort hashes that are written out here, so they stay the same wi
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -80,15 +81,15 @@ class Order:
         """(pass, number of the sample among all of the source) at ``position`` of the endless sequence."""
         epoch, offset = divmod(position, self.samples)
         _, ends = self._shards(epoch)
-        number = int(np.searchsorted(ends, offset, side="right"))
-        start = int(ends[number - 1]) if number else 0
+        number = bisect_right(ends, offset)
+        start = ends[number - 1] if number else 0
         return epoch, int(self._window(epoch, number)[offset - start])
 
-    def _shards_of(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _shards_of(self, epoch: int) -> tuple[np.ndarray, list[int]]:
         """The shards in this pass's order, and where each window ends in the pass."""
         shards = permutation(len(self.sizes), hash_key(self.seed, epoch, "shards"))
         last = [*range(self.window, len(shards), self.window), len(shards)]
-        return shards, np.cumsum(self.sizes[shards])[np.array(last) - 1]
+        return shards, np.cumsum(self.sizes[shards])[np.array(last) - 1].tolist()
 
     def _window_of(self, epoch: int, number: int) -> np.ndarray:
         shards, _ = self._shards(epoch)

@@ -6,8 +6,8 @@ with their determiner, relations ("to the left of"), and actions, a verb with it
 
 Where we differ from β-CLIP: a quantity belongs to its noun ("a group of people" is one phrase, its head "person"); an
 action takes a whole relation ("sitting on top of"); pronouns are no phrases; phrases that say nothing about the
-picture ("the image", "the left side") are dropped, because they stand in many captions of a batch and would be
-negatives of themselves.
+picture ("the image", "the left side") are marked, because they stand in many captions of a batch and would be
+negatives of themselves: training leaves them out unless it is told otherwise.
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ from datamodules.words import COLOURS, Tag, Words, words_of
 
 
 class Found(NamedTuple):
-    """A phrase: characters ``[start, end)`` of its sentence, and its head's lemma ("" where it names no thing)."""
+    """A phrase: characters ``[start, end)`` of its sentence, and its head's lemma ("" where it names no thing).
+
+    ``stop``: it says nothing of what the picture shows.
+    """
 
     start: int
     end: int
     lemma: str
+    stop: bool = False
 
 
 def phrases_of(sentence: str, tag: Tag) -> list[Found]:
@@ -86,8 +90,9 @@ def _noun_phrases(words: Words) -> Iterator[Found]:
         if end and span[0] == end + 1 and words.lower[end] == "of" and _is_quantity(words, first, end):
             last = first, span[1]
             continue
-        if end and not says_nothing(words.lower[first:end]):
-            yield Found(words.spans[first][0], words.spans[end - 1][1], _lemma(words, end - 1))
+        if end:
+            stop = says_nothing(words.lower[first:end])
+            yield Found(words.spans[first][0], words.spans[end - 1][1], _lemma(words, end - 1), stop)
         last = span
 
 

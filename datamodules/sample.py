@@ -6,13 +6,15 @@ A shard is an ordinary WebDataset tar with two members a sample: ``KEY.jpg`` (or
     {"caption": "A red cube. It stands left of a dog.", "summary": "...",          # summary is optional
      "sentences": ["A red cube.", "It stands left of a dog."],
      "phrases": [{"text": "A red cube", "sentence": 0, "start": 0, "end": 10, "lemma": "cube"}],
+     "stop_phrases": [...],                                                                 # alike; where there are any
      "regions": [{"box": [0.1, 0.2, 0.5, 0.6], "phrase": 0, "label": "cube"}],
      "choices": [{"region": 0, "level": "hard", "texts": ["a red cube", "a blue cube"]}],  # held-out sets only
      "source": "scenes", "version": 1}
 
 Grains are cut once, when shards are written; training never runs a parser. ``start`` and ``end`` are characters of
 ``caption``; a box is ``[x0, y0, x1, y1]`` in fractions of the image's sides; ``choices`` are multiple-choice questions
-about a region whose first text is the right one (FG-OVD's form).
+about a region whose first text is the right one (FG-OVD's form). ``stop_phrases`` say nothing of what the picture shows
+("the image", "the left side"); they stand apart so that whoever does not ask for them never meets them.
 """
 
 from __future__ import annotations
@@ -86,6 +88,7 @@ class Sample:
     caption: str
     sentences: tuple[str, ...] = ()
     phrases: tuple[Phrase, ...] = ()
+    stop_phrases: tuple[Phrase, ...] = ()
     regions: tuple[Region, ...] = ()
     choices: tuple[Choice, ...] = ()
     summary: str | None = None
@@ -96,7 +99,8 @@ class Sample:
 
     def members(self) -> dict[str, Any]:
         """What ``webdataset.ShardWriter.write`` takes: ``{"__key__", "jpg", "json"}``."""
-        record = {k: v for k, v in vars(self).items() if k not in _NOT_IN_JSON and v is not None}
+        left_out = (*_NOT_IN_JSON, *(() if self.stop_phrases else ("stop_phrases",)))
+        record = {k: v for k, v in vars(self).items() if k not in left_out and v is not None}
         text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), default=vars)
         members = {"__key__": self.key, self.extension: self.image, "json": text.encode()}
         return members | ({"tokens": self.tokens} if self.tokens else {})
@@ -120,7 +124,10 @@ class Sample:
         if not isinstance(version, int) or version > SCHEMA_VERSION:
             raise SampleError("version", f"'version' {version!r} is newer than this reader's {SCHEMA_VERSION}")
         sentences = tuple(_text("sentence", "sentences", s) for s in _list(record, "sentences", "sentence"))
-        phrases = tuple(_phrase(p, caption, len(sentences)) for p in _list(record, "phrases", "phrase"))
+        phrases, stop_phrases = (
+            tuple(_phrase(p, caption, len(sentences)) for p in _list(record, field, "phrase"))
+            for field in ("phrases", "stop_phrases")
+        )
         regions = tuple(_region(r, len(phrases)) for r in _list(record, "regions", "box"))
         choices = tuple(_choice(c, len(regions)) for c in _list(record, "choices", "choice"))
         summary = record.get("summary")
@@ -130,6 +137,7 @@ class Sample:
             caption=caption,
             sentences=sentences,
             phrases=phrases,
+            stop_phrases=stop_phrases,
             regions=regions,
             choices=choices,
             summary=None if summary is None else _text("caption", "summary", summary),

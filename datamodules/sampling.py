@@ -7,6 +7,7 @@ evaluation it is the first ones.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +28,8 @@ class GrainSampling:
         choice: which sentences training takes: ``random`` ones in random order, or the ``first`` ones as they stand.
         caption: ``whole`` takes the caption as it is; ``sampled`` joins the drawn sentences in their random order, and
             takes phrases from these only, as the published β-CLIP code does.
+        stop_phrases: at most this many of the phrases may be stop-phrases, which say nothing ("the image"); as many as
+            ``phrases`` for the published β-CLIP code's choice, which knows no difference.
     """
 
     sentences: int = 5
@@ -35,9 +38,10 @@ class GrainSampling:
     caption: Literal["whole", "sampled"] = "whole"
     summary: Literal["stored", "sentence"] = "stored"
     choice: Literal["random", "first"] = "random"
+    stop_phrases: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("sentences", "phrases"):
+        for name in ("sentences", "phrases", "stop_phrases"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.summaries not in (0, 1):
@@ -59,7 +63,7 @@ class GrainSampling:
         order = order[: self.sentences]
         joined = rng is not None and self.caption == "sampled" and bool(order)
         caption = " ".join(sample.sentences[i] for i in order) if joined else sample.caption
-        phrases = [p for p in sample.phrases if p.sentence in order] if joined else list(sample.phrases)
+        phrases = self._pool(sample, order if joined else range(len(sample.sentences)), rng)
         if rng is not None:
             rng.shuffle(phrases)
         opening = (sample.sentences or (sample.caption,))[0]
@@ -71,6 +75,15 @@ class GrainSampling:
             phrases=_distinct(phrases, self.phrases),
             verbatim=not joined,
         )
+
+    def _pool(self, sample: Sample, sentences: Sequence[int], rng: random.Random | None) -> list[Phrase]:
+        """The phrases of ``sentences`` to draw from, in reading order."""
+        phrases, stop = ([p for p in some if p.sentence in sentences] for some in (sample.phrases, sample.stop_phrases))
+        if self.stop_phrases == 0:
+            return phrases
+        if rng is not None:
+            rng.shuffle(stop)
+        return sorted([*phrases, *stop[: self.stop_phrases]], key=lambda phrase: phrase.start)
 
 
 @dataclass(frozen=True)

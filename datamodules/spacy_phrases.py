@@ -1,6 +1,7 @@
 """Phrases by spaCy, as β-CLIP finds them: noun chunks, each verb with the preposition behind it, relations.
 
-As everywhere here pronouns and phrases that say nothing are left out, and a phrase is a verbatim piece of its sentence.
+As everywhere here pronouns are left out, phrases that say nothing are marked, and a phrase is a verbatim piece of its
+sentence.
 spaCy is an extra (``pip install 'grainclip[spacy]'``) and its models are no packages of the registry: each is fetched
 once by ``python -m spacy download``.
 """
@@ -57,8 +58,8 @@ def phrases(model: str, sentence: str) -> list[Found]:
 def _noun_chunks(document: Any) -> Iterator[Found]:
     for chunk in document.noun_chunks:
         words = [token.lower_ for token in chunk if not token.is_space]
-        if chunk.root.pos_ in _NAMES and not says_nothing(words):
-            yield Found(chunk.start_char, chunk.end_char, chunk.root.lemma_.lower())
+        if chunk.root.pos_ in _NAMES:
+            yield Found(chunk.start_char, chunk.end_char, chunk.root.lemma_.lower(), says_nothing(words))
 
 
 def _actions(document: Any) -> Iterator[Found]:

@@ -1,14 +1,19 @@
-"""``lightning prepare SOURCE``: one sub-command per data source."""
+"""``lightning prepare SOURCE``: one sub-command per data source; all of them take the options of a ``Job`` too."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, auto_cli
+from jsonargparse import ArgumentParser
 
 from datamodules.nltk_data import NltkDataError
 from datamodules.prepare import SOURCES
+from datamodules.prepare.job import Job
 from lightning_modules.complaints import fail
+
+_JOB = "job"  # the parameter of every source
 
 
 class OneLineParser(ArgumentParser):
@@ -22,9 +27,38 @@ class OneLineParser(ArgumentParser):
 
 def run(arguments: list[str]) -> int:
     """Write shards from a data set; ``SystemExit(2)`` with one line on bad input."""
-    sources: Any = {source.__name__.removeprefix("prepare_"): source for source in SOURCES}
     try:
-        auto_cli(sources, args=arguments, prog="lightning prepare", as_positional=False, parser_class=OneLineParser)
+        given = parser().parse_args(arguments)
+        options = vars(given[given.source])
+        options.pop("config")
+        job = Job(**{field.name: options.pop(field.name) for field in fields(Job)})
+        _sources()[given.source](**{_JOB: job}, **options)
     except (ModuleNotFoundError, NltkDataError, OSError, ValueError) as error:
         fail(str(error))
     return 0
+
+
+def parser() -> ArgumentParser:
+    """The command's parser: a sub-command for each source."""
+    whole = OneLineParser(prog="lightning prepare", description="Write shards from a data set.")
+    commands = whole.add_subcommands(dest="source")
+    for name, source in _sources().items():
+        commands.add_subcommand(name, _parser(source), help=_first_line(source))
+    return whole
+
+
+def _sources() -> dict[str, Callable[..., Any]]:
+    return {source.__name__.removeprefix("prepare_"): source for source in SOURCES}
+
+
+def _parser(source: Callable[..., Any]) -> OneLineParser:
+    """The options of a source: its own arguments, and those of a ``Job``."""
+    own = OneLineParser(description=_first_line(source))
+    own.add_argument("--config", action="config", help="a YAML file of these options")
+    own.add_function_arguments(source, as_group=False, as_positional=False, skip={_JOB})
+    own.add_class_arguments(Job, as_group=False, as_positional=False)
+    return own
+
+
+def _first_line(source: Callable[..., Any]) -> str:
+    return (source.__doc__ or "").partition("\n")[0]

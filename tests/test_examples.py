@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from datamodules import GrainSampling, GranularityData
+from datamodules.prepare.job import Job
 from eval.benchmark import Run
 from lightning_modules.cli import main
 from lightning_modules.evaluate_cli import evaluate
@@ -57,7 +58,7 @@ def test_an_own_source_becomes_shards(tmp_path):
     for number, colour in enumerate(COLOURS):
         (tmp_path / f"{colour}.jpg").write_bytes(picture(number))
         (tmp_path / f"{colour}.txt").write_text(f"A {colour} ball lies on the grass. It is 3.5 m wide.")
-    manifest = prepare_notes(tmp_path, tmp_path / "shards")
+    manifest = prepare_notes(tmp_path, Job(tmp_path / "shards", extractor="rules"))
     assert manifest is not None
     assert manifest["samples"] == 3
     data = GranularityData([str(tmp_path / "shards")], batch_size=3, workers=0, image_size=16)

@@ -7,6 +7,7 @@ from datamodules.prepare.flickr30k_entities import prepare_flickr30k_entities
 from datamodules.prepare.grit import prepare_grit
 from datamodules.prepare.grounded import prepare_grounded
 from datamodules.prepare.imageinwords import prepare_imageinwords
+from datamodules.prepare.karpathy import prepare_karpathy
 from datamodules.prepare.localized_narratives import prepare_localized_narratives
 from datamodules.prepare.sharegpt4v import prepare_sharegpt4v
 from datamodules.prepare.table import prepare_table
@@ -20,6 +21,7 @@ SOURCES = (
     prepare_grit,
     prepare_grounded,
     prepare_imageinwords,
+    prepare_karpathy,
     prepare_localized_narratives,
     prepare_sharegpt4v,
     prepare_table,
@@ -35,6 +37,7 @@ __all__ = [
     "prepare_grit",
     "prepare_grounded",
     "prepare_imageinwords",
+    "prepare_karpathy",
     "prepare_localized_narratives",
     "prepare_sharegpt4v",
     "prepare_table",

@@ -64,7 +64,7 @@ def phrases_at(caption: Caption, extractor: Extractor | None) -> list[Phrase]:
             if start <= span.start and span.end <= end:
                 text = caption.text[span.start : span.end]
                 found = extractor.phrases(text) if extractor else []
-                lemma = next((one.lemma for one in found if one.lemma), "")
+                lemma = next((one.lemma for one in found if one.lemma and not one.stop), "")
                 phrases.append(Phrase(text, index, span.start, span.end, lemma))
     return phrases
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from datamodules.extractors import Extractor, ExtractorName, extractor_named
-from datamodules.granularity import extract_phrases
+from datamodules.granularity import cut_phrases
 from datamodules.prepare.boxes import Box, usable
 from datamodules.prepare.coco_files import (
     CocoBox,
@@ -25,39 +24,34 @@ from datamodules.prepare.coco_files import (
     read_proposals,
 )
 from datamodules.prepare.coco_names import CategoryNames
+from datamodules.prepare.job import Job
 from datamodules.prepare.layout import described
 from datamodules.prepare.pictures import look_into, read_picture, require_pictures, sample_key
 from datamodules.prepare.rejects import LeftOut, Rejects
 from datamodules.prepare.text import as_sentence
-from datamodules.prepare.units import Scale, in_units, write_units
+from datamodules.prepare.units import Manifest, in_units, write_units
 from datamodules.sample import Phrase, Region, Sample
 
 
 def prepare_coco(
     images: Path,
     captions: Path,
-    out: Path,
+    job: Job,
     instances: Path | None = None,
     skip_missing: bool = False,
     proposals: Path | None = None,
     max_proposals: int = 100,
-    scale: Scale = Scale(),
-    extractor: ExtractorName = "nltk",
-    spacy_model: str = "en_core_web_sm",
-) -> dict[str, Any] | None:
+) -> Manifest | None:
     """Write shards from COCO captions, with COCO instances and proposals as regions.
 
     Args:
         images: the folder of the pictures, where the captions file's `file_name` begins (train2017).
         captions: COCO's captions_*.json.
-        out: the folder to write shards and manifest.json to.
+        job: where to, and how.
         instances: COCO's instances_*.json; without it, or proposals, the samples have no regions.
         skip_missing: leave out images whose file is missing, and count them; otherwise they stop the run.
         proposals: class-agnostic boxes, laid out as instances; categories may be missing, each box may have a `score`.
         max_proposals: how many proposals an image keeps, those with the highest score.
-        scale: processes, part of a job array, images of a shard.
-        extractor: who finds sentences and phrases: NLTK, rules that need no data, or spaCy.
-        spacy_model: the pipeline of `--extractor spacy`, a name or a folder.
 
     Returns:
         The manifest; None while other parts are at work.
@@ -65,14 +59,13 @@ def prepare_coco(
     Raises:
         NltkDataError: NLTK's data is missing, and NLTK is to be the extractor.
         FileNotFoundError: an annotation file or, without ``skip_missing``, an image is missing.
-        FileExistsError: ``out`` holds shards made with other settings, and ``scale.overwrite`` is off.
+        FileExistsError: the folder holds shards made with other settings, and ``job.overwrite`` is off.
         LayoutError: an annotation file is not in COCO's layout.
         ValueError: ``max_proposals`` is below 1, or no image was left to write.
     """
     if max_proposals < 1:
         raise ValueError(f"max_proposals must be at least 1, got {max_proposals}")
-    finder = extractor_named(extractor, spacy_model)
-    finder.require()
+    job.finder.require()
     files = {"captions": captions, "instances": instances, "proposals": proposals}
     settings = {name: described(path) for name, path in files.items() if path} | {"max_proposals": max_proposals}
     listed, texts = read_captions(captions)
@@ -88,12 +81,11 @@ def prepare_coco(
         for image in listed
     )
     return write_units(
-        in_units(items, scale.samples_per_shard),
-        CocoReader(images, CategoryNames(categories), max_proposals, finder).samples,
-        out,
+        in_units(items, job.samples_per_shard),
+        CocoReader(images, CategoryNames(categories), max_proposals, job).samples,
+        job,
         source="coco",
-        settings={**settings, "extractor": finder},
-        scale=scale,
+        settings=settings,
         rejects=rejects,
     )
 
@@ -113,7 +105,8 @@ class CocoReader(NamedTuple):
     folder: Path
     names: CategoryNames
     most: int
-    extractor: Extractor
+    job: Job
+    source: str = "coco"
 
     def samples(self, images: Iterable[Annotated], rejects: Rejects) -> Iterator[Sample]:
         """A sample an image. What has no captions, or whose file is no good, is counted with its boxes."""
@@ -133,16 +126,18 @@ class CocoReader(NamedTuple):
         for _ in range(len(one.captions) - len(sentences)):
             rejects.add("caption without words", image.file_name)
         caption = " ".join(sentences)
-        phrases = extract_phrases(caption, sentences, self.extractor)
-        regions = self._regions(one, image.size or (picture.width, picture.height), phrases, rejects)
+        found = cut_phrases(caption, sentences, self.job.finder)
+        regions = self._regions(one, image.size or (picture.width, picture.height), found.phrases, rejects)
+        picture = self.job.fitted(picture)
         return Sample(
             key=sample_key(image.id),
             image=picture.data,
             caption=caption,
             sentences=tuple(sentences),
-            phrases=tuple(phrases),
+            phrases=found.phrases,
+            stop_phrases=found.stop_phrases,
             regions=tuple(regions),
-            source="coco",
+            source=self.source,
             extension=picture.extension,
         )
 

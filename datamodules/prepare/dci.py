@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from datamodules.extractors import ExtractorName, extractor_named
+from datamodules.prepare.job import Job
 from datamodules.prepare.layout import NAME, PATH, LayoutError, Rule, is_number, load_json
 from datamodules.prepare.records import Drawn, Record, path_key, write_records
-from datamodules.prepare.units import Scale
+from datamodules.prepare.units import Manifest
 
 _UNUSABLE = 2  # mask_quality
 
@@ -16,14 +16,10 @@ _UNUSABLE = 2  # mask_quality
 def prepare_dci(
     images: Path,
     annotations: Path,
-    out: Path,
+    job: Job,
     splits: Path | None = None,
     split: Literal["train", "valid", "test"] = "train",
-    max_side: int | None = None,
-    scale: Scale = Scale(),
-    extractor: ExtractorName = "nltk",
-    spacy_model: str = "en_core_web_sm",
-) -> dict[str, Any] | None:
+) -> Manifest | None:
     """Write shards from Densely Captioned Images: short and extra caption, the masks' bounds as regions.
 
     The short caption is the summary and the caption's beginning. Masks of unusable quality are left out.
@@ -31,13 +27,9 @@ def prepare_dci(
     Args:
         images: the folder of the pictures (photos/).
         annotations: the folder of the JSON files, one an image (annotations/ or complete/).
-        out: the folder to write to.
+        job: where to, and how.
         splits: splits.json; without it all images are taken.
         split: which of its images.
-        max_side: pictures with a longer side, in pixels, are made smaller.
-        scale: processes, part of a job array, images of a shard.
-        extractor: who finds sentences and phrases: NLTK, rules that need no data, or spaCy.
-        spacy_model: the pipeline of `--extractor spacy`, a name or a folder.
 
     Returns:
         The manifest; None while other parts are at work.
@@ -58,15 +50,7 @@ def prepare_dci(
         raise FileNotFoundError(f"{annotations} holds no JSON file of the images asked for")
     settings = {"split": split if splits else None}
     records = (_dci(images, file) for file in files)
-    return write_records(
-        records,
-        out,
-        source="dci",
-        settings=settings,
-        max_side=max_side,
-        scale=scale,
-        extractor=extractor_named(extractor, spacy_model),
-    )
+    return write_records(records, job, source="dci", settings=settings)
 
 
 def _dci(images: Path, file: Path) -> Record:

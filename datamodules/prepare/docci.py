@@ -4,36 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from datamodules.extractors import ExtractorName, extractor_named
+from datamodules.prepare.job import Job
 from datamodules.prepare.layout import NAME, PATH, described
 from datamodules.prepare.records import Record, path_key, write_records
 from datamodules.prepare.streams import json_lines
-from datamodules.prepare.units import Scale
+from datamodules.prepare.units import Manifest
 
 
 def prepare_docci(
     images: Path,
     annotations: Path,
-    out: Path,
+    job: Job,
     split: Literal["train", "test", "qual_dev", "qual_test"] = "train",
-    max_side: int | None = None,
-    scale: Scale = Scale(),
-    extractor: ExtractorName = "nltk",
-    spacy_model: str = "en_core_web_sm",
-) -> dict[str, Any] | None:
+) -> Manifest | None:
     """Write shards from DOCCI (docci_descriptions.jsonlines). Its pictures have 12 megapixels: think of `max_side`.
 
     Args:
         images: the folder of the pictures.
         annotations: docci_descriptions.jsonlines.
-        out: the folder to write to.
+        job: where to, and how.
         split: which of its images.
-        max_side: pictures with a longer side, in pixels, are made smaller.
-        scale: processes, part of a job array, images of a shard.
-        extractor: who finds sentences and phrases: NLTK, rules that need no data, or spaCy.
-        spacy_model: the pipeline of `--extractor spacy`, a name or a folder.
 
     Returns:
         The manifest; None while other parts are at work.
@@ -54,12 +46,4 @@ def prepare_docci(
                 yield Record(path_key(file), file, images / file, row["description"])
 
     settings = {"annotations": described(annotations), "split": split}
-    return write_records(
-        records(),
-        out,
-        source="docci",
-        settings=settings,
-        max_side=max_side,
-        scale=scale,
-        extractor=extractor_named(extractor, spacy_model),
-    )
+    return write_records(records(), job, source="docci", settings=settings)

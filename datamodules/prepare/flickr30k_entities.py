@@ -11,20 +11,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from datamodules.extractors import Extractor, ExtractorName, extractor_named
+from datamodules.extractors import Extractor
 from datamodules.granularity import Span
 from datamodules.nltk_data import NltkDataError, missing_nltk_data
 from datamodules.prepare.boxes import from_pixels, usable
 from datamodules.prepare.captions import Caption, move_spans
 from datamodules.prepare.flickr30k_files import NOT_VISUAL, Objects, read_objects, read_sentences, read_split
 from datamodules.prepare.grounding import Grounded, grounded_sample
+from datamodules.prepare.job import Job
 from datamodules.prepare.layout import described
 from datamodules.prepare.pictures import look_into, read_picture, require_pictures
 from datamodules.prepare.rejects import LeftOut, Rejects
 from datamodules.prepare.text import as_sentence
-from datamodules.prepare.units import Scale, in_units, write_units
+from datamodules.prepare.units import Manifest, in_units, write_units
 from datamodules.sample import Sample
 
 logger = logging.getLogger("grainclip")
@@ -33,24 +34,18 @@ logger = logging.getLogger("grainclip")
 def prepare_flickr30k_entities(
     images: Path,
     annotations: Path,
-    out: Path,
+    job: Job,
     split: Literal["train", "val", "test"] = "train",
     skip_missing: bool = False,
-    scale: Scale = Scale(),
-    extractor: ExtractorName = "nltk",
-    spacy_model: str = "en_core_web_sm",
-) -> dict[str, Any] | None:
+) -> Manifest | None:
     """Write shards from the Flickr30k Entities release.
 
     Args:
         images: the folder of Flickr30k's pictures, ID.jpg.
         annotations: the release's folder, with Sentences, Annotations, train.txt, val.txt and test.txt.
-        out: the folder to write shards and manifest.json to.
+        job: where to, and how.
         split: which images; only `train` is fair where Flickr30k's retrieval is measured afterwards.
         skip_missing: leave out images whose file is missing, and count them; otherwise they stop the run.
-        scale: processes, part of a job array, images of a shard.
-        extractor: who finds the phrases' heads: NLTK, rules that need no data, or spaCy.
-        spacy_model: the pipeline of `--extractor spacy`, a name or a folder.
 
     Returns:
         The manifest; None while other parts are at work. Without NLTK's data the phrases have no lemmas, and the log
@@ -58,11 +53,11 @@ def prepare_flickr30k_entities(
 
     Raises:
         FileNotFoundError: a file of the release or, without ``skip_missing``, an image is missing.
-        FileExistsError: ``out`` holds shards made with other settings, and ``scale.overwrite`` is off.
+        FileExistsError: the folder holds shards made with other settings, and ``job.overwrite`` is off.
         LayoutError: a file is not in the release's layout.
         ValueError: no image was left to write.
     """
-    finder = _lemmatiser(extractor_named(extractor, spacy_model))
+    lemmatiser = _lemmatiser(job.finder)
     listing = annotations / f"{split}.txt"
     ids = read_split(listing)
     for part in (f"{folder}/{i}.{end}" for folder, end in (("Sentences", "txt"), ("Annotations", "xml")) for i in ids):
@@ -71,12 +66,11 @@ def prepare_flickr30k_entities(
     if not skip_missing:
         require_pictures(images, [f"{image_id}.jpg" for image_id in ids], listing)
     return write_units(
-        in_units(ids, scale.samples_per_shard),
-        EntitiesReader(images, annotations, finder).samples,
-        out,
+        in_units(ids, job.samples_per_shard),
+        EntitiesReader(images, annotations, job, lemmatiser).samples,
+        job,
         source="flickr30k_entities",
-        settings={"split": described(listing), "extractor": finder},
-        scale=scale,
+        settings={"split": described(listing), "lemmatiser": lemmatiser},
     )
 
 
@@ -95,7 +89,8 @@ class EntitiesReader(NamedTuple):
 
     images: Path
     annotations: Path
-    extractor: Extractor | None
+    job: Job
+    lemmatiser: Extractor | None
 
     def samples(self, ids: Iterable[str], rejects: Rejects) -> Iterator[Sample]:
         """A sample an image. What has no caption, or whose file is no good, is counted with its boxes."""
@@ -115,8 +110,8 @@ class EntitiesReader(NamedTuple):
             objects.boxes, lambda b: from_pixels(b.corners, *objects.size), rejects, lambda b: f"{image_id} {b}"
         )
         linked = [(box, [span for name in b.chains for span in chains.get(name, ())]) for b, box in boxes]
-        image = Grounded(image_id, image_id, picture, caption, linked)
-        return grounded_sample(image, self.extractor, source="flickr30k_entities", rejects=rejects)
+        image = Grounded(image_id, image_id, self.job.fitted(picture), caption, linked)
+        return grounded_sample(image, self.lemmatiser, source="flickr30k_entities", rejects=rejects)
 
     def _caption(self, image_id: str, rejects: Rejects) -> tuple[Caption, dict[str, list[Span]]]:
         """The captions as one, its entities being the phrases, and each visible chain's phrases."""

@@ -9,41 +9,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.extractors import Extractor, ExtractorName, extractor_named
 from datamodules.granularity import Span
 from datamodules.prepare.boxes import from_fractions, usable
 from datamodules.prepare.captions import tidy_caption
 from datamodules.prepare.grit_files import Item, Work, find_works
 from datamodules.prepare.grounding import Grounded, grounded_sample
+from datamodules.prepare.job import Job
 from datamodules.prepare.layout import CAPTION, PIXELS, Rule, is_number
 from datamodules.prepare.pictures import look_into, sample_key
 from datamodules.prepare.rejects import LeftOut, Rejects
-from datamodules.prepare.units import Scale, Unit, write_units
+from datamodules.prepare.units import Manifest, Unit, write_units
 from datamodules.sample import Sample
 
 
 def prepare_grit(
     data: str,
-    out: Path,
+    job: Job,
     min_score: float = 0.0,
-    scale: Scale = Scale(),
-    extractor: ExtractorName = "nltk",
-    spacy_model: str = "en_core_web_sm",
-) -> dict[str, Any] | None:
+) -> Manifest | None:
     """Write shards from GRIT as img2dataset saves it, with the columns `noun_chunks` and `ref_exps`.
 
     One shard a tar; `samples_per_shard` counts where the data are files.
 
     Args:
         data: a tar, a folder of tars, a glob or braces; or a folder of files, KEY.jpg and KEY.json.
-        out: the folder to write shards and manifest.json to.
+        job: where to, and how.
         min_score: boxes that the detector was less sure of are left out, with their phrases, and counted.
-        scale: processes, part of a job array, images of a shard.
-        extractor: who finds sentences and phrases: NLTK, rules that need no data, or spaCy.
-        spacy_model: the pipeline of `--extractor spacy`, a name or a folder.
 
     Returns:
         The manifest; None while other parts are at work.
@@ -51,22 +44,20 @@ def prepare_grit(
     Raises:
         NltkDataError: NLTK's data is missing, and NLTK is to be the extractor.
         ShardError: there is nothing to read, or a tar is damaged.
-        FileExistsError: ``out`` holds shards made with other settings, and ``scale.overwrite`` is off.
+        FileExistsError: the folder holds shards made with other settings, and ``job.overwrite`` is off.
         LayoutError: a JSON's fields are not GRIT's.
         ValueError: ``min_score`` lies outside [0, 1], or no image was left to write.
     """
     if not 0 <= min_score <= 1:
         raise ValueError(f"min_score must lie in [0, 1], got {min_score}")
-    finder = extractor_named(extractor, spacy_model)
-    finder.require()
-    works, told = find_works(data, scale.samples_per_shard)
+    job.finder.require()
+    works, told = find_works(data, job.samples_per_shard)
     return write_units(
         (Unit(number, work) for number, work in enumerate(works)),
-        GritReader(min_score, finder).samples,
-        out,
+        GritReader(min_score, job).samples,
+        job,
         source="grit",
-        settings={"data": told, "min_score": min_score, "extractor": finder},
-        scale=scale,
+        settings={"data": told, "min_score": min_score},
     )
 
 
@@ -86,7 +77,7 @@ class GritReader(NamedTuple):
     """From pictures with a JSON each to samples."""
 
     min_score: float
-    extractor: Extractor
+    job: Job
 
     def samples(self, work: Work, rejects: Rejects) -> Iterator[Sample]:
         """A sample a picture. What has no caption, or whose picture is no good, is counted with its boxes."""
@@ -107,14 +98,14 @@ class GritReader(NamedTuple):
             raise LeftOut("image missing")
         picture = look_into(item.image, size)
         sure = [entry for entry in entries if entry[6] >= self.min_score]
-        caption, moved = tidy_caption(text, map(_span, sure), self.extractor, rejects, item.key)
+        caption, moved = tidy_caption(text, map(_span, sure), self.job.finder, rejects, item.key)
         for entry in entries:
             if entry[6] < self.min_score:
                 rejects.add("score below min_score", f"{item.key} {entry}")
         boxes = usable(sure, lambda entry: from_fractions(entry[2:6]), rejects, lambda entry: f"{item.key} {entry}")
         linked = [(box, [moved[span]] if (span := _span(entry)) in moved else []) for entry, box in boxes]
-        image = Grounded(sample_key(item.key), item.key, picture, caption, linked)
-        return grounded_sample(image, self.extractor, source="grit", rejects=rejects)
+        image = Grounded(sample_key(item.key), item.key, self.job.fitted(picture), caption, linked)
+        return grounded_sample(image, self.job.finder, source="grit", rejects=rejects)
 
 
 def _parse(data: bytes | None) -> dict[str, Any] | None:

@@ -9,41 +9,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from datamodules.extractors import Extractor, ExtractorName, extractor_named
 from datamodules.granularity import Span
 from datamodules.prepare import layout
 from datamodules.prepare.boxes import usable
 from datamodules.prepare.captions import tidy_caption
 from datamodules.prepare.coco_files import CocoBox, ImageId, as_box, drawn_box, leave_out_boxes
 from datamodules.prepare.grounding import Grounded, grounded_sample
+from datamodules.prepare.job import Job
 from datamodules.prepare.layout import LayoutError, Rule, described, load_json, rows
 from datamodules.prepare.pictures import look_into, read_picture, require_pictures, sample_key
 from datamodules.prepare.rejects import LeftOut, Rejects
-from datamodules.prepare.units import Scale, in_units, write_units
+from datamodules.prepare.units import Manifest, in_units, write_units
 from datamodules.sample import Sample
 
 
 def prepare_grounded(
     images: Path,
     annotations: Path,
-    out: Path,
+    job: Job,
     skip_missing: bool = False,
-    scale: Scale = Scale(),
-    extractor: ExtractorName = "nltk",
-    spacy_model: str = "en_core_web_sm",
-) -> dict[str, Any] | None:
+) -> Manifest | None:
     """Write shards from grounded captions in MDETR's JSON (final_flickr_separateGT_train.json and the like).
 
     Args:
         images: the folder of the pictures, where the file's `file_name` begins.
         annotations: the JSON file, with `caption` in its images and `tokens_positive` in its annotations.
-        out: the folder to write shards and manifest.json to.
+        job: where to, and how.
         skip_missing: leave out images whose file is missing, and count them; otherwise they stop the run.
-        scale: processes, part of a job array, images of a shard.
-        extractor: who finds sentences and phrases: NLTK, rules that need no data, or spaCy.
-        spacy_model: the pipeline of `--extractor spacy`, a name or a folder.
 
     Returns:
         The manifest; None while other parts are at work.
@@ -51,25 +45,23 @@ def prepare_grounded(
     Raises:
         NltkDataError: NLTK's data is missing, and NLTK is to be the extractor.
         FileNotFoundError: the annotation file or, without ``skip_missing``, an image is missing.
-        FileExistsError: ``out`` holds shards made with other settings, and ``scale.overwrite`` is off.
+        FileExistsError: the folder holds shards made with other settings, and ``job.overwrite`` is off.
         LayoutError: the annotation file is not in MDETR's layout.
         ValueError: no image was left to write.
     """
-    finder = extractor_named(extractor, spacy_model)
-    finder.require()
-    settings = {"annotations": described(annotations), "extractor": finder}
+    job.finder.require()
+    settings = {"annotations": described(annotations)}
     listed, boxes = read_grounded(annotations)
     if not skip_missing:
         require_pictures(images, [image.file_name for image in listed], annotations)
     rejects, known = Rejects(), {image.id for image in listed}
     leave_out_boxes((own.box for i, named in boxes.items() if i not in known for own in named), rejects)
     return write_units(
-        in_units(((image, boxes.get(image.id, [])) for image in listed), scale.samples_per_shard),
-        GroundedReader(images, finder).samples,
-        out,
+        in_units(((image, boxes.get(image.id, [])) for image in listed), job.samples_per_shard),
+        GroundedReader(images, job).samples,
+        job,
         source="grounded",
         settings=settings,
-        scale=scale,
         rejects=rejects,
     )
 
@@ -129,7 +121,7 @@ class GroundedReader(NamedTuple):
     """From rows of ``images``, each with its boxes, to samples."""
 
     folder: Path
-    extractor: Extractor
+    job: Job
 
     def samples(self, rows: Iterable[tuple[CaptionedImage, list[NamedBox]]], rejects: Rejects) -> Iterator[Sample]:
         """A sample a row. What has no caption, or whose file is no good, is counted with its boxes."""
@@ -145,8 +137,8 @@ class GroundedReader(NamedTuple):
         spans = [span for _, spans in named for span in spans]
         data = read_picture(self.folder / image.file_name)
         picture = look_into(data, image.size)
-        caption, moved = tidy_caption(image.caption, spans, self.extractor, rejects, name)
+        caption, moved = tidy_caption(image.caption, spans, self.job.finder, rejects, name)
         boxes = usable(named, lambda n: drawn_box(n.box, image.size), rejects, lambda n: n.box.id)
         linked = [(corners, [moved[span] for span in own.spans if span in moved]) for own, corners in boxes]
-        record = Grounded(sample_key(image.id), name, picture, caption, linked)
-        return grounded_sample(record, self.extractor, source="grounded", rejects=rejects)
+        record = Grounded(sample_key(image.id), name, self.job.fitted(picture), caption, linked)
+        return grounded_sample(record, self.job.finder, source="grounded", rejects=rejects)

@@ -4,35 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from datamodules.extractors import ExtractorName, extractor_named
+from datamodules.prepare.job import Job
 from datamodules.prepare.layout import NAME, PATH, described
 from datamodules.prepare.records import Record, path_key, write_records
 from datamodules.prepare.streams import json_lines
-from datamodules.prepare.units import Scale
+from datamodules.prepare.units import Manifest
 from datamodules.sample import IMAGE_EXTENSIONS
 
 
 def prepare_imageinwords(
     images: Path,
     annotations: Path,
-    out: Path,
-    max_side: int | None = None,
-    scale: Scale = Scale(),
-    extractor: ExtractorName = "nltk",
-    spacy_model: str = "en_core_web_sm",
-) -> dict[str, Any] | None:
+    job: Job,
+) -> Manifest | None:
     """Write shards from ImageInWords (data.jsonl of IIW-400, DCI_Test or DOCCI_Test).
 
     Args:
         images: the folder of the pictures.
         annotations: data.jsonl.
-        out: the folder to write to.
-        max_side: pictures with a longer side, in pixels, are made smaller.
-        scale: processes, part of a job array, images of a shard.
-        extractor: who finds sentences and phrases: NLTK, rules that need no data, or spaCy.
-        spacy_model: the pipeline of `--extractor spacy`, a name or a folder.
+        job: where to, and how.
 
     Returns:
         The manifest; None while other parts are at work.
@@ -56,12 +47,4 @@ def prepare_imageinwords(
             yield Record(path_key(name), name, place, row["IIW"])
 
     settings = {"annotations": described(annotations)}
-    return write_records(
-        records(),
-        out,
-        source="imageinwords",
-        settings=settings,
-        max_side=max_side,
-        scale=scale,
-        extractor=extractor_named(extractor, spacy_model),
-    )
+    return write_records(records(), job, source="imageinwords", settings=settings)

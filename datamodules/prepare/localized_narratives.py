@@ -4,35 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from datamodules.extractors import ExtractorName, extractor_named
+from datamodules.prepare.job import Job
 from datamodules.prepare.layout import NAME, PATH, described
 from datamodules.prepare.pictures import sample_key
 from datamodules.prepare.records import Record, write_records
 from datamodules.prepare.streams import json_lines
-from datamodules.prepare.units import Scale
+from datamodules.prepare.units import Manifest
 
 
 def prepare_localized_narratives(
     images: Path,
     annotations: Path,
-    out: Path,
-    max_side: int | None = None,
-    scale: Scale = Scale(),
-    extractor: ExtractorName = "nltk",
-    spacy_model: str = "en_core_web_sm",
-) -> dict[str, Any] | None:
+    job: Job,
+) -> Manifest | None:
     """Write shards from Localized Narratives' JSON lines; each narrative of an image is a sample.
 
     Args:
         images: the folder of the pictures: IMAGE_ID.jpg, with twelve digits for COCO's.
         annotations: the JSON lines, such as coco_train_localized_narratives-00000-of-00004.jsonl.
-        out: the folder to write to.
-        max_side: pictures with a longer side, in pixels, are made smaller.
-        scale: processes, part of a job array, images of a shard.
-        extractor: who finds sentences and phrases: NLTK, rules that need no data, or spaCy.
-        spacy_model: the pipeline of `--extractor spacy`, a name or a folder.
+        job: where to, and how.
 
     Returns:
         The manifest; None while other parts are at work.
@@ -57,12 +48,4 @@ def prepare_localized_narratives(
             yield Record(key, name, images / f"{name}.jpg", str(row["caption"]))
 
     settings = {"annotations": described(annotations)}
-    return write_records(
-        records(),
-        out,
-        source="localized_narratives",
-        settings=settings,
-        max_side=max_side,
-        scale=scale,
-        extractor=extractor_named(extractor, spacy_model),
-    )
+    return write_records(records(), job, source="localized_narratives", settings=settings)

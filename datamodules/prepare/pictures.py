@@ -1,4 +1,6 @@
-"""Pictures as they go into shards: the file's own bytes, looked into far enough to know that a reader can open them."""
+"""Pictures as they go into shards: the file's own bytes, looked into far enough to know that a reader can open them, or
+a smaller copy.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,10 @@ from typing import NamedTuple
 from PIL import Image
 
 from datamodules.prepare.rejects import LeftOut
+from datamodules.transforms import UNREADABLE
 
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
+JPEG_QUALITY = 92
 _SAME_SHAPE = 0.02  # how far, relatively, an image's shape may be from its annotation's
 
 
@@ -39,13 +43,34 @@ def look_into(data: bytes, size: tuple[float, float] | None = None) -> Picture:
     try:
         with Image.open(io.BytesIO(data)) as image:
             form, (width, height) = image.format, image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise LeftOut("image unreadable") from error
     if form not in _EXTENSIONS:
         raise LeftOut(f"image format {form}")
     if size is not None and abs(size[0] * height / (size[1] * width) - 1) > _SAME_SHAPE:
         raise LeftOut("image shape differs from its annotation's")
     return Picture(data, _EXTENSIONS[form], width, height)
+
+
+def at_most(picture: Picture, side: int) -> Picture:
+    """The picture with its longer side at most ``side`` pixels, as JPEG; untouched where it is small enough.
+
+    Raises:
+        LeftOut: it cannot be decoded.
+    """
+    share = side / max(picture.width, picture.height)
+    if share >= 1:
+        return picture
+    size = max(1, round(picture.width * share)), max(1, round(picture.height * share))
+    try:
+        with Image.open(io.BytesIO(picture.data)) as image:
+            image.draft("RGB", size)
+            small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    except UNREADABLE as error:
+        raise LeftOut("image unreadable") from error
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=JPEG_QUALITY)
+    return Picture(file.getvalue(), "jpg", *size)
 
 
 def read_picture(path: Path) -> bytes:

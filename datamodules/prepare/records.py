@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
-from datamodules.extractors import Extractor
-from datamodules.granularity import extract_phrases, split_sentences
+from datamodules.granularity import cut_phrases, split_sentences
 from datamodules.prepare.boxes import from_pixels
+from datamodules.prepare.job import Job
 from datamodules.prepare.pictures import Picture, look_into, read_picture, sample_key
 from datamodules.prepare.rejects import LeftOut, Rejects
 from datamodules.prepare.text import mended, tidy, without_repeats
-from datamodules.prepare.units import Scale, Unit, in_units, write_units
+from datamodules.prepare.units import Manifest, in_units, write_units
 from datamodules.sample import Region, Sample
-
-JPEG_QUALITY = 92
 
 
 class Drawn(NamedTuple):
@@ -40,69 +37,52 @@ class Record(NamedTuple):
     boxes: Sequence[Drawn] = ()
 
 
-def write_records(
-    records: Iterable[Record],
-    out: Path,
-    *,
-    source: str,
-    settings: dict[str, Any],
-    max_side: int | None,
-    scale: Scale,
-    extractor: Extractor,
-) -> dict[str, Any] | None:
+def write_records(records: Iterable[Record], job: Job, *, source: str, settings: dict[str, Any]) -> Manifest | None:
     """Shards of ``records``; see ``write_units``.
 
-    ``max_side``: pictures with a longer side are made smaller and encoded anew; None keeps every file's own bytes.
-
     Raises:
-        LookupError, ImportError: what the ``extractor`` needs is missing.
-        ValueError: ``max_side`` is below 32, or no sample was left to write.
+        LookupError, ImportError: what the job's extractor needs is missing.
+        ValueError: no sample was left to write.
     """
-    if max_side is not None and max_side < 32:
-        raise ValueError(f"max_side must be at least 32 pixels, got {max_side}")
-    extractor.require()
-    to_samples = partial(samples_of, source=source, max_side=max_side, extractor=extractor)
-    settings = {**settings, "max_side": max_side, "extractor": extractor}
-    units: Iterator[Unit] = in_units(records, scale.samples_per_shard)
-    return write_units(units, to_samples, out, source=source, settings=settings, scale=scale)
+    job.finder.require()
+    units = in_units(records, job.samples_per_shard)
+    return write_units(units, partial(samples_of, source=source, job=job), job, source=source, settings=settings)
 
 
-def samples_of(
-    records: list[Record], rejects: Rejects, *, source: str, max_side: int | None, extractor: Extractor
-) -> Iterator[Sample]:
+def samples_of(records: list[Record], rejects: Rejects, *, source: str, job: Job) -> Iterator[Sample]:
     """The samples of a shard's records. What cannot be one is counted; a key that comes again gets a number behind."""
-    keys: dict[str, int] = {}
+    keys: set[str] = set()
     for record in records:
         try:
-            image = read_picture(record.image)
-            sample = to_sample(record, image, rejects, source=source, max_side=max_side, extractor=extractor)
+            sample = to_sample(record, read_picture(record.image), rejects, source=source, job=job)
         except LeftOut as left:
             rejects.add(left.reason, record.name)
             continue
-        again = keys.setdefault(record.key, 0)
-        keys[record.key] += 1
-        yield sample if not again else _renamed(sample, f"{record.key}-{again}")
+        names = chain([record.key], (f"{record.key}-{again}" for again in count(1)))
+        key = next(name for name in names if name not in keys)
+        keys.add(key)
+        yield replace(sample, key=key)
 
 
-def to_sample(
-    record: Record, image: bytes, rejects: Rejects, *, source: str, max_side: int | None, extractor: Extractor
-) -> Sample:
+def to_sample(record: Record, image: bytes, rejects: Rejects, *, source: str, job: Job) -> Sample:
     """The sample of a record and its encoded picture. Raises ``LeftOut``."""
     text = without_repeats(mended(record.caption))
-    sentences = [" ".join(s.split()) for s in split_sentences(text, extractor)]  # where lines end is still known
+    sentences = [" ".join(s.split()) for s in split_sentences(text, job.finder)]  # where lines end is still known
     caption = " ".join(text.split())
     if not sentences:
         raise LeftOut("no caption")
     picture = look_into(image)
     summary = tidy(record.summary) if record.summary else ""
     regions = dict.fromkeys(_regions(record, picture, rejects))
-    picture = picture if max_side is None else _at_most(picture, max_side)
+    picture = job.fitted(picture)
+    found = cut_phrases(caption, sentences, job.finder)
     return Sample(
         key=record.key,
         image=picture.data,
         caption=caption,
         sentences=tuple(sentences),
-        phrases=tuple(extract_phrases(caption, sentences, extractor)),
+        phrases=found.phrases,
+        stop_phrases=found.stop_phrases,
         regions=tuple(regions),
         summary=summary or None,
         source=source,
@@ -115,30 +95,9 @@ def path_key(path: str) -> str:
     return sample_key(str(Path(path).with_suffix("")))
 
 
-def _renamed(sample: Sample, key: str) -> Sample:
-    return Sample(**{**vars(sample), "key": key})
-
-
 def _regions(record: Record, picture: Picture, rejects: Rejects) -> Iterator[Region]:
     for box in record.boxes:
         try:
             yield Region(from_pixels(box.corners, picture.width, picture.height), None, box.label)
         except LeftOut as left:
             rejects.add(left.reason, record.name)
-
-
-def _at_most(picture: Picture, side: int) -> Picture:
-    """The picture with its longer side at most ``side`` pixels, as JPEG; untouched where it is small enough."""
-    if max(picture.width, picture.height) <= side:
-        return picture
-    share = side / max(picture.width, picture.height)
-    size = max(1, round(picture.width * share)), max(1, round(picture.height * share))
-    try:
-        with Image.open(io.BytesIO(picture.data)) as image:
-            image.draft("RGB", size)
-            small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise LeftOut("image unreadable") from error
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=JPEG_QUALITY)
-    return Picture(file.getvalue(), "jpg", *size)

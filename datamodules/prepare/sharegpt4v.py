@@ -7,36 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from datamodules.extractors import ExtractorName, extractor_named
+from datamodules.prepare.job import Job
 from datamodules.prepare.layout import PATH, LayoutError, described
 from datamodules.prepare.records import Record, path_key, write_records
 from datamodules.prepare.streams import json_array
-from datamodules.prepare.units import Scale
+from datamodules.prepare.units import Manifest
 
 
 def prepare_sharegpt4v(
     images: Path,
     annotations: Path,
-    out: Path,
+    job: Job,
     held_out: int = 1000,
-    max_side: int | None = None,
-    scale: Scale = Scale(),
-    extractor: ExtractorName = "nltk",
-    spacy_model: str = "en_core_web_sm",
-) -> dict[str, Any] | None:
+) -> Manifest | None:
     """Write shards from ShareGPT4V's captions (share-captioner_coco_lcs_sam_1246k_1107.json), read as a stream.
 
     Args:
         images: the folder in which the file's `image` paths begin (with coco/, llava/, sam/).
         annotations: the JSON file.
-        out: the folder to write to.
+        job: where to, and how.
         held_out: the first so many records never enter a shard, nor do others of their images: 1000 is SV-1k.
-        max_side: pictures with a longer side, in pixels, are made smaller.
-        scale: processes, part of a job array, images of a shard.
-        extractor: who finds sentences and phrases: NLTK, rules that need no data, or spaCy.
-        spacy_model: the pipeline of `--extractor spacy`, a name or a folder.
 
     Returns:
         The manifest; None while other parts are at work.
@@ -51,15 +42,7 @@ def prepare_sharegpt4v(
         raise ValueError(f"held_out must be 0 or more, got {held_out}")
     records = _sharegpt4v(images, annotations, held_out)
     settings = {"annotations": described(annotations), "held_out": held_out}
-    return write_records(
-        records,
-        out,
-        source="sharegpt4v",
-        settings=settings,
-        max_side=max_side,
-        scale=scale,
-        extractor=extractor_named(extractor, spacy_model),
-    )
+    return write_records(records, job, source="sharegpt4v", settings=settings)
 
 
 def _sharegpt4v(images: Path, annotations: Path, held_out: int) -> Iterator[Record]:

@@ -16,6 +16,7 @@ _WORDS = {
     "sentences": "sentences of an image",
     "phrases": "phrases of an image",
     "phrase_tokens": "tokens of a phrase",
+    "stop_phrases": "stop-phrases of an image, which say nothing and stand apart",
     "boxes": "boxes of an image",
     "named_boxes": "boxes of an image that a phrase names",
 }
@@ -36,6 +37,7 @@ class Statistics:
         self.of["sentences"][len(sample.sentences)] += 1
         self.of["phrases"][len(sample.phrases)] += 1
         self.of["phrase_tokens"].update(length(phrase.text) for phrase in sample.phrases)
+        self.of["stop_phrases"][len(sample.stop_phrases)] += 1
         self.of["boxes"][len({region.box for region in sample.regions})] += 1
         self.of["named_boxes"][len({region.box for region in sample.regions if region.phrase is not None})] += 1
 

@@ -15,35 +15,27 @@ from typing import Any
 
 from webdataset.tariterators import tarfile_to_samples
 
-from datamodules.extractors import Extractor, ExtractorName, extractor_named
+from datamodules.prepare.job import Job
 from datamodules.prepare.layout import described
 from datamodules.prepare.pictures import sample_key
 from datamodules.prepare.records import Record, to_sample
 from datamodules.prepare.rejects import LeftOut, Rejects
-from datamodules.prepare.units import Scale, Unit, write_units
+from datamodules.prepare.units import Manifest, Unit, write_units
 from datamodules.sample import IMAGE_EXTENSIONS, Sample
 from datamodules.shards import ShardError, expand_shards, is_remote
 
 
 def prepare_tars(
     data: str,
-    out: Path,
+    job: Job,
     caption_field: str = "caption",
-    max_side: int | None = None,
-    scale: Scale = Scale(),
-    extractor: ExtractorName = "nltk",
-    spacy_model: str = "en_core_web_sm",
-) -> dict[str, Any] | None:
+) -> Manifest | None:
     """Write shards with grains from tars with captions. One shard a tar: `samples_per_shard` has no meaning here.
 
     Args:
         data: a tar, a folder of tars, a glob or braces.
-        out: the folder to write to.
+        job: where to, and how.
         caption_field: where the caption stands in KEY.json; KEY.txt is taken where it is not there.
-        max_side: pictures with a longer side, in pixels, are made smaller.
-        scale: processes and part of a job array.
-        extractor: who finds sentences and phrases: NLTK, rules that need no data, or spaCy.
-        spacy_model: the pipeline of `--extractor spacy`, a name or a folder.
 
     Returns:
         The manifest; None while other parts are at work.
@@ -53,23 +45,17 @@ def prepare_tars(
         ShardError: there is nothing to read, or a tar is damaged.
         ValueError: a number is out of its range, or no image was left to write.
     """
-    finder = extractor_named(extractor, spacy_model)
-    finder.require()
+    job.finder.require()
     urls = expand_shards(data)
     if remote := [url for url in urls if is_remote(url)]:
         raise ShardError(f"only local tars can be prepared, got {remote[0]}")
     units = (Unit(number, url) for number, url in enumerate(urls))
-    to_samples = partial(samples_of_tar, caption_field=caption_field, max_side=max_side, extractor=finder)
-    settings = {
-        "tars": [described(Path(url)) for url in urls], "caption_field": caption_field, "max_side": max_side,
-        "extractor": finder,
-    }  # fmt: skip
-    return write_units(units, to_samples, out, source="tars", settings=settings, scale=scale)
+    to_samples = partial(samples_of_tar, caption_field=caption_field, job=job)
+    settings = {"tars": [described(Path(url)) for url in urls], "caption_field": caption_field}
+    return write_units(units, to_samples, job, source="tars", settings=settings)
 
 
-def samples_of_tar(
-    url: str, rejects: Rejects, *, caption_field: str, max_side: int | None, extractor: Extractor
-) -> Iterator[Sample]:
+def samples_of_tar(url: str, rejects: Rejects, *, caption_field: str, job: Job) -> Iterator[Sample]:
     """The samples of one tar. What cannot be one is counted. Raises ``ShardError`` where the tar is damaged."""
     keys: set[str] = set()
     try:
@@ -81,7 +67,7 @@ def samples_of_tar(
                 if record.key in keys:
                     raise LeftOut("key twice in a tar")
                 keys.add(record.key)
-                yield to_sample(record, image, rejects, source="tars", max_side=max_side, extractor=extractor)
+                yield to_sample(record, image, rejects, source="tars", job=job)
             except LeftOut as left:
                 rejects.add(left.reason, f"{url}, {key}")
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:

@@ -12,18 +12,18 @@ import hashlib
 import json
 import logging
 import multiprocessing
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from datamodules.granularity import CUTTING
+from datamodules.prepare.job import Job
 from datamodules.prepare.rejects import Rejects
 from datamodules.prepare.statistics import Statistics
 from datamodules.sample import SCHEMA_VERSION, Sample
@@ -38,38 +38,6 @@ SETTINGS = "settings.json"
 ToSamples = Callable[[Any, Rejects], Iterator[Sample]]  # from a unit's work to its samples; rejects are counted
 
 
-@dataclass(frozen=True)
-class Scale:
-    """How the work is spread.
-
-    Args:
-        processes: shards made at a time.
-        part: "i/n": this run makes every n-th shard from the i-th on.
-        samples_per_shard: images that a shard is made of; those left out are not replaced.
-        tokens: also store the texts' token ids, so that training does not tokenise.
-        overwrite: delete what is there; otherwise finished shards are kept, and missing ones made.
-    """
-
-    processes: int = 1
-    part: str = "1/1"
-    samples_per_shard: int = 1000
-    tokens: bool = False
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("processes", "samples_per_shard"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"scale.{name} must be at least 1, got {getattr(self, name)}")
-        match = re.fullmatch(r"(\d+)/(\d+)", self.part)
-        if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            raise ValueError(f"scale.part must be 'i/n' with 1 <= i <= n, got {self.part!r}")
-
-    def mine(self, unit: int) -> bool:
-        """Whether unit number ``unit`` is made by this run."""
-        first, parts = map(int, self.part.split("/"))
-        return unit % parts == first - 1
-
-
 class Unit(NamedTuple):
     """One shard's worth of work."""
 
@@ -77,6 +45,7 @@ class Unit(NamedTuple):
     work: Any
 
 
+Manifest: TypeAlias = dict[str, Any]
 Make = Callable[[Unit], dict[str, Any]]  # writes a unit's shard and gives its note
 
 
@@ -96,44 +65,42 @@ def in_units(items: Iterable[Any], size: int) -> Iterator[Unit]:
 def write_units(
     units: Iterable[Unit],
     to_samples: ToSamples,
-    out: Path,
+    job: Job,
     *,
     source: str,
     settings: Mapping[str, Any],
-    scale: Scale,
     rejects: Rejects | None = None,
-) -> dict[str, Any] | None:
+) -> Manifest | None:
     """Make the shards of ``units`` that this part is to make and that are not there yet.
 
     Args:
         units: all of them, in order; taken one at a time.
         to_samples: a function that other processes can import.
-        out: the folder for shards, indices, notes and manifest.
+        job: where shards, indices, notes and manifest go, and how the work is spread.
         source: the data set's name, for the manifest.
-        settings: what decides a shard's content; a folder made with other ones is refused.
-        scale: how the work is spread.
+        settings: what decides a shard's content beside the job's own; a folder made with other ones is refused.
         rejects: what was left out beforehand and belongs to no unit.
 
     Returns:
         The manifest, None while shards of other parts are missing.
 
     Raises:
-        FileExistsError: ``out`` was made with other settings, or holds other shards.
+        FileExistsError: the folder was made with other settings, or holds other shards.
         ValueError: no sample was left to write.
     """
-    spread = {"samples_per_shard": scale.samples_per_shard, "tokens": scale.tokens}
-    _claim(out, {"source": source, **spread, **settings}, scale.overwrite)
-    make = partial(make_unit, to_samples=to_samples, out=out, tokens=scale.tokens)
+    out, settings = job.out, {**settings, **job.content}
+    _claim(out, {"source": source, "cutting": CUTTING, **settings}, job.overwrite)
+    make = partial(make_unit, to_samples=to_samples, out=out, tokens=job.tokens)
     count = 0
 
     def wanted() -> Iterator[Unit]:
         nonlocal count
         for unit in units:
             count = unit.number + 1
-            if scale.mine(unit.number) and not _is_done(out, unit.number):
+            if job.mine(unit.number) and not _is_done(out, unit.number):
                 yield unit
 
-    made = _made(wanted(), make, scale.processes, source)
+    made = _made(wanted(), make, job.processes, source)
     notes = [_note(out, number) if _is_done(out, number) else None for number in range(count)]
     missing = [number for number, note in enumerate(notes) if note is None]
     logger.info("%s shards made now, %s of %s there in %s", made, count - len(missing), count, out)
@@ -211,7 +178,7 @@ def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
             path.unlink(missing_ok=True)
     elif old and (not before.is_file() or before.read_text() != told):
         raise FileExistsError(
-            f"{out} holds {old[0].name} of a run with other settings; give another folder, or --scale.overwrite true"
+            f"{out} holds {old[0].name} of a run with other settings; give another folder, or --overwrite true"
         )
     write_whole(before, told)
 
@@ -236,7 +203,7 @@ def _is_done(out: Path, number: int) -> bool:
 
 def _finish(
     out: Path, notes: list[dict[str, Any]], source: str, settings: Mapping[str, Any], before: Rejects
-) -> dict[str, Any]:
+) -> Manifest:
     rejects = Rejects()
     statistics = Statistics()
     labels: set[str] = set()

@@ -196,8 +196,14 @@ def _reader(paths: list[Path], size: int) -> Any:
 
 def memory(samples: int = 10_000) -> list[tuple[int, float]]:
     """(samples read, MiB that the process then has) as one process loads ``samples`` samples with all texts."""
+    from datamodules.sample import Sample
+
     paths = shards(photographs(2000, 96), 2000)
     reader = _reader(paths, 32)
+    for number in range(len(reader.readers[0])):  # the tokenizer's cache is full, or has all there is, before it counts
+        sample = Sample.from_members(reader.readers[0].read(number))
+        for text in (sample.caption, *sample.sentences, *(phrase.text for phrase in sample.phrases)):
+            reader.prepare.tokenizer.whole(text)
     points = []
     for number, _ in enumerate(reader.loader(0, samples // 64, 0), 1):
         if number % 8 == 0:

@@ -30,6 +30,20 @@ def text_of(batch, row: int) -> list[int]:
     return batch.texts.tokens[batch.texts.offsets[row] : batch.texts.offsets[row + 1]].tolist()
 
 
+def test_stop_phrases_come_when_they_are_asked_for():
+    sample = make_sample(0, stop_phrases=tuple(Phrase("A", s, 0, 1) for s in (0, 1, 1)))
+    told = {phrase.text for phrase in sample.phrases}
+    for seed in range(5):
+        drawn = {n: GrainSampling(stop_phrases=n).draw(sample, random.Random(seed)).phrases for n in (0, 1)}
+        assert drawn[0] == GrainSampling().draw(sample, random.Random(seed)).phrases
+        assert {phrase.text for phrase in drawn[0]} == told
+        assert sorted(phrase.text for phrase in drawn[1]) == sorted([*told, "A"])
+    first = GrainSampling(stop_phrases=3, phrases=2).draw(sample, None)
+    assert [phrase.start for phrase in first.phrases] == [0, 0]
+    joined = GrainSampling(sentences=1, caption="sampled", choice="first", stop_phrases=9)
+    assert {phrase.sentence for phrase in joined.draw(sample, random.Random(0)).phrases} == {0}
+
+
 def test_every_slot_points_at_its_text():
     samples = [make_sample(n) for n in range(5)]
     batch = batch_of(samples, preparer(summaries=1))

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datamodules.prepare import prepare_table, prepare_tars
+from datamodules.prepare.job import Job
 from datamodules.prepare.layout import LayoutError
-from datamodules.prepare.units import Scale
 from tests.datamodules.prepared import read
 from tests.datamodules.test_fuzz import JSON, NAMES, png_bomb, tar_of
 from tests.tiny import picture
@@ -34,7 +34,7 @@ def prepared(folder: Path, write) -> tuple[int, int] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            manifest = write(folder / "out", Scale(overwrite=True))
+            manifest = write(Job(folder / "out", extractor="rules", overwrite=True))
     except ValueError as error:
         refused = str(error)
     assert inside(folder) == before
@@ -53,7 +53,7 @@ def test_tars_of_anything(tmp_path, members):
         (tmp_path / "fuzz.tar").write_bytes(tar_of(raw))
     except UnicodeEncodeError:
         return  # Python does not write such a name
-    prepared(tmp_path, lambda out, scale: prepare_tars(str(tmp_path / "fuzz.tar"), out, scale=scale, extractor="rules"))
+    prepared(tmp_path, lambda job: prepare_tars(str(tmp_path / "fuzz.tar"), job))
 
 
 @FEW
@@ -65,9 +65,7 @@ def test_samples_and_rejects_add_up(tmp_path, captions, cut):
     ]
     data = tar_of([(name, d if isinstance(d, bytes) else d.encode()) for name, d in members])
     (tmp_path / "fuzz.tar").write_bytes(data[: max(600, len(data) - 1024 - cut)] if cut > 1500 else data)
-    found = prepared(
-        tmp_path, lambda out, scale: prepare_tars(str(tmp_path / "fuzz.tar"), out, scale=scale, extractor="rules")
-    )
+    found = prepared(tmp_path, lambda job: prepare_tars(str(tmp_path / "fuzz.tar"), job))
     if found is not None and cut <= 1500:
         assert sum(found) == len(captions)
 
@@ -83,7 +81,7 @@ def test_tables_of_anything(tmp_path, rows, image):
     (tmp_path / "fuzz.json").write_text(json.dumps([{"image": image, **row} for row in rows]))
     prepared(
         tmp_path,
-        lambda out, scale: prepare_table(tmp_path, tmp_path / "fuzz.json", out, scale=scale, extractor="rules"),
+        lambda job: prepare_table(tmp_path, tmp_path / "fuzz.json", job),
     )
 
 
@@ -93,4 +91,4 @@ def test_tables_of_anything(tmp_path, rows, image):
 def test_broken_tables(tmp_path, text):
     (tmp_path / "fuzz.json").write_text(text)
     with pytest.raises(LayoutError, match=r"fuzz\.json"):
-        prepare_table(tmp_path, tmp_path / "fuzz.json", tmp_path / "out", extractor="rules")
+        prepare_table(tmp_path, tmp_path / "fuzz.json", Job(tmp_path / "out", extractor="rules"))

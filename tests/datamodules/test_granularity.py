@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.granularity import extract_phrases, sentence_spans, split_sentences
+from datamodules.granularity import cut_phrases, extract_phrases, sentence_spans, split_sentences
 from datamodules.nltk_data import NltkDataError, missing_nltk_data, require_nltk_data
 from datamodules.nouns import singular
 
@@ -123,6 +123,14 @@ def test_relations_and_actions_name_no_thing(text, relations):
 )
 def test_phrases_that_say_nothing_are_left_out(text):
     assert [text for text, lemma in found(text) if lemma] == []
+
+
+def test_phrases_that_say_nothing_stand_apart():
+    caption = "The image shows a dog in the background. The Image is  the  image of a cat."
+    told, stop = cut_phrases(caption, split_sentences(caption))
+    assert [phrase.text for phrase in told] == ["a dog", "a cat"]
+    assert [(phrase.text, phrase.sentence) for phrase in stop] == [("The image", 0), ("the background", 0)]
+    assert all(caption[phrase.start : phrase.end] == phrase.text for phrase in stop)
 
 
 def test_a_phrase_stands_once_whatever_its_case():

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from datamodules import prepare
+from datamodules.prepare.job import Job
 from datamodules.prepare.layout import LayoutError
 from datamodules.prepare.streams import json_array, json_lines
-from datamodules.prepare.units import Scale
 from datamodules.sample import Sample
 from datamodules.tar_index import load_index
 from lightning_modules.cli import main
@@ -64,7 +64,7 @@ def test_sharegpt4v(tmp_path):
     path = tmp_path / "share.json"
     path.write_text(json.dumps([record(n) for n in names], indent=2))
     out = tmp_path / "out"
-    manifest = prepare.prepare_sharegpt4v(tmp_path / "images", path, out, held_out=3, scale=Scale(samples_per_shard=4))
+    manifest = prepare.prepare_sharegpt4v(tmp_path / "images", path, Job(out, samples_per_shard=4), held_out=3)
     found = read(out)
     assert [s.key for s in found] == [n[:-4].replace("/", "_") for n in names[3:8]]
     assert manifest is not None
@@ -73,7 +73,7 @@ def test_sharegpt4v(tmp_path):
     for row, message in [({"id": 1}, "'image'"), (record("../x.jpg"), "inside"), ({"image": "a.jpg"}, "conversations")]:
         path.write_text(json.dumps([row]))
         with pytest.raises(LayoutError, match=message):
-            prepare.prepare_sharegpt4v(tmp_path / "images", path, tmp_path / "other", held_out=0)
+            prepare.prepare_sharegpt4v(tmp_path / "images", path, Job(tmp_path / "other"), held_out=0)
 
 
 def test_docci_and_smaller_pictures(tmp_path):
@@ -84,12 +84,12 @@ def test_docci_and_smaller_pictures(tmp_path):
     for row in rows:
         put(tmp_path / row["image_file"], width=400, height=200)
     out = tmp_path / "out"
-    prepare.prepare_docci(tmp_path, lines(tmp_path / "d.jsonlines", rows), out, max_side=100)
+    prepare.prepare_docci(tmp_path, lines(tmp_path / "d.jsonlines", rows), Job(out, max_side=100))
     found = read(out)
     assert [s.key for s in found] == ["train_0", "train_2"]
     assert Image.open(io.BytesIO(found[0].image)).size == (100, 50)
     check_grains(found[0])
-    prepare.prepare_docci(tmp_path, tmp_path / "d.jsonlines", tmp_path / "test", split="test")
+    prepare.prepare_docci(tmp_path, tmp_path / "d.jsonlines", Job(tmp_path / "test"), split="test")
     assert [s.image for s in read(tmp_path / "test")] == [picture(0, width=400, height=200)]
 
 
@@ -107,7 +107,7 @@ def test_dci(tmp_path):
         put(tmp_path / "annotations" / name, json.dumps(row).encode())
     splits = put(tmp_path / "splits.json", json.dumps({"train": ["1-data.json"], "test": ["2-data.json"]}).encode())
     out = tmp_path / "out"
-    manifest = prepare.prepare_dci(tmp_path / "photos", tmp_path / "annotations", out, splits)
+    manifest = prepare.prepare_dci(tmp_path / "photos", tmp_path / "annotations", Job(out), splits)
     (sample,) = read(out)
     assert sample.summary == "A cube and a ball."
     assert sample.caption == f"A cube and a ball. {CAPTION}"
@@ -121,7 +121,7 @@ def test_imageinwords(tmp_path):
     rows = [{"image": "test_00731", "IIW": CAPTION}, {"image/key": "aar_test_1", "IIW": CAPTION}]
     put(tmp_path / "train_00731.jpg")
     put(tmp_path / "aar_test_1.jpg")
-    prepare.prepare_imageinwords(tmp_path, lines(tmp_path / "data.jsonl", rows), tmp_path / "out")
+    prepare.prepare_imageinwords(tmp_path, lines(tmp_path / "data.jsonl", rows), Job(tmp_path / "out"))
     assert [s.key for s in read(tmp_path / "out")] == ["test_00731", "aar_test_1"]
 
 
@@ -131,8 +131,27 @@ def test_localized_narratives(tmp_path):
         for a in (3, 4)
     ]
     put(tmp_path / "000000000009.jpg")
-    prepare.prepare_localized_narratives(tmp_path, lines(tmp_path / "n.jsonl", rows), tmp_path / "out")
+    prepare.prepare_localized_narratives(tmp_path, lines(tmp_path / "n.jsonl", rows), Job(tmp_path / "out"))
     assert [s.key for s in read(tmp_path / "out")] == ["000000000009-3", "000000000009-4"]
+
+
+def test_karpathy(tmp_path, capsys):
+    said = [{"raw": " A red cube lies there ", "tokens": []}, {"raw": "Mr. Smith holds a ball. It is blue."}]
+    rows = [
+        {"filename": f"{n}.jpg", "split": split, "sentences": said, "imgid": n} | ({"filepath": "val2014"} if n else {})
+        for n, split in enumerate(["train", "restval", "test"])
+    ]
+    for name in ("0.jpg", "val2014/1.jpg"):
+        put(tmp_path / name)
+    path = put(tmp_path / "dataset_coco.json", json.dumps({"images": rows, "dataset": "coco"}).encode())
+    words = ["prepare", "karpathy", "--images", str(tmp_path), "--annotations", str(path), "--out"]
+    assert main([*words, str(tmp_path / "out"), "--splits", "[train,restval]"]) == 0
+    found = read(tmp_path / "out")
+    assert [(s.key, s.source) for s in found] == [("0", "karpathy"), ("1", "karpathy")]
+    assert found[0].sentences == ("A red cube lies there.", "Mr. Smith holds a ball. It is blue.")
+    with pytest.raises(SystemExit):
+        main([*words, str(tmp_path / "test"), "--splits", "[test]"])
+    assert "2.jpg" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "json", "parquet"])
@@ -155,12 +174,12 @@ def test_tables(tmp_path, kind, capsys):
         path.write_text(json.dumps(rows))
     words = ["--images", str(tmp_path), "--annotations", str(path), "--out", str(tmp_path / "out")]
     words += ["--image_column", "file", "--caption_column", "text", "--summary_column", "short"]
-    assert main(["prepare", "table", *words, "--scale.samples_per_shard", "5"]) == 0
+    assert main(["prepare", "table", *words, "--samples_per_shard", "5"]) == 0
     (sample,) = read(tmp_path / "out")
     assert (sample.key, sample.extension, sample.summary) == ("a_1", "png", "One.")
     check_grains(sample)
     with pytest.raises(SystemExit):
-        main(["prepare", "table", *words, "--caption_column", "nothing", "--scale.overwrite", "true"])
+        main(["prepare", "table", *words, "--caption_column", "nothing", "--overwrite", "true"])
     assert "no column 'nothing'" in capsys.readouterr().err
 
 
@@ -171,7 +190,7 @@ def test_tars(tmp_path):
     write_tar(tmp_path / "in0.tar", members[:1])
     write_tar(tmp_path / "in1.tar", members[1:])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    manifest = prepare.prepare_tars(str(tmp_path / "in*.tar"), tmp_path / "out")
+    manifest = prepare.prepare_tars(str(tmp_path / "in*.tar"), Job(tmp_path / "out"))
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     found = read(tmp_path / "out")
     assert [s.key for s in found] == ["00001", "00002"]
@@ -181,11 +200,35 @@ def test_tars(tmp_path):
     check_grains(found[1])
 
 
+def test_stop_phrases_stand_apart(tmp_path, capsys):
+    put(tmp_path / "a.jpg")
+    table = lines(tmp_path / "t.jsonl", [{"image": "a.jpg", "caption": "The image shows a red cube on the left side."}])
+    manifest = prepare.prepare_table(tmp_path, table, Job(tmp_path / "out", tokens=True))
+    (sample,) = read(tmp_path / "out")
+    assert [p.text for p in sample.phrases] == ["a red cube", "on the left side"]
+    assert [(p.text, p.start, p.sentence, p.lemma) for p in sample.stop_phrases] == [("The image", 0, 0, "image")]
+    assert manifest is not None
+    assert manifest["statistics"]["stop_phrases"] == {"1": 1}
+    assert main(["inspect", str(tmp_path / "out"), "--html", str(tmp_path / "p.html")]) == 0
+    assert '<mark class="stop" title="stop-phrase">The image</mark>' in (tmp_path / "p.html").read_text()
+    assert main(["inspect", str(tmp_path / "out")]) == 0
+    assert "1 sentences, 2 phrases, 1 stop-phrases, 0 regions" in capsys.readouterr().out
+
+
+def test_a_key_that_comes_again_gets_a_number_that_is_free(tmp_path):
+    names = ["a/b.jpg", "a_b-1.jpg", "a_b.jpg", "a_b.jpg"]
+    for name in names:
+        put(tmp_path / name)
+    table = lines(tmp_path / "t.jsonl", [{"image": name, "caption": "A cat."} for name in names])
+    prepare.prepare_table(tmp_path, table, Job(tmp_path / "out", extractor="rules"))
+    assert [sample.key for sample in read(tmp_path / "out")] == ["a_b", "a_b-1", "a_b-2", "a_b-3"]
+
+
 def test_lines_and_lists_are_seen_before_they_are_joined(tmp_path):
     put(tmp_path / "a.jpg")
     caption = "Two things\n\n- a red cube\n- a  blue ball\nThey lie on\nthe the table.\nIt is 3.5 m wide."
     table = lines(tmp_path / "t.jsonl", [{"image": "a.jpg", "caption": caption}])
-    prepare.prepare_table(tmp_path, table, tmp_path / "out")
+    prepare.prepare_table(tmp_path, table, Job(tmp_path / "out"))
     (sample,) = read(tmp_path / "out")
     assert sample.caption == "Two things - a red cube - a blue ball They lie on the table. It is 3.5 m wide."
     told = ("Two things", "a red cube", "a blue ball", "They lie on the table.", "It is 3.5 m wide.")
@@ -218,7 +261,7 @@ def test_real_captions(tmp_path, shared):
     put(tmp_path / "a.jpg", width=32, height=32)
     table = lines(tmp_path / "t.jsonl", [{"image": "a.jpg", "caption": caption} for caption in captions])
     for name, processes in [("one", 1), ("two", 2)]:
-        prepare.prepare_table(tmp_path, table, tmp_path / name, scale=Scale(processes, samples_per_shard=250))
+        prepare.prepare_table(tmp_path, table, Job(tmp_path / name, processes=processes, samples_per_shard=250))
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / n).glob("*.[jt]*")} for n in ("one", "two"))
     assert one.keys() == two.keys()
     assert one == two
@@ -226,9 +269,11 @@ def test_real_captions(tmp_path, shared):
     assert len(found) == len(captions) == 2000
     for sample in found:
         assert all(len(sentence) <= len(sample.caption) for sentence in sample.sentences)
-        assert all(sample.caption[p.start : p.end] == p.text for p in sample.phrases)
+        assert all(sample.caption[p.start : p.end] == p.text for p in (*sample.phrases, *sample.stop_phrases))
     statistics = json.loads(one["manifest.json"])["statistics"]
     counts = {name: sum(int(value) * n for value, n in found.items()) for name, found in statistics.items()}
     assert counts["sentences"] == sum(len(sample.sentences) for sample in found)
     assert counts["phrases"] == sum(len(sample.phrases) for sample in found)
-    assert 20 < counts["phrases"] / 2000 < 50
+    assert counts["stop_phrases"] == sum(len(sample.stop_phrases) for sample in found)
+    stable = {"sentences": 14304, "phrases": 55157, "stop_phrases": 6547}  # where they change, CUTTING goes up
+    assert {name: counts[name] for name in stable} == stable

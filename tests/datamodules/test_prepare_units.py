@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from datamodules.prepare.job import Job
 from datamodules.prepare.rejects import Rejects
 from datamodules.prepare.statistics import Statistics
-from datamodules.prepare.units import Scale, Unit, in_units, write_units
+from datamodules.prepare.units import Unit, in_units, write_units
 from datamodules.tar_index import kept_index
 from tests.killing import kill_once_going
 from tests.tiny import make_sample
@@ -29,11 +30,9 @@ def samples(numbers: list[int], rejects: Rejects):
             yield make_sample(number)
 
 
-def write(out: Path, count: int = 40, **scale):
-    settings = Scale(**{"samples_per_shard": 6, **scale})
-    return write_units(
-        in_units(range(count), settings.samples_per_shard), samples, out, source="numbers", settings={}, scale=settings
-    )
+def write(out: Path, count: int = 40, **options):
+    job = Job(out, **{"samples_per_shard": 6, **options})
+    return write_units(in_units(range(count), job.samples_per_shard), samples, job, source="numbers", settings={})
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -107,7 +106,7 @@ def test_a_unit_that_fails_stops_the_run_and_keeps_the_others(tmp_path):
         yield from samples(numbers, rejects)
 
     with pytest.raises(OSError, match="went away"):
-        write_units(in_units(range(20), 6), failing, tmp_path, source="numbers", settings={}, scale=Scale(1, "1/1", 6))
+        write_units(in_units(range(20), 6), failing, Job(tmp_path), source="numbers", settings={})
     assert sorted(p.name for p in tmp_path.glob("*.tar")) == ["shard-000000.tar", "shard-000001.tar"]
 
 
@@ -117,13 +116,13 @@ def test_nothing_to_write(tmp_path):
         yield from ()
 
     with pytest.raises(ValueError, match=r"no sample of 'n' was left .*'all': 1"):
-        write_units([Unit(0, [1])], none, tmp_path, source="n", settings={}, scale=Scale())
+        write_units([Unit(0, [1])], none, Job(tmp_path), source="n", settings={})
 
 
-@pytest.mark.parametrize("wrong", [{"processes": 0}, {"part": "0/2"}, {"part": "3/2"}, {"part": "x"}])
-def test_wrong_scales(wrong):
-    with pytest.raises(ValueError, match=r"scale\."):
-        Scale(**wrong)
+@pytest.mark.parametrize("wrong", [{"processes": 0}, {"part": "0/2"}, {"part": "3/2"}, {"part": "x"}, {"max_side": 31}])
+def test_wrong_jobs(wrong, tmp_path):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Job(tmp_path, **wrong)
 
 
 def test_statistics_add_up(tmp_path):

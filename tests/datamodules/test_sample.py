@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from datamodules.sample import Choice, Region, Sample, SampleError
+from datamodules.sample import Choice, Phrase, Region, Sample, SampleError
 from tests.tiny import make_sample
 
 
@@ -14,6 +14,15 @@ def members(**changes) -> dict:
     written = make_sample(3).members()
     record = json.loads(written["json"]) | changes
     return {**written, "json": json.dumps(record).encode()}
+
+
+def test_stop_phrases_are_phrases_that_stand_apart():
+    written = make_sample(3).members()
+    assert "stop_phrases" not in json.loads(written["json"])  # shards without any are what they always were
+    sample = make_sample(3, stop_phrases=(Phrase("A", 0, 0, 1),))
+    assert Sample.from_members(sample.members()) == sample
+    with pytest.raises(SampleError, match="'zebra'"):
+        Sample.from_members(members(stop_phrases=[{"text": "zebra", "sentence": 0, "start": 0, "end": 5}]))
 
 
 def test_round_trip():

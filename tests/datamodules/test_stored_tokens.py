@@ -23,13 +23,15 @@ def odd(number: int) -> Sample:
     first, second = f"A caf\u00e9 &amp; {number} bars", "it's 3.5 m   wide"
     caption = f"{first}. {second}. {first}"
     phrases = (Phrase("caf\u00e9", 0, 2, 6), Phrase("3.5 m", 1, caption.index("3.5"), caption.index("3.5") + 5))
-    return make_sample(number, caption=caption, sentences=(first + ".", second + "."), phrases=phrases, summary=first)
+    texts = {"caption": caption, "sentences": (first + ".", second + "."), "summary": first}
+    return make_sample(number, phrases=phrases, stop_phrases=(Phrase("A", 0, 0, 1),), **texts)
 
 
 @pytest.mark.parametrize("caption", ["whole", "sampled"])
-@pytest.mark.parametrize("context", [8, 77])
-def test_batches_are_the_same(caption, context):
-    prepare = Preparer(16, Squash(), GrainSampling(2, 3, 1, caption), Tokenizer(context), random_texts=True)
+@pytest.mark.parametrize(("context", "stop_phrases"), [(8, 0), (77, 0), (77, 1)])
+def test_batches_are_the_same(caption, context, stop_phrases):
+    sampling = GrainSampling(2, 3, 1, caption, stop_phrases=stop_phrases)
+    prepare = Preparer(16, Squash(), sampling, Tokenizer(context), random_texts=True)
     samples = [make_sample(n) for n in range(4)] + [odd(n) for n in range(4)] + [make_sample(9, phrases=(), regions=())]
     kept = [Sample.from_members(with_tokens(s).members()) for s in samples]
     assert all(s.tokens for s in kept)

@@ -139,7 +139,7 @@ def test_an_array_prepares_shards_in_parts(cluster, tmp_path, nltk_data):
             (pictures / f"{number}.jpg").write_bytes(picture(number))
             rows.writerow([f"{number}.jpg", f"A red cube number {number} lies here. It is beside a ball."])
     command = ["table", "--images", pictures, "--annotations", table, "--out", tmp_path / "shards"]
-    words = [str(word) for word in (*command, "--scale.samples_per_shard", 3)]
+    words = [str(word) for word in (*command, "--samples_per_shard", 3)]
     job = cluster.sbatch(tmp_path, "--array=1-2", "configs/slurm/array.sbatch", *words)
     for part in (1, 2):
         assert cluster.wait(f"{job}_{part}", PATIENCE) == "COMPLETED", output(tmp_path)

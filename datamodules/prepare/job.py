@@ -1,0 +1,74 @@
+"""What every source is told, whatever data set it reads: where to, how large pictures, who cuts, how it is spread."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datamodules.extractors import Extractor, ExtractorName, extractor_named
+from datamodules.prepare.pictures import Picture, at_most
+
+_LEAST_SIDE = 32  # pixels
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run of ``lightning prepare``, but for what its source alone is told.
+
+    Args:
+        out: the folder to write shards and manifest.json to.
+        max_side: pictures with a longer side, in pixels, are made smaller; otherwise files stay as they are.
+        extractor: who finds sentences and phrases: NLTK, rules that need no data, or spaCy.
+        spacy_model: the pipeline of `--extractor spacy`, a name or a folder.
+        samples_per_shard: images that a shard is made of; those left out are not replaced.
+        tokens: also store the texts' token ids, so that training does not tokenise.
+        processes: shards made at a time.
+        part: "i/n": this run makes every n-th shard from the i-th on.
+        overwrite: delete what is there; otherwise finished shards are kept, and missing ones made.
+    """
+
+    out: Path
+    max_side: int | None = None
+    extractor: ExtractorName = "nltk"
+    spacy_model: str = "en_core_web_sm"
+    samples_per_shard: int = 1000
+    tokens: bool = False
+    processes: int = 1
+    part: str = "1/1"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_side is not None and self.max_side < _LEAST_SIDE:
+            raise ValueError(f"max_side must be at least {_LEAST_SIDE} pixels, got {self.max_side}")
+        for name in ("processes", "samples_per_shard"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        match = re.fullmatch(r"(\d+)/(\d+)", self.part)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise ValueError(f"part must be 'i/n' with 1 <= i <= n, got {self.part!r}")
+        if self.overwrite and match[2] != "1":
+            raise ValueError(
+                "overwrite must be off for a part, which would delete what others made; empty the folder first"
+            )
+
+    def mine(self, unit: int) -> bool:
+        """Whether unit number ``unit`` is made by this run."""
+        first, parts = map(int, self.part.split("/"))
+        return unit % parts == first - 1
+
+    @property
+    def finder(self) -> Extractor:
+        """Who finds sentences and phrases. Raises ``ValueError`` for an extractor that there is not."""
+        return extractor_named(self.extractor, self.spacy_model)
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What decides a shard's content."""
+        sizes = {name: getattr(self, name) for name in ("max_side", "samples_per_shard", "tokens")}
+        return {**sizes, "extractor": self.finder}
+
+    def fitted(self, picture: Picture) -> Picture:
+        """The picture, made smaller where it is too large. Boxes in fractions stay true. Raises ``LeftOut``."""
+        return picture if self.max_side is None else at_most(picture, self.max_side)

@@ -1,0 +1,65 @@
+"""COCO and Flickr30k by Karpathy's splits as shards, so that what retrieval is measured on stays out of training.
+
+The file (``dataset_coco.json``, ``dataset_flickr30k.json``) is ``{"images": [{filename, filepath?, split, sentences:
+[{raw}]}]}``. An image's captions are joined into one text whose sentences they are, as for COCO's own files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from datamodules.prepare import layout
+from datamodules.prepare.coco import Annotated, CocoReader
+from datamodules.prepare.coco_files import CocoImage
+from datamodules.prepare.coco_names import CategoryNames
+from datamodules.prepare.job import Job
+from datamodules.prepare.layout import Rule, checked, described, load_json, rows
+from datamodules.prepare.pictures import require_pictures
+from datamodules.prepare.units import Manifest, in_units, write_units
+
+_SENTENCES = Rule("a list of {raw: text}", lambda v: isinstance(v, list))
+_FIELDS = {"filename": layout.PATH, "split": layout.NAME, "sentences": _SENTENCES}
+_FOLDER = Rule("a path inside the images' folder, or missing", lambda v: v is None or layout.PATH.holds(v))
+
+
+def prepare_karpathy(
+    images: Path, annotations: Path, job: Job, splits: tuple[str, ...] = ("train",), skip_missing: bool = False
+) -> Manifest | None:
+    """Write shards from Karpathy's split of COCO or Flickr30k (dataset_coco.json, dataset_flickr30k.json).
+
+    Args:
+        images: the folder of the pictures, where the file's `filepath` begins (with train2014/ and val2014/).
+        annotations: the JSON file.
+        job: where to, and how.
+        splits: which images; for COCO '[train,restval]' are all that are not measured on.
+        skip_missing: leave out images whose file is missing, and count them; otherwise they stop the run.
+
+    Returns:
+        The manifest; None while other parts are at work.
+
+    Raises:
+        NltkDataError: NLTK's data is missing, and NLTK is to be the extractor.
+        FileNotFoundError: the file or, without ``skip_missing``, an image is missing.
+        LayoutError: it is not laid out as Karpathy's.
+        ValueError: no image was left to write.
+    """
+    job.finder.require()
+    settings = {"annotations": described(annotations), "splits": splits}
+    listed = list(_listed(annotations, splits))
+    if not skip_missing:
+        require_pictures(images, [one.image.file_name for one in listed], annotations)
+    reader = CocoReader(images, CategoryNames([]), 0, job, "karpathy")
+    return write_units(
+        in_units(listed, job.samples_per_shard), reader.samples, job, source="karpathy", settings=settings
+    )
+
+
+def _listed(path: Path, splits: tuple[str, ...]) -> Iterator[Annotated]:
+    for index, row in enumerate(rows(path, load_json(path), "images", _FIELDS)):
+        where = f"images[{index}]"
+        _FOLDER.check(f"{path}: '{where}.filepath'", row.get("filepath"))
+        captions = checked(path, f"{where}.sentences", row["sentences"], {"raw": layout.CAPTION})
+        if row["split"] in splits:
+            name = PurePosixPath(row.get("filepath") or "", row["filename"])
+            yield Annotated(CocoImage(name.stem, str(name), None), [caption["raw"] for caption in captions], (), ())
