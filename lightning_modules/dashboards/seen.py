@@ -22,6 +22,7 @@ from datamodules.batch import Batch, Grain
 from datamodules.loader import PassLoader
 from datamodules.module import GranularityData
 from datamodules.tokenizer import Tokenizer
+from eval.drawing.words import joined
 from lightning_modules.base import Method
 from lightning_modules.encoder_model import EncoderModel
 from lightning_modules.networks import ImageFeatures, TextFeatures
@@ -71,7 +72,7 @@ class Seen:
     def words(self, row: int) -> str:
         """A text of the batch."""
         first, last = self.batch.texts.offsets[row : row + 2].tolist()
-        return Tokenizer.decode(self.batch.texts.tokens[first:last].tolist())
+        return joined(Tokenizer.decode(self.batch.texts.tokens[first:last].tolist()))
 
     def vectors(self, texts: list[Read]) -> Float[Tensor, "T D"]:
         """Unit vectors of texts."""
