@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ DEMO_STEPS, DEMO_DRAWINGS, DEMO_LOOKS = 440, 1, 2  # with the defaults: at its e
 
 def share(device: str = "cpu") -> list[dict[str, Any]]:
     """A row for each part and one for all, in a fresh process."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measure, (device,))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # its process may have a data worker
+        return pool.submit(_measure, device).result()
 
 
 def _measure(device: str) -> list[dict[str, Any]]:
