@@ -56,7 +56,8 @@ def read_json(path: Path) -> tuple[Any, str]:
 def read_records(path: Path, fields: Mapping[str, Rule], section: str | None = None) -> Records:
     """The records of a JSON list (or of the list ``section`` of an object), of JSON Lines, CSV or TSV.
 
-    A dictionary of records counts as the list of its values, in its order: numbers left out in its keys do not matter.
+    A dictionary of records counts as the list of its values, in its order: numbers left out in its keys do not matter;
+    one of a single list (FLAIR's ``{"annotations": [...]}``) as that list.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -75,6 +76,7 @@ def read_records(path: Path, fields: Mapping[str, Rule], section: str | None = N
             rows = rows.get(section)
         elif isinstance(rows, dict):
             rows = list(rows.values())
+            rows = rows[0] if len(rows) == 1 and isinstance(rows[0], list) else rows
         if not isinstance(rows, list):
             what = "the JSON" if section is None else f"'{section}'"
             raise ValueError(f"{path}: {what} must be a list, got {type(rows).__name__}")
@@ -111,11 +113,18 @@ def parse(path: Path, data: bytes, where: str = "") -> Any:
 
 def _table(path: Path, data: bytes) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(sys.maxsize)
-    lines = io.StringIO(data.decode("utf-8-sig"), newline="")
-    for number, row in enumerate(csv.DictReader(lines, delimiter=DELIMITERS[path.suffix], strict=True), 2):
-        if None in row or None in row.values():
-            raise ValueError(f"{path}: row {number} must have as many fields as the head line, got {row}")
-        yield row
+    text = data.decode("utf-8-sig")
+    head = text.partition("\n")[0]
+    tabs = "\t" in head and "," not in head  # Long-DCI's .csv
+    delimiter = "\t" if tabs else DELIMITERS[path.suffix]
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        for number, row in enumerate(rows, 2):
+            if None in row or None in row.values():
+                raise ValueError(f"{path}: row {number} must have as many fields as the head line, got {row}")
+            yield row
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {rows.line_num + 1} is no row of a table: {error}") from error
 
 
 def _stream(path: Path) -> Iterator[Any]:

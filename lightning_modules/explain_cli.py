@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from eval.drawing.canvas import scale_strip
-from eval.drawing.heat import Heat, overlay, sized
+from eval.drawing.heat import Heat, overlay, sized, with_margin
 from eval.drawing.page import card, cards, image, page, png_of
 from eval.embed import as_pixels
 from eval.fits import squash
@@ -47,7 +47,7 @@ def explain_page(model: EncoderModel, words: str, picture: Image.Image, texts: S
     heat, cosines = explain(model, picture, texts)
     shown = sized(picture, SIDE)
     limits = heat.limits()
-    figures = [card(image(png_of(shown), "the picture"), f"The picture: {html.escape(name)}")]
+    figures = [card(image(png_of(with_margin(shown)), "the picture"), f"The picture: {html.escape(name)}")]
     for text, one, cosine in zip(texts, heat.maps, cosines, strict=True):
         said = f"<strong>{html.escape(text)}</strong><br>peak {float(one.max()):.3g}"
         said += f" · whole picture and text: cosine {cosine:.3f}{_cut(model, text)}"

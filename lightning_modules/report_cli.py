@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import html
+import io
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from PIL import Image
 
 from eval.drawing.canvas import svg
 from eval.drawing.curves import curves_figure
@@ -18,6 +21,7 @@ from lightning_modules.complaints import fail
 from lightning_modules.dashboards.layout import LAYOUT
 from lightning_modules.dashboards.run_files import RunFiles, read_run
 
+COLUMN = 700  # pixels: wider pictures are not made smaller
 ASIDE = ("chance", "ties", *COUNTS)  # columns that only explain others
 
 
@@ -72,13 +76,16 @@ def _curves(runs: Sequence[RunFiles]) -> str:
 def _pictures(runs: Sequence[RunFiles]) -> str:
     """The last picture of each tag, runs beside each other."""
     tags = list(dict.fromkeys(tag for run in runs for tag in run.pictures))
-    drawn = [
-        card(image(run.pictures[tag][1], tag), html.escape(f"{tag} · {run.name}, step {run.pictures[tag][0]}"))
-        for tag in tags
-        for run in runs
-        if tag in run.pictures
-    ]
+    drawn = [_picture(tag, run) for tag in tags for run in runs if tag in run.pictures]
     return f"<h2>Pictures</h2>\n{cards(drawn, wide=True)}" if drawn else ""
+
+
+def _picture(tag: str, run: RunFiles) -> str:
+    """Wide ones have a row for themselves: their words could not be read in half of it."""
+    step, png = run.pictures[tag]
+    with Image.open(io.BytesIO(png)) as opened:
+        room = "row" if opened.width > COLUMN else "column"
+    return card(image(png, tag), html.escape(f"{tag} · {run.name}, step {step}"), room)
 
 
 def _settings(runs: Sequence[RunFiles]) -> str:

@@ -31,6 +31,7 @@ LOOK: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9,
     "text.parse_math": False,
+    "text.hinting": "none",  # drawn in a fifth less time
     "svg.hashsalt": "grainclip",  # equal figures give equal files
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -97,13 +98,18 @@ def scale_bar(figure: Figure, left: float, top: float, height: float, limits: tu
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
-    return _saved(figure, "png")
+    """The figure as a PNG file, written fast: the smallest file takes several times as long."""
+    file = io.BytesIO()
+    Image.fromarray(pixels(figure)).save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 def svg(figure: Figure) -> bytes:
     """The figure as an SVG file: lines stay sharp at any size."""
-    return _saved(figure, "svg")
+    file = io.BytesIO()
+    with rc_context(LOOK), _any_letter():
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
 
 
 def pixels(figure: Figure) -> UInt8[np.ndarray, "H W 3"]:
@@ -113,13 +119,6 @@ def pixels(figure: Figure) -> UInt8[np.ndarray, "H W 3"]:
     with rc_context(LOOK), _any_letter():
         agg.draw()
     return np.asarray(agg.buffer_rgba())[..., :3].copy()
-
-
-def _saved(figure: Figure, format: str) -> bytes:
-    file = io.BytesIO()
-    with rc_context(LOOK), _any_letter():
-        figure.savefig(file, format=format, metadata={"Date": None} if format == "svg" else None)
-    return file.getvalue()
 
 
 @contextmanager

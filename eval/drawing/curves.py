@@ -1,4 +1,7 @@
-"""Curves over training steps: a colour for each run, a line style for each quantity; of a single run the other way."""
+"""Curves over training steps: a colour for each run, a line style for each quantity; of a single run, both for each.
+
+So no curve is known by its colour alone, and of two that lie on each other both are seen.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +26,12 @@ def curves_figure(curves: Mapping[tuple[str, str], Curve], title: str) -> Figure
         heading(figure, title)
         ax = place(figure, 0.75, HEADING, WIDTH - 0.95, HEIGHT)
         for (run, quantity), curve in curves.items():
-            first, second = runs.index(run), quantities.index(quantity)
-            if len(runs) == 1:
-                first, second = second, first
+            style = quantities.index(quantity)
+            colour = runs.index(run) if len(runs) > 1 else style
             ax.plot(
                 *zip(*curve, strict=True),
-                color=COLOURS[first % len(COLOURS)],
-                linestyle=STYLES[(second + first // len(COLOURS)) % len(STYLES)],
+                color=COLOURS[colour % len(COLOURS)],
+                linestyle=STYLES[(style + colour // len(COLOURS)) % len(STYLES)],
                 marker="o" if len(curve) < 8 else None,
                 markersize=3,
                 linewidth=1.3,

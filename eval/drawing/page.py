@@ -6,6 +6,7 @@ import base64
 import html
 import io
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from PIL import Image
 
@@ -18,7 +19,9 @@ h1 { font-size: 1.5rem; line-height: 1.25 } h2 { font-size: 1.15rem; margin: 2re
 .note { color: #555; font-size: .9rem }
 .cards { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)) }
 .cards.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)) }
+figure.row { grid-column: 1 / -1 }
 figure { margin: 0 } figure img { width: 100%; height: auto; display: block }
+figure.row img { width: auto; max-width: 100% }
 figcaption { margin-top: .35rem; font-size: .92rem }
 .table { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
 th, td { border-bottom: 1px solid #ddd; padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top }
@@ -64,9 +67,9 @@ def png_of(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def card(picture: str, words: str) -> str:
-    """A picture with words below; both are HTML."""
-    return f"<figure>{picture}<figcaption>{words}</figcaption></figure>"
+def card(picture: str, words: str, room: Literal["column", "row"] = "column") -> str:
+    """A picture with words below, both HTML; it is as wide as a column of ``cards``, or has a row for itself."""
+    return f'<figure class="{room}">{picture}<figcaption>{words}</figcaption></figure>'
 
 
 def cards(figures: Iterable[str], wide: bool = False) -> str:

@@ -25,7 +25,7 @@ from datamodules.batch import Batch
 from lightning_modules.base import Method
 from lightning_modules.dashboards.layout import LAYOUT
 from lightning_modules.dashboards.measures import geometry, short_retrieval, similarities
-from lightning_modules.dashboards.seen import first_samples, looking
+from lightning_modules.dashboards.seen import Seen, first_samples, looking
 from lightning_modules.provenance import provenance
 
 logger = logging.getLogger("grainclip")
@@ -108,15 +108,22 @@ class Diagnostics(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.start = dict(state_dict["start"])
 
+    def join(self, trainer: Trainer, seen: Seen, last: bool) -> None:
+        """Measure what another callback has just embedded, where a look is due anyway; ``last`` ends the training."""
+        step = trainer.global_step
+        if self._batch is not None and step != self._last and (last or step % self.every_n_steps == 0):
+            self._measure(trainer, seen)
+
     def _look(self, trainer: Trainer, pl_module: LightningModule, batch: Batch) -> None:
         assert isinstance(pl_module, Method)
-        step = trainer.global_step
-        if step == self._last:
-            return
-        self._last = step
-        with looking(pl_module, batch) as seen:
-            numbers, cosines = geometry(seen), similarities(seen)
-            now = short_retrieval(seen) if self.start else {}
+        if trainer.global_step != self._last:
+            with looking(pl_module, batch) as seen:
+                self._measure(trainer, seen)
+
+    def _measure(self, trainer: Trainer, seen: Seen) -> None:
+        step = self._last = trainer.global_step
+        numbers, cosines = geometry(seen), similarities(seen)
+        now = short_retrieval(seen) if self.start else {}
         numbers |= {f"similarity/{name}": values.mean().item() for name, values in cosines.items()}
         numbers |= {f"retention/{name}": now[name] / was for name, was in self.start.items() if was and name in now}
         _log(trainer, numbers, step)

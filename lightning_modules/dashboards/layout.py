@@ -16,7 +16,7 @@ LAYOUT: dict[str, dict[str, list[Any]]] = {
         "β-CAL by grain": _chart(r"watch/beta_cal/.*"),
     },
     "optimisation": {
-        "temperatures": _chart(r"temperature/.*"),
+        "scales, one over temperature": _chart(r"temperature/.*"),
         "gradient norms": _chart(r"gradient_norm/.*"),
         "learning rates": _chart(r"lr-.*"),
     },

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -22,9 +23,12 @@ from datamodules.batch import Batch, Grain
 from datamodules.loader import PassLoader
 from datamodules.module import GranularityData
 from datamodules.tokenizer import Tokenizer
+from eval.drawing.words import joined
 from lightning_modules.base import Method
 from lightning_modules.encoder_model import EncoderModel
 from lightning_modules.networks import ImageFeatures, TextFeatures
+
+_first: WeakKeyDictionary[GranularityData, Batch | None] = WeakKeyDictionary()  # reading it takes as long as a step
 
 
 class Read(NamedTuple):
@@ -71,7 +75,7 @@ class Seen:
     def words(self, row: int) -> str:
         """A text of the batch."""
         first, last = self.batch.texts.offsets[row : row + 2].tolist()
-        return Tokenizer.decode(self.batch.texts.tokens[first:last].tolist())
+        return joined(Tokenizer.decode(self.batch.texts.tokens[first:last].tolist()))
 
     def vectors(self, texts: list[Read]) -> Float[Tensor, "T D"]:
         """Unit vectors of texts."""
@@ -90,14 +94,16 @@ def _zeros(texts: list[Read], seen: Seen) -> Tensor:
 
 def first_samples(trainer: Trainer) -> Batch | None:
     """The first batch of the validation set, read without worker processes and without touching the random state;
-    None where there is no validation set.
+    None where there is no validation set. Several callbacks of a run that ask for it get the same.
     """
     data = getattr(trainer, "datamodule", None)
     loader = data.val_dataloader() if isinstance(data, GranularityData) else None
-    if not isinstance(loader, PassLoader):
+    if not isinstance(data, GranularityData) or not isinstance(loader, PassLoader):
         return None
-    with isolate_rng():
-        return next(iter(PassLoader(loader.reader, 0)), None)
+    if data not in _first:
+        with isolate_rng():
+            _first[data] = next(iter(PassLoader(loader.reader, 0)), None)
+    return _first[data]
 
 
 @contextmanager

@@ -43,16 +43,19 @@ def write_urban1k(root: Path) -> Path:
 
 
 def write_sharegpt4v(root: Path, count: int) -> Path:
-    """So many pairs, and one more that is not read."""
+    """So many pairs, and one more that is not read. There are three pictures, by many names."""
     rows = []
+    (root / "sam" / "images").mkdir(parents=True)
     for number in range(count + 1):
         colour = NAMES[number % 3]
         image = f"sam/images/sa_{number}.jpg"
-        value = f"A {colour} wall,\nnumber {number}."
+        value = f"A {colour} wall,\nnumber {number % 300}."  # equal texts are embedded once
         turns = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": value}]
         rows.append({"id": f"sa_{number}", "image": image, "conversations": turns})
-        if number < count:
+        if number < min(count, 3):
             plain(root / image, colour, (17, 17))
+        elif number < count:
+            (root / image).hardlink_to(root / f"sam/images/sa_{number % 3}.jpg")
     file = root / "share-captioner_coco_lcs_sam_1246k_1107.json"
     file.write_text(json.dumps(rows)[:-20])  # the end is not needed
     return file

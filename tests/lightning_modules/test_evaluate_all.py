@@ -21,7 +21,7 @@ from tests.tiny_run import fit
 
 ON_RANKS = (
     "coco_boxes,coco_panoptic_clipself,coco_val2017,coco_karpathy_1k,fgovd,flickr30k_entities,refcoco,segmentation:s,"
-    "wds:c,cifar10,winoground"
+    "wds:c,cifar10,winoground,sugarcrepe,aro_relation"
 )
 ITEMS = ["--items"] if importlib.util.find_spec("pyarrow") else []
 NO_SKILL = r".*/(strict_R@1|chance|ties|mean_rank.*|median_rank|queries|questions|boxes|pictures|phrases)"
@@ -83,12 +83,14 @@ def test_every_benchmark_by_the_command(model, root, tmp_path, monkeypatch):
         "oracle:dataset.jsonl",
         "segmentation:s",
         "wds:c",
+        "folder:mine",
         "fgovd:benchmarks/color.json",
     ]
     rows = [{"image": f"{n}.jpg", "caption": f"number {n}"} for n in (1, 2, 3)]
     releases.write_lines(root / "dataset.jsonl", rows)
-    for n in (1, 2, 3):
+    for n, colour in zip((1, 2, 3), releases.NAMES, strict=True):
         releases.plain(root / f"{n}.jpg", "red")
+        releases.plain(root / "mine" / f"{colour}_things" / "a.jpg", colour)
     evaluate(model, root, ",".join(names), tmp_path / "out", *ITEMS)
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert list(found["settings"]["benchmarks"]) == names
@@ -99,6 +101,23 @@ def test_every_benchmark_by_the_command(model, root, tmp_path, monkeypatch):
         assert {"files", "split sha256"} & set(settings), name
     heads = {name.split("/")[0].removesuffix(" (leaks)") for name in found["numbers"]}
     assert heads == {"fgovd" if name.startswith("fgovd:") else name.removesuffix(".jsonl") for name in names}
+
+
+@pytest.mark.slow
+def test_sharegpt4v_10k_by_the_command(model, tmp_path):
+    counts = {"sharegpt4v_1k": 1000, "sharegpt4v_10k": 10_000}
+    releases.write_sharegpt4v(tmp_path / "data", 10_000)
+    evaluate(model, tmp_path / "data", ",".join(counts), tmp_path / "out", "--batch_size", "500")
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    for name, count in counts.items():
+        settings = found["settings"]["benchmarks"][name]
+        assert (settings["images"], settings["texts"]) == (count, count)
+        assert list(settings["files"]) == [f"share-captioner_coco_lcs_sam_1246k_1107.json[:{count}]"]
+        for way in ("text_to_image", "image_to_text"):
+            assert found["numbers"][f"{name}/{way}/queries"] == count
+        # the pictures are three: no caption can tell its own from the many that are the same
+        assert found["numbers"][f"{name}/text_to_image/ties"] == 1.0
+        assert found["numbers"][f"{name}/text_to_image/strict_R@1"] == 0.0
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ def write_run(folder, beta=0.5, runs=3, recall=0.25, picture=True):
         writer.add_scalar("unknown/number", 1.0, step)
         if picture:
             writer.add_image("attention/sample 1", torch.full((3, 8, 8), 0.25 * step), step)
+            writer.add_image("gallery/wide", torch.full((3, 8, 900), 0.25 * step), step)
     writer.close()
     numbers = {"caption/text_to_image/R@1": recall, "caption/text_to_image/chance": 0.01}
     (folder / "results.json").write_text(json.dumps({"numbers": numbers, "settings": {}}))
@@ -53,7 +54,10 @@ def test_two_runs_side_by_side(tmp_path):
     assert "<script" not in html
     sources = re.findall(r"""(?:src|href)=["']([^"',;]+)""", html)
     assert {source.partition(":")[0] for source in sources} == {"data"}
-    assert html.count("data:image/png") == 2  # the last picture of each run
+    assert html.count("data:image/png") == 4  # the last pictures of each run
+    assert re.findall(r'<figure class="(\w+)"><img alt="([\w/ ]+)"', html) == [
+        *[("column", "attention/sample 1")] * 2, *[("row", "gallery/wide")] * 2
+    ]  # fmt: skip
     assert html.count("data:image/svg+xml") == 1  # the chart of losses; nothing else was logged
     assert '<td>caption · text to image · R@1</td><td class="number">25.0%</td><td class="number">50.0%</td>' in html
     differing = html[html.index("Settings that differ") : html.index("<details><summary>4 settings")]

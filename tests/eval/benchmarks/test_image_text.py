@@ -220,12 +220,20 @@ def test_tables_with_lists_and_without_fields(tmp_path):
     releases.plain(tmp_path / "a.png", "red")
     releases.write_csv(tmp_path / "n.csv", [{"filename": "a.png", "raw": json.dumps(["red", "also red"])}])
     assert RetrievalFile("n.csv")(ColourModel(), Run(tmp_path)).settings["texts"] == 2
+    # Long-DCI's: tabs in a .csv; FLAIR's: the list is within an object
+    releases.write_csv(tmp_path / "dci_long.csv", [{"filepath": "a.png", "title": "red, all of it"}], "\t")
+    assert RetrievalFile("dci_long.csv")(ColourModel(), Run(tmp_path)).settings["texts"] == 1
+    write_json(tmp_path / "flair.json", {"annotations": [{"image_id": 1, "image": "a.png", "caption": "red"}] * 3})
+    assert RetrievalFile("flair.json")(ColourModel(), Run(tmp_path)).settings["texts"] == 3
     releases.write_csv(tmp_path / "m.csv", [{"image": "a.png", "words": "red"}])
     with pytest.raises(ValueError, match=r"m.csv must have one of the fields caption, .*, got image, words"):
         RetrievalFile("m.csv")(ColourModel(), Run(tmp_path))
     (tmp_path / "s.csv").write_text("image,caption\na.png,red,more\n")
     with pytest.raises(ValueError, match=r"s\.csv: row 2 must have as many fields as the head line"):
         RetrievalFile("s.csv")(ColourModel(), Run(tmp_path))
+    (tmp_path / "q.csv").write_text('image,caption\na.png,"red" thing\n')
+    with pytest.raises(ValueError, match=r"q\.csv, line 2 is no row of a table: ',' expected after '\"'"):
+        RetrievalFile("q.csv")(ColourModel(), Run(tmp_path))
     (tmp_path / "b.jsonl").write_text('{"image": "a.png", "caption": "red"}\n{')
     with pytest.raises(ValueError, match=r"b.jsonl, line 2 is not JSON"):
         RetrievalFile("b.jsonl")(ColourModel(), Run(tmp_path))

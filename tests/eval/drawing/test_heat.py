@@ -7,20 +7,46 @@ import torch
 from PIL import Image
 
 from eval.drawing.canvas import pixels, png, scale_strip
-from eval.drawing.heat import Heat, heat_figure, overlay, sized
+from eval.drawing.curves import curves_figure
+from eval.drawing.heat import Heat, heat_figure, margin, overlay, sized, with_margin
+from eval.drawing.words import joined, wrapped
+
+
+def black():
+    return Image.new("RGB", (160, 80), "black")
+
+
+def without_margin(drawn):
+    wide = margin(black())
+    return np.asarray(drawn).astype(int)[wide:-wide, wide:-wide]
 
 
 def test_the_ring_is_where_the_map_is_largest():
     heat = torch.zeros(16)
     heat[4 * 2 + 3] = 1.0  # third row, last column
-    drawn = np.asarray(overlay(Image.new("RGB", (160, 80), "black"), heat, (0.0, 1.0))).astype(int)
-    white = np.argwhere((drawn == 255).all(-1))
+    drawn = without_margin(overlay(black(), heat, (0.0, 1.0)))
+    white = np.argwhere((drawn[..., :3] == 255).all(-1))
     y, x = white.mean(0)
     assert 40 < y < 60  # row 2 of 4 of 80 pixels
     assert 120 < x < 160  # column 3 of 4 of 160 pixels
     cold, warm = drawn[5, 5], drawn[50, 125]
     assert cold[0] > cold[1]  # viridis begins in purple
     assert warm[1] > warm[0]  # and goes through green
+
+
+def test_a_ring_at_any_edge_is_whole():
+    whole = overlay(black(), torch.eye(16)[5], (0.0, 1.0))
+    ring = (np.asarray(whole)[..., :3] == 255).all(-1) & (np.asarray(whole)[..., 3] > 0)
+    for corner in (0, 3, 12, 15):
+        # so steep that the bicubic map is largest in the corner's own pixel
+        heat = torch.full((16,), -1000.0)
+        heat[corner] = 1.0
+        drawn = np.asarray(overlay(black(), heat, (0.0, 1.0)))
+        found = (drawn[..., :3] == 255).all(-1) & (drawn[..., 3] > 0)
+        assert abs(int(found.sum()) - int(ring.sum())) <= 2
+        assert found[:, 0].sum() == found[:, -1].sum() == found[0].sum() == found[-1].sum() == 0  # black is outside
+    assert with_margin(black()).size == whole.size
+    assert np.asarray(with_margin(black()))[0, 0, 3] == 0
 
 
 def test_maps_that_say_nothing_are_drawn_too():
@@ -32,3 +58,17 @@ def test_maps_that_say_nothing_are_drawn_too():
     assert png(figure).startswith(b"\x89PNG")
     assert scale_strip(10, 2).size == (10, 2)
     assert sized(Image.new("RGB", (30, 20)), 60).size == (60, 40)
+
+
+def test_words_as_people_write_them():
+    assert joined("the dog 's tail , it isn 't red ( or so ) .") == "the dog's tail, it isn't red (or so)."
+    assert wrapped("one, two. three", 10, 1) == "one, two…"
+
+
+def test_curves_of_one_run_differ_in_colour_and_in_style():
+    for runs in (["a"], ["a", "b"]):
+        figure = curves_figure({(run, name): [(0, 1.0), (9, 2.0)] for run in runs for name in "xy"}, "t")
+        looks = [(line.get_color(), line.get_linestyle()) for line in figure.axes[0].get_lines()]
+        assert len(set(looks)) == len(looks)
+        assert len({style for _, style in looks}) == 2
+        assert len({colour for colour, _ in looks}) == 2
