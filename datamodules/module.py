@@ -231,8 +231,12 @@ class GranularityData(LightningDataModule):
         return self.batch_size if self.global_batch_size is None else self.global_batch_size // self._ranks()
 
     def _tell_what_is_compared(self) -> None:
-        parts = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
-        if parts > 1 and self.trainer is not None and self.trainer.is_global_zero:
+        if self.trainer is None or not self.trainer.is_global_zero:
+            return
+        if self.global_batch_size is not None:
+            logger.info("batches of %d images: %d on each rank", self.global_batch_size, self._each())
+        parts = self.trainer.accumulate_grad_batches
+        if parts > 1:
             logger.info(
                 "gradients of %d batches make a step, but losses compare the %d images of one batch, not %d; for that "
                 "raise the batch size and set model.memory.cache_part",

@@ -27,6 +27,7 @@ TERM, KILL, FULL, WRITING, SHORT = KINDS = (
     "SIGTERM of one rank", "SIGKILL of one rank", "disk full", "killed while writing", "checkpoint cut short",
 )  # fmt: skip
 FAULTS, STEPS, EVERY, PAUSE = 20, 150, 3, 0.02
+LOST = {TERM: 0, SHORT: 2 * EVERY}  # steps at most, to be done again; else those since the newest checkpoint
 
 
 class DiskFull(Callback):
@@ -120,9 +121,8 @@ def test_twenty_faults(tmp_path, capsys):
             assert list(seen) == list(range(saved + 1, saved + 1 + len(seen))), f"{kind}: went on from another step"
             assert all(keys == wanted[step] for step, keys in seen.items())
             before, saved = saved, newest(folder)
-            # A run saves every third step; of a checkpoint that was cut the one before counts.
             reached = max(seen, default=before)
-            assert saved == reached if kind == TERM else saved >= min(before, reached) - EVERY
+            assert reached - LOST.get(kind, EVERY) <= saved <= reached, f"{kind}: {reached - saved} steps are lost"
             again += reached - saved
             counts[kind] += 1
         assert warm.wait(warm.start(folder, train, 2, str(folder), shards, 0.0, STEPS, 0, EVERY), 600) == [0, 0]
@@ -131,9 +131,5 @@ def test_twenty_faults(tmp_path, capsys):
     for name, weight in alone["state_dict"].items():
         assert torch.equal(ended["state_dict"][name], weight), name
     with capsys.disabled():
-        print(
-            f"\n{FAULTS} faults over {STEPS} steps: {dict(counts)}; {again} steps done again from a checkpoint; after a"
-        )
-        print(
-            f"fault the ranks ended within {max(waits):.1f} s (a rank gives up after {TIMEOUT.total_seconds():.0f} s)"
-        )
+        print(f"\n{FAULTS} faults over {STEPS} steps: {dict(counts)}")
+        print(f"{again} steps done again; ranks ended within {max(waits):.1f} s (they give up after {TIMEOUT})")
