@@ -16,6 +16,7 @@ from datamodules import scenes
 from datamodules.batch import Batch
 from datamodules.collate import Preparer
 from datamodules.crops import RegionSampling
+from datamodules.global_batch import GlobalBatch, tell_of_another
 from datamodules.loader import EpochLoader, PassLoader, default_workers
 from datamodules.progress import Progress, fit_epoch
 from datamodules.reading import Reading
@@ -105,8 +106,8 @@ class GranularityData(LightningDataModule):
         _at_least(0, workers=0 if workers is None else workers, seed=seed)
         _at_least(8, image_size=image_size)
         self.shards, self.val_shards = shards, val_shards
-        self.batch_size, self.val_batch_size, self.batches_per_epoch = batch_size, val_batch_size, batches_per_epoch
-        self.global_batch_size = global_batch_size
+        self._batch = GlobalBatch(batch_size, global_batch_size)
+        self.val_batch_size, self.batches_per_epoch = val_batch_size, batches_per_epoch
         self.workers = default_workers() if workers is None else workers
         self.image_size, self.tokenizer = image_size, Tokenizer(context_length)
         self.sampling, self.regions = sampling, regions
@@ -141,7 +142,8 @@ class GranularityData(LightningDataModule):
             if self.trainer is not None:
                 self._progress = Progress()  # a checkpoint's comes after this
             self._check_epoch()
-            self._tell_what_is_compared()
+            if self._first():
+                self._batch.tell(self._ranks(), 1 if self.trainer is None else self.trainer.accumulate_grad_batches)
             if not self._val:
                 logger.info("no validation: data.val_shards is not set")
 
@@ -217,31 +219,17 @@ class GranularityData(LightningDataModule):
         now = self._each() * self._ranks()
         if before not in (None, now) and self._train:
             fit_epoch(checkpoint, before, now, self._epoch())
-            if self._ranks() == 1 or self.trainer is None or self.trainer.is_global_zero:
-                logger.warning(
-                    "the checkpoint was trained in batches of %d images over all ranks, this run has %d: the losses "
-                    "compare others; --data.global_batch_size %d goes on as before", before, now, before
-                )  # fmt: skip
+            if self._first():
+                tell_of_another(before, now)
 
     def _ranks(self) -> int:
         return self.trainer.world_size if self.trainer is not None else 1
 
     def _each(self) -> int:
-        """Images per batch on each rank."""
-        return self.batch_size if self.global_batch_size is None else self.global_batch_size // self._ranks()
+        return self._batch.on(self._ranks())
 
-    def _tell_what_is_compared(self) -> None:
-        if self.trainer is None or not self.trainer.is_global_zero:
-            return
-        if self.global_batch_size is not None:
-            logger.info("batches of %d images: %d on each rank", self.global_batch_size, self._each())
-        parts = self.trainer.accumulate_grad_batches
-        if parts > 1:
-            logger.info(
-                "gradients of %d batches make a step, but losses compare the %d images of one batch, not %d; for that "
-                "raise the batch size and set model.memory.cache_part",
-                parts, self._each() * self._ranks(), parts * self._each() * self._ranks(),
-            )  # fmt: skip
+    def _first(self) -> bool:
+        return self.trainer is None or self.trainer.is_global_zero
 
     def _scenes(self) -> scenes.ScenesShards:
         wanted = self.scenes
@@ -268,9 +256,9 @@ class GranularityData(LightningDataModule):
         return (self._samples() or 0) // (self._each() * self._ranks())
 
     def _check_epoch(self) -> None:
-        samples, whole = self._samples(), self.global_batch_size
-        if whole is not None and whole % self._ranks():
-            raise ShardError(f"data.global_batch_size must be a multiple of the {self._ranks()} ranks, got {whole}")
+        samples = self._samples()
+        if complaint := self._batch.complaint(self._ranks()):
+            raise ShardError(complaint)
         if self.batches_per_epoch is None and samples is None:
             raise ShardError("remote shards are not counted beforehand: set data.batches_per_epoch")
         if self._epoch() == 0:

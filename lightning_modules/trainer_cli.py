@@ -41,6 +41,7 @@ logger = logging.getLogger("grainclip")
 NOISE = (  # said of what is meant to be so, or of other packages' insides
     *("does not have many workers", "exists and is not empty", "there is no last checkpoint available"),
     *("LeafSpec", "was deprecated in v4", "when logging on epoch level in distributed setting"),
+    *("your dataloader is not resumable", "across ranks is zero"),  # it is, by GranularityData; no validation is told
 )
 
 

@@ -76,11 +76,14 @@ class LastCheckpoint(ModelCheckpoint):
         if not found or "://" in next(iter(found)):
             return found
         last = Path(next(iter(found))).with_name(f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}")
-        for one in (last, the_one_before(last)):
+        ours = [one for one in (last, the_one_before(last)) if one.exists()]
+        for one in ours:
             if is_whole(one):
                 return {str(one)}
-            if one.exists() and trainer.is_global_zero:
+            if trainer.is_global_zero:
                 logger.warning("%s is cut short or damaged; the one before it is tried", one)
+        if not ours:
+            return found
         raise CheckpointError(
             f"{last} is cut short or damaged, and so is the one before it, if any; see what can be "
             "saved, or start anew with --ckpt_path null"

@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning import Callback
 
-from datamodules import GranularityData, module
+from datamodules import GranularityData, global_batch
 from datamodules.shards import ShardError
 from tests import tiny_run
 from tests.diary import diary
@@ -79,7 +79,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(tmp_path):
 
 def test_another_batch_than_the_checkpoints_is_told(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(module.logger, "warning", lambda *words: said.append(words[0] % words[1:]))
+    monkeypatch.setattr(global_batch.logger, "warning", lambda *words: said.append(words[0] % words[1:]))
     fit(tmp_path, epochs=1)
     assert not said
     monkeypatch.setattr(tiny_run, "data", partial(tiny_run.data, global_batch_size=4))
@@ -91,7 +91,7 @@ def test_another_batch_than_the_checkpoints_is_told(tmp_path, monkeypatch):
 
 def test_what_is_compared_while_gradients_accumulate_is_told(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(module.logger, "info", lambda *words: said.append(words[0] % words[1:]))
+    monkeypatch.setattr(global_batch.logger, "info", lambda *words: said.append(words[0] % words[1:]))
     shards = [str(path) for path in write_shards(tmp_path / "shards", 24, 3)]
     (tmp_path / "run").mkdir()
     train(str(tmp_path / "run"), shards, steps=1, accumulate=2)
