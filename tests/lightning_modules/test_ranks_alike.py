@@ -189,11 +189,17 @@ def test_checkpoint_is_checked():
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("world", [2, 4])
-def test_every_method_on_every_number_of_ranks(world, alone, shards):
+def test_every_method_on_every_number_of_ranks(world, alone, shards, capsys):
     specs = [Spec(method, strategy) for method, strategy in product(METHODS, ("ddp", "whole"))]
     ranks = run_on_ranks(train_all, world, specs, shards)
     for i, spec in enumerate(specs):
-        check_alike([rank[i] for rank in ranks], alone(spec))
+        mine, whole = [rank[i] for rank in ranks], alone(spec)
+        check_alike(mine, whole)
+        losses = torch.tensor([rank.losses for rank in mine]).mean(0) - torch.tensor(whole.losses)
+        weights = [(mine[0].weights[name] - weight).abs().max().item() for name, weight in whole.weights.items()]
+        with capsys.disabled():
+            print(f"\n{spec.method}, {spec.strategy}, {world} ranks and one, {spec.steps} steps: largest ", end="")
+            print(f"difference of a loss {losses.abs().max():.1e}, of a weight {max(weights):.1e}", end="")
 
 
 @pytest.mark.long
