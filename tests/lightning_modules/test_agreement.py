@@ -85,7 +85,7 @@ def test_two_ranks_that_differ_stop_with_one_line(tmp_path):
     with WarmRanks(__name__) as warm:
         for kind in ("code", "data", "settings of the model"):
             pids = warm.start(tmp_path / kind, fit_differing, 2, kind, str(tmp_path), shards)
-            assert warm.wait(pids, 120) == [2, 2]
+            assert warm.wait(pids, 280) == [2, 2]
             for rank in range(2):
                 said = (tmp_path / kind / f"{rank}.out").read_text().splitlines()[-1]
                 assert said.startswith(f"lightning: error: ranks must agree on the {kind}: rank 0 on ")
