@@ -68,7 +68,7 @@ def measure(work: Work, device: torch.device, steps: int, compiled: bool, backen
     torch._dynamo.reset()
     method = BetaClip("ce", encoder=work.encoder).to(device).train()
     if compiled:
-        CompileBlocks(backend=backend).setup(None, method, "fit")  # pyright: ignore[reportArgumentType]  no trainer needed
+        CompileBlocks(backend=backend).setup(None, method, "fit")  # it needs no trainer
     optimizer = adamw(method, method.new_modules(), OptimConfig(lr=1e-5))
     data = batches(work, device)
 
