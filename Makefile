@@ -1,7 +1,7 @@
 # `make` lists what there is to do. Every target that runs our code first sees to it that .venv is there and up to date.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage test-long test-slurm lint format bench study mutation clean
+.PHONY: help setup demo test coverage test-long test-slurm lint format bench bench-gpu study mutation clean
 
 BIN := .venv/bin
 PYTHONS ?= python3.12 python3.11 python3.10 python3
@@ -56,7 +56,7 @@ demo: setup ## train β-CLIP on the embedded pictures (some minutes on two cores
 test: setup ## run the tests
 	$(BIN)/python -m pytest -q --durations=10 -n auto --dist loadfile --no-loadscope-reorder
 
-test-long: setup ## run the tests that take minutes: every method on 2 and 4 ranks, by DDP and FSDP2
+test-long: setup ## run the tests that take minutes: every method on 2 and 4 ranks, twenty faults
 	$(BIN)/python -m pytest -q -m 'long and not slurm' --durations=10
 
 test-slurm: setup ## start a Slurm on this machine (root, Debian), run the job scripts under it, stop it
@@ -76,6 +76,9 @@ format: setup ## format the code and mend what ruff can mend
 
 bench: setup ## measure speed and memory of the losses and the data path
 	$(BIN)/python tests/bench/run.py
+
+bench-gpu: setup ## measure whole steps of ViT-B/16 and L/14 on the GPU, compiled and not
+	$(BIN)/python tests/bench/gpu.py
 
 study: setup ## the methods' claims in miniature (hours on two cores; goes on where it stopped); STUDIES=mulclip for one
 	$(BIN)/python tests/study/run.py $(STUDIES)

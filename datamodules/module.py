@@ -16,6 +16,7 @@ from datamodules import scenes
 from datamodules.batch import Batch
 from datamodules.collate import Preparer
 from datamodules.crops import RegionSampling
+from datamodules.global_batch import GlobalBatch, tell_of_another
 from datamodules.loader import EpochLoader, PassLoader, default_workers
 from datamodules.progress import Progress, fit_epoch
 from datamodules.reading import Reading
@@ -52,7 +53,9 @@ class GranularityData(LightningDataModule):
             once into a cache folder.
         val_shards: validation shards; None: the held-out scenes where ``shards`` is None, else no validation.
         batch_size: images per batch and rank.
-        val_batch_size: the same in validation.
+        global_batch_size: images per batch over all ranks, in place of ``batch_size``: any number of ranks that divides
+            it trains the same. Losses compare the images of one batch; of accumulated gradients, of each apart.
+        val_batch_size: images per batch and rank in validation.
         batches_per_epoch: batches per rank that make an epoch; None: one pass over the training samples. Needed for
             remote shards, which are not counted.
         workers: loader processes per rank; None: one for each core but one, at most 8.
@@ -94,14 +97,17 @@ class GranularityData(LightningDataModule):
         seed: int = 0,
         weights: list[float] | None = None,
         window: int = 64,
+        global_batch_size: int | None = None,
     ) -> None:
         super().__init__()
         _at_least(1, batch_size=batch_size, val_batch_size=val_batch_size, shuffle=shuffle, window=window)
         _at_least(1, batches_per_epoch=1 if batches_per_epoch is None else batches_per_epoch)
+        _at_least(1, global_batch_size=1 if global_batch_size is None else global_batch_size)
         _at_least(0, workers=0 if workers is None else workers, seed=seed)
         _at_least(8, image_size=image_size)
         self.shards, self.val_shards = shards, val_shards
-        self.batch_size, self.val_batch_size, self.batches_per_epoch = batch_size, val_batch_size, batches_per_epoch
+        self._batch = GlobalBatch(batch_size, global_batch_size)
+        self.val_batch_size, self.batches_per_epoch = val_batch_size, batches_per_epoch
         self.workers = default_workers() if workers is None else workers
         self.image_size, self.tokenizer = image_size, Tokenizer(context_length)
         self.sampling, self.regions = sampling, regions
@@ -122,7 +128,8 @@ class GranularityData(LightningDataModule):
         """Find and check all shards, before training starts.
 
         Raises:
-            ShardError: a shard is missing, damaged or empty, or there are too few samples for one batch.
+            ShardError: a shard is missing, damaged or empty, or there are too few samples for one batch, or
+                ``global_batch_size`` cannot be shared out.
         """
         train: str | Sequence[str | Path] | None = self.shards
         val: str | Sequence[str | Path] | None = self.val_shards
@@ -135,15 +142,15 @@ class GranularityData(LightningDataModule):
             if self.trainer is not None:
                 self._progress = Progress()  # a checkpoint's comes after this
             self._check_epoch()
+            if self._first():
+                self._batch.tell(self._ranks(), 1 if self.trainer is None else self.trainer.accumulate_grad_batches)
             if not self._val:
                 logger.info("no validation: data.val_shards is not set")
 
     def train_dataloader(self) -> EpochLoader:
         """The training batches of one rank."""
         batches = self._epoch()
-        reader = self._reading(self.batch_size, training=True).train(
-            self._train, self.weights, self.window, self.shuffle
-        )
+        reader = self._reading(self._each(), training=True).train(self._train, self.weights, self.window, self.shuffle)
         self._stream = reader if isinstance(reader, StreamBatches) else None
         if self._stream is not None:
             self._stream.take_up(self._progress.counts)
@@ -176,7 +183,7 @@ class GranularityData(LightningDataModule):
         return {
             "shards": "the embedded scenes" if self.shards is None else self.shards,
             "samples": self._samples(),
-            "batch_size": self.batch_size,
+            "batch_size": self._each(),
             "ranks": self._ranks(),
             "sampling": asdict(self.sampling),
             "regions": asdict(self.regions),
@@ -198,7 +205,7 @@ class GranularityData(LightningDataModule):
 
         Of remote shards also how many samples those opened so far hold. Collective then: every rank must call it.
         """
-        batch = self.batch_size * self._ranks()
+        batch = self._each() * self._ranks()
         state: dict[str, Any] = {"samples": self._progress.samples(self.trainer, batch), "global_batch": batch}
         return state if self._stream is None else state | {"counts": self._stream.known_counts()}
 
@@ -209,12 +216,20 @@ class GranularityData(LightningDataModule):
     def fit_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make a checkpoint of a run with another global batch fit this one, before Lightning restores its counts."""
         before = checkpoint.get(type(self).__qualname__, {}).get("global_batch")
-        now = self.batch_size * self._ranks()
+        now = self._each() * self._ranks()
         if before not in (None, now) and self._train:
             fit_epoch(checkpoint, before, now, self._epoch())
+            if self._first():
+                tell_of_another(before, now)
 
     def _ranks(self) -> int:
         return self.trainer.world_size if self.trainer is not None else 1
+
+    def _each(self) -> int:
+        return self._batch.on(self._ranks())
+
+    def _first(self) -> bool:
+        return self.trainer is None or self.trainer.is_global_zero
 
     def _scenes(self) -> scenes.ScenesShards:
         wanted = self.scenes
@@ -238,15 +253,17 @@ class GranularityData(LightningDataModule):
     def _epoch(self) -> int:
         if self.batches_per_epoch is not None:
             return self.batches_per_epoch
-        return (self._samples() or 0) // (self.batch_size * self._ranks())
+        return (self._samples() or 0) // (self._each() * self._ranks())
 
     def _check_epoch(self) -> None:
         samples = self._samples()
+        if complaint := self._batch.complaint(self._ranks()):
+            raise ShardError(complaint)
         if self.batches_per_epoch is None and samples is None:
             raise ShardError("remote shards are not counted beforehand: set data.batches_per_epoch")
         if self._epoch() == 0:
             raise ShardError(
-                f"{samples} training samples do not fill one batch of {self.batch_size} on each of {self._ranks()} "
+                f"{samples} training samples do not fill one batch of {self._each()} on each of {self._ranks()} "
                 "ranks: lower data.batch_size or set data.batches_per_epoch"
             )
 

@@ -3,11 +3,16 @@
 Lightning writes a checkpoint to the folder for temporary files and moves it. Where that is another disk, as on most
 clusters, the move is a copy, and a job killed in its middle leaves half a file in the place of the last good one. Here
 it is written beside its place, brought to the disk and renamed: the step that the file system does in one go.
+
+Of ``last.ckpt`` the one before stays, as ``last-0.ckpt``: should a disk or a copy damage the newest after all, a run
+goes on from there.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +20,13 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from typing_extensions import override
 
+from lightning_modules.sharded_files import is_complete
+
+LAST = "last"
+
 
 class CheckpointError(OSError):
-    """A checkpoint could not be written; the one before is untouched."""
+    """A checkpoint could not be written, and the one before is untouched; or none that is there can be read."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -36,9 +45,64 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, out)
                 out.flush()
                 os.fsync(out.fileno())
-            os.replace(beside, file)
+            put_in_place(beside, file)
         except (OSError, RuntimeError) as error:
             beside.unlink(missing_ok=True)
             raise CheckpointError(
                 f"{file} could not be written: {error}; the one before it, if any, is whole"
             ) from error
+
+    @override
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Raises ``CheckpointError`` where it is a folder of FSDP2's, or not whole."""
+        file = Path(path)
+        if file.is_dir():
+            raise CheckpointError(
+                f"{file} is a folder of slices, for FSDP2: go on with configs/recipes/fsdp2.yaml, or make one file of "
+                f"it by `lightning export {file} whole.ckpt --format checkpoint`, and --ckpt_path whole.ckpt"
+            )
+        if file.exists() and not is_whole(file):
+            raise CheckpointError(f"{file} is cut short or damaged; --ckpt_path takes another one, null starts anew")
+        return super().load_checkpoint(path, map_location, weights_only)
+
+
+def put_in_place(new: Path, path: Path) -> None:
+    """Put the file or folder ``new`` where ``path`` is or will be; of ``last`` the whole one before is kept.
+
+    Folders cannot be exchanged in one operation everywhere. A process that dies between the two leaves the old one
+    under a name that a search for the last checkpoint finds as well: ``last-0.ckpt`` for ``last.ckpt``.
+    """
+    before = the_one_before(path)
+    if is_whole(path) and (path.is_dir() or new.is_dir() or path.stem == LAST):
+        if path.is_dir() or before.is_dir():
+            remove(before)
+        os.replace(path, before)
+    elif path.is_dir() or new.is_dir():
+        remove(path)
+    os.replace(new, path)
+    if path.stem != LAST:
+        remove(before)
+
+
+def the_one_before(path: Path) -> Path:
+    """Where the checkpoint goes that ``path`` takes the place of."""
+    return path.with_name(f"{path.stem}-0{path.suffix}")
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint is there to its end: a file's table of contents, or all slices of a folder."""
+    if path.is_dir():
+        return is_complete(path)
+    try:
+        with zipfile.ZipFile(path):
+            return True
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def remove(path: Path) -> None:
+    """The file or folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

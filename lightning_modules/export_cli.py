@@ -1,4 +1,6 @@
-"""``lightning export CHECKPOINT FOLDER``: a trained model as a folder that transformers or open_clip load."""
+"""``lightning export CHECKPOINT FOLDER``: a trained model as a folder that transformers or open_clip load; or a sharded
+checkpoint as one file, to go on from without FSDP2.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,13 @@ from typing import Any
 import torch
 
 from lightning_modules import beta_clip, harmo_clip, mul_clip  # noqa: F401  once imported, what checkpoints hold is known
+from lightning_modules.atomic_io import AtomicCheckpointIO
 from lightning_modules.averaging import AVERAGED, TRAINED, average
 from lightning_modules.complaints import fail
 from lightning_modules.model_card import model_card
 from lightning_modules.networks import DualEncoder, EncoderConfig
 from lightning_modules.provenance import KEY
-from lightning_modules.sharded_files import read_sharded
+from lightning_modules.sharded_files import put_together, read_sharded
 
 TEACHER = "teacher."  # how its weights' names begin in a checkpoint
 
@@ -86,13 +89,26 @@ def run(arguments: Sequence[str]) -> int:
     """The command; ``SystemExit(2)`` with one line on bad input."""
     parser = argparse.ArgumentParser(prog="lightning export", description=__doc__)
     parser.add_argument("checkpoint", type=Path, help=".ckpt file, or folder, of a run")
-    parser.add_argument("folder", type=Path, help="new folder for the model")
-    parser.add_argument("--format", choices=("transformers", "open_clip"), default="transformers")
+    parser.add_argument("folder", type=Path, help="new folder for the model; with --format checkpoint a new .ckpt file")
+    parser.add_argument("--format", choices=("transformers", "open_clip", "checkpoint"), default="transformers")
     parser.add_argument("--weights", choices=("trained", "averaged"), default="trained")
     given = parser.parse_args(arguments)
     try:
+        if given.format == "checkpoint":
+            return _whole(given.checkpoint, given.folder)
         export(given.checkpoint, given.folder, given.format, given.weights)
     except (ValueError, OSError) as error:
         fail(str(error))
     sys.stdout.write(f"{given.folder}: {', '.join(sorted(p.name for p in given.folder.iterdir()))}\n")
+    return 0
+
+
+def _whole(checkpoint: Path, file: Path) -> int:
+    """Make one file of a sharded checkpoint's folder."""
+    if not checkpoint.is_dir():
+        raise ValueError(f"--format checkpoint makes one file of a sharded checkpoint's folder, got {checkpoint}")
+    if file.exists():
+        raise ValueError(f"{file} is there already: choose another name")
+    AtomicCheckpointIO().save_checkpoint(put_together(checkpoint), file)
+    sys.stdout.write(f"{file}: weights and optimiser of {checkpoint}\n")
     return 0

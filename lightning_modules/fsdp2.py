@@ -7,8 +7,6 @@ checkpoint replaces the one before in one go.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,6 +16,7 @@ from typing import Any, Literal
 from lightning.pytorch.strategies import ModelParallelStrategy
 from typing_extensions import override
 
+from lightning_modules.atomic_io import put_in_place, remove
 from lightning_modules.sharding import sharded
 
 
@@ -77,30 +76,9 @@ class FullySharded(ModelParallelStrategy):
         path = Path(self.broadcast(filepath))
         beside = path.with_name(f"writing-{path.name}")
         if self.is_global_zero:
-            shutil.rmtree(beside, ignore_errors=True)
+            remove(beside)
         self.barrier()
         super().save_checkpoint(checkpoint, beside, storage_options)
         self.barrier()
         if self.is_global_zero:
-            replace_folder(beside, path)
-
-
-def replace_folder(new: Path, path: Path) -> None:
-    """Put the folder ``new`` in the place of the file or folder ``path``.
-
-    Folders cannot be exchanged in one operation everywhere. A process that dies between the two leaves the old one
-    under a name that a search for the last checkpoint finds as well: ``last-0.ckpt`` for ``last.ckpt``.
-    """
-    before = path.with_name(f"{path.stem}-0{path.suffix}")
-    _remove(before)
-    if path.exists():
-        os.rename(path, before)
-    os.rename(new, path)
-    _remove(before)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+            put_in_place(beside, path)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from torch.distributed import DistError, is_initialized
+from torch.distributed import DistError
 from typing_extensions import override
 
 from datamodules.module import GranularityData
@@ -33,6 +33,7 @@ from lightning_modules.callbacks import (
     ResultTable,
     Throughput,
 )
+from lightning_modules.callbacks.agreement import Disagreement
 from lightning_modules.complaints import fail
 from lightning_modules.precision import best_precision
 from lightning_modules.shipped import with_shipped_configs
@@ -41,6 +42,7 @@ logger = logging.getLogger("grainclip")
 NOISE = (  # said of what is meant to be so, or of other packages' insides
     *("does not have many workers", "exists and is not empty", "there is no last checkpoint available"),
     *("LeafSpec", "was deprecated in v4", "when logging on epoch level in distributed setting"),
+    *("your dataloader is not resumable", "across ranks is zero"),  # it is, by GranularityData; no validation is told
 )
 
 
@@ -103,6 +105,15 @@ class GrainCli(LightningCLI):
         except (ValueError, FileNotFoundError) as error:
             fail(str(error))
 
+    @override
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except DistError as error:
+            if vars(self.trainer.fit_loop.epoch_loop.batch_progress.total)["ready"]:
+                raise  # in the midst of training: a rank is lost, and says why itself
+            fail(unconnected(error))  # NCCL connects when the first numbers are exchanged
+
     def before_fit(self) -> None:
         """Stop before training where its logs could not be written."""
         for one in self.trainer.loggers:
@@ -152,12 +163,8 @@ def run(arguments: list[str] | None) -> int:
         warnings.filterwarnings("ignore", message=f".*{noise}.*")
     try:
         GrainCli()
-    except CheckpointError as error:
+    except (CheckpointError, Disagreement) as error:
         fail(str(error))
-    except DistError as error:
-        if is_initialized():
-            raise
-        fail(unconnected(error))
     except (ShardError, DataError) as error:
         fail(str(error).strip().rpartition("\n")[2].removeprefix("datamodules.skips.DataError: "))
     return 0

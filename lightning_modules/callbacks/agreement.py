@@ -24,12 +24,12 @@ PACKAGES = ("grainclip", "torch", "lightning", "transformers", "timm")
 Facts = dict[str, str]
 
 
-class Agreement(Callback):
-    """Stops a run whose ranks do not agree.
+class Disagreement(ValueError):
+    """Which ranks, on which hosts, differ in what."""
 
-    Raises:
-        ValueError: saying which ranks, on which hosts, differ in what.
-    """
+
+class Agreement(Callback):
+    """Stops a run whose ranks do not agree, by raising ``Disagreement``."""
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -53,13 +53,13 @@ class Agreement(Callback):
 
 
 def compare(everyones: Sequence[Facts]) -> None:
-    """Raises ``ValueError`` where ranks differ in anything but their host."""
+    """Raises ``Disagreement`` where ranks differ in anything but their host."""
     first = everyones[0]
     for name in (name for name in first if name != "host"):
         others = [rank for rank, facts in enumerate(everyones) if facts[name] != first[name]]
         if others:
             other = everyones[others[0]]
-            raise ValueError(
+            raise Disagreement(
                 f"ranks must agree on the {name}: rank 0 on {first['host']} has {first[name]}, "
                 f"rank {others[0]} on {other['host']} has {other[name]} ({len(others)} of {len(everyones)} differ)"
             )

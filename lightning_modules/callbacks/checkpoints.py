@@ -7,6 +7,7 @@ epoch. Both are written so that a kill at any moment leaves a whole file (``ligh
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -15,13 +16,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from typing_extensions import override
 
-from lightning_modules.atomic_io import AtomicCheckpointIO
+from lightning_modules.atomic_io import AtomicCheckpointIO, CheckpointError, is_whole, the_one_before
 
 logger = logging.getLogger("grainclip")
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps ``last.ckpt``: every ``every_n_steps`` optimiser steps, after the last step of an epoch, and at its end.
+    """Keeps ``last.ckpt``: every ``every_n_steps`` optimiser steps, after the last step of an epoch, and at its end;
+    and the one before it, ``last-0.ckpt``.
 
     Args:
         dirpath: folder; None: ``checkpoints`` in the logger's folder.
@@ -67,6 +69,26 @@ class LastCheckpoint(ModelCheckpoint):
         self._last_global_step_saved = 0  # save once more: now the epoch counts as done and its validation is in
         super().on_train_epoch_end(trainer, pl_module)
 
+    @override
+    def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
+        """``last.ckpt`` where it is whole, else the one before it."""
+        found = super()._find_last_checkpoints(trainer)
+        if not found or "://" in next(iter(found)):
+            return found
+        last = Path(next(iter(found))).with_name(f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}")
+        ours = [one for one in (last, the_one_before(last)) if one.exists()]
+        for one in ours:
+            if is_whole(one):
+                return {str(one)}
+            if trainer.is_global_zero:
+                logger.warning("%s is cut short or damaged; the one before it is tried", one)
+        if not ours:
+            return found
+        raise CheckpointError(
+            f"{last} is cut short or damaged, and so is the one before it, if any; see what can be "
+            "saved, or start anew with --ckpt_path null"
+        )
+
 
 class BestCheckpoint(ModelCheckpoint):
     """Keeps ``best.ckpt``: the weights with the highest ``monitor`` so far; nothing where it is not measured.
@@ -93,6 +115,11 @@ class BestCheckpoint(ModelCheckpoint):
             super().on_validation_end(trainer, pl_module)
         elif not trainer.sanity_checking:
             logger.warning("best.ckpt is not kept: %r was not measured in validation", self.monitor)
+
+    @override
+    def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
+        """None: it keeps the best."""
+        return set()
 
 
 def _count_epoch_as_begun(trainer: Trainer) -> None:

@@ -18,6 +18,7 @@ from datamodules import GrainSampling, GranularityData, Squash
 from datamodules.crops import RegionSampling
 from datamodules.sample import Region
 from lightning_modules import BetaClip, CropTarget, HarmoClip, Method, MulClip, OptimConfig, PhraseTarget
+from lightning_modules.callbacks import AverageWeights, CompileBlocks
 from lightning_modules.fsdp2 import FullySharded
 from lightning_modules.memory import MemoryConfig
 from tests.tiny import make_sample, write_tar
@@ -46,6 +47,8 @@ class Spec:
     recompute: bool = False
     resume: str | None = None
     save: str | None = None  # a checkpoint half-way
+    averaged: bool = False
+    compiled: bool = False
 
 
 @dataclass
@@ -106,11 +109,13 @@ def train(spec: Spec, shards: list[str], ranks: int, *callbacks: Callback) -> Re
         batches_per_epoch=20,
     )  # fmt: skip
     seen = Recorder(spec.save, spec.steps)
+    extras = [AverageWeights(0.7)] if spec.averaged else []
+    extras += [CompileBlocks(backend="eager")] if spec.compiled else []
     trainer = Trainer(
         max_steps=spec.steps, accelerator="cpu", devices=ranks, strategy=strategy(spec.strategy, ranks), logger=False,
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, deterministic=True,
         use_distributed_sampler=False, accumulate_grad_batches=spec.accumulate, gradient_clip_val=spec.clip,
-        callbacks=[seen, *callbacks],
+        callbacks=[seen, *extras, *callbacks],
     )  # fmt: skip
     memory = MemoryConfig(spec.cache_part, spec.recompute)
     encoder = replace(TINY, frozen_positions=20)

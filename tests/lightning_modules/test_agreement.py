@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import pytest
-from lightning.fabric.utilities.rank_zero import rank_zero_only
+import json
 
+import pytest
+import torch.distributed as dist
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch.distributed import DistBackendError
+
+from lightning_modules.callbacks import agreement
 from lightning_modules.callbacks.agreement import Agreement, compare
 from lightning_modules.cli import main
 from lightning_modules.trainer_cli import unconnected
 from tests.lightning_modules.test_cli import ROOT, SHORT, elsewhere  # noqa: F401  a fixture
+from tests.tiny import write_shards
+from tests.warm_ranks import WarmRanks
 
+TWO = ["--trainer.devices=2", "--trainer.accelerator=cpu"]
 FACTS = {"host": "a", "code": "c1", "packages": "torch 2", "settings of the model": "m1", "data": "d1"}
 
 
@@ -38,9 +47,49 @@ def test_a_rank_that_finds_nobody_says_so(monkeypatch, capsys):
     monkeypatch.setattr(rank_zero_only, "rank", 1, raising=False)  # Lightning sets it too, and would leave it so
     with pytest.raises(SystemExit) as stopped:
         main(["fit", f"--config={ROOT}/configs/clip.yaml", f"--config={ROOT}/configs/recipes/ddp.yaml", *SHORT,
-              "--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.strategy.timeout=0:00:01"])  # fmt: skip
+              *TWO, "--trainer.strategy.timeout=0:00:01"])  # fmt: skip
     assert stopped.value.code == 2
     assert "rank 1 cannot connect to the others at 127.0.0.1:1: " in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_connection_that_is_made_late_and_fails_says_so(monkeypatch, capsys, tmp_path):
+    """NCCL's, at the first exchange."""
+
+    def fails(*args, **kwargs):
+        raise DistBackendError("NCCL error: no route")
+
+    monkeypatch.setattr(SingleDeviceStrategy, "barrier", fails)
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", f"--config={ROOT}/configs/clip.yaml", *SHORT, "--trainer.accelerator=cpu",
+              f"--trainer.logger.save_dir={tmp_path}"])  # fmt: skip
+    assert stopped.value.code == 2
+    assert "NCCL error: no route. Does every node reach this address" in capsys.readouterr().err
+
+
+def fit_differing(kind: str, folder: str, shards: list[str]) -> None:
+    """A rank that differs from the other in one thing."""
+    rank = dist.get_rank()
+    if kind == "code" and rank:
+        agreement.commit = lambda: "another one"
+    mine = shards[: 2 - rank] if kind == "data" else shards
+    beta = 0.25 if kind == "settings of the model" and rank else 0.5
+    main(["fit", f"--config={ROOT}/configs/beta_bce.yaml", f"--config={ROOT}/configs/recipes/ddp.yaml", *SHORT, *TWO,
+          f"--data.shards={json.dumps(mine)}", f"--model.beta={beta}",
+          f"--trainer.logger.save_dir={folder}"])  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_two_ranks_that_differ_stop_with_one_line(tmp_path):
+    shards = [str(path) for path in write_shards(tmp_path / "shards", 32, 2)]
+    with WarmRanks(__name__) as warm:
+        for kind in ("code", "data", "settings of the model"):
+            pids = warm.start(tmp_path / kind, fit_differing, 2, kind, str(tmp_path), shards)
+            assert warm.wait(pids, 280) == [2, 2]
+            for rank in range(2):
+                said = (tmp_path / kind / f"{rank}.out").read_text().splitlines()[-1]
+                assert said.startswith(f"lightning: error: ranks must agree on the {kind}: rank 0 on ")
+                assert said.endswith("(1 of 2 differ)")
 
 
 def test_the_advice_names_the_settings_that_help():

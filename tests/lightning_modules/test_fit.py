@@ -83,7 +83,7 @@ def test_logs_and_table(tmp_path, capsys):
     assert "caption" in shown
     assert "sentence" in shown
     assert (tmp_path / "results.json").is_file()
-    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"last.ckpt", "last-0.ckpt", "best.ckpt"}
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tmp_path))

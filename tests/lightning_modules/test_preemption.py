@@ -163,3 +163,15 @@ def test_a_checkpoint_replaces_the_one_before_in_one_go(tmp_path, monkeypatch):
         writer.save_checkpoint({"number": 2}, file)
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
     assert torch.load(file, weights_only=True) == {"number": 1}
+    monkeypatch.undo()
+    for number in (2, 3):
+        writer.save_checkpoint({"number": number}, file)
+    before = tmp_path / "last-0.ckpt"
+    assert [torch.load(path, weights_only=True)["number"] for path in (file, before)] == [3, 2]
+    file.write_bytes(b"cut")
+    writer.save_checkpoint({"number": 4}, file)  # what is cut short does not take the place of what is whole
+    assert [torch.load(path, weights_only=True)["number"] for path in (file, before)] == [4, 2]
+    best = tmp_path / "best.ckpt"
+    for number in (1, 2):
+        writer.save_checkpoint({"number": number}, best)
+    assert sorted(tmp_path.iterdir()) == [best, before, file]

@@ -7,6 +7,7 @@ method on 2 and on 4 ranks, by both strategies.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -14,8 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from lightning_modules.atomic_io import AtomicCheckpointIO, CheckpointError, is_whole, put_in_place
+from lightning_modules.cli import main
+from lightning_modules.evaluate_cli import load_model
 from lightning_modules.export_cli import encoder_of, export, read
-from lightning_modules.fsdp2 import FullySharded, replace_folder
+from lightning_modules.fsdp2 import FullySharded
 from tests.lightning_modules.ranked_run import METHODS, Result, Spec, train, train_all, write_uneven
 from tests.ranks import run_on_ranks
 
@@ -24,6 +28,7 @@ BETA = Spec("beta_clip", "ddp")
 SHARDED = Spec("mul_clip", "sharded", save="sharded.ckpt")
 WHOLE = Spec("harmo_clip", "whole", steps=10, accumulate=2, clip=0.1, save="whole.ckpt")
 CACHED = Spec("beta_clip", "whole", steps=4, cache_part=3, recompute=True)
+EXTRAS = [Spec("beta_clip", strategy, steps=4, averaged=True, compiled=True) for strategy in ("ddp", "whole")]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +47,7 @@ def alone(shards):
     known: dict[Spec, Result] = {}
 
     def result(spec: Spec) -> Result:
-        spec = replace(spec, strategy="ddp", save=None, resume=None)
+        spec = replace(spec, strategy="ddp", save=None, resume=None, compiled=False)
         if spec not in known:
             known[spec] = train(spec, shards, 1)
         return known[spec]
@@ -57,7 +62,7 @@ def placed(spec: Spec, folder: Path) -> Spec:
 @pytest.fixture(scope="module")
 def two(shards, folder) -> dict[Spec, list[Result]]:
     """Several runs in one world of two ranks."""
-    specs = [BETA, SHARDED, WHOLE, CACHED]
+    specs = [BETA, SHARDED, WHOLE, CACHED, *EXTRAS]
     ranks = run_on_ranks(train_all, 2, [placed(spec, folder) for spec in specs], shards)
     return {spec: [rank[i] for rank in ranks] for i, spec in enumerate(specs)}
 
@@ -82,6 +87,23 @@ def test_two_ranks_are_one(spec, two, alone):
     assert (moved - alone(replace(spec, steps=0)).weights["encoder.image_tower.projection.weight"]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("spec", EXTRAS, ids=lambda s: s.strategy)
+def test_the_average_and_compiled_blocks_on_two_ranks(spec, two, alone):
+    check_alike(two[spec], alone(spec))
+    weights = two[spec][0].weights
+    name = "image_tower.projection.weight"
+    assert (weights[f"averaged.{name}"] - weights[f"encoder.{name}"]).abs().max() > 1e-5
+
+
+def test_the_same_run_again_is_the_same_to_the_last_bit(two, shards):
+    """In other processes."""
+    again = run_on_ranks(train_all, 2, [EXTRAS[0]], shards)
+    for rank, before in enumerate(two[EXTRAS[0]]):
+        assert again[rank][0].losses == before.losses
+        for name, weight in before.weights.items():
+            assert torch.equal(again[rank][0].weights[name], weight), name
+
+
 def test_gradients_meet_once_per_step(two):
     """While they accumulate they stay where they are."""
     assert [rank.reduced for rank in two[WHOLE]] == [10, 10]
@@ -101,6 +123,19 @@ def test_a_sharded_checkpoint_of_two_ranks_goes_on_with_one(two, alone, folder, 
     check_alike(run_on_ranks(train_all, 1, [spec], shards)[0], alone(SHARDED), last=10)
 
 
+def test_a_sharded_checkpoint_becomes_one_file(two, alone, folder, shards, tmp_path, capsys):
+    """From which a run goes on without FSDP2."""
+    path = folder / "sharded.ckpt"
+    with pytest.raises(CheckpointError, match=r"is a folder of slices, for FSDP2: .* --format checkpoint`"):
+        AtomicCheckpointIO().load_checkpoint(path)
+    assert main(["export", str(path), str(tmp_path / "one.ckpt"), "--format", "checkpoint"]) == 0
+    spec = replace(SHARDED, strategy="ddp", save=None, resume=str(tmp_path / "one.ckpt"))
+    check_alike([train(spec, shards, 1)], alone(SHARDED), last=10)
+    with pytest.raises(SystemExit):
+        main(["export", str(path), str(tmp_path / "one.ckpt"), "--format", "checkpoint"])
+    assert "is there already" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["sharded.ckpt", "whole.ckpt"])
 def test_export_reads_both(two, folder, tmp_path, name):
     saved = read(folder / name)
@@ -109,6 +144,11 @@ def test_export_reads_both(two, folder, tmp_path, name):
     assert torch.equal(encoder.image_tower.projection.weight, weight)
     export(folder / name, tmp_path / "model")
     assert (tmp_path / "model" / "model.safetensors").is_file()
+    model, words = load_model(str(folder / name), torch.device("cpu"))
+    assert words["steps"] == saved["global_step"]
+    texts = ["a red cube", "a ball beside a cone"]
+    exported, _ = load_model(str(tmp_path / "model"), torch.device("cpu"))
+    torch.testing.assert_close(model.encode_text(texts), exported.encode_text(texts))
 
 
 def test_a_damaged_sharded_checkpoint_is_told(two, folder, tmp_path):
@@ -124,14 +164,21 @@ def test_a_damaged_sharded_checkpoint_is_told(two, folder, tmp_path):
         read(broken)
 
 
-def test_one_of_both_folders_is_always_whole(tmp_path):
-    new, path = tmp_path / "writing-last.ckpt", tmp_path / "last.ckpt"
+@pytest.mark.parametrize("stem", ["last", "best"])
+def test_one_of_both_folders_is_always_whole(two, folder, tmp_path, stem):
+    new, path = tmp_path / f"writing-{stem}.ckpt", tmp_path / f"{stem}.ckpt"
     for number in range(3):
-        new.mkdir()
+        shutil.copytree(folder / "sharded.ckpt", new)
         (new / "number").write_text(str(number))
-        replace_folder(new, path)
-        assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+        put_in_place(new, path)
         assert (path / "number").read_text() == str(number)
+        kept = tmp_path / f"{stem}-0.ckpt"
+        assert sorted(tmp_path.iterdir()) == ([kept, path] if number and stem == "last" else [path])
+    (path / "__0_0.distcp").write_bytes(b"cut short")
+    shutil.copytree(folder / "sharded.ckpt", new)
+    put_in_place(new, path)
+    assert is_whole(path)
+    assert stem == "best" or (kept / "number").read_text() == "1"
 
 
 def test_checkpoint_is_checked():
@@ -142,11 +189,17 @@ def test_checkpoint_is_checked():
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("world", [2, 4])
-def test_every_method_on_every_number_of_ranks(world, alone, shards):
+def test_every_method_on_every_number_of_ranks(world, alone, shards, capsys):
     specs = [Spec(method, strategy) for method, strategy in product(METHODS, ("ddp", "whole"))]
     ranks = run_on_ranks(train_all, world, specs, shards)
     for i, spec in enumerate(specs):
-        check_alike([rank[i] for rank in ranks], alone(spec))
+        mine, whole = [rank[i] for rank in ranks], alone(spec)
+        check_alike(mine, whole)
+        losses = torch.tensor([rank.losses for rank in mine]).mean(0) - torch.tensor(whole.losses)
+        weights = [(mine[0].weights[name] - weight).abs().max().item() for name, weight in whole.weights.items()]
+        with capsys.disabled():
+            print(f"\n{spec.method}, {spec.strategy}, {world} ranks and one, {spec.steps} steps: largest ", end="")
+            print(f"difference of a loss {losses.abs().max():.1e}, of a weight {max(weights):.1e}", end="")
 
 
 @pytest.mark.long

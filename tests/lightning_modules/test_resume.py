@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from datamodules import GrainSampling, GranularityData
 from lightning_modules import ClipFinetune, OptimConfig
+from lightning_modules.atomic_io import AtomicCheckpointIO, CheckpointError
 from lightning_modules.callbacks import LastCheckpoint
 from tests.killing import kill_once_going
 from tests.ranks import run_on_ranks
@@ -45,6 +46,7 @@ def train(
     killed_at: int | None = None,
     batch: int = BATCH,
     epochs: int = EPOCHS,
+    resume: str | None = None,
 ) -> Recorder:
     """Trains on from ``folder``'s last checkpoint; a global batch has ``batch`` samples on any number of ranks."""
     recorder = Recorder(killed_at)
@@ -58,10 +60,9 @@ def train(
         enable_model_summary=False, callbacks=[LastCheckpoint(f"{folder}/checkpoints", every_n_steps=1), recorder],
     )  # fmt: skip
     last = Path(folder, "checkpoints", "last.ckpt")
+    resume = resume or (str(last) if last.exists() else None)
     try:
-        trainer.fit(
-            ClipFinetune(encoder=TINY, optim=OptimConfig(lr=1e-3)), data, ckpt_path=str(last) if last.exists() else None
-        )
+        trainer.fit(ClipFinetune(encoder=TINY, optim=OptimConfig(lr=1e-3)), data, ckpt_path=resume)
     except InterruptedError:
         assert killed_at is not None
     return recorder
@@ -146,6 +147,24 @@ def test_another_global_batch(tmp_path, shards, first, second):
     for epoch in range(2):
         assert sorted(seen[SAMPLES * epoch : SAMPLES * (epoch + 1)]) == [f"{n:06d}" for n in range(SAMPLES)]
     assert abs(len(seen) - SAMPLES * EPOCHS) <= max(first, second)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_checkpoint_cut_short_is_passed_over(tmp_path, shards):
+    """By a disk or a copy, after it was written: the run goes on from the one before."""
+    whole = train(str(tmp_path / "whole"), shards, 1, 0)
+    parts = tmp_path / "parts"
+    first = train(str(parts), shards, 1, 0, killed_at=5)
+    last = parts / "checkpoints" / "last.ckpt"
+    os.truncate(last, last.stat().st_size - 100)
+    with pytest.raises(CheckpointError, match=r"last\.ckpt is cut short or damaged; --ckpt_path takes another"):
+        AtomicCheckpointIO().load_checkpoint(last)
+    on = train(str(parts), shards, 1, 0, killed_at=8, resume="last")
+    assert first.keys[:4] + on.keys == whole.keys[:8]
+    for file in last.parent.iterdir():
+        file.write_bytes(b"cut")
+    with pytest.raises(CheckpointError, match=r"last\.ckpt is cut short or damaged, and so is the one before it"):
+        train(str(parts), shards, 1, 0, resume="last")
 
 
 def train_alone(folder: str, shards: list[str], epochs: int) -> None:

@@ -62,7 +62,10 @@ def install() -> None:
         raise NotHere("slurm-wlm and munge are not installed, and there is no apt-get to install them")
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for words in ("update -qq", "install -qq --yes --no-install-recommends slurm-wlm munge"):
-        done = subprocess.run(["apt-get", *words.split()], env=quiet, capture_output=True, text=True)
+        try:
+            done = subprocess.run(["apt-get", *words.split()], env=quiet, capture_output=True, text=True, timeout=300)
+        except subprocess.TimeoutExpired as error:
+            raise NotHere(f"apt-get {words} took over 300 s") from error
         if done.returncode:
             raise NotHere(f"apt-get {words} failed: {done.stderr.strip().splitlines()[-1:]}")
 

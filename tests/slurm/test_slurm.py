@@ -20,7 +20,7 @@ from tests.slurm.cluster import Cluster, NotHere, install
 from tests.tiny import picture
 
 pytestmark = [pytest.mark.long, pytest.mark.slurm, pytest.mark.timeout(1800)]
-PATIENCE = float(os.environ.get("GRAINCLIP_PATIENCE", "300"))  # seconds for a job; on a busy machine more
+PATIENCE = float(os.environ.get("GRAINCLIP_PATIENCE", "600"))  # seconds for a job; on a busy machine more
 STEPS = 16
 
 
