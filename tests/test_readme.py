@@ -53,7 +53,7 @@ ADDED = {
     '--text "its tail" --out cat.html': "",
     "lightning report runs/beta_ce runs/beta_bce --out report.html": "",
     "lightning prepare sharegpt4v --images data --annotations share-captioner_coco_lcs_sam_1246k_1107.json "
-    "--out shards/sharegpt4v --scale.processes 16": "--scale.processes 1 --extractor rules",
+    "--out shards/sharegpt4v --processes 16": "--processes 1 --extractor rules",
     "lightning inspect shards/sharegpt4v --html page.html": "",
 }
 ELSEWHERE = {  # the start of a command: the file with its test, and what stands there
