@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,7 +50,7 @@ def spread(seconds: list[float]) -> float:
 
 def tensor_peak(work: Callable[[], None]) -> float:
     """MiB of tensors that ``work`` holds at its peak, beyond those that were there; counted, so the same every time."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+    with _silent(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         work()
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
@@ -64,6 +66,19 @@ class Turns(NamedTuple):
     old: float  # seconds of processor time, the best of several
     new: float
     spread: float  # of the side that varied more
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without the lines that the profiler's own library writes past Python."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def taking_turns(make: Callable[..., Callable[[], None]], *arguments: Any, repeats: int = 3) -> Turns:
