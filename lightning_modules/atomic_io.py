@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,19 +70,37 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 def put_in_place(new: Path, path: Path) -> None:
     """Put the file or folder ``new`` where ``path`` is or will be; of ``last`` the whole one before is kept.
 
-    Folders cannot be exchanged in one operation everywhere. A process that dies between the two leaves the old one
-    under a name that a search for the last checkpoint finds as well: ``last-0.ckpt`` for ``last.ckpt``.
+    A file is there under its name at any moment. Folders cannot be exchanged in one operation everywhere, nor files
+    where the disk knows no links: a process that dies between two leaves the old one under a name that a search for
+    the last checkpoint finds as well: ``last-0.ckpt`` for ``last.ckpt``.
     """
     before = the_one_before(path)
     if is_whole(path) and (path.is_dir() or new.is_dir() or path.stem == LAST):
         if path.is_dir() or before.is_dir():
             remove(before)
-        os.replace(path, before)
+        _keep(path, before, linked=not (path.is_dir() or new.is_dir()))
     elif path.is_dir() or new.is_dir():
         remove(path)
     os.replace(new, path)
     if path.stem != LAST:
         remove(before)
+
+
+def _keep(path: Path, before: Path, linked: bool) -> None:
+    if linked:
+        with suppress(OSError):  # a disk without links
+            return _link(path, before)
+    os.replace(path, before)
+    return None
+
+
+def _link(path: Path, other: Path) -> None:
+    """Give the file ``path`` the name ``other`` too, in place of what bore it. Raises ``OSError`` on disks without."""
+    spare = other.with_name(f"{other.name}.link")
+    spare.unlink(missing_ok=True)
+    os.link(path, spare)
+    os.replace(spare, other)
+    spare.unlink(missing_ok=True)  # it stays where both names were the same file's already
 
 
 def the_one_before(path: Path) -> Path:

@@ -64,6 +64,8 @@ ELSEWHERE = {  # the start of a command: the file with its test, and what stands
     "make lint": (".ci/run", "make lint"),
     "make format": ("Makefile", "ruff format ."),
     "make bench": ("tests/bench/run.py", "def main"),
+    "make coverage": ("Makefile", "--cov"),
+    "make mutation": ("tests/mutation/test_mutants.py", "mutant("),
     "make study": ("tests/test_study.py", "run.main()"),
     ".ci/run": (".ci/run", "make test"),
     "source .venv/bin/activate": ("Makefile", "source .venv/bin/activate"),
