@@ -89,9 +89,9 @@ def put_in_place(new: Path, path: Path) -> None:
 def _keep(path: Path, before: Path, linked: bool) -> None:
     if linked:
         with suppress(OSError):  # a disk without links
-            return _link(path, before)
+            _link(path, before)
+            return
     os.replace(path, before)
-    return None
 
 
 def _link(path: Path, other: Path) -> None:
