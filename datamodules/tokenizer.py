@@ -69,6 +69,7 @@ class Tokenizer:
         self.context_length = context_length
 
     def __call__(self, text: str) -> list[int]:
+        """Token ids of ``text``, cut to the context."""
         return list(self.cut(_encode(text)))
 
     def whole(self, text: str) -> tuple[int, ...]:

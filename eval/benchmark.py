@@ -92,7 +92,9 @@ class AttentiveModel(Model, Protocol):
 class Track(Protocol):
     """Hands on the steps of a long work one by one; may show how far it is."""
 
-    def __call__(self, steps: Sequence[T], description: str) -> Iterable[T]: ...
+    def __call__(self, steps: Sequence[T], description: str) -> Iterable[T]:
+        """The steps, in their order; ``description`` names the work."""
+        ...
 
 
 def untracked(steps: Sequence[T], description: str) -> Iterable[T]:

@@ -72,9 +72,11 @@ class Boxes:
             self.boxes.append(torch.tensor(own) * torch.tensor(covered(fit, image.size)).repeat(2))
 
     def stamp(self) -> str:
+        """Changes with the boxes and how they are pooled."""
         return digest([self.prepare.__name__, *(str(own.tolist()) for own in self.boxes)])
 
     def __call__(self, model: Model, dense: Float[Tensor, "B P D"], pictures: Sequence[int]) -> Float[Tensor, "R D"]:
+        """Unit vectors of the pictures' boxes, one picture after the other."""
         boxes = torch.cat([self.boxes[number] for number in pictures]).to(dense.device)
         image = torch.tensor([row for row, number in enumerate(pictures) for _ in range(self.counts[number])])
         return model.pool_regions(self.prepare(dense), boxes, image.to(dense.device))

@@ -48,10 +48,12 @@ class ImageFile:
     size: tuple[int, int] | None = None
 
     def stamp(self) -> str:
+        """From the file's name, size and time."""
         found = self.file.stat()
         return f"{self.name} {found.st_size} {found.st_mtime_ns}"
 
     def open(self) -> Image.Image:
+        """RGB pixels of the size that the annotation tells; ValueError where it is no such picture."""
         try:
             with Image.open(self.file) as image:
                 found = image.convert("RGB")
@@ -72,12 +74,15 @@ class Crop:
 
     @property
     def name(self) -> str:
+        """The file's, and the box."""
         return f"{self.whole.name} {self.box}"
 
     def stamp(self) -> str:
+        """That of the file, and the box."""
         return f"{self.whole.stamp()} {self.box}"
 
     def open(self) -> Image.Image:
+        """RGB pixels of the box."""
         return self.whole.open().crop(self.box)
 
 
@@ -91,10 +96,12 @@ class TarMember:
     size: int
 
     def stamp(self) -> str:
+        """From the tar's size and time, and the place in it."""
         found = self.tar.stat()
         return f"{self.name} {self.offset} {self.size} {found.st_size} {found.st_mtime_ns}"
 
     def open(self) -> Image.Image:
+        """RGB pixels; ValueError, naming the tar, where it is no picture."""
         try:
             with self.tar.open("rb") as file:
                 file.seek(self.offset)
@@ -111,9 +118,11 @@ class Encoded:
     data: bytes
 
     def stamp(self) -> str:
+        """From the bytes."""
         return f"{self.name} {hashlib.sha256(self.data).hexdigest()}"
 
     def open(self) -> Image.Image:
+        """RGB pixels; ValueError, naming it, where it is no picture."""
         try:
             return Image.open(io.BytesIO(self.data)).convert("RGB")
         except BROKEN as error:
@@ -128,7 +137,9 @@ class Pixels:
     pixels: UInt8[np.ndarray, "H W 3"]
 
     def stamp(self) -> str:
+        """From the pixels."""
         return f"{self.name} {hashlib.sha256(self.pixels.tobytes()).hexdigest()}"
 
     def open(self) -> Image.Image:
+        """The picture."""
         return Image.fromarray(self.pixels)

@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
+from typing_extensions import override
 
 from datamodules.nltk_data import NltkDataError
 from datamodules.prepare import SOURCES
@@ -19,6 +20,7 @@ _JOB = "job"  # the parameter of every source
 class OneLineParser(ArgumentParser):
     """Says what is wrong with the command line in one line, and stops."""
 
+    @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
             super().error(message, ex)

@@ -106,9 +106,11 @@ class Wording:
         return words[self._chosen[value]]
 
     def noun(self, thing: Thing) -> str:
+        """What ``thing`` is called."""
         return self.pick(thing.shape, NOUNS[thing.shape])
 
     def adjective(self, thing: Thing, attribute: str) -> str:
+        """The word for one of its attributes."""
         value = getattr(thing, attribute)
         return self.pick(value, ADJECTIVES[attribute][value])
 

@@ -91,9 +91,11 @@ class BoxesAndMasks:
         self.masks = [[segment.kept for segment in picture.segments] for picture in pictures]
 
     def stamp(self) -> str:
+        """Changes with the boxes and masks."""
         return digest([self.boxes.stamp(), *(mask.hex() for own in self.masks for mask in own)])
 
     def __call__(self, model: Model, dense: Float[Tensor, "B P D"], pictures: Sequence[int]) -> Float[Tensor, "R D"]:
+        """Unit vectors of the pictures' segments: of each its box, then its mask; the box where the mask is empty."""
         rois = self.boxes(model, dense, pictures)
         means = [
             unpacked(self.masks[n]).to(dense.device) @ own for n, own in zip(pictures, all_alike(dense), strict=True)

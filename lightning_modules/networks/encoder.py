@@ -156,4 +156,5 @@ class DualEncoder(nn.Module):
         save_open_clip(self.config, whole_state(self), folder)
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"], texts: Texts) -> tuple[ImageFeatures, TextFeatures]:
+        """Both towers."""
         return self.encode_image(pixels), self.encode_text(texts)

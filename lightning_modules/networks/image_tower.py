@@ -29,6 +29,7 @@ class ValueOnlyBlock(Block):
     attn: Attention
 
     def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+        """Tokens as this block leaves them."""
         x = x + self._mix(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
@@ -64,4 +65,5 @@ class ImageTower(VisionTransformer):
         nn.init.normal_(self.projection.weight, std=width**-0.5)
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
+        """Tokens of normalised pixels."""
         return self.projection(self.forward_features(pixels))

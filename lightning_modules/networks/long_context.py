@@ -58,6 +58,7 @@ class PositionTable(nn.Module):
 
     @property
     def weight(self) -> Float[Tensor, "L C"]:
+        """The whole table, frozen rows first."""
         return torch.cat([self.frozen, self.trained])
 
     @torch.no_grad()
@@ -69,4 +70,5 @@ class PositionTable(nn.Module):
         self.trained.copy_(table[len(self.frozen) :])
 
     def forward(self, positions: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows C"]:
+        """Rows of the table."""
         return functional.embedding(positions, self.weight)
