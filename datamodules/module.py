@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import LightningDataModule
+from lightning.pytorch.utilities.seed import isolate_rng
 from typing_extensions import override
 
 from datamodules import scenes
@@ -118,6 +119,7 @@ class GranularityData(LightningDataModule):
         self._val: list[Shard] = []
         self._progress = Progress()
         self._stream: StreamBatches | None = None
+        self._first_val: Batch | None = None
 
     def prepare_data(self) -> None:
         """Write the embedded data set if it is asked for and not there yet (one process per node)."""
@@ -137,7 +139,7 @@ class GranularityData(LightningDataModule):
             embedded = self._scenes()
             train, val = embedded.train, val or embedded.held_out
         self._train = self._sources(train) if stage == "fit" else []
-        self._val = find_shards(val) if val else []
+        self._val, self._first_val = find_shards(val) if val else [], None
         if stage == "fit":
             if self.trainer is not None:
                 self._progress = Progress()  # a checkpoint's comes after this
@@ -163,6 +165,17 @@ class GranularityData(LightningDataModule):
         if not self._val:
             return []
         return PassLoader(self._reading(self.val_batch_size, training=False).once(self._val), self.workers)
+
+    def first_val_batch(self) -> Batch | None:
+        """The first validation batch of this rank, on the CPU; None where there is no validation set.
+
+        Read once, which takes as long as a step, without worker processes or a change of the random state.
+        """
+        if self._first_val is None and self._val:
+            with isolate_rng():
+                reader = self._reading(self.val_batch_size, training=False).once(self._val)
+                self._first_val = next(iter(PassLoader(reader, 0)), None)
+        return self._first_val
 
     def test_dataloader(self) -> PassLoader | list[Any]:
         """The validation samples."""

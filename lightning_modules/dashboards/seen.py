@@ -10,25 +10,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 from lightning import Trainer
-from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
 from torch import Tensor
 
 from datamodules.batch import Batch, Grain
-from datamodules.loader import PassLoader
 from datamodules.module import GranularityData
 from datamodules.tokenizer import Tokenizer
 from eval.drawing.words import joined
 from lightning_modules.base import Method
 from lightning_modules.encoder_model import EncoderModel
 from lightning_modules.networks import ImageFeatures, TextFeatures
-
-_first: WeakKeyDictionary[GranularityData, Batch | None] = WeakKeyDictionary()  # reading it takes as long as a step
 
 
 class Read(NamedTuple):
@@ -93,17 +88,9 @@ def _zeros(texts: list[Read], seen: Seen) -> Tensor:
 
 
 def first_samples(trainer: Trainer) -> Batch | None:
-    """The first batch of the validation set, read without worker processes and without touching the random state;
-    None where there is no validation set. Several callbacks of a run that ask for it get the same.
-    """
+    """The fixed batch of a run; None where there is no validation set, or another data module."""
     data = getattr(trainer, "datamodule", None)
-    loader = data.val_dataloader() if isinstance(data, GranularityData) else None
-    if not isinstance(data, GranularityData) or not isinstance(loader, PassLoader):
-        return None
-    if data not in _first:
-        with isolate_rng():
-            _first[data] = next(iter(PassLoader(loader.reader, 0)), None)
-    return _first[data]
+    return data.first_val_batch() if isinstance(data, GranularityData) else None
 
 
 @contextmanager

@@ -120,6 +120,17 @@ def test_a_look_leaves_modes_and_random_numbers_as_they_were(tmp_path):
     assert not method.pooling.training
 
 
+def test_the_first_samples_are_read_once_and_forgotten_by_a_new_set_up(tmp_path):
+    run = data(tmp_path)
+    assert run.first_val_batch() is None
+    run.setup("fit")
+    first = run.first_val_batch()
+    assert run.first_val_batch() is first
+    run.val_shards = [str(write_tar(tmp_path / "others.tar", [make_sample(number) for number in range(3)]))]
+    run.setup("fit")
+    assert len(run.first_val_batch().images) == 3
+
+
 @pytest.mark.parametrize(("changes", "message"), [
     ({"every_n_steps": -1}, "pictures.every_n_steps must be at least 0, got -1"),
     ({"samples": 0}, "pictures.samples must be at least 1, got 0"),
