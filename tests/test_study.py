@@ -11,11 +11,12 @@ import yaml
 from matplotlib.text import Text
 
 from lightning_modules.cli import main
+from tests.study import publish, run, training
 from tests.study import rows as study
-from tests.study import run, training
 from tests.study.figures import draw
+from tests.study.record import Record, from_json, kept
 from tests.study.rows import Run, Study, all_studies, read_study, words
-from tests.study.tables import claims_table, markdown, numbers, verdict
+from tests.study.tables import claims_table, results_table, section, values, verdict
 from tests.study.training import fine_tune, fit, step_cost
 
 PROGRAM = """
@@ -70,8 +71,8 @@ def test_every_row_sets_fields_that_exist(name, capsys, monkeypatch):
         with pytest.raises(SystemExit):
             main(["fit", "--config", str(study.ROOT / file), "--print_config"])
         configs[file] = yaml.safe_load(capsys.readouterr().out)
-    for file, values in asked:
-        for field in values:
+    for file, fields in asked:
+        for field in fields:
             reduce(lambda node, key: node[key], field.split("."), configs[file])
     assert all(one != other for n, one in enumerate(asked[first:]) for other in asked[first:][:n])
 
@@ -119,10 +120,11 @@ def test_rows_may_train_from_scratch(program):
     alone = TINY._replace(start=None)
     assert training.trained_start(alone, program / "out") == (None, None)
     assert "--model.init_args.pretrained" not in fine_tune(Run(alone, "a", 0), program / "out", None)["command"]
-    lines = markdown(alone, None, {"a": results(0.1), "+ b": results(0.2)}, {"a": 1, "+ b": 1}).splitlines()
+    found = Record(None, {"a": results(0.1), "+ b": results(0.2)}, {"a": 1, "+ b": 1})
+    lines = results_table(alone, found).splitlines()
     assert lines[2:] == ["| a | 10.0 | 1.00 |", "| + b | 20.0 | 1.00 |"]
     with pytest.raises(ValueError, match="needs a study with a start"):
-        numbers(["R@1"], results(0.1), None)
+        values(alone._replace(columns={"kept": ["R@1"]}), "kept", results(0.1), None)
 
 
 def test_a_row_may_have_a_config_of_its_own(program):
@@ -144,14 +146,13 @@ def test_a_run_that_fails_names_its_log_and_is_done_again(program):
 
 
 def results(*numbers):
-    return [{"numbers": {"R@1": number}} for number in numbers]
+    return [{"R@1": number} for number in numbers]
 
 
 def test_the_table_has_mean_and_spread_over_seeds():
-    found = {"a": results(0.1, 0.2, 0.3), "+ b": [{"numbers": {}}]}
-    lines = markdown(TINY, results(0.5)[0], found, {"a": 2.0, "+ b": 3.0}).splitlines()
-    assert lines == [
-        "| tiny | R@1 | step |",
+    found = Record({"R@1": 0.5}, {"a": results(0.1, 0.2, 0.3), "+ b": [{}]}, {"a": 2.0, "+ b": 3.0})
+    assert results_table(TINY, found).splitlines() == [
+        "| | R@1 | step |",
         "|---|---|---|",
         "| what all start from | 50.0 |  |",
         "| a | 20.0 ± 10.0 | 1.00 |",
@@ -160,9 +161,9 @@ def test_the_table_has_mean_and_spread_over_seeds():
 
 
 def test_a_column_may_be_a_share_of_the_start():
-    runs = [{"numbers": {"up": 0.2, "down": 0.4}}, {"numbers": {"up": 0.6, "down": 0.6}}]
-    start = {"numbers": {"up": 0.5, "down": 0.7}}
-    assert numbers(["up", "down"], runs, start) == pytest.approx([0.5, 1.0])
+    runs, start = [{"up": 0.2, "down": 0.4}, {"up": 0.6, "down": 0.6}], {"up": 0.5, "down": 0.7}
+    shares = TINY._replace(columns={"kept": ["up", "down"]})
+    assert values(shares, "kept", runs, start) == pytest.approx([50, 100])
 
 
 @pytest.mark.parametrize(
@@ -178,21 +179,27 @@ def test_a_column_may_be_a_share_of_the_start():
     ],
 )
 def test_what_becomes_of_a_claim(ours, theirs, over, not_below):
-    found, start = {"a": results(*ours), "+ b": results(*theirs)}, results(0.3)[0]
+    found = Record({"R@1": 0.3}, {"a": results(*ours), "+ b": results(*theirs)}, {})
     for key, wanted in (("over", over), ("not_below", not_below)):
-        assert verdict(TINY, {"column": "R@1", "row": "a", key: "+ b"}, start, found)[0] == wanted
+        assert verdict(TINY, {"column": "R@1", "row": "a", key: "+ b"}, found)[0] == wanted
     claimed = TINY._replace(claims={"more is more": {"column": "R@1", "row": "a", "over": "+ b"}})
-    assert claims_table(claimed, start, found).splitlines()[2].startswith(f"| more is more | {over} | R@1 | ")
+    assert claims_table(claimed, found).splitlines()[2].startswith(f"| more is more | {over} | R@1 | ")
+
+
+def test_one_seed_tells_nothing_of_a_claim():
+    found = Record(None, {"a": results(0.5), "+ b": results(0.4, 0.4)}, {})
+    claim = {"column": "R@1", "row": "a", "over": "+ b"}
+    assert verdict(TINY, claim, found) == ("open: one seed", "+10.0")
 
 
 @pytest.mark.parametrize("name", all_studies())
 def test_claims_and_figures_name_rows_and_columns(name):
     found = read_study(name)
-    other, done = ({"numbers": {c: 0.1 * n for c in names(found)}} for n in (1, 2))
-    runs, start = {row: [done, other] for row in found.rows}, None if found.start is None else other
-    assert len(claims_table(found, start, runs).splitlines()) == 2 + len(found.claims)
+    other, done = ({c: 0.1 * n for c in names(found)} for n in (1, 2))
+    record = Record(None if found.start is None else other, {row: [done, other] for row in found.rows}, {})
+    assert len(claims_table(found, record).splitlines()) == 2 + len(found.claims)
     for wanted in found.figures.values():
-        figure = draw(found, wanted, start, runs)
+        figure = draw(found, wanted, record)
         written = {text.get_text() for text in figure.findobj(Text)}
         assert wanted["title"] in written
         assert {f"{column}, %" for column in wanted.get("across", wanted.get("columns"))} <= written
@@ -223,5 +230,37 @@ def test_all_of_it(program, monkeypatch, capsys):
     assert (program / "out/first-exported/weights").read_text() == str(program / "out/first/checkpoints/last.ckpt")
     assert "| a | 5.0 ± 7.1 | 1.00 |" in (program / "out/results.md").read_text()
     assert b"<svg" in (program / "out/a.svg").read_bytes()
-    numbers = json.loads((program / "out/results.json").read_text())
-    assert [run["numbers"]["R@1"] for run in numbers["tiny"]["+ b"]] == [0, 0.1]
+    found = json.loads((program / "out/results.json").read_text())
+    assert [numbers["R@1"] for numbers in found["tiny"]["rows"]["+ b"]["seeds"]] == [0, 0.1]
+
+
+def test_results_are_taken_over_into_the_readme(program, monkeypatch):
+    monkeypatch.setattr(publish, "README", program / "README.md")
+    monkeypatch.setattr(publish, "RESULTS", program / "results")
+    monkeypatch.setattr(publish, "read_study", lambda name: TINY)
+    (program / "README.md").write_text("before\n<!-- study: tiny -->\nold\n<!-- end of study -->\nafter\n")
+    (program / "a.svg").write_text("<svg/>")
+    record = Record(
+        kept(TINY, {"R@1": 0.123456, "R@5": 1}), {"a": results(0.1), "+ b": results(0.2)}, {"a": 1, "+ b": 2}
+    )
+    publish.publish([(TINY, record)], program)
+    shown = section(TINY, record, "results/")
+    assert "![a and b](results/a.svg)" in shown
+    text = (program / "README.md").read_text()
+    assert text == f"before\n<!-- study: tiny -->\n\n{shown}\n\n<!-- end of study -->\nafter\n"
+    assert publish.filled(text) == text
+    assert (program / "results/a.svg").read_text() == "<svg/>"
+    known = json.loads((program / "results/results.json").read_text())["tiny"]
+    assert from_json(TINY, known) == record
+    for changed in (TINY._replace(settings={"epochs": 2}), TINY._replace(start=None), TINY._replace(rows={"a": {}})):
+        with pytest.raises(ValueError, match="tiny has other rows, fields or another start than its results"):
+            from_json(changed, known)
+
+
+def test_the_readme_shows_the_results_that_are_kept():
+    readme = publish.README.read_text(encoding="utf-8")
+    assert {block[2] for block in publish.BLOCK.finditer(readme)} == set(all_studies())
+    assert publish.filled(readme) == readme
+    for name in all_studies():
+        for figure in read_study(name).figures:
+            assert b"<svg" in (publish.RESULTS / figure).read_bytes()

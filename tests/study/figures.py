@@ -9,33 +9,34 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eval.drawing.canvas import COLOURS, HEADING, canvas, heading, place
+from tests.study.record import Numbers, Record
 from tests.study.rows import Study
-from tests.study.tables import Results, Start, numbers, with_start
+from tests.study.tables import values
 
 MARKS = "osD^vP*X"
 SIDE, LEGEND, LINE = 4.2, 2.6, 0.22  # inches: of a chart, of the names beside it, of one name
 
 
-def draw(study: Study, wanted: dict[str, Any], start: Start, done: Results) -> Figure:
+def draw(study: Study, wanted: dict[str, Any], record: Record) -> Figure:
     """One figure of a study: ``across`` two columns, or ``along`` a setting."""
     kind = _across if "across" in wanted else _along
-    return kind(study, wanted, start, done)
+    return kind(study, wanted, record)
 
 
-def _spread(study: Study, column: str, start: Start, runs: list[dict[str, Any]]) -> tuple[float, float]:
-    percent = [100 * number for number in numbers(study.columns[column], runs, start)]
+def _spread(study: Study, column: str, record: Record, runs: list[Numbers]) -> tuple[float, float]:
+    percent = values(study, column, runs, record.start)
     return mean(percent), stdev(percent) if len(percent) > 1 else 0.0
 
 
-def _across(study: Study, wanted: dict[str, Any], start: Start, done: Results) -> Figure:
+def _across(study: Study, wanted: dict[str, Any], record: Record) -> Figure:
     """Each row is a point: ``across`` is the column to the right and the one upwards."""
     right, up = wanted["across"]
-    rows = with_start(start, done)
+    rows = record.with_start()
     with canvas(SIDE + 1.1 + LEGEND, HEADING + max(SIDE, LINE * len(rows)) + 0.6) as figure:
         heading(figure, wanted["title"])
         ax = place(figure, 0.7, HEADING, SIDE, SIDE)
         for number, (row, runs) in enumerate(rows.items()):
-            (x, x_spread), (y, y_spread) = (_spread(study, column, start, runs) for column in (right, up))
+            (x, x_spread), (y, y_spread) = (_spread(study, column, record, runs) for column in (right, up))
             colour, mark = COLOURS[number % len(COLOURS)], MARKS[number // len(COLOURS) * 3 % len(MARKS)]
             ax.errorbar(x, y, y_spread, x_spread, color=colour, marker=mark, label=row, linestyle="", elinewidth=0.8)
         _labels(ax, f"{right}, %", f"{up}, %")
@@ -43,7 +44,7 @@ def _across(study: Study, wanted: dict[str, Any], start: Start, done: Results) -
     return figure
 
 
-def _along(study: Study, wanted: dict[str, Any], start: Start, done: Results) -> Figure:
+def _along(study: Study, wanted: dict[str, Any], record: Record) -> Figure:
     """A chart for each of ``columns``, a line for each of ``lines``: the rows' names by the value of the setting."""
     columns = wanted["columns"]
     side = 2.4
@@ -52,7 +53,7 @@ def _along(study: Study, wanted: dict[str, Any], start: Start, done: Results) ->
         for number, column in enumerate(columns):
             ax = place(figure, 0.7 + number * (side + 0.8), HEADING + 0.1, side, side)
             for index, (name, points) in enumerate(wanted["lines"].items()):
-                found = [_spread(study, column, start, done[row]) for row in points.values()]
+                found = [_spread(study, column, record, record.rows[row]) for row in points.values()]
                 ax.errorbar(
                     range(len(points)),
                     [value for value, _ in found],

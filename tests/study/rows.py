@@ -37,10 +37,14 @@ class Run(NamedTuple):
         """The method's file."""
         return self.study.rows[self.row].get("config", self.study.config)
 
+    def settings(self) -> dict[str, Any]:
+        """What is set beside it, but for the seed."""
+        own = {key: value for key, value in self.study.rows[self.row].items() if key != "config"}
+        return self.study.settings | own
+
     def fields(self) -> dict[str, Any]:
         """What is set beside it, the seed included."""
-        own = {key: value for key, value in self.study.rows[self.row].items() if key != "config"}
-        return self.study.settings | own | {"seed_everything": self.seed, "data.seed": self.seed}
+        return self.settings() | {"seed_everything": self.seed, "data.seed": self.seed}
 
     def folder(self, out: Path) -> Path:
         """Where it is written."""

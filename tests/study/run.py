@@ -4,7 +4,8 @@ All rows of a study start from the same model, trained first and exported, or fr
 with each seed. Runs go side by side, one thread each, so that a row and a seed give the same numbers on any number of
 cores. A finished run is never done again, unless its command or the method's config has changed; one that was broken
 off starts anew. At the end each row trains a few steps more, one row at a time, to tell what a step costs.
-``runs/study`` holds the runs, ``results.json`` with all numbers, ``results.md`` with the tables, and the figures.
+``runs/study`` holds the runs, ``results.json`` with all numbers, ``results.md`` with the tables, and the figures;
+``--publish`` takes numbers, tables and figures over into the README and the folder ``results`` beside this file.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -23,8 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from eval.drawing.canvas import svg
 from tests.study.figures import draw
+from tests.study.publish import publish
+from tests.study.record import Numbers, Record, kept, to_json
 from tests.study.rows import ROOT, Run, Study, all_studies, read_study
-from tests.study.tables import Results, claims_table, markdown
+from tests.study.tables import section
 from tests.study.training import fine_tune, step_cost, trained_start
 
 
@@ -35,6 +37,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each row, from 0 (default: 3)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side (default: one a core)")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "study", help="folder (default: runs/study)")
+    parser.add_argument("--publish", action="store_true", help="take the results over into the README")
     given = parser.parse_args()
     studies, out = [read_study(name) for name in given.studies or all_studies()], given.out.resolve()
     show = Console(soft_wrap=True).print
@@ -43,33 +46,39 @@ def main() -> None:
         if study.start is not None:
             show(f"{study.name}: training what its rows start from, {study.start['name']}")
         starts[study.name] = trained_start(study, out)
-    found = _fine_tuned(studies, given.seeds, given.jobs, out, {name: weights for name, (_, weights) in starts.items()})
-    texts = []
+    weights = {name: folder for name, (_, folder) in starts.items()}
+    rows = _fine_tuned(studies, given.seeds, given.jobs, out, weights)
+    found = []
     for study in studies:
-        start, weights = starts[study.name]
-        costs = {row: step_cost(Run(study, row, 0), out, weights) for row in study.rows}
-        texts.append(markdown(study, start, found[study.name], costs))
-        if study.claims:
-            texts.append(claims_table(study, start, found[study.name]))
+        start, steps = starts[study.name][0], {}
+        for row in study.rows:
+            show(f"{study.name}, {row}: what a step takes")
+            steps[row] = step_cost(Run(study, row, 0), out, weights[study.name])
+        found.append((study, Record(start and kept(study, start["numbers"]), rows[study.name], steps)))
         for name, wanted in study.figures.items():
-            (out / name).write_bytes(svg(draw(study, wanted, start, found[study.name])))
-    (out / "results.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    (out / "results.md").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
-    show("\n" + "\n\n".join(texts) + f"\n\nwritten: {out / 'results.md'}, {out / 'results.json'}")
+            (out / name).write_bytes(svg(draw(study, wanted, found[-1][1])))
+    record = json.dumps({study.name: to_json(study, one) for study, one in found}, indent=1, ensure_ascii=False)
+    (out / "results.json").write_text(record, encoding="utf-8")
+    text = "\n\n".join(f"## {study.name}\n\n{section(study, one, '')}" for study, one in found)
+    (out / "results.md").write_text(text + "\n", encoding="utf-8")
+    if given.publish:
+        publish(found, out)
+    show(f"\n{text}\n\nwritten: {out / 'results.md'}, {out / 'results.json'}")
 
 
 def _fine_tuned(
     studies: list[Study], seeds: int, jobs: int, out: Path, weights: dict[str, Path | None]
-) -> dict[str, Results]:
-    """What all rows give, with all seeds."""
+) -> dict[str, dict[str, list[Numbers]]]:
+    """Of each study's rows the numbers that it shows, with all seeds."""
     runs = [Run(study, row, seed) for study in studies for seed in range(seeds) for row in study.rows]
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {s.name: {row: [] for row in s.rows} for s in studies}
+    found: dict[str, dict[str, list[Numbers]]] = {s.name: {row: [] for row in s.rows} for s in studies}
     show = Console(soft_wrap=True).print
     with ThreadPoolExecutor(jobs) as pool:
         waiting = [pool.submit(fine_tune, run, out, weights[run.study.name]) for run in runs]
         try:
             for number, (run, future) in enumerate(zip(runs, waiting, strict=True), start=1):
-                found[run.study.name][run.row].append(done := future.result())
+                done = future.result()
+                found[run.study.name][run.row].append(kept(run.study, done["numbers"]))
                 show(f"{number}/{len(runs)}  {run.study.name}, {run.row}, seed {run.seed}: {done['seconds']} s")
         except BaseException:
             pool.shutdown(cancel_futures=True)

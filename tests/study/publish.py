@@ -1,0 +1,48 @@
+"""Results of the mini-study into the repository: numbers and figures beside this file, tables into the README.
+
+In the README each study stands between ``<!-- study: NAME -->`` and ``<!-- end of study -->``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+from tests.study.record import Record, from_json, to_json
+from tests.study.rows import ROOT, Study, read_study
+from tests.study.tables import section
+
+README = ROOT / "README.md"
+RESULTS = ROOT / "tests" / "study" / "results"
+BLOCK = re.compile(r"(<!-- study: (\S+) -->\n).*?(\n<!-- end of study -->)", re.DOTALL)
+
+
+def publish(found: list[tuple[Study, Record]], drawn: Path) -> None:
+    """Take over the results of these studies and their figures, which lie in the folder ``drawn``."""
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / "results.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    known |= {study.name: to_json(study, record) for study, record in found}
+    file.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for study, _ in found:
+        for name in study.figures:
+            shutil.copyfile(drawn / name, RESULTS / name)
+    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def filled(readme: str) -> str:
+    """The README with every study's results as they are kept.
+
+    Raises:
+        ValueError: where a study has changed since its results were taken over.
+    """
+    known = json.loads((RESULTS / "results.json").read_text(encoding="utf-8"))
+    place = RESULTS.relative_to(README.parent).as_posix() + "/"
+
+    def fill(block: re.Match[str]) -> str:
+        study = read_study(block[2])
+        return block[1] + "\n" + section(study, from_json(study, known[study.name]), place) + "\n" + block[3]
+
+    return BLOCK.sub(fill, readme)

@@ -1,0 +1,59 @@
+"""What a study found, as it is kept: numbers of the start and of each row and seed, beside what made them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from tests.study.rows import Run, Study
+
+Numbers = dict[str, float]
+
+
+class Record(NamedTuple):
+    """One study's results."""
+
+    start: Numbers | None  # of the model that all rows start from; None: they train from scratch
+    rows: dict[str, list[Numbers]]  # of each row, each seed's
+    steps: dict[str, float]  # of each row, seconds of processor time of a training step
+
+    def with_start(self) -> dict[str, list[Numbers]]:
+        """The rows, below the model that they start from."""
+        return self.rows if self.start is None else {"what all start from": [self.start], **self.rows}
+
+
+def kept(study: Study, numbers: Numbers) -> Numbers:
+    """Of a run's numbers those that the study shows."""
+    names = [n for column in study.columns.values() for n in ([column] if isinstance(column, str) else column)]
+    return {name: round(numbers[name], 5) for name in dict.fromkeys(names) if name in numbers}
+
+
+def to_json(study: Study, record: Record) -> dict[str, Any]:
+    """The record with each row's config and fields, which ``from_json`` compares."""
+    rows = {
+        row: {**_asked(study, row), "seconds of a step": round(record.steps[row], 4), "seeds": seeds}
+        for row, seeds in record.rows.items()
+    }
+    return {"start": study.start and {**study.start, "numbers": record.start}, "rows": rows}
+
+
+def from_json(study: Study, found: dict[str, Any]) -> Record:
+    """What ``to_json`` gave.
+
+    Raises:
+        ValueError: where the study has changed since.
+    """
+    rows, start = found["rows"], found["start"]
+    asked = {row: {key: own[key] for key in ("config", "fields")} for row, own in rows.items()}
+    before = start and {key: value for key, value in start.items() if key != "numbers"}
+    if asked != {row: _asked(study, row) for row in study.rows} or before != study.start:
+        raise ValueError(f"{study.name} has other rows, fields or another start than its results: run it again")
+    return Record(
+        start and start["numbers"],
+        {row: own["seeds"] for row, own in rows.items()},
+        {row: own["seconds of a step"] for row, own in rows.items()},
+    )
+
+
+def _asked(study: Study, row: str) -> dict[str, Any]:
+    run = Run(study, row, 0)
+    return {"config": run.config(), "fields": run.settings()}
