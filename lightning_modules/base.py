@@ -240,7 +240,7 @@ class Method(LightningModule, ABC):
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = adamw(self, self.new_modules(), self.optim)
-        schedule = warmup_cosine(optimizer, self.optim, int(self.trainer.estimated_stepping_batches))
+        schedule = warmup_cosine(optimizer, self.optim, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

@@ -57,6 +57,10 @@ class OptimConfig:
             raise ValueError(f"optim.final_lr is a share of the peak and must lie in [0, 1], got {self.final_lr}")
 
 
+class ScheduleError(ValueError):
+    """There is no schedule for what the trainer is told."""
+
+
 def adamw(model: nn.Module, new_modules: Iterable[nn.Module], config: OptimConfig) -> AdamW:
     """AdamW over all trainable parameters of ``model``, in the named groups towers, new, temperatures (± decay)."""
     new = {id(p) for module in new_modules for p in module.parameters()}
@@ -79,8 +83,17 @@ def adamw(model: nn.Module, new_modules: Iterable[nn.Module], config: OptimConfi
     return AdamW(list(groups.values()), lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
-def warmup_cosine(optimizer: AdamW, config: OptimConfig, total_steps: int) -> LambdaLR:
-    """Every group's rate: linear from 0 over the warm-up, then a cosine down to ``final_lr`` of its peak at the end."""
+def warmup_cosine(optimizer: AdamW, config: OptimConfig, total_steps: float) -> LambdaLR:
+    """Every group's rate: linear from 0 over the warm-up, then a cosine down to ``final_lr`` of its peak at the end.
+
+    Raises:
+        ScheduleError: where training has no end.
+    """
+    if not math.isfinite(total_steps):
+        raise ScheduleError(
+            "trainer.max_epochs or trainer.max_steps must say where training ends, since learning rates fall until "
+            "then; got -1 (no end) for both"
+        )
 
     def factor(step: int) -> float:
         if step < config.warmup_steps:

@@ -27,6 +27,7 @@ from lightning_modules.callbacks import (
     DataMonitor,
     Diagnostics,
     LastCheckpoint,
+    LogLines,
     Pictures,
     Preemption,
     RateMonitor,
@@ -35,6 +36,7 @@ from lightning_modules.callbacks import (
 )
 from lightning_modules.callbacks.agreement import Disagreement
 from lightning_modules.complaints import fail
+from lightning_modules.optim import ScheduleError
 from lightning_modules.precision import best_precision
 from lightning_modules.shipped import with_shipped_configs
 
@@ -71,7 +73,7 @@ class GrainCli(LightningCLI):
             subclass_mode_model=True,
             save_config_kwargs={"overwrite": True},  # a requeued job writes into the folder it has
             trainer_defaults={
-                "callbacks": [Agreement(), Throughput(), DataMonitor(), ResultTable(), RateMonitor()],
+                "callbacks": [Agreement(), Throughput(), DataMonitor(), LogLines(), ResultTable(), RateMonitor()],
                 "num_sanity_val_steps": 0,
                 "use_distributed_sampler": False,
             },
@@ -163,7 +165,7 @@ def run(arguments: list[str] | None) -> int:
         warnings.filterwarnings("ignore", message=f".*{noise}.*")
     try:
         GrainCli()
-    except (CheckpointError, Disagreement) as error:
+    except (CheckpointError, Disagreement, ScheduleError) as error:
         fail(str(error))
     except (ShardError, DataError) as error:
         fail(str(error).strip().rpartition("\n")[2].removeprefix("datamodules.skips.DataError: "))

@@ -18,7 +18,7 @@ SURFACE = {
     "lightning_modules": "BetaClip ClipFinetune CropTarget Features HarmoClip ImageTarget Method MulClip "
     "MultiPositiveClip OptimConfig PhraseTarget RegionTarget",
     "lightning_modules.callbacks": "Agreement AverageWeights Benchmarks BestCheckpoint CompileBlocks DataMonitor "
-    "Diagnostics LastCheckpoint Pictures Preemption RateMonitor ResultTable Throughput",
+    "Diagnostics LastCheckpoint LogLines Pictures Preemption RateMonitor ResultTable Throughput",
     "lightning_modules.networks": "Calibrated DualEncoder EncoderConfig ImageFeatures PositionTable "
     "TextConditionedPooling TextFeatures TokenCalibration pool_regions stretch_positions vit_b_16 vit_l_14 with_grid",
 }

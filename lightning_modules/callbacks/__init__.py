@@ -6,6 +6,7 @@ from lightning_modules.callbacks.benchmarks import Benchmarks
 from lightning_modules.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from lightning_modules.callbacks.compile_blocks import CompileBlocks
 from lightning_modules.callbacks.diagnostics import Diagnostics
+from lightning_modules.callbacks.lines import LogLines
 from lightning_modules.callbacks.monitors import DataMonitor, RateMonitor, Throughput
 from lightning_modules.callbacks.pictures import Pictures
 from lightning_modules.callbacks.preemption import Preemption
@@ -20,6 +21,7 @@ __all__ = [
     "DataMonitor",
     "Diagnostics",
     "LastCheckpoint",
+    "LogLines",
     "Pictures",
     "Preemption",
     "RateMonitor",

@@ -174,6 +174,14 @@ def test_too_few_samples(tmp_path, capsys):
     assert "6 training samples do not fill one batch" in line
 
 
+def test_a_training_without_an_end(capsys):
+    line = refused(
+        capsys, "fit", "--config", str(ROOT / "configs/clip.yaml"), *SHORT, "--trainer.max_epochs=-1",
+        "--trainer.logger=false",
+    )  # fmt: skip
+    assert "trainer.max_epochs or trainer.max_steps must say where training ends" in line
+
+
 def test_an_unknown_command(capsys):
     assert main(["trian"]) == 2
     assert "no command 'trian'" in capsys.readouterr().err
