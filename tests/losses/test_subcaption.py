@@ -113,6 +113,12 @@ def test_sparse_weights_drop_what_is_below_the_threshold():
     assert (SparseWeights()(torch.tensor([0.0, 0.2, 0.3, 1.0])) > 0).tolist() == [False, False, True, True]
 
 
+def test_top_weights_share_out_one_among_the_best():
+    similarity = torch.arange(12.0)
+    assert TopWeights(1)(similarity).tolist() == [0] * 11 + [1]
+    assert TopWeights()(similarity).tolist() == [0] * 4 + [1 / 8] * 8
+
+
 def test_one_sentence_one_patch_all_alike():
     """The worst case of the sparse weights goes through with finite gradients."""
     for images, patches in ((3, 1), (3, 4), (1, 4)):

@@ -25,7 +25,9 @@ class Mutant(NamedTuple):
 
 
 def count(source: str) -> int:
-    """How many faults fit into a module's source. Types, texts and names stay as they are."""
+    """How many faults fit into a module's source. Types, texts and names stay as they are, and so does ``strict=`` of
+    ``zip``: it asserts what never fails.
+    """
     return len(list(_sites(ast.parse(source))))
 
 
@@ -44,9 +46,9 @@ def _shown(node: ast.expr | ast.stmt) -> str:
 
 def _sites(tree: ast.Module) -> Iterator[tuple[ast.expr | ast.stmt, Callable[[], None]]]:
     """Where a fault fits: the expression or statement, and what makes it."""
-    types = {id(inner) for node in ast.walk(tree) for kind in _annotations(node) for inner in ast.walk(kind)}
+    kept = {id(inner) for node in ast.walk(tree) for part in _untouched(node) for inner in ast.walk(part)}
     for node in ast.walk(tree):
-        if id(node) in types:
+        if id(node) in kept:
             continue
         if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPPED:
             yield node, lambda node=node: node.ops.__setitem__(0, SWAPPED[type(node.ops[0])]())
@@ -74,7 +76,9 @@ def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
-def _annotations(node: ast.AST) -> Iterator[ast.AST]:
+def _untouched(node: ast.AST) -> Iterator[ast.AST]:
+    if isinstance(node, ast.keyword) and node.arg == "strict":
+        yield node.value
     for name in ("annotation", "returns"):
         if isinstance(found := getattr(node, name, None), ast.AST):
             yield found

@@ -20,6 +20,7 @@ from tests.mutation.mutants import count, mutant
         ("x = 1 if y else z", ["x = 1 if not y else z", "x = 2 if y else z"]),
         ("x += y", ["x -= y"]),
         ("x = 'a' + b\n'a docstring 3'", []),
+        ("x = zip(a, b, strict=True)", []),
     ],
 )
 def test_faults_one_at_a_time(source, found):

@@ -197,6 +197,10 @@ def test_wds_classification_round_trip(tmp_path):
     (folder / "test" / "nshards.txt").write_text("3")
     with pytest.raises(FileNotFoundError, match=r"the shard .*2\.tar does not exist"):
         WebDataset("wds")(model, Run(tmp_path))
+    for count in ("0", "two"):
+        (folder / "test" / "nshards.txt").write_text(count)
+        with pytest.raises(ValueError, match=rf"nshards\.txt must be the number of shards, got '{count}'"):
+            WebDataset("wds")(model, Run(tmp_path))
     (folder / "test" / "nshards.txt").write_text("2")
     (folder / "test" / "1.tar").write_bytes((folder / "test" / "1.tar").read_bytes()[:700])
     with pytest.raises(ValueError, match=r"1\.tar is cut short or no tar|every sample must have a picture"):
