@@ -106,6 +106,8 @@ def test_sides_of_different_length():
     sums = softplus_sum(Side(rows, row_valid), Side(cols, col_valid), 5.0, bias=-1.0)
     torch.testing.assert_close(sums.total, torch.where(other, torch.nn.functional.softplus(z - 1), 0).sum())
     assert sums.weight == (row_valid[:, :, None, None] & col_valid & other).sum()
+    own = torch.einsum("bkd,bqd->bkq", rows, cols) * 5 - 1
+    torch.testing.assert_close(sums.own, own.masked_fill(~(row_valid[:, :, None] & col_valid[:, None]), 0))
 
 
 @pytest.mark.parametrize(("loss", "oracle"), list(zip(LOSSES, ORACLES, strict=True)))
