@@ -115,6 +115,9 @@ def test_sugarcrepe_skips_no_number_and_a_tie_is_a_miss(tmp_path):
     assert result.numbers["sugarcrepe/add_obj/accuracy"] == 1.0
     assert result.numbers["sugarcrepe/mean/accuracy"] == pytest.approx((6 * 2 / 3 + 1) / 7)
     assert len(result.settings["files"]) == 7
+    model = ColourModel()
+    model.context_length = 4  # words, SOT and EOT: "a red thing" and "a blue one" have five
+    assert sugarcrepe(model, Run(tmp_path)).settings["counts"] == {"text cut at 4 tokens": 40}
 
 
 def write_aro(root):
@@ -152,6 +155,8 @@ def test_winoground_by_hand(tmp_path):
     table = result.items["winoground"].columns
     assert table["text"] == [True, False, False, False]
     assert table["image"] == [True, False, False, False]
+    assert table["caption_0"] == ["red", "blue", "red", "green"]
+    assert table["caption_1"] == ["blue", "red", "red", "blue"]
     assert (result.numbers["winoground/group_accuracy"], result.numbers["winoground/questions"]) == (0.25, 4)
 
 
