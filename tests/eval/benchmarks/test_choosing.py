@@ -118,6 +118,8 @@ def test_sugarcrepe_skips_no_number_and_a_tie_is_a_miss(tmp_path):
     model = ColourModel()
     model.context_length = 4  # words, SOT and EOT: "a red thing" and "a blue one" have five
     assert sugarcrepe(model, Run(tmp_path)).settings["counts"] == {"text cut at 4 tokens": 40}
+    model.context_length = 5
+    assert sugarcrepe(model, Run(tmp_path)).settings["counts"] == {}
 
 
 def write_aro(root):
