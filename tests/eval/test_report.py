@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from eval import markdown, table, write_json
+from eval.report import Section, narrow
 
 NUMBERS = {
     "caption/text_to_image/R@1": 0.5234,
@@ -84,3 +85,11 @@ def test_many_columns_make_several_tables_in_the_terminal(capsys):
     assert all(f"{k}.0%" in shown for k in (1, 5, 10, 25, 50))
     assert "…" not in shown
     assert markdown(numbers).count("docci") == 1
+
+
+def test_a_wide_table_is_shown_in_parts_with_every_cell():
+    found = narrow(Section(tuple("abcdefgh"), [("one", *"12345678"), ("two", *"ABCDEFGH")]))
+    assert found == [
+        Section(tuple("abcdef"), [("one", *"123456"), ("two", *"ABCDEF")]),
+        Section(tuple("gh"), [("one", *"78"), ("two", *"GH")]),
+    ]
