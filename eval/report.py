@@ -56,7 +56,7 @@ def table(numbers: Mapping[str, float], title: str | None = None) -> Group:
     tables = []
     for i, section in enumerate(part for whole in sections(numbers) for part in narrow(whole)):
         drawn = Table(title=title if i == 0 else None, title_justify="left")
-        drawn.add_column("", no_wrap=True)
+        drawn.add_column("", overflow="fold")
         for column in section.columns:
             drawn.add_column(column, justify="right")
         for row in section.rows:

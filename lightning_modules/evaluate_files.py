@@ -61,7 +61,7 @@ class Comparison(NamedTuple):
         """For the terminal."""
         drawn = Table(title=self.title, title_justify="left")
         for column in HEAD:
-            drawn.add_column(column, justify="left" if column == "number" else "right")
+            drawn.add_column(column, justify="left" if column == "number" else "right", overflow="fold")
         for row in self.rows():
             drawn.add_row(*row)
         return drawn
