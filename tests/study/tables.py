@@ -8,6 +8,8 @@ from statistics import mean, stdev
 from tests.study.record import Numbers, Record
 from tests.study.rows import Study
 
+MARGIN = 5  # points that a row which is "not below" another may lose
+
 
 def values(study: Study, column: str, runs: list[Numbers], start: Numbers | None) -> list[float]:
     """A column's percentage in each run that has it. Of a list of names: their mean, as a share of the start's."""
@@ -42,7 +44,7 @@ def verdict(study: Study, claim: dict[str, str], record: Record) -> tuple[str, s
     """ "seen", "not seen" or "reversed", open with one seed, and the difference in points with its standard error.
 
     A difference counts where it is larger than twice its standard error over the seeds. A row is ``not_below`` another
-    unless it is lower by such a difference.
+    where, within twice that error, it loses less than ``MARGIN``.
     """
     keeps = "not_below" in claim
     ours, theirs = (
@@ -53,8 +55,8 @@ def verdict(study: Study, claim: dict[str, str], record: Record) -> tuple[str, s
     if min(len(ours), len(theirs)) < 2:
         return "open: one seed", f"{difference:+.1f}"
     error = sqrt(sum(stdev(found) ** 2 / len(found) for found in (ours, theirs)))
-    higher, lower = difference > 2 * error, difference < -2 * error
-    word = "reversed" if lower else "seen" if higher or keeps else "not seen"
+    shown = difference - 2 * error > (-MARGIN if keeps else 0)
+    word = "reversed" if difference < -2 * error else "seen" if shown else "not seen"
     return word, f"{difference:+.1f} ± {error:.1f}"
 
 
