@@ -239,7 +239,7 @@ def test_results_are_taken_over_into_the_readme(program, monkeypatch):
     monkeypatch.setattr(publish, "README", program / "README.md")
     monkeypatch.setattr(publish, "RESULTS", program / "results")
     monkeypatch.setattr(publish, "read_study", lambda name: TINY)
-    (program / "README.md").write_text("before\n<!-- study: tiny -->\nold\n<!-- end of study -->\nafter\n")
+    (program / "README.md").write_text("before\n<!-- study: tiny -->\n<!-- end of study -->\nafter\n")
     (program / "a.svg").write_text("<svg/>")
     record = Record(
         kept(TINY, {"R@1": 0.123456, "R@5": 1}), {"a": results(0.1), "+ b": results(0.2)}, {"a": 1, "+ b": 2}

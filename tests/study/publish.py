@@ -16,7 +16,7 @@ from tests.study.tables import section
 
 README = ROOT / "README.md"
 RESULTS = ROOT / "tests" / "study" / "results"
-BLOCK = re.compile(r"(<!-- study: (\S+) -->\n).*?(\n<!-- end of study -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- study: (\S+) -->\n).*?(<!-- end of study -->)", re.DOTALL)
 
 
 def publish(found: list[tuple[Study, Record]], drawn: Path) -> None:
@@ -43,6 +43,6 @@ def filled(readme: str) -> str:
 
     def fill(block: re.Match[str]) -> str:
         study = read_study(block[2])
-        return block[1] + "\n" + section(study, from_json(study, known[study.name]), place) + "\n" + block[3]
+        return block[1] + "\n" + section(study, from_json(study, known[study.name]), place) + "\n\n" + block[3]
 
     return BLOCK.sub(fill, readme)
