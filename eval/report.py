@@ -19,6 +19,7 @@ from rich.table import Table
 
 COUNTS = ("queries", "questions", "boxes", "pictures", "phrases")
 COLUMNS = 6  # of a table in the terminal
+LABEL = 26  # letters of a row's name that stay in a line
 FRACTION = re.compile(r"(strict_)?R@\d+|(class_mean_)?top\d+|(\w+_)?accuracy|chance|ties|mean_IoU")
 
 
@@ -56,7 +57,8 @@ def table(numbers: Mapping[str, float], title: str | None = None) -> Group:
     tables = []
     for i, section in enumerate(part for whole in sections(numbers) for part in narrow(whole)):
         drawn = Table(title=title if i == 0 else None, title_justify="left")
-        drawn.add_column("", overflow="fold")
+        longest = max(len(row[0]) for row in section.rows)
+        drawn.add_column("", overflow="fold", min_width=min(longest, LABEL))
         for column in section.columns:
             drawn.add_column(column, justify="right")
         for row in section.rows:
