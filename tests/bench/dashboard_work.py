@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-ROUNDS, STEPS, LOGGED, LOOKED, WARM = 3, 35, 25, 20, 5  # runs; their steps, logged and looked at once, not timed first
+ROUNDS, STEPS, LOGGED, LOOKED, WARM = 2, 35, 25, 20, 5  # runs; their steps, logged and looked at once, not timed first
 DEMO_STEPS = 440  # with the defaults it looks at step 250; at its end it draws and measures the same look
 TIMES = {
     "start": 1,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lightning_modules import Method
 
 IMAGES = 4
-COUNTS = ((0, 0), (4, 0), (4, 1), (4, 2), (4, 4), (1, 1))  # boxes and crops of an image
+COUNTS = ((0, 0), (4, 0), (4, 1), (4, 2), (4, 4))  # boxes and crops of an image
 
 
 def mulclip(side: str, images: int = IMAGES, device: str = "cpu") -> Callable[[], None]:

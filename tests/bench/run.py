@@ -108,7 +108,6 @@ def data() -> list[dict[str, Any]]:
     rows = [
         ("reading 100 kB samples, old: webdataset", data_work.reading, (), data_work.READ, 5),
         ("1,024 px JPEG to 224 px, old: RandomResizedCrop", data_work.decoding, (1024,), data_work.DECODED, 3),
-        ("512 px JPEG to 224 px, old: RandomResizedCrop", data_work.decoding, (512,), data_work.DECODED, None),
         ("whole loader, 512 px, old: webdataset, 1 text", data_work.loading, (512,), data_work.LOADED, 1.5),
         ("the same, tokens stored", data_work.loading, (512, True), data_work.LOADED, 1.5),
         ("whole loader, 1,024 px, old: webdataset, 1 text", data_work.loading, (1024,), data_work.LOADED, 1.5),
@@ -181,7 +180,7 @@ def fits(sizes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Measure, print, write."""
-    console, begin = Console(), time.perf_counter()
+    console, begin = Console(width=None if sys.stdout.isatty() else 150), time.perf_counter()
     numbers = surroundings()
     console.print(", ".join(f"{name} {value}" for name, value in numbers.items()))
 
