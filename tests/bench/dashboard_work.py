@@ -1,8 +1,8 @@
 """What the dashboards cost: seconds of each of their parts, and their share of the demo run.
 
 A short run of the demo's model in a fresh process, so that the first drawing counts with all that it loads, as it does
-in the demo. Steps and parts are timed side by side in it; of several such runs each number is the median. The share is
-of steps and dashboards alone: with the demo's validations it is smaller.
+in the demo. Steps and parts are timed side by side in it. The share is of steps and dashboards alone: with the demo's
+validations it is smaller.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-ROUNDS, STEPS, LOGGED, LOOKED, WARM = 2, 35, 25, 20, 5  # runs; their steps, logged and looked at once, not timed first
+STEPS, LOGGED, LOOKED, WARM = 35, 25, 20, 5  # of the run, of them logged and looked at once, not timed first
 DEMO_STEPS = 440  # with the defaults it looks at step 250; at its end it draws and measures the same look
 TIMES = {
     "start": 1,
@@ -30,11 +29,8 @@ TIMES = {
 
 def share(device: str = "cpu") -> list[dict[str, Any]]:
     """A row for each part and one for all."""
-    rounds = []
-    for _ in range(ROUNDS):
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # its process may have a data worker
-            rounds.append(pool.submit(_measure, device).result())
-    seconds = {part: median(one[part] for one in rounds) for part in (*TIMES, "step")}
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # its process may have a data worker
+        seconds = pool.submit(_measure, device).result()
     rows: list[dict[str, Any]] = [
         {"part": part, "seconds": seconds[part], "in the demo": times} for part, times in TIMES.items()
     ]
