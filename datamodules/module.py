@@ -162,9 +162,7 @@ class GranularityData(LightningDataModule):
 
     def val_dataloader(self) -> PassLoader | list[Any]:
         """Every validation sample once, split over ranks; empty where there is no validation set."""
-        if not self._val:
-            return []
-        return PassLoader(self._reading(self.val_batch_size, training=False).once(self._val), self.workers)
+        return self._val_loader(self.workers) if self._val else []
 
     def first_val_batch(self) -> Batch | None:
         """The first validation batch of this rank, on the CPU; None where there is no validation set.
@@ -173,8 +171,7 @@ class GranularityData(LightningDataModule):
         """
         if self._first_val is None and self._val:
             with isolate_rng():
-                reader = self._reading(self.val_batch_size, training=False).once(self._val)
-                self._first_val = next(iter(PassLoader(reader, 0)), None)
+                self._first_val = next(iter(self._val_loader(0)), None)
         return self._first_val
 
     def test_dataloader(self) -> PassLoader | list[Any]:
@@ -234,6 +231,9 @@ class GranularityData(LightningDataModule):
             fit_epoch(checkpoint, before, now, self._epoch())
             if self._first():
                 tell_of_another(before, now)
+
+    def _val_loader(self, workers: int) -> PassLoader:
+        return PassLoader(self._reading(self.val_batch_size, training=False).once(self._val), workers)
 
     def _ranks(self) -> int:
         return self.trainer.world_size if self.trainer is not None else 1

@@ -196,7 +196,7 @@ def test_one_seed_tells_nothing_of_a_claim():
 @pytest.mark.parametrize("name", all_studies())
 def test_claims_and_figures_name_rows_and_columns(name):
     found = read_study(name)
-    other, done = ({c: 0.1 * n for c in names(found)} for n in (1, 2))
+    other, done = ({c: 0.1 * n for c in found.shown()} for n in (1, 2))
     record = Record(None if found.start is None else other, {row: [done, other] for row in found.rows}, {})
     assert len(claims_table(found, record).splitlines()) == 2 + len(found.claims)
     for wanted in found.figures.values():
@@ -205,11 +205,6 @@ def test_claims_and_figures_name_rows_and_columns(name):
         assert wanted["title"] in written
         assert {f"{column}, %" for column in wanted.get("across", wanted.get("columns"))} <= written
         assert set(wanted.get("lines", found.rows)) <= written
-
-
-def names(found):
-    """The numbers that a study shows."""
-    return [n for column in found.columns.values() for n in ([column] if isinstance(column, str) else column)]
 
 
 def test_cost_of_a_step_by_a_short_run(program):

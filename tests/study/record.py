@@ -23,8 +23,7 @@ class Record(NamedTuple):
 
 def kept(study: Study, numbers: Numbers) -> Numbers:
     """Of a run's numbers those that the study shows."""
-    names = [n for column in study.columns.values() for n in ([column] if isinstance(column, str) else column)]
-    return {name: round(numbers[name], 5) for name in dict.fromkeys(names) if name in numbers}
+    return {name: round(numbers[name], 5) for name in study.shown() if name in numbers}
 
 
 def to_json(study: Study, record: Record) -> dict[str, Any]:

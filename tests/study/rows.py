@@ -25,6 +25,10 @@ class Study(NamedTuple):
     claims: dict[str, dict[str, str]]  # the paper's: ``column``, ``row``, and the row it is ``over`` or ``not_below``
     figures: dict[str, dict[str, Any]]  # by file name; see ``figures.py``
 
+    def shown(self) -> list[str]:
+        """Names of the numbers that its columns are made of."""
+        return [n for column in self.columns.values() for n in ([column] if isinstance(column, str) else column)]
+
 
 class Run(NamedTuple):
     """One row with one seed."""
