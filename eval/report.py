@@ -11,11 +11,12 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Group
 from rich.table import Table
+
+from datamodules.atomic_write import write_text
 
 COUNTS = ("queries", "questions", "boxes", "pictures", "phrases")
 COLUMNS = 6  # of a table in the terminal
@@ -100,13 +101,7 @@ def write_json(path: str | os.PathLike[str], numbers: Mapping[str, float], setti
     for name, number in numbers.items():
         if not math.isfinite(number):
             raise ValueError(f"{name} must be finite, got {number}")
-    target = Path(path)
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        draft.write_text(json.dumps({"numbers": dict(numbers), "settings": dict(settings)}, indent=2) + "\n")
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_text(path, json.dumps({"numbers": dict(numbers), "settings": dict(settings)}, indent=2) + "\n")
 
 
 def _cell(column: str, number: float) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from datamodules.atomic_write import write_text
 from eval.drawing.canvas import scale_strip
 from eval.drawing.heat import Heat, overlay, sized, with_margin
 from eval.drawing.page import card, cards, image, page, png_of
@@ -25,6 +26,8 @@ from lightning_modules.complaints import fail
 from lightning_modules.encoder_model import EncoderModel
 from lightning_modules.evaluate_cli import load_model, wanted_device
 from lightning_modules.heat_maps import ATTENTION, heat_maps
+from lightning_modules.model_names import model_names
+from lightning_modules.output_paths import make_room
 
 SIDE = 640  # pixels of the longer side on the page
 
@@ -43,28 +46,26 @@ def explain(model: EncoderModel, picture: Image.Image, texts: Sequence[str]) -> 
 
 
 def explain_page(model: EncoderModel, words: str, picture: Image.Image, texts: Sequence[str], name: str) -> str:
-    """The page: the picture, and the picture under each text's map, on one scale."""
+    """The page: the image, and the image under each text's map, each map on a scale of its own."""
     heat, cosines = explain(model, picture, texts)
     shown = sized(picture, SIDE)
-    limits = heat.limits()
     figures = [card(image(png_of(with_margin(shown)), "the picture"), f"The picture: {html.escape(name)}")]
-    for text, one, cosine in zip(texts, heat.maps, cosines, strict=True):
-        said = f"<strong>{html.escape(text)}</strong><br>peak {float(one.max()):.3g}"
+    for text, one, peak, cosine in zip(texts, heat.maps, heat.peaks(), cosines, strict=True):
+        said = f"<strong>{html.escape(text)}</strong><br>{peak}"
         said += f" · whole picture and text: cosine {cosine:.3f}{_cut(model, text)}"
-        figures.append(card(image(png_of(overlay(shown, one, limits)), f"where: {text}"), said))
+        figures.append(card(image(png_of(overlay(shown, one)), f"where: {text}"), said))
     body = f'<p class="note">{html.escape(words)}</p>\n{_scale(heat)}\n{cards(figures)}'
     return page("Where does it look?", body)
 
 
 def _scale(heat: Heat) -> str:
-    low, high = heat.limits()
     attention = "The pooling block's attention, mean of its heads; each map's weights sum to one."
     similarity = "Cosines of the text with each patch; this model has no text-conditioned attention."
     said = attention if heat.measure == ATTENTION else similarity
     return (
         f'<div class="scale"><div><span>{html.escape(heat.measure)}</span></div>{image(png_of(scale_strip()), "scale")}'
-        f"<div><span>{low:.3g}</span><span>{high:.3g}</span></div></div>\n"
-        f'<p class="note">{said} One scale for all texts; the ring marks the largest value.</p>'
+        "<div><span>its lowest</span><span>its peak</span></div></div>\n"
+        f'<p class="note">{said} Each map has a scale of its own; the ring marks its peak.</p>'
     )
 
 
@@ -84,11 +85,13 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args(arguments)
     try:
+        make_room(given.out, "--out")
         picture = ImageFile(given.image, given.image.name).open()
         model, words = load_model(given.model, wanted_device(given.device))
-        steps = f", {words['method']} after {words['steps']} steps" if "steps" in words else ""
-        made = explain_page(model, f"Model: {words['source']}{steps}", picture, given.text, given.image.name)
-        given.out.write_text(made, encoding="utf-8")
+        told = f"Model: {model_names([words['source']])[0]}"
+        told += f", {words['method']} after {words['steps']} steps" if "steps" in words else ""
+        made = explain_page(model, told, picture, given.text, given.image.name)
+        write_text(given.out, made)
     except (ValueError, OSError) as error:
         fail(str(error))
     sys.stdout.write(f"written: {given.out}\n")

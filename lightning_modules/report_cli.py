@@ -13,6 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from datamodules.atomic_write import write_text
 from eval.drawing.canvas import svg
 from eval.drawing.curves import curves_figure
 from eval.drawing.page import card, cards, image, page, table
@@ -20,6 +21,7 @@ from eval.report import COUNTS, sections
 from lightning_modules.complaints import fail
 from lightning_modules.dashboards.layout import LAYOUT
 from lightning_modules.dashboards.run_files import RunFiles, read_run
+from lightning_modules.output_paths import make_room
 
 COLUMN = 700  # pixels: wider pictures are not made smaller
 ASIDE = ("chance", "ties", *COUNTS)  # columns that only explain others
@@ -112,8 +114,9 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", required=True, type=Path, help="the web page to write")
     given = parser.parse_args(arguments)
     try:
+        make_room(given.out, "--out")
         found = [read_run(folder, name) for folder, name in zip(given.runs, _names(given.runs), strict=True)]
-        given.out.write_text(report_page(found), encoding="utf-8")
+        write_text(given.out, report_page(found))
     except (ValueError, OSError) as error:
         fail(str(error))
     sys.stdout.write(f"written: {given.out}\n")

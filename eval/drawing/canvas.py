@@ -88,12 +88,17 @@ def scale_strip(width: int = 256, height: int = 12) -> Image.Image:
     return Image.fromarray((255 * row.repeat(height, axis=0)).astype(np.uint8))
 
 
-def scale_bar(figure: Figure, left: float, top: float, height: float, limits: tuple[float, float], unit: str) -> None:
-    """The colours of ``HEAT`` with numbers and unit; takes ``SCALE`` inches of width."""
+def scale_marks(limits: tuple[float, float]) -> tuple[str, str, str]:
+    """The lowest value of a scale, its middle and its highest, as text."""
+    low, high = limits
+    return f"{low:.2f}", f"{(low + high) / 2:.2f}", f"{high:.2f}"
+
+
+def scale_bar(figure: Figure, left: float, top: float, height: float, marks: tuple[str, str, str], unit: str) -> None:
+    """The colours of ``HEAT`` with three marks, the lowest first, and the unit; takes ``SCALE`` inches of width."""
     show(figure, scale_strip().transpose(Image.Transpose.ROTATE_90), left, top, 0.14, height)
-    for share in (0.0, 0.5, 1.0):
-        value = limits[0] + share * (limits[1] - limits[0])
-        write(figure, f"{value:.2f}", left + 0.2, top + (1 - share) * height, va="center", fontsize=8)
+    for share, mark in zip((0.0, 0.5, 1.0), marks, strict=True):
+        write(figure, mark, left + 0.2, top + (1 - share) * height, va="center", fontsize=8)
     write(figure, unit, left + 0.6, top + height / 2, rotation=90, ha="center", va="center", fontsize=8)
 
 

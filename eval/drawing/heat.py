@@ -1,8 +1,9 @@
 """Heat maps over pictures: where a text looks.
 
-A map is drawn over the picture in grey, on a scale that all texts of the picture share, so that a text which looks at
-one place can be told from one that looks everywhere. Its largest value is marked: that is the point of the pointing
-game (``eval.localisation``).
+Each map is drawn over the image in grey, on a colour scale of its own, from its smallest value to its largest: on a
+shared scale one text with a sharp peak leaves all others dark. The peak is told above the map, so that a text which
+looks at one place can be told from one that looks everywhere, and is marked by a ring: the point of the pointing game
+(``eval.localisation``).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from eval.localisation import draw_up
 
 OPACITY = 0.6  # of the map over the picture
 COLUMNS = 5
-TILE, WORDS, GAP = 1.95, 0.8, 0.14  # inches of a map, of the lines above it, between maps
+TILE, WORDS, GAP = 1.95, 0.95, 0.14  # inches of a map, of the lines above it, between maps
 
 
 class Heat(NamedTuple):
@@ -32,10 +33,9 @@ class Heat(NamedTuple):
     maps: Float[Tensor, "T P"]
     measure: str  # with its unit
 
-    def limits(self) -> tuple[float, float]:
-        """Smallest and largest value of all maps, the ends of their colour scale."""
-        low, high = float(self.maps.min()), float(self.maps.max())
-        return low, high if high > low else low + 1e-6
+    def peaks(self) -> list[str]:
+        """The largest value of each map, as "peak 3.2"."""
+        return [f"peak {float(one.max()):.3g}" for one in self.maps]
 
 
 def sized(picture: Image.Image, side: int) -> Image.Image:
@@ -58,10 +58,13 @@ def with_margin(picture: Image.Image) -> Image.Image:
     return whole
 
 
-def overlay(picture: Image.Image, heat: Float[Tensor, " P"], limits: tuple[float, float]) -> Image.Image:
-    """The map over the picture in grey, its peak marked by a ring, which may reach into the margin."""
+def overlay(picture: Image.Image, heat: Float[Tensor, " P"]) -> Image.Image:
+    """The map over the image in grey, coloured from its smallest value to its largest, its peak marked by a ring, which
+    may reach into the margin.
+    """
     drawn = draw_up(heat.float().cpu(), picture.size).numpy()
-    share = ((drawn - limits[0]) / (limits[1] - limits[0])).clip(0, 1)
+    low, high = float(heat.min()), float(heat.max())
+    share = ((drawn - low) / max(high - low, 1e-6)).clip(0, 1)
     colour = colormaps[HEAT](share)[..., :3]
     grey = np.asarray(picture.convert("L"), dtype=np.float64)[..., None] / 255
     mixed = with_margin(Image.fromarray((255 * (OPACITY * colour + (1 - OPACITY) * grey)).astype(np.uint8)))
@@ -84,20 +87,21 @@ def _ring(draw: ImageDraw.ImageDraw, x: int, y: int, radius: int, thick: int) ->
 
 
 def heat_figure(picture: Image.Image, texts: Sequence[str], heat: Heat, title: str) -> Figure:
-    """The picture, and a map for each text with the text above it; one colour scale for all."""
+    """The image, and a map for each text with the text and the map's peak above it."""
     rows, columns = -(-(len(texts) + 1) // COLUMNS), min(len(texts) + 1, COLUMNS)
     width, room = columns * (TILE + GAP) + GAP, TILE + WORDS
     with canvas(width + SCALE + 0.1, HEADING + rows * room + GAP) as figure:
         heading(figure, title)
-        limits = heat.limits()
         large = sized(picture, round(TILE * DPI))
         around = margin(large) / DPI
-        drawn = [with_margin(large), *(overlay(large, one, limits) for one in heat.maps)]
-        for number, (one, text) in enumerate(zip(drawn, ["picture", *texts], strict=True)):
+        drawn = [with_margin(large), *(overlay(large, one) for one in heat.maps)]
+        peaks = ["", *heat.peaks()]
+        for number, (one, text, peak) in enumerate(zip(drawn, ["image", *texts], peaks, strict=True)):
             row, column = divmod(number, columns)
             left, top = GAP + column * (TILE + GAP), HEADING + row * room + WORDS
             show(figure, one, left - around, top - around, TILE + 2 * around, TILE + 2 * around)
-            words = wrapped(text, 29, 4)
+            words = "\n".join(filter(None, [wrapped(text, 29, 4), peak]))
             write(figure, words, left + TILE / 2, top - around - 0.02, ha="center", va="bottom", fontsize=8.5)
-        scale_bar(figure, width, HEADING + WORDS, max(TILE, rows * room - WORDS), limits, heat.measure)
+        marks = ("lowest", "", "peak")
+        scale_bar(figure, width, HEADING + WORDS, max(TILE, rows * room - WORDS), marks, heat.measure)
     return figure

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from eval.drawing.canvas import HEADING, HEAT, SCALE, canvas, heading, place, scale_bar
+from eval.drawing.canvas import HEADING, HEAT, SCALE, canvas, heading, place, scale_bar, scale_marks
 from eval.drawing.words import short
 
 NAMES = 3.1  # inches for the words of a text
@@ -28,7 +28,7 @@ def within_figure(
         ax.set_xticks(range(len(codes)), codes)
         ax.set_yticks(range(len(codes)), [f"{short(t, 34)}  {c}" for c, t in zip(codes, texts, strict=True)])
         _labelled(ax, labels[1], labels[0])
-        scale_bar(figure, NAMES + side + 0.15, HEADING, side, _limits(cosines), "cosine")
+        scale_bar(figure, NAMES + side + 0.15, HEADING, side, scale_marks(_limits(cosines)), "cosine")
     return figure
 
 
@@ -47,7 +47,7 @@ def block_figure(cosines: Float[Tensor, "N N"], counts: Sequence[int], labels: t
         ax.set_xticks(middles, names)
         ax.set_yticks(middles, names)
         _labelled(ax, f"{labels[1]}, by picture", f"{labels[0]}, by picture")
-        scale_bar(figure, 5.05, HEADING, 4.3, _limits(cosines), "cosine")
+        scale_bar(figure, 5.05, HEADING, 4.3, scale_marks(_limits(cosines)), "cosine")
     return figure
 
 
@@ -65,7 +65,7 @@ def sweep_figure(targets: Mapping[str, Float[Tensor, "N N"]], unit: str, title: 
             ax.set_xticks([])
             ax.set_yticks([])
             _labelled(ax, "text", "" if number else "view")
-        scale_bar(figure, width, HEADING + 0.25, side, (0.0, high), unit)
+        scale_bar(figure, width, HEADING + 0.25, side, scale_marks((0.0, high)), unit)
     return figure
 
 

@@ -61,7 +61,7 @@ def test_attention_drawn_is_the_pooling_blocks(run):
 
 @pytest.mark.parametrize("source", ["checkpoints/last.ckpt", "exported"])
 def test_the_page_holds_all_it_needs(run, source, capsys):
-    page = run / "page.html"
+    page = run / "new" / "folder" / "page.html"
     texts = [argument for text in [*TEXTS, "<b>$x_1$ & 'y'</b>", "word " * 200] for argument in ("--text", text)]
     given = ["explain", "--model", str(run / source), "--image", str(run / "picture.jpg"), "--out", str(page)]
     assert main([*given, *texts]) == 0
@@ -73,6 +73,10 @@ def test_the_page_holds_all_it_needs(run, source, capsys):
     assert "<b>" not in html
     assert "&lt;b&gt;$x_1$ &amp; &#x27;y&#x27;&lt;/b&gt;" in html
     assert "202 tokens, it reads 77" in html
+    peaks = re.findall(r"<br>peak ([\d.e-]+) · ", html)
+    assert len(peaks) == 5
+    assert "its lowest" in html
+    assert ("Model: exported" if source == "exported" else f"Model: {run.name}-last, BetaClip after 3 steps") in html
     assert ("no text-conditioned attention" in html) == (source == "exported")
 
 
@@ -101,7 +105,11 @@ def test_a_checkpoint_of_a_method_without_attention(tmp_path):
         ({"--text": " "}, "--text must be one or more texts that are not empty"),
         ({"--image": "nothing.jpg"}, "nothing.jpg is not a picture"),
         ({"--model": "nothing.ckpt"}, "nothing.ckpt: no such checkpoint"),
-        ({"--out": "no/such/folder/page.html"}, "No such file or directory"),
+        (
+            {"--out": "/dev/null/page.html"},
+            "must be a folder that can be written to, got /dev/null",
+        ),
+        ({"--out": "."}, "--out must be a file, got the folder ."),
         ({"--device": "moon"}, "--device must be a device that is here"),
     ],
 )

@@ -15,6 +15,7 @@ from transformers import CLIPModel, CLIPProcessor
 
 from lightning_modules import BetaClip
 from lightning_modules.cli import main
+from tests.datamodules.test_atomic_write import full_disk
 from tests.tiny import picture
 from tests.tiny_run import fit
 
@@ -137,3 +138,23 @@ def test_a_command_line_run_loads_from_its_checkpoint(tmp_path):
     last = tmp_path / "runs" / "beta_bce" / "checkpoints" / "last.ckpt"
     assert BetaClip.load_from_checkpoint(last).encoder.config.image_width == 128
     assert main(["export", str(last), str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.parametrize(("format", "file"), [
+    ("transformers", "model.safetensors"), ("open_clip", "open_clip_model.safetensors")
+])  # fmt: skip
+def test_weights_are_as_readable_as_any_new_file(checkpoint, tmp_path, format, file):
+    assert main(["export", str(checkpoint), str(tmp_path / "out"), "--format", format]) == 0
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert (tmp_path / "out" / file).stat().st_mode == plain.stat().st_mode
+
+
+def test_a_full_disk_is_told_in_one_line(checkpoint, tmp_path, capsys):
+    with full_disk(), pytest.raises(SystemExit):
+        main(["export", str(checkpoint), str(tmp_path / "out")])
+    told = capsys.readouterr().err.strip()
+    assert "File too large" in told
+    assert told.endswith("out/model.safetensors'")
+    assert "\n" not in told
+    assert list((tmp_path / "out").iterdir()) == []

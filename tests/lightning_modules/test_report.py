@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lightning_modules.cli import main
 from lightning_modules.dashboards.run_files import read_run
+from tests.datamodules.test_atomic_write import full_disk
 
 
 def write_run(folder, beta=0.5, runs=3, recall=0.25, picture=True):
@@ -75,6 +76,15 @@ def test_one_run_and_runs_that_left_little(tmp_path):
     html = report(tmp_path, bare, write_run(tmp_path / "one", runs=1, picture=False))
     assert "Pictures" not in html
     assert "–" in html
+
+
+def test_a_full_disk_leaves_the_page_before(tmp_path, capsys):
+    run = write_run(tmp_path / "a")
+    before = report(tmp_path, run)
+    with full_disk(), pytest.raises(SystemExit):
+        report(tmp_path, run)
+    assert "report.html" in capsys.readouterr().err
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == before
 
 
 @pytest.mark.parametrize(

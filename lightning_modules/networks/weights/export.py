@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPProcessor, CLIPTokenizer
 
+from datamodules.atomic_write import atomic_write
 from datamodules.tokenizer import vocabulary
 from datamodules.transforms import CLIP_MEAN, CLIP_STD
 from lightning_modules.networks.config import EncoderConfig
@@ -27,7 +29,7 @@ def save_transformers(config: EncoderConfig, state: Mapping[str, Tensor], folder
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     theirs = write(transformers_clip.links(config.image_layers, config.text_layers), state)
-    save_file(theirs, path / "model.safetensors", metadata={"format": "pt"})
+    _save(theirs, path / "model.safetensors")
     transformers_clip.model_config(config).save_pretrained(path)
     processor(config).save_pretrained(path)
 
@@ -53,7 +55,16 @@ def save_open_clip(config: EncoderConfig, state: Mapping[str, Tensor], folder: s
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     theirs = write(openai_clip.links(config.image_layers, config.text_layers), state)
-    save_file(theirs, path / "open_clip_model.safetensors", metadata={"format": "pt"})
+    _save(theirs, path / "open_clip_model.safetensors")
     preprocess = {"mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic", "resize_mode": "shortest"}
     settings = {"model_cfg": openai_clip.model_config(config), "preprocess_cfg": preprocess}
     (path / "open_clip_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def _save(state: Mapping[str, Tensor], file: Path) -> None:
+    """Write the weights file whole or not at all, readable by whoever may read new files of this user."""
+    with atomic_write(file) as draft:
+        try:
+            save_file(dict(state), draft, metadata={"format": "pt"})
+        except SafetensorError as error:  # a full disk, say
+            raise OSError(0, str(error), str(draft)) from error

@@ -24,7 +24,7 @@ def without_margin(drawn):
 def test_the_ring_is_where_the_map_is_largest():
     heat = torch.zeros(16)
     heat[4 * 2 + 3] = 1.0  # third row, last column
-    drawn = without_margin(overlay(black(), heat, (0.0, 1.0)))
+    drawn = without_margin(overlay(black(), heat))
     white = np.argwhere((drawn[..., :3] == 255).all(-1))
     y, x = white.mean(0)
     assert 40 < y < 60  # row 2 of 4 of 80 pixels
@@ -35,13 +35,13 @@ def test_the_ring_is_where_the_map_is_largest():
 
 
 def test_a_ring_at_any_edge_is_whole():
-    whole = overlay(black(), torch.eye(16)[5], (0.0, 1.0))
+    whole = overlay(black(), torch.eye(16)[5])
     ring = (np.asarray(whole)[..., :3] == 255).all(-1) & (np.asarray(whole)[..., 3] > 0)
     for corner in (0, 3, 12, 15):
         # so steep that the bicubic map is largest in the corner's own pixel
         heat = torch.full((16,), -1000.0)
         heat[corner] = 1.0
-        drawn = np.asarray(overlay(black(), heat, (0.0, 1.0)))
+        drawn = np.asarray(overlay(black(), heat))
         found = (drawn[..., :3] == 255).all(-1) & (drawn[..., 3] > 0)
         assert abs(int(found.sum()) - int(ring.sum())) <= 2
         assert found[:, 0].sum() == found[:, -1].sum() == found[0].sum() == found[-1].sum() == 0  # black is outside
@@ -49,10 +49,18 @@ def test_a_ring_at_any_edge_is_whole():
     assert np.asarray(with_margin(black()))[0, 0, 3] == 0
 
 
+def test_each_map_has_a_scale_of_its_own_and_its_peak_above_it():
+    maps = torch.rand(2, 16, generator=torch.Generator().manual_seed(0))
+    maps[1] *= 1e-2
+    assert np.array_equal(overlay(black(), maps[1]), overlay(black(), maps[1] * 100))
+    heat = Heat(torch.stack([12.4 * torch.eye(16)[3], torch.full((16,), 0.5)]), "attention")
+    said = [text.get_text() for text in heat_figure(black(), ["a Red cube", "the ball"], heat, "title").texts]
+    assert said[:4] == ["title", "image", "a Red cube\npeak 12.4", "the ball\npeak 0.5"]
+    assert {"lowest", "peak", "attention"} <= set(said)
+
+
 def test_maps_that_say_nothing_are_drawn_too():
     heat = Heat(torch.full((2, 4), 0.25), "attention")
-    low, high = heat.limits()
-    assert low < high
     figure = heat_figure(Image.new("RGB", (30, 20)), ["$x_1$ é 漢字", "word " * 60], heat, "all alike")
     assert pixels(figure).shape[2] == 3
     assert png(figure).startswith(b"\x89PNG")

@@ -1,0 +1,39 @@
+"""Files that are whole or not there: written beside their place, then renamed in one step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield the path of a draft beside ``path``; afterwards it takes ``path``'s place, with the mode of a new file.
+
+    Where an error ends the block, the draft is removed and what ``path`` held before is untouched.
+
+    Raises:
+        OSError: where the draft cannot be written or renamed; it names ``path``.
+    """
+    target = Path(path)
+    draft = target.with_name(f".{target.name}.{os.getpid()}.writing")
+    try:
+        draft.touch()
+        mode = draft.stat().st_mode & 0o777  # as the umask has it; some libraries write their files for the owner alone
+        yield draft
+        draft.chmod(mode)
+        os.replace(draft, target)
+    except OSError as error:
+        if error.filename not in (None, str(draft)):
+            raise
+        raise OSError(error.errno or 0, error.strerror or str(error), str(target)) from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write ``text`` as UTF-8 to ``path``, whole or not at all. Raises ``OSError`` where it cannot."""
+    with atomic_write(path) as draft:
+        draft.write_text(text, encoding="utf-8")

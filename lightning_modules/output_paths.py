@@ -1,0 +1,31 @@
+"""Where a command writes: made and tried before its work begins, not after."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+
+def make_folder(folder: Path, option: str) -> None:
+    """Make ``folder`` with its parents, and see that a file can be written into it.
+
+    Raises:
+        ValueError: where it cannot; the message names ``option``, the folder and the reason.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{option} must be a folder that can be written to, got {folder}: {error.strerror}") from error
+
+
+def make_room(file: Path, option: str) -> None:
+    """Make the folder of ``file`` with its parents, and see that ``file`` can be written.
+
+    Raises:
+        ValueError: where it cannot; the message names ``option``, the file or folder and the reason.
+    """
+    if file.is_dir():
+        raise ValueError(f"{option} must be a file, got the folder {file}")
+    make_folder(file.parent, f"the folder of {option}")
