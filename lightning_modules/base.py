@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from typing_extensions import override
 
 from datamodules.batch import Batch, Grain, Slots, Texts
@@ -23,16 +24,19 @@ from datamodules.tokenizer import Tokenizer
 from lightning_modules.averaging import fit_averaged
 from lightning_modules.memory import MemoryConfig, encode_by_parts
 from lightning_modules.networks import DualEncoder, EncoderConfig, ImageFeatures, TextConditionedPooling, TextFeatures
-from lightning_modules.optim import OptimConfig, adamw, warmup_cosine
+from lightning_modules.optim import OptimConfig, adamw, clamp_temperatures, clip_gradients, warmup_cosine
 from lightning_modules.provenance import KEY, provenance
 from lightning_modules.sharding import shard, sharded
 from lightning_modules.strings import encode_strings
-from lightning_modules.validation import Validation
+from lightning_modules.validation import MeanLosses, Validation
 
-MAX_LOG_SCALE = math.log(100.0)
 torch.serialization.add_safe_globals([EncoderConfig, MemoryConfig, OptimConfig])  # they stand in checkpoints
 
 Terms = dict[str, Float[Tensor, ""]]  # a method's loss terms by name, weighted
+
+
+class MethodError(ValueError):
+    """A method cannot learn from what the trainer or the data give it."""
 
 
 class Features(NamedTuple):
@@ -75,7 +79,7 @@ class Method(LightningModule, ABC):
         self.encoder.set_grad_checkpointing(memory.recompute_blocks)
         self.averaged: DualEncoder | None = None  # the running average of the encoder, where a callback keeps one
         self.optim, self.memory = optim, memory
-        self.validation = Validation()
+        self.validation, self.validation_losses = Validation(), MeanLosses()
         self.numbers: dict[str, float] = {}  # of the last validation
         self._validated: tuple[DualEncoder, ...] = ()  # the encoder, while it is validated; no submodule
 
@@ -96,8 +100,8 @@ class Method(LightningModule, ABC):
         """The block with which a text attends to the patches, where the method has one; for pictures of it."""
         return None
 
-    def targets(self, valid: Bool[Tensor, "B K"]) -> dict[str, Float[Tensor, "B K K"]]:
-        """What views should match among the texts of their own image, by setting; for pictures of it."""
+    def target_matrices(self, valid: Bool[Tensor, "B K"]) -> dict[str, Float[Tensor, "B K K"]]:
+        """Target matrices [B, K, K] of an image's views and texts for several settings (TensorBoard only)."""
         del valid  # most methods have one positive each
         return {}
 
@@ -168,19 +172,43 @@ class Method(LightningModule, ABC):
             with torch.no_grad():
                 seen = self.watched(batch, features)
             self.log_dict({f"watch/{name}": value for name, value in seen.items()}, batch_size=images)
-        return loss
+        return loss * self._window_factor(batch_idx)
+
+    def _window_factor(self, batch_idx: int) -> float:
+        """Lightning divides a loss by ``accumulate_grad_batches``; in an epoch's last window there may be fewer."""
+        window, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
+        rest = int(batches % window) if math.isfinite(batches) else 0
+        return window / rest if batch_idx >= batches - rest else 1.0
 
     def _logs_this_step(self) -> bool:
         every = vars(self.trainer)["log_every_n_steps"]
         return every > 0 and (self.global_step + 1) % every == 0
 
     @override
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As ``optim.clip_gradients`` does: Lightning refuses fused optimisers where no loss scale is left to undo."""
+        if gradient_clip_val is not None and gradient_clip_val > 0:
+            clip_gradients(optimizer, gradient_clip_val, by_value=gradient_clip_algorithm == "value")
+
+    @override
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Any,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """A step of the optimiser; temperatures are clamped before any callback saves or averages them."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        clamp_temperatures(self)
+
+    @override
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
-        """Temperatures stay between 1 and 100, as in CLIP."""
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                if name.endswith("log_scale"):
-                    parameter.clamp_(0.0, MAX_LOG_SCALE)
         self.log_dict({f"temperature/{name}": scale.detach().squeeze() for name, scale in self.scales().items()})
 
     @override
@@ -193,17 +221,15 @@ class Method(LightningModule, ABC):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         features = self.features(batch)
         terms = self.losses(batch, features)
-        images = len(batch.images)
-        self.log_dict(
-            {f"val/loss_{name}": term for name, term in terms.items()}, batch_size=images, sync_dist=True, on_epoch=True
-        )
+        self.validation_losses.update(terms, len(batch.images))
         self.validation.update(batch, features.images, features.texts)
 
     @override
     def on_validation_epoch_end(self) -> None:
         self._validated = ()
         self.numbers = self.validation.compute()
-        self.log_dict({f"val/{name}": value for name, value in self.numbers.items()}, rank_zero_only=False)
+        losses = {f"loss_{name}": value for name, value in self.validation_losses.compute().items()}
+        self.log_dict({f"val/{name}": value for name, value in (self.numbers | losses).items()}, rank_zero_only=False)
 
     @override
     def on_test_epoch_start(self) -> None:
@@ -239,7 +265,15 @@ class Method(LightningModule, ABC):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = adamw(self, self.new_modules(), self.optim)
+        if self.trainer.precision == "16-true":
+            raise MethodError(
+                "trainer.precision must be 16-mixed, bf16-mixed, bf16-true or 32-true to train, got 16-true: "
+                "the optimiser's squared gradients vanish in fp16"
+            )
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        clipped = self.trainer.gradient_clip_val is not None
+        # A fused step undoes the loss scale inside itself, after the gradients have been clipped.
+        optimizer = adamw(self, self.new_modules(), self.optim, fused=not (scaled and clipped))
         schedule = warmup_cosine(optimizer, self.optim, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

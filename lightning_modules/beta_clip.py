@@ -149,7 +149,7 @@ class BetaClip(Method):
         return self.pooling
 
     @override
-    def targets(self, valid: Bool[Tensor, "B K"]) -> dict[str, Float[Tensor, "B K K"]]:
+    def target_matrices(self, valid: Bool[Tensor, "B K"]) -> dict[str, Float[Tensor, "B K K"]]:
         """For a sweep of β, the method's own among them."""
         cal = self.beta_cal
         sweep = sorted({0.0, 0.25, 0.5, 0.75, 1.0, cal.beta})

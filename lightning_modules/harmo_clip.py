@@ -1,6 +1,6 @@
 """HarmoCLIP-style training (after arXiv 2511.22594, reconstructed): the whole, words and their regions, and both.
 
-L = λ_G L_GC + λ_L L_LRC + sum of the targets' L_GR
+L = λ_G L_GC + λ_L L_LRC + sum of the region losses L_GR
 - L_GC is CLIP's loss between image and caption.
 - L_LRC contrasts lexemes, words of the caption that name something, with the regions that they name
   (`losses.lexeme_region`). Lexemes are read in the caption's own pass, in the space of its tokens; regions are pooled
@@ -42,12 +42,12 @@ from losses.pairs import Scope
 
 
 class HarmoClip(Method):
-    """L = global_weight · CLIP(image, caption) + lexeme_weight · LRC + the targets' terms.
+    """L = global_weight · CLIP(image, caption) + lexeme_weight · LRC + the region losses.
 
     Args:
         global_weight: weight of CLIP's loss.
         lexeme_weight: weight of the contrast of lexemes and regions; 0 leaves it out.
-        targets: what regions are drawn to; None: ``[CropTarget()]``, []: nothing.
+        region_losses: what regions are drawn to; None: ``[CropTarget()]``, []: nothing.
         lexeme: a lexeme is the ``mean`` of its tokens in the caption; its ``last`` token there; or the ``phrase``
             encoded by itself.
         lexeme_space: lexemes live in the texts' ``shared`` space, or pass a projection of their ``own`` (which starts
@@ -72,7 +72,7 @@ class HarmoClip(Method):
         self,
         global_weight: float = 1.0,
         lexeme_weight: float = 1.0,
-        targets: list[RegionTarget] | None = None,
+        region_losses: list[RegionTarget] | None = None,
         lexeme: Literal["mean", "last", "phrase"] = "mean",
         lexeme_space: Literal["shared", "own"] = "shared",
         same_lemma: SameLemma = "ignore",
@@ -99,16 +99,18 @@ class HarmoClip(Method):
         super().__init__(encoder, optim, pretrained, memory)
         self.global_weight, self.lexeme_weight = global_weight, lexeme_weight
         self.lexeme: Literal["mean", "last", "phrase"] = lexeme
-        self.targets: Sequence[RegionTarget] = [CropTarget()] if targets is None else targets
+        self.region_losses: Sequence[RegionTarget] = [CropTarget()] if region_losses is None else region_losses
         self.clip, self.contrast = ClipLoss(), contrast
         width = self.encoder.config.embed_dim
-        self.projection = nn.Linear(width, width, bias=False) if lexeme_space == "own" else None
+        own_space = lexeme_space == "own" and lexeme_weight > 0
+        self.projection = nn.Linear(width, width, bias=False) if own_space else None
         if self.projection is not None:
             nn.init.eye_(self.projection.weight)
         start = float(self.encoder.scale.detach()) if isinstance(temperature, str) else temperature
-        self.temperature = None if temperature == "shared" else Temperature(start)
+        self.contrasts = lexeme_weight > 0 or any(isinstance(loss, PhraseTarget) for loss in self.region_losses)
+        self.temperature = Temperature(start) if self.contrasts and temperature != "shared" else None
         self.encoder.text_tower.requires_grad_(text_tower == "trained")
-        crops = [target for target in self.targets if isinstance(target, CropTarget)]
+        crops = [target for target in self.region_losses if isinstance(target, CropTarget)]
         frozen = [target for target in crops if target.teacher == "frozen"]
         self.student_share = min((target.student_share for target in frozen), default=1.0)
         self.teacher = copy.deepcopy(self.encoder).requires_grad_(False) if frozen else None
@@ -117,7 +119,7 @@ class HarmoClip(Method):
     @override
     def reads(self) -> Collection[Grain]:
         alone = self.lexeme == "phrase" and self.lexeme_weight > 0
-        phrases = alone or any(isinstance(target, PhraseTarget) for target in self.targets)
+        phrases = alone or any(isinstance(target, PhraseTarget) for target in self.region_losses)
         return (Grain.CAPTION, Grain.PHRASE) if phrases else (Grain.CAPTION,)
 
     @override
@@ -128,7 +130,7 @@ class HarmoClip(Method):
         if self.lexeme_weight > 0:
             terms["lexeme_region"] = self.lexeme_weight * self._lexeme_region(batch, features, regions)
         seen = Seen(batch, features, regions, self.region_scale(), lambda teacher: self._crops(batch, teacher))
-        for target in self.targets:
+        for target in self.region_losses:
             terms[f"region_{target.name}"] = target.weight * target.loss(seen)
         return terms
 
@@ -142,7 +144,7 @@ class HarmoClip(Method):
             caption = batch.grains[Grain.CAPTION].index[named.image, 0]
             lexemes = pool_lexemes(features.texts.tokens, batch.texts.offsets[caption], span[at], self.lexeme)
         if self.projection is not None:
-            lexemes = unit(self.projection(lexemes))
+            lexemes = unit(self.projection(lexemes.to(self.projection.weight.dtype)))
         lemma = batch.lexemes.lemma[at]
         scale = self.region_scale()
         return self.contrast(regions, lexemes, named.links, scale, lemma, batch.regions.image, named.image)
@@ -192,7 +194,7 @@ class HarmoClip(Method):
 
     @override
     def scales(self) -> dict[str, Float[Tensor, " 1"]]:
-        return {**super().scales(), "region": self.region_scale()}
+        return {**super().scales(), "region": self.region_scale()} if self.contrasts else super().scales()
 
     @override
     def deployed(self) -> DualEncoder:

@@ -11,9 +11,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import nn
-from torch.optim import AdamW
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+MAX_LOG_SCALE = math.log(100.0)
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class ScheduleError(ValueError):
     """There is no schedule for what the trainer is told."""
 
 
-def adamw(model: nn.Module, new_modules: Iterable[nn.Module], config: OptimConfig) -> AdamW:
+def adamw(model: nn.Module, new_modules: Iterable[nn.Module], config: OptimConfig, fused: bool = True) -> AdamW:
     """AdamW over all trainable parameters of ``model``, in the named groups towers, new, temperatures (± decay)."""
     new = {id(p) for module in new_modules for p in module.parameters()}
     rate = {
@@ -80,7 +84,26 @@ def adamw(model: nn.Module, new_modules: Iterable[nn.Module], config: OptimConfi
         decay = config.weight_decay if decayed else 0.0
         group = groups.setdefault(label, {"name": label, "params": [], "lr": rate[part], "weight_decay": decay})
         group["params"].append(parameter)
-    return AdamW(list(groups.values()), lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    return AdamW(list(groups.values()), lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
+
+
+def clip_gradients(optimizer: Optimizer, limit: float, by_value: bool = False) -> None:
+    """Scale all gradients so that their norm, over all parameters and all ranks' slices of them, is ``limit`` at most;
+    ``by_value``: cut each number at ± ``limit``.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if by_value:
+        clip_grad_value_(parameters, limit)
+    else:
+        clip_grad_norm_(parameters, limit)
+
+
+@torch.no_grad()
+def clamp_temperatures(model: nn.Module) -> None:
+    """Keep all temperatures' factors on the cosines between 1 and 100, as in CLIP."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("log_scale"):
+            parameter.clamp_(0.0, MAX_LOG_SCALE)
 
 
 def warmup_cosine(optimizer: AdamW, config: OptimConfig, total_steps: float) -> LambdaLR:

@@ -93,15 +93,17 @@ class CropTarget(RegionTarget):
     name = "crop"
 
     def __post_init__(self) -> None:
-        check_weight("targets.weight", self.weight)
+        check_weight("region_losses.weight", self.weight)
         if self.teacher not in ("stopped", "trained", "frozen"):
-            raise ValueError(f"targets.teacher must be stopped, trained or frozen, got {self.teacher!r}")
+            raise ValueError(f"region_losses.teacher must be stopped, trained or frozen, got {self.teacher!r}")
         if not (math.isfinite(self.power) and self.power > 0):
-            raise ValueError(f"targets.power must be positive and finite, got {self.power}")
+            raise ValueError(f"region_losses.power must be positive and finite, got {self.power}")
         if not 0 < self.student_share <= 1:
-            raise ValueError(f"targets.student_share must lie in (0, 1], got {self.student_share}")
+            raise ValueError(f"region_losses.student_share must lie in (0, 1], got {self.student_share}")
         if self.student_share < 1 and self.teacher != "frozen":
-            raise ValueError(f"targets.student_share is for a frozen teacher, got {self.student_share} without one")
+            raise ValueError(
+                f"region_losses.student_share is for a frozen teacher, got {self.student_share} without one"
+            )
 
     @override
     def loss(self, seen: Seen) -> Float[Tensor, ""]:
@@ -126,7 +128,7 @@ class PhraseTarget(RegionTarget):
     name = "phrase"
 
     def __post_init__(self) -> None:
-        check_weight("targets.weight", self.weight)
+        check_weight("region_losses.weight", self.weight)
         check_scope(self.scope)
         LexemeRegionLoss(self.same_lemma, self.scope)
 
@@ -154,7 +156,7 @@ class ImageTarget(RegionTarget):
     name = "image"
 
     def __post_init__(self) -> None:
-        check_weight("targets.weight", self.weight)
+        check_weight("region_losses.weight", self.weight)
         GlobalRegionLoss(self.power)
 
     @override

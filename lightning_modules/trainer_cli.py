@@ -20,7 +20,7 @@ from datamodules.module import GranularityData
 from datamodules.shards import ShardError
 from datamodules.skips import DataError
 from lightning_modules.atomic_io import CheckpointError
-from lightning_modules.base import Method
+from lightning_modules.base import Method, MethodError
 from lightning_modules.callbacks import (
     Agreement,
     BestCheckpoint,
@@ -165,7 +165,7 @@ def run(arguments: list[str] | None) -> int:
         warnings.filterwarnings("ignore", message=f".*{noise}.*")
     try:
         GrainCli()
-    except (CheckpointError, Disagreement, ScheduleError) as error:
+    except (CheckpointError, Disagreement, MethodError, ScheduleError) as error:
         fail(str(error))
     except (ShardError, DataError) as error:
         fail(str(error).strip().rpartition("\n")[2].removeprefix("datamodules.skips.DataError: "))

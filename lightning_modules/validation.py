@@ -7,19 +7,50 @@ box it is about, by RoIAlign over the dense features (FG-OVD's and FG-CLIP's pro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
 from datamodules.batch import Batch, Grain
 from datamodules.tokenizer import word_hash
 from eval import BoxAccuracy, HardNegatives, Retrieval, slot_rows
+from eval.gather import world_size
 from eval.prompts import class_vectors
 from lightning_modules.networks import ImageFeatures, TextFeatures, pool_regions
 
 TEMPLATES = ("a {}.", "the {}.")
+
+
+class MeanLosses:
+    """Means of loss terms over the images of a validation pass, the same on every rank.
+
+    A batch's term is the mean over ranks of what each rank computes, and weighs as many images as it has on all ranks.
+    """
+
+    def __init__(self) -> None:
+        self._batches: list[Float[Tensor, " T+1"]] = []  # the terms and the number of images
+        self._names: tuple[str, ...] = ()
+
+    def update(self, terms: Mapping[str, Float[Tensor, ""]], images: int) -> None:
+        """Add a batch; in the same order on all ranks, with the same terms."""
+        self._names = tuple(terms)
+        values = torch.stack([term.detach().float() for term in terms.values()])
+        self._batches.append(torch.cat([values, values.new_tensor([images])]))
+
+    def compute(self) -> dict[str, Tensor]:
+        """The means by name, {} where nothing was seen; starts anew. Collective: every rank must call it."""
+        if not self._batches:
+            return {}
+        table, ranks = torch.stack(self._batches), world_size()
+        self._batches = []
+        if ranks > 1:
+            dist.all_reduce(table)
+        terms, images = table[:, :-1] / ranks, table[:, -1:]
+        means = (terms * images).sum(0) / images.sum().clamp(min=1)
+        return dict(zip(self._names, means, strict=True))
 
 
 class Validation:

@@ -157,4 +157,7 @@ class _Projections(nn.Module):
             nn.init.eye_(linear.weight)
 
     def forward(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return F.normalize(self.query(queries), dim=-1), F.normalize(self.key(keys), dim=-1), self.value(keys)
+        kept, dtype = queries.dtype, self.query.weight.dtype  # half precision where the weights are
+        queries, keys = queries.to(dtype), keys.to(dtype)
+        query, key, value = (made.to(kept) for made in (self.query(queries), self.key(keys), self.value(keys)))
+        return F.normalize(query, dim=-1), F.normalize(key, dim=-1), value

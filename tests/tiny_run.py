@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import Callback, Trainer, seed_everything
@@ -20,17 +21,21 @@ from lightning_modules.networks import EncoderConfig
 from tests.tiny import write_shards
 
 Scalars = dict[str, list[float]]
+SAMPLING = GrainSampling(2, 2)
 TINY = EncoderConfig(
     image_size=16, patch_size=8, image_width=16, image_layers=2, image_heads=2,
     text_width=16, text_layers=1, text_heads=2, embed_dim=16, context_length=77,
 )  # fmt: skip
 
 
-def data(folder: Path, workers: int = 0, transform: ImageTransform | None = None, **settings) -> GranularityData:
+def data(
+    folder: Path, workers: int = 0, transform: ImageTransform | None = None,
+    sampling: GrainSampling = SAMPLING, **settings,
+) -> GranularityData:  # fmt: skip
     shards = write_shards(folder / "shards", 24, 2)
     return GranularityData(
         [str(s) for s in shards], [str(s) for s in shards], batch_size=8, val_batch_size=8, workers=workers,
-        image_size=16, context_length=77, sampling=GrainSampling(2, 2),
+        image_size=16, context_length=77, sampling=sampling,
         train_transform=transform or RandomCrop(), **settings,
     )  # fmt: skip
 
@@ -49,17 +54,18 @@ def fit_method(folder: Path, method: Method, data: GranularityData, epochs: int,
 
 
 def fit(
-    folder: Path, *callbacks: Callback, workers: int = 0, epochs: int = 4, method=BetaClip, transform=None, **settings
-) -> Trainer:
+    folder: Path, *callbacks: Callback, workers: int = 0, epochs: int = 4, method=BetaClip, transform=None,
+    encoder=TINY, trainer: dict[str, Any] | None = None, sampling=SAMPLING, **settings
+) -> Trainer:  # fmt: skip
     seed_everything(3)
-    trainer = Trainer(
+    run = Trainer(
         max_epochs=epochs, accelerator="cpu", devices=1, num_sanity_val_steps=0, log_every_n_steps=1,
         enable_progress_bar=False, enable_model_summary=False, logger=TensorBoardLogger(folder, "", ""),
-        callbacks=[LastCheckpoint(every_n_steps=2), BestCheckpoint(), *callbacks],
+        callbacks=[LastCheckpoint(every_n_steps=2), BestCheckpoint(), *callbacks], **(trainer or {}),
     )  # fmt: skip
-    model = method(encoder=TINY, optim=OptimConfig(lr=1e-2, warmup_steps=2), **settings)
-    trainer.fit(model, data(folder, workers, transform), ckpt_path="last")
-    return trainer
+    model = method(encoder=encoder, optim=OptimConfig(lr=1e-2, warmup_steps=2), **settings)
+    run.fit(model, data(folder, workers, transform, sampling), ckpt_path="last")
+    return run
 
 
 def assert_caching_changes_nothing(make: Callable[[], Method], batch: Batch) -> None:

@@ -125,7 +125,7 @@ def targets(method: Method, seen: Seen, samples: int) -> Tagged:
     """The targets of the first pictures for several settings, where the method has any to choose."""
     slots = [seen.batch.grains[grain].valid[: min(samples, 3)] for grain in EVERY]
     valid = torch.cat(slots, dim=1).cpu()
-    swept = {name: _blocks(one, valid) for name, one in method.targets(valid).items()}
+    swept = {name: _blocks(one, valid) for name, one in method.target_matrices(valid).items()}
     if swept:
         yield "targets/sweep", sweep_figure(swept, "strength", f"Targets of {len(valid)} pictures")
 

@@ -59,7 +59,8 @@ class TokenCalibration(nn.Module):
     def forward(self, x: Float[Tensor, "B N D"], valid: Bool[Tensor, "B N"] | None = None) -> Calibrated:
         """Tokens as the encoder gives them, not normalised, to unit vectors.
 
-        In float32 or wider, under autocast too: what tells the outputs apart may be small.
+        In float32 or wider, under autocast too: what tells the outputs apart may be small. The scoring network runs in
+        the precision of its weights.
 
         Args:
             x: tokens of the joint space.
@@ -69,7 +70,7 @@ class TokenCalibration(nn.Module):
             x = x.to(torch.promote_types(x.dtype, torch.float32))
             if valid is not None:
                 x = torch.where(valid[..., None], x, 0)
-            logits = self.gain * self.score(x).mT
+            logits = self.gain * self.score(x.to(self.gain.dtype)).mT.to(x.dtype)
             if valid is not None:
                 logits = logits.masked_fill(~valid[:, None, :], torch.finfo(logits.dtype).min)
             attention = logits.softmax(-1)

@@ -73,7 +73,7 @@ class DualEncoder(nn.Module):
         return [*self.image_tower.blocks, *self.text_tower.transformer.encoder.layers]
 
     def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> ImageFeatures:
-        """Normalised pixels to features.
+        """Normalised pixels, of any precision, to features.
 
         Raises:
             ValueError: where the picture is not ``image_size`` pixels square.
@@ -81,7 +81,7 @@ class DualEncoder(nn.Module):
         side = self.config.image_size
         if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, side, side):
             raise ValueError(f"pixels must have shape [B, 3, {side}, {side}], got {list(pixels.shape)}")
-        tokens = self.image_tower(pixels)
+        tokens = self.image_tower(pixels.to(self.image_tower.projection.weight.dtype))
         return ImageFeatures(unit(tokens[:, 0]), tokens[:, 1:])
 
     def encode_text(self, texts: Texts) -> TextFeatures:

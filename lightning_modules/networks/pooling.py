@@ -73,9 +73,11 @@ class TextConditionedPooling(nn.Module):
 
     def forward(self, queries: Float[Tensor, "B K D"], patches: Float[Tensor, "B P D"]) -> Float[Tensor, "B K D"]:
         """Image vectors conditioned on each text; unit norm in, unit norm out."""
+        queries, patches = queries.to(self.norm.weight.dtype), patches.to(self.norm.weight.dtype)
         pooled, _ = self.attn(queries, patches, patches, need_weights=False)
         return unit(pooled + self.mlp(self.norm(pooled)))
 
     def attention(self, queries: Float[Tensor, "B K D"], patches: Float[Tensor, "B P D"]) -> Float[Tensor, "B K P"]:
         """Where each text looks: attention over the patches, the mean of the heads (each row sums to one)."""
+        queries, patches = queries.to(self.norm.weight.dtype), patches.to(self.norm.weight.dtype)
         return self.attn(queries, patches, patches, need_weights=True)[1]

@@ -48,7 +48,7 @@ def harmoclip(boxes: int, crops: int, images: int = IMAGES, device: str = "cpu")
 
     torch.manual_seed(0)
     targets = [CropTarget()] if crops else []
-    method = HarmoClip(lexeme_weight=float(boxes > 0), targets=list(targets), encoder=vit_b_16())
+    method = HarmoClip(lexeme_weight=float(boxes > 0), region_losses=list(targets), encoder=vit_b_16())
     regions = RegionSampling(boxes=max(boxes, 1), crops=crops)
     prepare = Preparer(224, Squash(), GrainSampling(0, 8), Tokenizer(248), random_texts=True, regions=regions)
     busy = [s for s in (scenes.sample(i, "train") for i in range(20 * images)) if len({r.box for r in s.regions}) >= 4]

@@ -30,7 +30,7 @@ OPTIM = OptimConfig(lr=3e-3, eps=1e-3, warmup_steps=2)
 METHODS = {
     "beta_clip": lambda **more: BetaClip("bce", per="row", bias=-3.0, pooling_gain=2.0, **more),
     "mul_clip": lambda **more: MulClip(**more),
-    "harmo_clip": lambda **more: HarmoClip(targets=[CropTarget(), PhraseTarget()], lexeme_space="own", **more),
+    "harmo_clip": lambda **more: HarmoClip(region_losses=[CropTarget(), PhraseTarget()], lexeme_space="own", **more),
 }
 
 

@@ -52,7 +52,7 @@ def pooled_by_hand(dense, box):
 
 def test_terms_are_the_specs(batch):
     """Every term from the encoder's features, box by box and word by word."""
-    method = make(targets=[CropTarget(), PhraseTarget(weight=0.5), ImageTarget(power=2.0)])
+    method = make(region_losses=[CropTarget(), PhraseTarget(weight=0.5), ImageTarget(power=2.0)])
     features = method.features(batch)
     found = method.losses(batch, features)
     assert set(found) == {"global", "lexeme_region", "region_crop", "region_phrase", "region_image"}
@@ -87,7 +87,7 @@ def test_terms_are_the_specs(batch):
 
 
 def test_without_its_terms_it_is_clip(batch):
-    method = make(lexeme_weight=0.0, targets=[], temperature="shared")
+    method = make(lexeme_weight=0.0, region_losses=[], temperature="shared")
     torch.manual_seed(0)
     clip = ClipFinetune(encoder=TINY).double()
     clip.load_state_dict(method.state_dict())
@@ -105,13 +105,13 @@ def test_without_its_terms_it_is_clip(batch):
     [
         {},
         {"lexeme": "last"},
-        {"lexeme": "phrase", "targets": []},
+        {"lexeme": "phrase", "region_losses": []},
         {"lexeme_space": "own"},
         {"same_lemma": "positive", "scope": 1},
         {"same_lemma": "negative", "temperature": "shared"},
-        {"targets": [CropTarget(teacher="trained", power=2.0), PhraseTarget(same_lemma="negative")]},
-        {"targets": [CropTarget(teacher="frozen", student_share=0.7)]},
-        {"targets": [ImageTarget()]},
+        {"region_losses": [CropTarget(teacher="trained", power=2.0), PhraseTarget(same_lemma="negative")]},
+        {"region_losses": [CropTarget(teacher="frozen", student_share=0.7)]},
+        {"region_losses": [ImageTarget()]},
     ],
 )
 def test_every_reading_trains_all_it_has(batch, settings):
@@ -126,7 +126,7 @@ def test_every_reading_trains_all_it_has(batch, settings):
     assert new == {id(p) for name, p in trained.items() if name.startswith("projection.")}
 
 
-@pytest.mark.parametrize("settings", [{}, {"targets": [PhraseTarget()]}, {"lexeme": "phrase"}])
+@pytest.mark.parametrize("settings", [{}, {"region_losses": [PhraseTarget()]}, {"lexeme": "phrase"}])
 def test_texts_that_no_term_reads_are_not_encoded(batch, settings):
     method = make(**settings)
     phrases = batch.grains[Grain.PHRASE]
@@ -163,7 +163,7 @@ def test_readings_of_the_lexeme_differ_and_an_own_space_starts_as_the_shared_one
 def crop_gradient(batch, teacher):
     """Of the crops' pixels."""
     pixels = batch.crops.pixels.clone().requires_grad_()
-    method = make(targets=[CropTarget(teacher=teacher)])
+    method = make(region_losses=[CropTarget(teacher=teacher)])
     batch = batch._replace(crops=batch.crops._replace(pixels=pixels))
     method.losses(batch, method.features(batch))["region_crop"].backward()
     return pixels.grad
@@ -181,7 +181,7 @@ def test_images_without_regions_train_the_global_term(shards, batch):
     none = first_batch(shards, regions=RegionSampling(crops=1, min_area=1e9))
     assert len(none.regions.boxes) == len(none.crops.pixels) == 0
     assert sum(n for name, n in none.counts.items() if name == "dropped/small box") > 0
-    method = make(targets=[CropTarget(), PhraseTarget(), ImageTarget()])
+    method = make(region_losses=[CropTarget(), PhraseTarget(), ImageTarget()])
     found = method.losses(none, method.features(none))
     assert [float(v.detach()) for name, v in found.items() if name != "global"] == [0.0] * 4
     torch.stack(list(found.values())).sum().backward()
@@ -222,7 +222,7 @@ def test_frozen_text_tower_has_no_gradients_and_no_optimiser(batch):
 
 
 def test_gradient_caching_gives_the_same_gradients(batch):
-    assert_caching_changes_nothing(lambda: make(targets=[CropTarget(teacher="trained")]), batch)
+    assert_caching_changes_nothing(lambda: make(region_losses=[CropTarget(teacher="trained")]), batch)
 
 
 @pytest.mark.parametrize(

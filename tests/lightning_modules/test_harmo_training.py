@@ -35,7 +35,7 @@ def test_trains_and_shows_what_is_watched(tmp_path, shards):
 
 def test_an_averaged_student_is_validated_and_exported(tmp_path, shards):
     targets = [CropTarget(teacher="frozen", student_share=0.7)]
-    method, _ = fit(tmp_path / "run", region_data(shards), 2, targets=targets)
+    method, _ = fit(tmp_path / "run", region_data(shards), 2, region_losses=targets)
     assert method.teacher is not None
     exported = encoder_of(read(tmp_path / "run" / "checkpoints" / "last.ckpt"))
     moved = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from lightning import Trainer
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_modules import BetaClip, ClipFinetune, OptimConfig
+from datamodules import GrainSampling
+from lightning_modules import BetaClip, ClipFinetune, HarmoClip, MulClip, MultiPositiveClip, OptimConfig
 from lightning_modules.callbacks import Pictures
 from lightning_modules.callbacks import pictures as module
 from lightning_modules.dashboards.seen import first_samples, looking
@@ -51,6 +53,18 @@ def test_all_kinds_at_their_steps_and_training_goes_on(tmp_path):
         ("picture", "picture"), ("text", "caption"), ("text", "sentence"), ("text", "phrase")
     }  # fmt: skip
     assert (tmp_path / "with" / "projector_config.pbtxt").is_file()
+
+
+@pytest.mark.parametrize(
+    "method", [MultiPositiveClip, MulClip, partial(HarmoClip, region_losses=[])], ids=["multi", "mul", "harmo"]
+)
+def test_pictures_of_every_method(tmp_path, method):
+    """The same but for targets, which only β-CLIP chooses."""
+    sampling = GrainSampling(2, 2, summaries=1)
+    fit(tmp_path, Pictures(every_n_steps=3, samples=2), epochs=1, method=method, sampling=sampling)
+    found = events(tmp_path)
+    assert set(found.Tags()["images"]) == TAGS - {"targets/sweep"}
+    assert (tmp_path / "projector_config.pbtxt").is_file()
 
 
 def test_without_regions_and_phrases_and_with_a_single_step(tmp_path):

@@ -7,10 +7,10 @@ from lightning_modules import CropTarget, ImageTarget, PhraseTarget
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda: CropTarget(weight=-1.0), r"targets\.weight must be 0 or more, got -1"),
-        (lambda: CropTarget(teacher="best"), r"targets\.teacher must be stopped, trained or frozen, got 'best'"),
-        (lambda: CropTarget(student_share=0.5), r"targets\.student_share is for a frozen teacher, got 0.5"),
-        (lambda: CropTarget(power=0.0), r"targets\.power must be positive and finite, got 0"),
+        (lambda: CropTarget(weight=-1.0), r"region_losses\.weight must be 0 or more, got -1"),
+        (lambda: CropTarget(teacher="best"), r"region_losses\.teacher must be stopped, trained or frozen, got 'best'"),
+        (lambda: CropTarget(student_share=0.5), r"region_losses\.student_share is for a frozen teacher, got 0.5"),
+        (lambda: CropTarget(power=0.0), r"region_losses\.power must be positive and finite, got 0"),
         (lambda: ImageTarget(power=-1.0), "power must be positive and finite, got -1"),
         (lambda: PhraseTarget(same_lemma="drop"), "same_lemma must be"),
         (lambda: RegionSampling(boxes=0), r"data\.regions\.boxes must be at least 1, got 0"),
