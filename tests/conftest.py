@@ -25,8 +25,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def shared() -> Path:
     """The folder of reference data beside the checkout; tests that need it skip where it is missing."""
     folder = ROOT.parent / "shared"
-    if not (folder / "golden").is_dir():
-        pytest.skip("needs the reference data folder ../shared (golden numbers, real photographs and captions)")
+    if not (folder / "data").is_dir():
+        pytest.skip("needs the reference data folder ../shared (real photographs and captions)")
     return folder
 
 

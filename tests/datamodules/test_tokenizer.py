@@ -7,6 +7,7 @@ import json
 import pytest
 
 from datamodules.tokenizer import EOT, SOT, Tokenizer, token_hash, word_hash
+from tests.helpers.golden import GOLDEN
 
 TEXTS = [
     "a photo of a cat.",
@@ -20,8 +21,8 @@ TEXTS = [
 ]
 
 
-def test_openai_ids(shared):
-    lines = (shared / "golden" / "openai_tokens.jsonl").read_text(encoding="utf-8").splitlines()
+def test_openai_ids():
+    lines = (GOLDEN / "openai_tokens.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) > 50
     for record in map(json.loads, lines):
         for context in (77, 248):

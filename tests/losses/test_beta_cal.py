@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
 from losses import BetaCalLoss, ClipLoss, pairs
+from tests.helpers.golden import GOLDEN
 from tests.losses.oracle import oracle_bce, oracle_ce, random_case
 
 
@@ -72,10 +73,10 @@ def test_gradcheck(loss):
 @pytest.mark.parametrize("objective", ["ce", "bce"])
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize(("kind", "reference"), [("full", True), ("full", False), ("padded", True)])
-def test_golden(shared, objective, beta, kind, reference):
+def test_golden(objective, beta, kind, reference):
     name = f"beta_cal_{objective}_beta{beta}_{kind}"
-    alpha = json.loads((shared / "golden/index.json").read_text())[name]["alpha"]
-    golden = load_file(shared / f"golden/{name}.safetensors")
+    alpha = json.loads((GOLDEN / "index.json").read_text())[name]["alpha"]
+    golden = load_file(GOLDEN / f"{name}.safetensors")
     pooled, text, scale = (golden[key].requires_grad_() for key in ("pooled", "text", "scale"))
     loss = BetaCalLoss(objective, beta, alpha, reference)
     value = loss(normalize(pooled, dim=-1), normalize(text, dim=-1), golden["valid"], scale)

@@ -14,18 +14,19 @@ from lightning_modules.networks.weights import beta_clip
 from lightning_modules.networks.weights.checkpoint import joined_tables, without_pooling
 from lightning_modules.networks.weights.links import POSITIONS, write
 from lightning_modules.networks.weights.state import load_state
+from tests.helpers.golden import GOLDEN
 
 ALPHA, BETA = 1.0, 0.5
 
 
 @pytest.fixture(scope="module")
-def golden(shared):
-    return load_file(shared / "golden" / "tiny_beta_clip.safetensors")
+def golden():
+    return load_file(GOLDEN / "tiny_beta_clip.safetensors")
 
 
 @pytest.fixture(scope="module")
-def sizes(shared):
-    return json.loads((shared / "golden" / "index.json").read_text())["tiny_beta_clip"]
+def sizes():
+    return json.loads((GOLDEN / "index.json").read_text())["tiny_beta_clip"]
 
 
 @pytest.fixture(scope="module")
