@@ -22,8 +22,8 @@ FOREIGN = {  # libraries that would bring a model to the data, or a trainer to t
 }
 TOP_LEVEL = {
     *FLOORS,
-    *("configs", "tests", ".ci"),
-    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE"),
+    *("configs", "tests", ".ci", ".github"),
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff", "LICENSE"),
     *("pyproject.toml", "Makefile", ".gitignore", ".pre-commit-config.yaml"),
 }
 REFUSED_NAMES = {"utils.py", "common.py", "helpers.py", "misc.py"}

@@ -230,8 +230,8 @@ def test_all_of_it(program, monkeypatch, capsys):
     assert [numbers["R@1"] for numbers in found["tiny"]["rows"]["+ b"]["seeds"]] == [0, 0.1]
 
 
-def test_results_are_taken_over_into_the_readme(program, monkeypatch):
-    monkeypatch.setattr(publish, "README", program / "README.md")
+def test_results_are_taken_over_into_the_page(program, monkeypatch):
+    monkeypatch.setattr(publish, "PAGE", program / "README.md")
     monkeypatch.setattr(publish, "RESULTS", program / "results")
     monkeypatch.setattr(publish, "read_study", lambda name: TINY)
     (program / "README.md").write_text("before\n<!-- study: tiny -->\n<!-- end of study -->\nafter\n")
@@ -253,10 +253,10 @@ def test_results_are_taken_over_into_the_readme(program, monkeypatch):
             from_json(changed, known)
 
 
-def test_the_readme_shows_the_results_that_are_kept():
-    readme = publish.README.read_text(encoding="utf-8")
-    assert {block[2] for block in publish.BLOCK.finditer(readme)} == set(all_studies())
-    assert publish.filled(readme) == readme
+def test_the_page_shows_the_results_that_are_kept():
+    page = publish.PAGE.read_text(encoding="utf-8")
+    assert {block[2] for block in publish.BLOCK.finditer(page)} == set(all_studies())
+    assert publish.filled(page) == page
     for name in all_studies():
         for figure in read_study(name).figures:
             assert b"<svg" in (publish.RESULTS / figure).read_bytes()

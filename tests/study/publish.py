@@ -1,6 +1,7 @@
-"""Results of the mini-study into the repository: numbers and figures beside this file, tables into the README.
+"""Results of the mini-study into the repository: numbers and figures into ``configs/study/results``, tables into
+``configs/study/README.md``.
 
-In the README each study stands between ``<!-- study: NAME -->`` and ``<!-- end of study -->``.
+In the page each study stands between ``<!-- study: NAME -->`` and ``<!-- end of study -->``.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import shutil
 from pathlib import Path
 
 from tests.study.record import Record, from_json, to_json
-from tests.study.rows import ROOT, Study, read_study
+from tests.study.rows import STUDIES, Study, read_study
 from tests.study.tables import section
 
-README = ROOT / "README.md"
-RESULTS = ROOT / "tests" / "study" / "results"
+PAGE = STUDIES / "README.md"
+RESULTS = STUDIES / "results"
 BLOCK = re.compile(r"(<!-- study: (\S+) -->\n).*?(<!-- end of study -->)", re.DOTALL)
 
 
@@ -29,20 +30,20 @@ def publish(found: list[tuple[Study, Record]], drawn: Path) -> None:
     for study, _ in found:
         for name in study.figures:
             shutil.copyfile(drawn / name, RESULTS / name)
-    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def filled(readme: str) -> str:
-    """The README with every study's results as they are kept.
+def filled(page: str) -> str:
+    """The page with every study's results as they are kept.
 
     Raises:
         ValueError: where a study has changed since its results were taken over.
     """
     known = json.loads((RESULTS / "results.json").read_text(encoding="utf-8"))
-    place = RESULTS.relative_to(README.parent).as_posix() + "/"
+    place = RESULTS.relative_to(PAGE.parent).as_posix() + "/"
 
     def fill(block: re.Match[str]) -> str:
         study = read_study(block[2])
         return block[1] + "\n" + section(study, from_json(study, known[study.name]), place) + "\n\n" + block[3]
 
-    return BLOCK.sub(fill, readme)
+    return BLOCK.sub(fill, page)
