@@ -13,11 +13,12 @@ from torch import Tensor
 
 from datamodules.batch import Batch, Choices, Crops, Grain, Lexemes, Regions, Slots, Texts
 from datamodules.crops import RegionSampling
+from datamodules.image_decoding import open_image
 from datamodules.sample import Phrase, Sample
 from datamodules.sampling import Drawn, GrainSampling
 from datamodules.stored_tokens import StoredTokens, read_tokens
 from datamodules.tokenizer import Tokenizer, token_hash, word_hash
-from datamodules.transforms import ImageTransform, open_image
+from datamodules.transforms import ImageTransform
 
 Tokens = tuple[int, ...]
 
@@ -71,7 +72,7 @@ class Preparer:
         draws = rng if self.random_texts else None
         chosen = self.regions.draw(np.flatnonzero(kept & large).tolist(), draws)
         row = {stored[box]: i for i, box in enumerate(chosen)}
-        labels = {r.box: r.label or "" for r in sample.regions}
+        labels = _labels(sample)
         drawn = self.sampling.draw(sample, draws)
         return Item(
             key=sample.key,
@@ -83,7 +84,7 @@ class Preparer:
             spans=self._spans(drawn, stored_tokens, lost),
             lemmas=[word_hash(p.lemma) for p in drawn.phrases],
             boxes=moved[chosen],
-            labels=[word_hash(labels[box]) for box in row],
+            labels=[word_hash(labels.get(box, "")) for box in row],
             links=_links(sample, drawn, row),
             choices=[
                 (row[box], c.level, [tuple(self.tokenizer(t)) for t in c.texts])
@@ -123,6 +124,15 @@ class Preparer:
             return self.tokenizer.span(caption, *place)
         span = stored.spans[place]
         return span if span is not None and span[1] < self.tokenizer.context_length else None
+
+
+def _labels(sample: Sample) -> dict[tuple[float, ...], str]:
+    """Of each box that has one the first label: regions that repeat a box for other phrases may leave it out."""
+    labels: dict[tuple[float, ...], str] = {}
+    for region in sample.regions:
+        if region.label is not None:
+            labels.setdefault(region.box, region.label)
+    return labels
 
 
 def _links(sample: Sample, drawn: Drawn, row: dict[tuple[float, ...], int]) -> list[tuple[int, int]]:

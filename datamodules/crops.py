@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from datamodules.image_decoding import UNREADABLE, as_rgb, open_image
 from datamodules.sample import SampleError
-from datamodules.transforms import UNREADABLE, open_image
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class RegionSampling:
         return rng.sample(candidates, len(candidates))[: self.boxes]
 
     def cut(self, data: bytes, boxes: Float[np.ndarray, "C 4"], size: int) -> UInt8[Tensor, "C 3 S S"]:
-        """Crops around ``boxes`` (fractions of the encoded picture ``data``) as squares of side ``size``.
+        """Crops around ``boxes`` (fractions of the upright image in ``data``) as squares of side ``size``.
 
         Raises ``SampleError`` (reason ``image``) where the picture cannot be decoded.
         """
@@ -67,7 +67,7 @@ class RegionSampling:
         if not len(boxes):
             return crops
         try:
-            picture = open_image(data).convert("RGB")
+            picture = as_rgb(open_image(data))
         except UNREADABLE as error:
             raise SampleError("image", f"the picture cannot be decoded: {error}") from error
         sides = np.array([picture.width, picture.height])

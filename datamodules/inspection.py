@@ -21,9 +21,9 @@ from rich.panel import Panel
 from rich.style import Style
 from rich.text import Text
 
+from datamodules.image_decoding import UNREADABLE, as_rgb, draft, open_image, upright_size
 from datamodules.indexed import TarReader
 from datamodules.sample import Phrase, Region, Sample, SampleError
-from datamodules.transforms import UNREADABLE, open_image
 
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#000075", "#f032e6")
 PAGE_SIDE, TERMINAL_COLUMNS = 640, 48  # pixels, characters
@@ -37,7 +37,7 @@ class Shown:
     key: str
     sample: Sample | None
     picture: Image.Image | None
-    size: tuple[int, int]  # of the stored picture in pixels
+    size: tuple[int, int]  # of the upright image in pixels
     problem: str = ""
 
 
@@ -48,10 +48,11 @@ def look_at(reader: TarReader, numbers: Iterable[int]) -> Iterator[Shown]:
         try:
             sample = Sample.from_members(reader.read(number))
             image = open_image(sample.image)
-            size = image.size
+            size = upright_size(image)
             share = min(1.0, PAGE_SIDE / max(size))
-            image.draft("RGB", (int(size[0] * share), int(size[1] * share)))
-            small = image.convert("RGB").resize((max(1, int(size[0] * share)), max(1, int(size[1] * share))))
+            shown = max(1, int(size[0] * share)), max(1, int(size[1] * share))
+            draft(image, shown)
+            small = as_rgb(image).resize(shown)
         except SampleError as error:
             yield Shown(shard, key, None, None, (0, 0), f"{error.reason}: {error}")
         except UNREADABLE as error:

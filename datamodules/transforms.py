@@ -1,17 +1,15 @@
 """Image transforms that move boxes along: bytes of a photograph in, a uint8 square and its boxes out.
 
-A JPEG is decoded at the smallest scale that still covers the target (PIL's draft mode) and resized once. Pixels stay
+A JPEG is decoded at the smallest scale that still covers the target (PIL's draft mode) and resized once. Images are
+turned upright first, and crops and boxes are those of the upright image (``datamodules.image_decoding``). Pixels stay
 uint8 until they are on the device, where they are normalised: a quarter of the traffic. There is no horizontal flip: it
 would make "left of" false.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import random
-import struct
-import zlib
 from abc import ABC, abstractmethod
 
 import numpy as np
@@ -21,33 +19,12 @@ from PIL import Image
 from torch import Tensor
 from typing_extensions import override
 
+from datamodules.image_decoding import UNREADABLE, as_rgb, draft, upright_size
 from datamodules.sample import SampleError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-MIN_SIDE = 8  # pixels; below this a picture holds nothing to learn from
-MAX_PIXELS = 178_956_970  # PIL's own bound against decompression bombs
-
-UNREADABLE = (  # what PIL raises on files that are damaged or meant to do damage
-    *(OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError),
-    *(struct.error, zlib.error, Image.DecompressionBombError),
-)
-
 Crop = tuple[float, float, float, float]  # left, top, right, bottom in pixels
-
-
-def open_image(data: bytes) -> Image.Image:
-    """Open encoded bytes without decoding the pixels; ``SampleError`` if they are no picture or its size is absurd."""
-    try:
-        image = Image.open(io.BytesIO(data))
-    except UNREADABLE as error:
-        raise SampleError("image", f"not a picture that PIL can read ({len(data)} bytes): {error}") from error
-    width, height = image.size
-    if min(width, height) < MIN_SIDE:
-        raise SampleError("image", f"the picture has {width}×{height} pixels; each side must have at least {MIN_SIDE}")
-    if width * height > MAX_PIXELS:
-        raise SampleError("image", f"the picture has {width}×{height} pixels; at most {MAX_PIXELS} are accepted")
-    return image
 
 
 class ImageTransform(ABC):
@@ -55,7 +32,7 @@ class ImageTransform(ABC):
 
     @abstractmethod
     def crop(self, width: int, height: int, rng: random.Random) -> Crop:
-        """The part to keep, in pixels."""
+        """The part of the upright image to keep, in pixels."""
 
     def __call__(
         self, image: Image.Image, boxes: np.ndarray, size: int, rng: random.Random
@@ -64,13 +41,13 @@ class ImageTransform(ABC):
 
         A box is kept while at least half of its area is; what hangs out is clipped.
         """
-        width, height = image.size
-        left, top, right, bottom = self.crop(width, height, rng)
-        shrink = min((right - left), (bottom - top)) / size
-        image.draft("RGB", (int(width / max(shrink, 1)), int(height / max(shrink, 1))))
-        sx, sy = image.size[0] / width, image.size[1] / height
         try:
-            rgb = image if image.mode == "RGB" else image.convert("RGB")
+            width, height = upright_size(image)
+            left, top, right, bottom = self.crop(width, height, rng)
+            shrink = max(min((right - left), (bottom - top)) / size, 1)
+            draft(image, (int(width / shrink), int(height / shrink)))
+            rgb = as_rgb(image)
+            sx, sy = rgb.width / width, rgb.height / height
             square = rgb.resize((size, size), Image.Resampling.BICUBIC, (left * sx, top * sy, right * sx, bottom * sy))
         except UNREADABLE as error:
             raise SampleError("image", f"the picture cannot be decoded: {error}") from error

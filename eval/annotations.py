@@ -22,6 +22,7 @@ __all__ = [
     "NAME",
     "PATH",
     "SIDE",
+    "SIDE_OR_NONE",
     "XYWH",
     "AnnotationFile",
     "LayoutError",
@@ -36,6 +37,7 @@ def _whole(value: object) -> bool:
 
 ID = Rule("a whole number", _whole)
 SIDE = Rule("a whole number of pixels above 0", lambda v: _whole(v) and v > 0)
+SIDE_OR_NONE = Rule(SIDE.words, lambda v: v is None or SIDE.holds(v))
 FLAG = Rule("0 or 1", lambda v: v in (0, 1))
 LIST = Rule("a list", lambda v: isinstance(v, list))
 IMAGE = {"id": ID, "width": SIDE, "height": SIDE}

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional
 
@@ -24,7 +24,7 @@ from eval.embed import ahead, as_pixels, embed_texts, in_batches, together
 from eval.fits import SQUASHED, squash, whole_fit
 from eval.gather import rank, world_size
 from eval.items import Items, Mean
-from eval.sources import Source
+from eval.sources import ImageFile, Source
 
 ALPHA = 0.4
 OVERLAP = 0.5
@@ -82,21 +82,23 @@ def locate(
     counts = torch.bincount(torch.tensor([phrase.image for phrase in phrases]), minlength=len(images))
     first = [0, *counts.cumsum(0).tolist()]
 
-    def opened(number: int) -> tuple[Tensor, tuple[int, int]]:
-        image = images[number].open()
-        return as_pixels(fit(image, model.image_size)), image.size
+    def opened(number: int) -> tuple[Tensor, tuple[int, int], int]:
+        source = images[number]
+        image, turn = source.open_turned() if isinstance(source, ImageFile) else (source.open(), 1)
+        return as_pixels(fit(image, model.image_size)), image.size, turn
 
     batches = in_batches(len(images), run.batch_size)
     rows = []
     mine = batches[rank() :: world_size()]
     for part, loaded in zip(mine, ahead(opened, run.track(mine, f"{name}: pictures")), strict=True):
         own = range(first[part[0]], first[part[-1] + 1])
-        dense = model.encode_image(torch.stack([square for square, _ in loaded])).dense
+        dense = model.encode_image(torch.stack([square for square, *_ in loaded])).dense
         image = torch.tensor([phrases[n].image - part[0] for n in own], device=dense.device)
         found = maps(model, texts[own.start : own.stop].to(dense.device), dense, image).float().cpu()
         for n, heat in zip(own, found, strict=True):
             picture, right = phrases[n].image, phrases[n].boxes
-            drawn = draw_up(heat, loaded[picture - part[0]][1])
+            _, size, turn = loaded[picture - part[0]]
+            drawn = as_annotated(draw_up(heat, size), turn)
             boxed = [best_box_is_right(drawn, boxes[picture], right) for boxes in candidates.values()]
             rows.append(torch.tensor([[points_into(drawn, right), *boxed]], dtype=torch.float32))
     spans = [range(first[part[0]], first[part[-1] + 1]) for part in batches]
@@ -109,6 +111,14 @@ def draw_up(heat: Float[Tensor, " P"], size: tuple[int, int]) -> Float[Tensor, "
     side = math.isqrt(len(heat))
     grid = heat.view(1, 1, side, side)
     return functional.interpolate(grid, size=(size[1], size[0]), mode="bicubic", align_corners=False)[0, 0]
+
+
+def as_annotated(drawn: Shaped[Tensor, "H W"], turn: int) -> Shaped[Tensor, "h w"]:
+    """What is drawn over an upright image, as over the pixels that orientation ``turn`` made upright."""
+    if turn in (5, 7):
+        drawn = drawn.T
+    turns = {2: drawn.flip(1), 4: drawn.flip(0), 3: drawn.rot90(2), 7: drawn.rot90(2), 6: drawn.rot90(1)}
+    return drawn.rot90(-1) if turn == 8 else turns.get(turn, drawn)
 
 
 def points_into(drawn: Float[Tensor, "H W"], boxes: Sequence[Corners]) -> bool:

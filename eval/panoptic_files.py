@@ -19,13 +19,14 @@ import numpy as np
 from jaxtyping import Bool, Int
 from PIL import Image
 
+from datamodules.image_decoding import UNREADABLE
 from eval.annotations import CATEGORY, FLAG, ID, IMAGE, LIST, PATH, XYWH, AnnotationFile
 from eval.benchmark import Run
 from eval.box_classification import fraction_box
 from eval.pictures import present
 from eval.prompts import vild_name
 from eval.regions import Box
-from eval.sources import BROKEN, ImageFile
+from eval.sources import ImageFile
 
 MOST_SEGMENTS = 100
 SMALLEST, LARGEST = 8**2, 1024**2  # area of a box in pixels
@@ -173,7 +174,7 @@ def segment_ids(file: Path) -> Ids:
     try:
         with Image.open(file) as image:
             rgb = np.asarray(image.convert("RGB"), dtype=np.int32)
-    except BROKEN as error:
+    except UNREADABLE as error:
         raise ValueError(f"{file} is not a picture that can be read: {error}") from error
     return rgb[..., 0] + 256 * rgb[..., 1] + 256**2 * rgb[..., 2]
 

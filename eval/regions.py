@@ -15,9 +15,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from datamodules.image_decoding import turn_box, turned_size
 from eval.benchmark import Model, Run
 from eval.cache import digest
-from eval.embed import ahead, checked_rows, fit_name, in_batches, pixels, together
+from eval.embed import ahead, as_pixels, checked_rows, fit_name, in_batches, together
 from eval.fits import Fit, covered
 from eval.gather import rank, world_size
 from eval.sources import ImageFile
@@ -48,8 +49,13 @@ class Pooling(Protocol):
         """Changes with what is asked."""
         ...
 
-    def __call__(self, model: Model, dense: Float[Tensor, "B P D"], pictures: Sequence[int]) -> Float[Tensor, "R D"]:
-        """The vectors of ``pictures``, whose maps ``dense`` holds."""
+    def __call__(
+        self, model: Model, dense: Float[Tensor, "B P D"], pictures: Sequence[int], turns: Sequence[int]
+    ) -> Float[Tensor, "R D"]:
+        """The vectors of ``pictures``, whose maps ``dense`` holds.
+
+        ``turns`` are the orientations by which the annotations of ``pictures`` must be turned.
+        """
         ...
 
 
@@ -66,18 +72,27 @@ class Boxes:
     def __init__(
         self, boxes: Sequence[Sequence[Box]], images: Sequence[ImageFile], fit: Fit, prepare: Prepare = as_they_are
     ) -> None:
-        self.prepare, self.counts, self.boxes = prepare, [len(own) for own in boxes], []
-        for own, image in zip(boxes, images, strict=True):
-            assert image.size is not None  # boxes come with it
-            self.boxes.append(torch.tensor(own) * torch.tensor(covered(fit, image.size)).repeat(2))
+        self.prepare, self.counts = prepare, [len(own) for own in boxes]
+        self.fit, self.images, self.annotated = fit, images, boxes
+        self.boxes = [self._placed(number, 1) for number in range(len(images))]
+
+    def _placed(self, number: int, turn: int) -> Float[Tensor, "r 4"]:
+        """A picture's boxes in fractions of the square."""
+        size = self.images[number].size
+        assert size is not None  # boxes come with it
+        boxes = torch.tensor([turn_box(box, turn) for box in self.annotated[number]])
+        return boxes * torch.tensor(covered(self.fit, turned_size(size, turn))).repeat(2)
 
     def stamp(self) -> str:
         """Changes with the boxes and how they are pooled."""
         return digest([self.prepare.__name__, *(str(own.tolist()) for own in self.boxes)])
 
-    def __call__(self, model: Model, dense: Float[Tensor, "B P D"], pictures: Sequence[int]) -> Float[Tensor, "R D"]:
+    def __call__(
+        self, model: Model, dense: Float[Tensor, "B P D"], pictures: Sequence[int], turns: Sequence[int]
+    ) -> Float[Tensor, "R D"]:
         """Unit vectors of the pictures' boxes, one picture after the other."""
-        boxes = torch.cat([self.boxes[number] for number in pictures]).to(dense.device)
+        placed = [self._placed(number, turn) for number, turn in zip(pictures, turns, strict=True)]
+        boxes = torch.cat(placed).to(dense.device)
         image = torch.tensor([row for row, number in enumerate(pictures) for _ in range(self.counts[number])])
         return model.pool_regions(self.prepare(dense), boxes, image.to(dense.device))
 
@@ -92,15 +107,17 @@ def embed_regions(
     """
     ends = list(accumulate(pooling.counts))
 
-    def square(number: int) -> UInt8[Tensor, "3 S S"]:
-        return pixels(fit, images[number], model.image_size)
+    def square(number: int) -> tuple[UInt8[Tensor, "3 S S"], int]:
+        image, turn = images[number].open_turned()
+        return as_pixels(fit(image, model.image_size)), turn
 
     def compute() -> Float[Tensor, "R D"]:
         batches, rows = in_batches(len(images), run.batch_size), []
         mine = batches[rank() :: world_size()]
         squares = ahead(square, run.track(mine, f"{label}: regions"))
         for numbers, part in zip(mine, squares, strict=True):
-            regions = pooling(model, model.encode_image(torch.stack(part)).dense, numbers)
+            dense = model.encode_image(torch.stack([pixels for pixels, _ in part])).dense
+            regions = pooling(model, dense, numbers, [turn for _, turn in part])
             rows.append(checked_rows(label, regions))
         return together(rows, [range(ends[b[0]] - pooling.counts[b[0]], ends[b[-1]]) for b in batches])
 

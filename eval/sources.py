@@ -1,5 +1,9 @@
 """Where a benchmark's pictures are: in files, parts of files, tars or arrays. Each has a name, and opens as RGB.
 
+All are turned upright (``datamodules.image_decoding``). Boxes are those of the upright image. Where the width and
+height that an annotation tells are those of the stored pixels alone, its boxes were drawn on these and are turned with
+them; any other size is refused.
+
 ``stamp`` tells whether the pixels may have changed since embeddings were cached: of a file its size and time.
 """
 
@@ -15,8 +19,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from datamodules.image_decoding import UNREADABLE, as_rgb, orientation, turn_box, upright_size
+
 PixelBox = tuple[int, int, int, int]  # left, top, right, bottom
-BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 class Source(Protocol):
@@ -40,12 +45,13 @@ class Source(Protocol):
 class ImageFile:
     """A file; ``name`` is its path below the folder of the pictures.
 
-    ``size`` is the width and height in pixels that its annotation tells, where it tells them: boxes rely on it.
+    ``size`` is the width and height in pixels that ``told_by`` tells, where it tells them: boxes rely on it.
     """
 
     file: Path
     name: str
     size: tuple[int, int] | None = None
+    told_by: str = "its annotation"
 
     def stamp(self) -> str:
         """From the file's name, size and time."""
@@ -53,16 +59,26 @@ class ImageFile:
         return f"{self.name} {found.st_size} {found.st_mtime_ns}"
 
     def open(self) -> Image.Image:
-        """RGB pixels of the size that the annotation tells; ValueError where it is no such picture."""
+        """The upright image in RGB. Raises ValueError where it is no such picture."""
+        return self.open_turned()[0]
+
+    def open_turned(self) -> tuple[Image.Image, int]:
+        """The upright image in RGB, and the orientation by which its annotation's boxes must be turned, mostly 1.
+
+        Raises ValueError where it is no picture, or of another size than its annotation says.
+        """
         try:
             with Image.open(self.file) as image:
-                found = image.convert("RGB")
-        except BROKEN as error:
+                stored, upright, turn = image.size, upright_size(image), orientation(image)
+                found = as_rgb(image)
+        except UNREADABLE as error:
             raise ValueError(f"{self.file} is not a picture that can be read: {error}") from error
-        if self.size not in (None, found.size):
-            must, got = (f"{width}×{height}" for width, height in (self.size, found.size))
-            raise ValueError(f"{self.file} must have {must} pixels, as its annotation says, got {got}")
-        return found
+        if self.size in (None, upright):
+            return found, 1
+        if self.size != stored:
+            must, got = (f"{width}×{height}" for width, height in (self.size, upright))
+            raise ValueError(f"{self.file} must have {must} pixels, as {self.told_by} says, got {got}")
+        return found, turn
 
 
 @dataclass(frozen=True)
@@ -83,7 +99,15 @@ class Crop:
 
     def open(self) -> Image.Image:
         """RGB pixels of the box."""
-        return self.whole.open().crop(self.box)
+        image, turn = self.whole.open_turned()
+        if turn == 1:
+            return image.crop(self.box)
+        width, height = self.whole.size or image.size
+        left, top, right, bottom = self.box
+        turned = turn_box((left / width, top / height, right / width, bottom / height), turn)
+        sides = (*image.size, *image.size)
+        left, top, right, bottom = (round(v * side) for v, side in zip(turned, sides, strict=True))
+        return image.crop((left, top, right, bottom))
 
 
 @dataclass(frozen=True)
@@ -105,8 +129,8 @@ class TarMember:
         try:
             with self.tar.open("rb") as file:
                 file.seek(self.offset)
-                return Image.open(io.BytesIO(file.read(self.size))).convert("RGB")
-        except BROKEN as error:
+                return as_rgb(Image.open(io.BytesIO(file.read(self.size))))
+        except UNREADABLE as error:
             raise ValueError(f"{self.tar}: {self.name} is not a picture that can be read: {error}") from error
 
 
@@ -124,8 +148,8 @@ class Encoded:
     def open(self) -> Image.Image:
         """RGB pixels; ValueError, naming it, where it is no picture."""
         try:
-            return Image.open(io.BytesIO(self.data)).convert("RGB")
-        except BROKEN as error:
+            return as_rgb(Image.open(io.BytesIO(self.data)))
+        except UNREADABLE as error:
             raise ValueError(f"{self.name} is not a picture that can be read: {error}") from error
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from datamodules.sample import Phrase, Region, Sample
 
@@ -23,6 +23,28 @@ def picture(seed: int = 0, width: int = 48, height: int = 40, format: str = "JPE
     small = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
     file = io.BytesIO()
     small.resize((width, height), Image.Resampling.BICUBIC).save(file, format, quality=90)
+    return file.getvalue()
+
+
+TURNS = tuple(range(1, 9))  # EXIF orientations
+_AWAY = {  # from upright pixels to those that a file of each orientation stores
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def turned_away(upright: Image.Image, turn: int, form: str = "JPEG") -> bytes:
+    """An encoded image that shows ``upright`` to whoever honours its EXIF orientation ``turn``."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = turn
+    stored = upright.transpose(_AWAY[turn]) if turn in _AWAY else upright
+    file = io.BytesIO()
+    stored.save(file, form, exif=exif, quality=95)
     return file.getvalue()
 
 

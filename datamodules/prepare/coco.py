@@ -26,7 +26,7 @@ from datamodules.prepare.coco_files import (
 from datamodules.prepare.coco_names import CategoryNames
 from datamodules.prepare.job import Job
 from datamodules.prepare.layout import described
-from datamodules.prepare.pictures import look_into, read_picture, require_pictures, sample_key
+from datamodules.prepare.pictures import Picture, look_into, read_picture, require_pictures, sample_key
 from datamodules.prepare.rejects import LeftOut, Rejects
 from datamodules.prepare.text import as_sentence
 from datamodules.prepare.units import Manifest, in_units, write_units
@@ -127,7 +127,7 @@ class CocoReader(NamedTuple):
             rejects.add("caption without words", image.file_name)
         caption = " ".join(sentences)
         found = cut_phrases(caption, sentences, self.job.finder)
-        regions = self._regions(one, image.size or (picture.width, picture.height), found.phrases, rejects)
+        regions = self._regions(one, picture, found.phrases, rejects)
         picture = self.job.fitted(picture)
         return Sample(
             key=sample_key(image.id),
@@ -141,16 +141,14 @@ class CocoReader(NamedTuple):
             extension=picture.extension,
         )
 
-    def _regions(
-        self, one: Annotated, size: tuple[float, float], phrases: Sequence[Phrase], rejects: Rejects
-    ) -> list[Region]:
+    def _regions(self, one: Annotated, picture: Picture, phrases: Sequence[Phrase], rejects: Rejects) -> list[Region]:
         """Boxes, each once for every phrase that names it, once without where none does; then the best proposals."""
         naming = self.names.phrases_by_label(phrases, {box.label for box in one.boxes if box.label is not None})
         regions: list[Region] = []
-        for box, corners in _in_picture(one.boxes, size, rejects):
+        for box, corners in _in_picture(one.boxes, one.image, picture, rejects):
             regions += [Region(corners, phrase, box.label) for phrase in naming.get(box.label or "") or [None]]
         there, most = {region.box for region in regions}, self.most
-        for box, corners in _in_picture(one.proposals, size, rejects):
+        for box, corners in _in_picture(one.proposals, one.image, picture, rejects):
             if corners in there:
                 rejects.add("proposal equal to another box", box.id)
             elif most == 0:
@@ -162,6 +160,9 @@ class CocoReader(NamedTuple):
         return regions
 
 
-def _in_picture(boxes: Sequence[CocoBox], size: tuple[float, float], rejects: Rejects) -> Iterator[tuple[CocoBox, Box]]:
+def _in_picture(
+    boxes: Sequence[CocoBox], image: CocoImage, picture: Picture, rejects: Rejects
+) -> Iterator[tuple[CocoBox, Box]]:
     """The boxes that lie in the picture, and their corners in fractions of it."""
-    return usable(boxes, lambda box: drawn_box(box, size), rejects, lambda box: box.id)
+    size = image.size or (picture.width, picture.height)
+    return usable(boxes, lambda box: picture.upright(drawn_box(box, size)), rejects, lambda box: box.id)

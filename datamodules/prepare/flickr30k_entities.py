@@ -107,7 +107,10 @@ class EntitiesReader(NamedTuple):
         if not caption.text:
             raise LeftOut("no caption")
         boxes = usable(
-            objects.boxes, lambda b: from_pixels(b.corners, *objects.size), rejects, lambda b: f"{image_id} {b}"
+            objects.boxes,
+            lambda b: picture.upright(from_pixels(b.corners, *objects.size)),
+            rejects,
+            lambda b: f"{image_id} {b}",
         )
         linked = [(box, [span for name in b.chains for span in chains.get(name, ())]) for b, box in boxes]
         image = Grounded(image_id, image_id, self.job.fitted(picture), caption, linked)

@@ -102,7 +102,7 @@ class GritReader(NamedTuple):
         for entry in entries:
             if entry[6] < self.min_score:
                 rejects.add("score below min_score", f"{item.key} {entry}")
-        boxes = usable(sure, lambda entry: from_fractions(entry[2:6]), rejects, lambda entry: f"{item.key} {entry}")
+        boxes = usable(sure, lambda e: picture.upright(from_fractions(e[2:6])), rejects, lambda e: f"{item.key} {e}")
         linked = [(box, [moved[span]] if (span := _span(entry)) in moved else []) for entry, box in boxes]
         image = Grounded(sample_key(item.key), item.key, self.job.fitted(picture), caption, linked)
         return grounded_sample(image, self.job.finder, source="grit", rejects=rejects)

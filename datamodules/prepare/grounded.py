@@ -138,7 +138,7 @@ class GroundedReader(NamedTuple):
         data = read_picture(self.folder / image.file_name)
         picture = look_into(data, image.size)
         caption, moved = tidy_caption(image.caption, spans, self.job.finder, rejects, name)
-        boxes = usable(named, lambda n: drawn_box(n.box, image.size), rejects, lambda n: n.box.id)
+        boxes = usable(named, lambda n: picture.upright(drawn_box(n.box, image.size)), rejects, lambda n: n.box.id)
         linked = [(corners, [moved[span] for span in own.spans if span in moved]) for own, corners in boxes]
         record = Grounded(sample_key(image.id), name, self.job.fitted(picture), caption, linked)
         return grounded_sample(record, self.job.finder, source="grounded", rejects=rejects)

@@ -1,5 +1,8 @@
-"""Pictures as they go into shards: the file's own bytes, looked into far enough to know that a reader can open them, or
-a smaller copy.
+"""Pictures as they go into shards: the file's own bytes, decoded once to know that they are whole, or a smaller copy.
+
+Boxes in shards are fractions of the upright image, as training reads it (``datamodules.image_decoding``). A data set's
+boxes are taken for the upright image's. Where its width and height are those of the stored pixels alone, the boxes were
+drawn on these, and are turned with them.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from datamodules.image_decoding import UNREADABLE, Box, as_rgb, draft, open_image, orientation, turn_box, upright_size
 from datamodules.prepare.rejects import LeftOut
-from datamodules.transforms import UNREADABLE
+from datamodules.sample import SampleError
 
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 JPEG_QUALITY = 92
@@ -21,39 +25,64 @@ _SAME_SHAPE = 0.02  # how far, relatively, an image's shape may be from its anno
 
 
 class Picture(NamedTuple):
-    """An encoded image, the extension of its format, and its size in pixels."""
+    """An encoded image, the extension of its format, and the size of the upright image in pixels.
+
+    ``turn`` is the orientation by which the data set's boxes must be turned: 1 where they are the upright image's.
+    """
 
     data: bytes
     extension: str
     width: int
     height: int
+    turn: int = 1
+
+    def upright(self, box: Box) -> Box:
+        """A box of the data set, in fractions, as one of the upright image."""
+        if self.turn == 1:
+            return box
+        x0, y0, x1, y1 = (round(value, 6) for value in turn_box(box, self.turn))
+        return x0, y0, x1, y1
 
 
 def look_into(data: bytes, size: tuple[float, float] | None = None) -> Picture:
-    """What ``data`` holds. Only the header is decoded.
+    """What ``data`` holds. It is decoded to its end, a JPEG at an eighth of its size.
 
     Args:
         data: an encoded image.
-        size: width and height in pixels that the annotation gives. The image may be a smaller copy, but not turned or
-            cropped, or the annotation's boxes would lie elsewhere.
+        size: width and height in pixels that the annotation gives. The image may be a smaller copy, and stored turned
+            if its EXIF orientation says so, but not cropped, or the annotation's boxes would lie elsewhere.
 
     Raises:
-        LeftOut: not an image, of a format that shards do not hold, or of another shape than ``size``.
+        LeftOut: not an image, cut or damaged, of a format that shards do not hold, too small or too large for training,
+            or of another shape than ``size``.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            form, (width, height) = image.format, image.size
-    except UNREADABLE as error:
+        image = open_image(data)
+        form, stored, upright, turn = image.format, image.size, upright_size(image), orientation(image)
+        if form not in _EXTENSIONS:
+            raise LeftOut(f"image format {form}")
+        draft(image, (1, 1))
+        image.load()
+    except SampleError as error:
         raise LeftOut("image unreadable") from error
-    if form not in _EXTENSIONS:
-        raise LeftOut(f"image format {form}")
-    if size is not None and abs(size[0] * height / (size[1] * width) - 1) > _SAME_SHAPE:
-        raise LeftOut("image shape differs from its annotation's")
-    return Picture(data, _EXTENSIONS[form], width, height)
+    except UNREADABLE as error:
+        raise LeftOut("image cut or damaged") from error
+    boxes_turn = 1
+    if size is not None:
+        misfit, misfit_stored = (_misfit(size, real) for real in (upright, stored))
+        if min(misfit, misfit_stored) > _SAME_SHAPE:
+            raise LeftOut("image shape differs from its annotation's")
+        boxes_turn = turn if misfit_stored < misfit else 1
+    return Picture(data, _EXTENSIONS[form], *upright, boxes_turn)
+
+
+def _misfit(size: tuple[float, float], real: tuple[int, int]) -> float:
+    """How far the shape of ``size`` is from that of ``real``, relatively."""
+    return abs(size[0] * real[1] / (size[1] * real[0]) - 1)
 
 
 def at_most(picture: Picture, side: int) -> Picture:
-    """The picture with its longer side at most ``side`` pixels, as JPEG; untouched where it is small enough.
+    """The picture with its longer side at most ``side`` pixels, as an upright JPEG; untouched where it is small enough.
 
     Raises:
         LeftOut: it cannot be decoded.
@@ -63,14 +92,14 @@ def at_most(picture: Picture, side: int) -> Picture:
         return picture
     size = max(1, round(picture.width * share)), max(1, round(picture.height * share))
     try:
-        with Image.open(io.BytesIO(picture.data)) as image:
-            image.draft("RGB", size)
-            small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+        image = open_image(picture.data)
+        draft(image, size)
+        small = as_rgb(image).resize(size, Image.Resampling.LANCZOS)
     except UNREADABLE as error:
-        raise LeftOut("image unreadable") from error
+        raise LeftOut("image cut or damaged") from error
     file = io.BytesIO()
     small.save(file, "JPEG", quality=JPEG_QUALITY)
-    return Picture(file.getvalue(), "jpg", *size)
+    return Picture(file.getvalue(), "jpg", *size, picture.turn)
 
 
 def read_picture(path: Path) -> bytes:

@@ -94,9 +94,20 @@ class BoxesAndMasks:
         """Changes with the boxes and masks."""
         return digest([self.boxes.stamp(), *(mask.hex() for own in self.masks for mask in own)])
 
-    def __call__(self, model: Model, dense: Float[Tensor, "B P D"], pictures: Sequence[int]) -> Float[Tensor, "R D"]:
-        """Unit vectors of the pictures' segments: of each its box, then its mask; the box where the mask is empty."""
-        rois = self.boxes(model, dense, pictures)
+    def __call__(
+        self, model: Model, dense: Float[Tensor, "B P D"], pictures: Sequence[int], turns: Sequence[int]
+    ) -> Float[Tensor, "R D"]:
+        """Unit vectors of the pictures' segments: of each its box, then its mask; the box where the mask is empty.
+
+        Raises ValueError where a picture's segment map was drawn on pixels that are stored turned.
+        """
+        for number, turn in zip(pictures, turns, strict=True):
+            if turn != 1:
+                file = self.boxes.images[number].file
+                raise ValueError(
+                    f"{file} is stored turned (EXIF orientation {turn}) and its segment map is not upright"
+                )
+        rois = self.boxes(model, dense, pictures, turns)
         means = [
             unpacked(self.masks[n]).to(dense.device) @ own for n, own in zip(pictures, all_alike(dense), strict=True)
         ]

@@ -65,10 +65,11 @@ def _read(name: str, folder: Path, run: Run, counts: Counter[str]) -> _Release:
     there = set(present(listed, folder / "test.txt", run.skip_missing, counts))
     found = _Release([], [], [], [])
     for file, number in run.track([(f, n) for f, n in listed if n in there], f"{name}: annotations"):
-        drawn = read_objects(folder / "Annotations" / f"{number}.xml").boxes
+        objects = read_objects(folder / "Annotations" / f"{number}.xml")
+        drawn, (width, height) = objects.boxes, objects.size
         phrases = _phrases(folder, number, drawn, len(found.images), counts)
         if phrases:
-            found.images.append(ImageFile(file, file.name))
+            found.images.append(ImageFile(file, file.name, (int(width), int(height))))
             found.numbers.append(number)
             found.drawn.append([as_xywh(box.corners) for box in drawn])
             found.phrases.extend(phrases)

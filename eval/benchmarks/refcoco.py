@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.annotations import ID, LIST, NAME, PATH, XYWH, AnnotationFile, checked
+from eval.annotations import ID, LIST, NAME, PATH, SIDE_OR_NONE, XYWH, AnnotationFile, checked
 from eval.benchmark import Benchmark, Model, Result, Run
 from eval.detections import read_detections
 from eval.fits import squash
@@ -52,7 +52,9 @@ class RefCoco:
         refs_file, dets_file = folder / SETS[self.data], folder / "dets.json"
         refs = read_pickle(refs_file, {})
         annotations = AnnotationFile(folder / "instances.json")
-        images = annotations.by_id("images", {"id": ID, "file_name": PATH})
+        images = annotations.by_id(
+            "images", {"id": ID, "file_name": PATH, "width": SIDE_OR_NONE, "height": SIDE_OR_NONE}
+        )
         boxes = annotations.by_id("annotations", {"id": ID, "image_id": ID, "bbox": XYWH})
         files = {annotations.path.name: annotations.sha256, refs_file.name: file_sha256(refs_file)}
         counts: Counter[str] = Counter()
@@ -94,7 +96,7 @@ class RefCoco:
         for split, by_image in sorted(splits.items()):
             listed = [(_picture(run.root, images[number]["file_name"]), number) for number in by_image]
             there = set(present(listed, annotations.path, run.skip_missing, counts))
-            pictures = [ImageFile(file, file.name) for file, number in listed if number in there]
+            pictures = [ImageFile(file, file.name, _size(images[n])) for file, n in listed if n in there]
             kept = [number for _, number in listed if number in there]
             phrases = [p._replace(image=row) for row, number in enumerate(kept) for p in by_image[number]]
             if not phrases:
@@ -117,6 +119,12 @@ class RefCoco:
 REFCOCO: tuple[Benchmark, ...] = tuple(
     RefCoco(data, maps, ending) for maps, ending in ((by_similarity, ""), (by_attention, "_attention")) for data in SETS
 )
+
+
+def _size(image: dict[str, Any]) -> tuple[int, int] | None:
+    """Width and height of a picture, where the file gives both: they tell whether boxes are the upright image's."""
+    width, height = image.get("width"), image.get("height")
+    return (width, height) if width and height else None
 
 
 def _picture(root: Path, name: str) -> Path:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from datamodules.image_decoding import UNREADABLE
 from eval.benchmark import Model, Result, Run
 from eval.cache import digest
 from eval.embed import embed_classes
@@ -31,9 +32,10 @@ from eval.fits import no_fit
 from eval.gather import gather_rows, rank, world_size
 from eval.image_folders import EXTENSIONS
 from eval.items import Items, Mean
+from eval.localisation import as_annotated
 from eval.prompts import imagenet_templates, read_templates
 from eval.records import file_sha256, read_bytes
-from eval.sources import BROKEN, ImageFile
+from eval.sources import ImageFile
 
 IGNORED = 255
 LARGER = 1.5  # the shorter side, in squares
@@ -94,11 +96,12 @@ def _compared(
     rows, classes = [], int(owner.max()) + 1
     for number in run.track(range(len(pairs))[rank() :: world_size()], f"{name}: pictures"):
         picture, labels = pairs[number]
-        image, right = picture.open(), _labels(labels, classes)
-        if right.shape != (image.height, image.width):
-            must, got = f"{image.width}×{image.height}", f"{right.shape[1]}×{right.shape[0]}"
-            raise ValueError(f"{labels} must have {must} pixels, as its picture, got {got}")
-        found = predict(model, image, vectors, owner, run.batch_size)
+        right = _labels(labels, classes)
+        size = (right.shape[1], right.shape[0])
+        image, turn = replace(
+            picture, size=size, told_by=f"its label map {labels.parent.name}/{labels.name}"
+        ).open_turned()
+        found = as_annotated(predict(model, image, vectors, owner, run.batch_size), turn)
         own = overlaps(right, found, classes)
         rows.append(torch.cat([torch.full((len(own), 1), number), own], dim=1))
     gathered = gather_rows(rows, torch.int64)
@@ -213,7 +216,7 @@ def _labels(file: Path, classes: int) -> Int[Tensor, "H W"]:
             if image.mode not in ("L", "P", "I", "I;16"):
                 raise ValueError(f"its pixels must be numbers, got mode {image.mode}")
             numbers = torch.from_numpy(np.array(image).astype(np.int64))
-    except BROKEN as error:
+    except UNREADABLE as error:
         raise ValueError(f"{file} is no label map: {error}") from error
     wrong = numbers[(numbers >= classes) & (numbers != IGNORED)]
     if len(wrong):

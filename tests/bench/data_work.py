@@ -104,7 +104,8 @@ def decoding(side: str, short_side: int) -> Callable[[], None]:
     import torch
     from torchvision import transforms
 
-    from datamodules.transforms import CLIP_MEAN, CLIP_STD, RandomCrop, open_image
+    from datamodules.image_decoding import open_image
+    from datamodules.transforms import CLIP_MEAN, CLIP_STD, RandomCrop
 
     images = list(photographs(DECODED, short_side))
     bicubic = transforms.InterpolationMode.BICUBIC

@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules.image_decoding import open_image
 from datamodules.sample import SampleError
-from datamodules.transforms import CenterCrop, RandomCrop, Squash, move_boxes, open_image
+from datamodules.transforms import CenterCrop, RandomCrop, Squash, move_boxes
 from tests.tiny import picture
 
 
@@ -57,14 +58,6 @@ def test_draft_decoding_is_close_to_full_decoding():
     fast, _, _ = Squash()(open_image(data), np.zeros((0, 4)), 64, random.Random(0))
     full = Image.open(io.BytesIO(data)).resize((64, 64), Image.Resampling.BICUBIC)
     assert np.abs(fast.permute(1, 2, 0).numpy().astype(int) - np.asarray(full).astype(int)).mean() < 1.5
-
-
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1"])
-def test_any_colour_mode_becomes_rgb(mode):
-    file = io.BytesIO()
-    Image.open(io.BytesIO(picture())).convert(mode).save(file, "TIFF")
-    pixels, _, _ = CenterCrop()(open_image(file.getvalue()), np.zeros((0, 4)), 32, random.Random(0))
-    assert pixels.shape == (3, 32, 32)
 
 
 @pytest.mark.parametrize(

@@ -256,7 +256,9 @@ def test_label_maps_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"a\.png must hold numbers below 3, or 255, got 3"):
         Segmentation("s")(ColourModel(), Run(tmp_path))
     Image.fromarray(np.zeros((24, 47), np.uint8)).save(file)
-    with pytest.raises(ValueError, match=r"a\.png must have 48×24 pixels, as its picture, got 47×24"):
+    with pytest.raises(
+        ValueError, match=r"a\.png must have 47×24 pixels, as its label map labels/a\.png says, got 48×24"
+    ):
         Segmentation("s")(ColourModel(), Run(tmp_path))
     Image.new("RGB", (48, 24)).save(file)
     with pytest.raises(ValueError, match=r"a\.png is no label map: its pixels must be numbers, got mode RGB"):
