@@ -1,14 +1,29 @@
 """Benchmarks: what a model can tell apart. They take embeddings and know no model, no loss and no trainer.
 
 Each benchmark is a class with ``update`` (a batch), ``compute`` (the numbers, on all ranks) and ``reset``. Numbers are
-plain floats, fractions in [0, 1] beside counts, and do not depend on ranks, batches or padding.
+plain floats, fractions in [0, 1] beside counts, and do not depend on ranks, batches or padding. Names are imported
+when they are first asked for.
 """
 
-from eval.boxes import BoxAccuracy
-from eval.hard_negatives import HardNegatives
-from eval.ranking import Ranks, Ties, rank_embeddings, rank_matrix, recall_at_k
-from eval.report import markdown, table, write_json
-from eval.retrieval import Retrieval, slot_rows
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eval.boxes import BoxAccuracy
+    from eval.hard_negatives import HardNegatives
+    from eval.ranking import Ranks, Ties, rank_embeddings, rank_matrix, recall_at_k
+    from eval.report import markdown, table, write_json
+    from eval.retrieval import Retrieval, slot_rows
+
+_HOMES = {
+    "boxes": ("BoxAccuracy",),
+    "hard_negatives": ("HardNegatives",),
+    "ranking": ("Ranks", "Ties", "rank_embeddings", "rank_matrix", "recall_at_k"),
+    "report": ("markdown", "table", "write_json"),
+    "retrieval": ("Retrieval", "slot_rows"),
+}
 
 __all__ = [
     "BoxAccuracy",
@@ -24,3 +39,14 @@ __all__ = [
     "table",
     "write_json",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"eval.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

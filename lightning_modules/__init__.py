@@ -6,6 +6,8 @@ Names are imported when they are first asked for, so that ``lightning --help`` n
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -52,4 +54,20 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _check_neighbours()
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
+
+
+def _check_neighbours() -> None:
+    """Raise ImportError where a file or folder of the user's hides a package that lies beside this one."""
+    for name in ("datamodules", "eval", "losses"):
+        spec = find_spec(name)
+        place = None if spec is None else spec.origin or next(iter(spec.submodule_search_locations or ()), None)
+        if place is not None and not Path(place).resolve().is_relative_to(Path(__file__).resolve().parents[1] / name):
+            raise ImportError(
+                f"{place} hides GrainCLIP's package {name!r}: rename it, or start Python in another folder"
+            )

@@ -7,10 +7,14 @@ are handed on to it.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import EntryPoint, PackageNotFoundError, distribution
+from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, version
+
+from datamodules.spelling import did_you_mean
+from lightning_modules import parsers
 
 HELP = """usage: lightning COMMAND [--config FILE ...] [--KEY VALUE ...]
 
@@ -35,37 +39,53 @@ The same program: `grainclip COMMAND`, `python -m lightning_modules COMMAND`.
 """
 TRAINER_COMMANDS = ("fit", "validate", "test")
 COMMANDS = {  # the module of each, which has a function ``run``
-    "prepare": "prepare_cli",
-    "index": "index_cli",
-    "inspect": "inspect_cli",
     "evaluate": "evaluate_cli",
     "predict": "predict_cli",
     "export": "export_cli",
     "explain": "explain_cli",
     "report": "report_cli",
+    "inspect": "inspect_cli",
+    "index": "index_cli",
     "doctor": "doctor",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status, 2 where the input is at fault."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(map(underscored, sys.argv[1:] if arguments is None else arguments))
     command = given[0] if given else "--help"
     _show_messages()
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a method of the user's lies here; behind all packages, it hides none of them
     if command in ("-h", "--help"):
         sys.stdout.write(HELP)
+        return 0
+    if command == "--version":
+        sys.stdout.write(f"grainclip {version('grainclip')}\n")
         return 0
     if command in TRAINER_COMMANDS:
         from lightning_modules.trainer_cli import run
 
-        return run(None if arguments is None else given)
-    if command in COMMANDS:  # imported only now: `--help` need not wait for torch
-        return import_module(f"lightning_modules.{COMMANDS[command]}").run(given[1:])
+        return run(given)
+    if command == "prepare":
+        from lightning_modules.prepare_cli import run as prepare
+
+        return prepare(given[1:])
+    if command in COMMANDS:
+        parsed = vars(parsers)[command]().parse_args(given[1:])
+        return import_module(f"lightning_modules.{COMMANDS[command]}").run(parsed)  # may wait for torch
     other = _lightning_sdk()
     if other is not None:
         return other.load()() or 0
-    sys.stderr.write(f"lightning: error: no command {command!r}; `lightning --help` lists them\n")
+    near = did_you_mean(command, ["prepare", *TRAINER_COMMANDS, *COMMANDS])
+    sys.stderr.write(f"lightning: error: no command {command!r}{near or '; `lightning --help` lists them'}\n")
     return 2
+
+
+def underscored(word: str) -> str:
+    """``--batch-size=8`` as ``--batch_size=8``: names have underscores, and either dash is understood."""
+    name, equals, value = word.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else word
 
 
 def _show_messages() -> None:

@@ -7,12 +7,12 @@ them, so that a broken installation becomes a line of the report and not a trace
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shutil
 import sys
 import warnings
+from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -46,13 +46,9 @@ def doctor(shards: str | None = None) -> int:
     return int(any(check.status == "problem" for check in checks))
 
 
-def run(arguments: Sequence[str]) -> int:
-    """``doctor`` from the words of a command line."""
-    parser = argparse.ArgumentParser(
-        prog="lightning doctor", description="What is missing here, and what to do about it."
-    )
-    parser.add_argument("--shards", help="also check these shards: a tar, a folder, a glob or braces")
-    return doctor(parser.parse_args(arguments).shards)
+def run(given: Namespace) -> int:
+    """The command."""
+    return doctor(given.shards)
 
 
 def gather(shards: str | None = None) -> list[Check]:

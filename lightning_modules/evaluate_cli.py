@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import track
 
 from eval.benchmark import Benchmark, Run, T
-from eval.benchmarks.catalogue import benchmark, names
+from eval.benchmarks.catalogue import benchmark
 from eval.cache import Cache
 from eval.captions import WORDINGS
 from eval.fits import FITS
@@ -101,11 +101,10 @@ def evaluate(
     return found
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(given: Namespace) -> int:
     """The command; ``SystemExit(2)`` with one line on bad input."""
-    given = _parser().parse_args(arguments)
     try:
-        wanted = [benchmark(name) for name in given.benchmark.split(",")]
+        wanted = [benchmark(name) for name in given.benchmark]
         device = wanted_device(given.device)
         if given.items:
             parquet()
@@ -141,29 +140,6 @@ def _show(found: list[Evaluation], out: Folder, draws: int) -> None:
         out.write_comparison(comparison, number)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lightning evaluate", description=__doc__)
-    one = ".ckpt file of a run, or folder, weights file, hub id of a CLIP; several are compared with the first"
-    parser.add_argument("--model", required=True, action="append", help=one)
-    parser.add_argument("--benchmark", required=True, help=f"one or several, parted by commas: {', '.join(names())}")
-    parser.add_argument("--root", required=True, type=Path, help="folder of the data sets in their released layouts")
-    parser.add_argument("--out", type=Path, help="folder for JSON, Markdown, LaTeX; or a .json file alone")
-    parser.add_argument("--items", action="store_true", help="also write single results as Parquet into --out/items")
-    parser.add_argument("--tensorboard", type=Path, help="folder for TensorBoard scalars")
-    parser.add_argument("--cache", type=Path, help="folder where embeddings are kept and found again")
-    parser.add_argument("--batch_size", type=int, default=32, help="pictures encoded at once")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--skip_missing", action="store_true", help="leave out, and count, pictures that are missing")
-    parser.add_argument(
-        "--fit", choices=[fit.__name__ for fit in FITS], help="how pictures become squares; else as published"
-    )
-    parser.add_argument(
-        "--captions", choices=[wording.__name__ for wording in WORDINGS], help="what is done to captions of retrieval"
-    )
-    parser.add_argument("--bootstrap", type=int, default=1000, help="draws for the 95 %% intervals; 0: none")
-    return parser
-
-
 class Ranks:
     """Within it, the process group that ``torchrun`` asks for; without torchrun nothing."""
 
@@ -182,8 +158,11 @@ class Ranks:
             dist.destroy_process_group()
 
 
-def wanted_device(name: str) -> torch.device:
-    """The device called ``name``, under ``torchrun`` this rank's. Raises ValueError where there is none."""
+def wanted_device(name: str | None) -> torch.device:
+    """The device called ``name`` (None: a GPU where there is one), under ``torchrun`` this rank's. Raises ValueError
+    where there is none.
+    """
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and "LOCAL_RANK" in os.environ:
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:

@@ -6,13 +6,11 @@ text and each patch. The model sees the whole picture, squashed to a square.
 
 from __future__ import annotations
 
-import argparse
 import html
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
-import torch
 from PIL import Image
 
 from datamodules.atomic_write import write_text
@@ -74,16 +72,8 @@ def _cut(model: EncoderModel, text: str) -> str:
     return "" if tokens <= model.context_length else f" · cut: {tokens} tokens, it reads {model.context_length}"
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(given: Namespace) -> int:
     """The command; ``SystemExit(2)`` with one line on bad input."""
-    parser = argparse.ArgumentParser(prog="lightning explain", description=__doc__)
-    one = ".ckpt file of a run, or folder, weights file, hub id of a CLIP"
-    parser.add_argument("--model", required=True, help=one)
-    parser.add_argument("--image", required=True, type=Path, help="a picture")
-    parser.add_argument("--text", required=True, action="append", help="what to look for; several times for several")
-    parser.add_argument("--out", required=True, type=Path, help="the web page to write")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    given = parser.parse_args(arguments)
     try:
         make_room(given.out, "--out")
         picture = ImageFile(given.image, given.image.name).open()

@@ -4,9 +4,8 @@ checkpoint as one file, to go on from without FSDP2.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
+from argparse import Namespace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -85,14 +84,8 @@ def read(checkpoint: Path) -> dict[str, Any]:
     return saved
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(given: Namespace) -> int:
     """The command; ``SystemExit(2)`` with one line on bad input."""
-    parser = argparse.ArgumentParser(prog="lightning export", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, help=".ckpt file, or folder, of a run")
-    parser.add_argument("folder", type=Path, help="new folder for the model; with --format checkpoint a new .ckpt file")
-    parser.add_argument("--format", choices=("transformers", "open_clip", "checkpoint"), default="transformers")
-    parser.add_argument("--weights", choices=("trained", "averaged"), default="trained")
-    given = parser.parse_args(arguments)
     try:
         if given.format == "checkpoint":
             return _whole(given.checkpoint, given.folder)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -14,15 +14,8 @@ from datamodules.tar_index import TarError, kept_index, write_index
 from lightning_modules.complaints import fail
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Index shards from the words of a command line; ``SystemExit(2)`` with one line on bad input."""
-    parser = argparse.ArgumentParser(prog="lightning index", description=__doc__)
-    parser.add_argument("shards", nargs="+", help="tars, folders of tars, globs or braces")
-    parser.add_argument("--processes", type=int, default=1, help="tars indexed at a time")
-    parser.add_argument("--again", action="store_true", help="also where an index that fits is there")
-    given = parser.parse_args(arguments)
-    if given.processes < 1:
-        fail(f"--processes must be at least 1, got {given.processes}")
+def run(given: Namespace) -> int:
+    """The command; ``SystemExit(2)`` with one line on bad input."""
     try:
         tars = _local(given.shards)
         wanted = [tar for tar in tars if given.again or kept_index(tar) is None]

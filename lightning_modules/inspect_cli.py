@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
-from pathlib import Path
+from argparse import Namespace
 
 from rich.console import Console
 
@@ -15,17 +13,8 @@ from datamodules.shards import ShardError, find_shards
 from lightning_modules.complaints import fail
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Show samples from the words of a command line; ``SystemExit(2)`` with one line on bad input."""
-    parser = argparse.ArgumentParser(prog="lightning inspect", description=__doc__)
-    parser.add_argument("shards", nargs="+", help="tars, folders of tars, globs or braces")
-    parser.add_argument("--number", type=int, default=8, help="how many samples")
-    parser.add_argument("--seed", type=int, help="draw them at random; without it the first ones are shown")
-    parser.add_argument("--key", action="append", default=[], help="show the samples with this key (several times)")
-    parser.add_argument("--html", type=Path, help="write a web page there instead")
-    given = parser.parse_args(arguments)
-    if given.number < 1:
-        fail(f"--number must be at least 1, got {given.number}")
+def run(given: Namespace) -> int:
+    """The command; ``SystemExit(2)`` with one line on bad input."""
     try:
         shards = find_shards(given.shards)
         if any(shard.samples is None for shard in shards):

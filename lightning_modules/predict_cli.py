@@ -7,14 +7,13 @@ share the work.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -30,11 +29,9 @@ from lightning_modules.complaints import fail
 from lightning_modules.encoder_model import EncoderModel
 from lightning_modules.evaluate_cli import Ranks, load_model, progress, wanted_device
 
-KINDS = ("image", "caption", "sentence", "phrase")
-
 
 def predict(model: EncoderModel, run: Run, samples: Sequence[Stored], kind: str) -> tuple[list[dict[str, str]], Tensor]:
-    """Keys and texts, and their unit vectors, of one of ``KINDS``. Collective."""
+    """Keys and texts, and their unit vectors, of one of ``parsers.KINDS``. Collective."""
     if kind == "image":
         rows = [{"key": s.picture.name} for s in samples]
         return rows, embed_images(model, run, [s.picture for s in samples], run.fit or centre_crop, kind)
@@ -49,13 +46,9 @@ def predict(model: EncoderModel, run: Run, samples: Sequence[Stored], kind: str)
     return rows, embed_texts(model, run, [row["text"] for row in rows], kind)
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(given: Namespace) -> int:
     """The command; ``SystemExit(2)`` with one line on bad input."""
-    given = _parser().parse_args(arguments)
     try:
-        kinds = given.kinds.split(",")
-        if wrong := [kind for kind in kinds if kind not in KINDS]:
-            raise ValueError(f"--kinds must be of {', '.join(KINDS)}, got {wrong[0]!r}")
         if given.format == "parquet":
             parquet()
         device = wanted_device(given.device)
@@ -65,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
         with Ranks(device):
             cache = None if given.cache is None else Cache(given.cache)
             settings = Run(Path(), given.batch_size, track=progress, cache=cache, fit=fit)
-            for kind in kinds:
+            for kind in given.kinds:
                 rows, vectors = predict(model, settings, samples, kind)
                 if rank() == 0:
                     _write(given.out, kind, rows, vectors, given.format)
@@ -87,17 +80,3 @@ def _write(folder: Path, kind: str, rows: list[dict[str, str]], vectors: Float[T
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     columns["embedding"] = arrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
     writer.write_table(arrow.table(columns), folder / f"{kind}.parquet")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lightning predict", description=__doc__)
-    parser.add_argument("--model", required=True, help=".ckpt file of a run, or folder, weights file, hub id of a CLIP")
-    parser.add_argument("--shards", required=True, nargs="+", help="tars, folders of tars, globs or braces")
-    parser.add_argument("--out", required=True, type=Path, help="folder for the files")
-    parser.add_argument("--kinds", default="image,caption", help=f"of {', '.join(KINDS)}, parted by commas")
-    parser.add_argument("--format", choices=("npy", "parquet"), default="npy")
-    parser.add_argument("--fit", choices=[fit.__name__ for fit in FITS], help="how pictures become squares")
-    parser.add_argument("--cache", type=Path, help="folder where embeddings are kept and found again")
-    parser.add_argument("--batch_size", type=int, default=32, help="pictures encoded at once")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    return parser

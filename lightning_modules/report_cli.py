@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import html
 import io
 import os
 import re
 import sys
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -107,12 +107,8 @@ def _settings(runs: Sequence[RunFiles]) -> str:
     return f"<h2>Settings{' that differ' if len(runs) > 1 else ''}</h2>\n{told}\n{folded if same else ''}"
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(given: Namespace) -> int:
     """The command; ``SystemExit(2)`` with one line on bad input."""
-    parser = argparse.ArgumentParser(prog="lightning report", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run's logs")
-    parser.add_argument("--out", required=True, type=Path, help="the web page to write")
-    given = parser.parse_args(arguments)
     try:
         make_room(given.out, "--out")
         found = [read_run(folder, name) for folder, name in zip(given.runs, _names(given.runs), strict=True)]

@@ -23,3 +23,7 @@ __all__ = [
     "TopWeights",
     "WordPatchLoss",
 ]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
 
 SURFACE = {
     "losses": "Aggregation BetaCalLoss ClimLoss ClipLoss GlobalRegionLoss LexemeRegionLoss MultiPositiveClipLoss "
@@ -44,3 +50,23 @@ def test_public_methods_say_what_they_do(package):
             if inspect.isfunction(method) and not name.startswith("_") and not inspect.getdoc(getattr(found, name))
         ]
     assert not silent
+
+
+@pytest.mark.parametrize("package", ["losses", "datamodules", "eval", "lightning_modules"])
+def test_tab_completion_shows_the_surface(package):
+    assert dir(importlib.import_module(package)) == SURFACE[package].split()
+
+
+@pytest.mark.parametrize("hidden", ["eval.py", "losses/__init__.py", "datamodules/notes.txt"])
+def test_a_file_of_the_users_that_hides_a_package_is_named(tmp_path, hidden):
+    (tmp_path / hidden).parent.mkdir(exist_ok=True)
+    (tmp_path / hidden).touch()
+    paths = [str(tmp_path), str(ROOT)] if hidden != "datamodules/notes.txt" else [str(ROOT), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+    command = [sys.executable, "-c", "import lightning_modules; lightning_modules._check_neighbours()"]
+    done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True)
+    if hidden == "datamodules/notes.txt":  # behind ours on the path: it hides nothing
+        assert done.returncode == 0, done.stderr
+    else:
+        package = hidden.partition("/")[0].removesuffix(".py")
+        assert f"hides GrainCLIP's package {package!r}: rename it" in done.stderr

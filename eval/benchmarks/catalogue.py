@@ -1,67 +1,78 @@
-"""All benchmarks: a new one is a file beside this and a line here.
+"""All benchmarks: a new one is a file beside this and a name here.
 
 The user calls one by its function's name, or, where it reads a file or folder of the user's choice, as ``KIND:PATH``.
+A benchmark's file is imported when it is asked for, so that the command's help need not wait for torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from eval.benchmark import Benchmark
-from eval.benchmarks.aro import aro_attribution, aro_relation
-from eval.benchmarks.cifar import cifar10, cifar10_own, cifar100, cifar100_own
-from eval.benchmarks.clipself_boxes import coco_panoptic_clipself
-from eval.benchmarks.coco_boxes import coco_boxes, lvis_boxes
-from eval.benchmarks.coco_captions import coco_karpathy, coco_karpathy_1k, coco_val2017, coco_val2017_all
-from eval.benchmarks.dci import dci, dci_extra, dci_long
-from eval.benchmarks.docci import docci, docci_goal
-from eval.benchmarks.fgovd import FgovdFile, fgovd, fgovd_attributes, fgovd_attributes_crop, fgovd_crop
-from eval.benchmarks.flickr30k import flickr30k, flickr30k_all, flickr30k_val
-from eval.benchmarks.flickr30k_entities import flickr30k_entities, flickr30k_entities_attention
-from eval.benchmarks.iiw import iiw
-from eval.benchmarks.image_folder import ImageFolder
-from eval.benchmarks.imagenet import imagenet, imagenet_a, imagenet_o, imagenet_r, imagenet_v2
-from eval.benchmarks.oracle import OracleFile
-from eval.benchmarks.panoptic_boxes import coco_panoptic_boxes
-from eval.benchmarks.refcoco import REFCOCO
-from eval.benchmarks.retrieval_file import RetrievalFile
-from eval.benchmarks.segmentation import Segmentation
-from eval.benchmarks.sharegpt4v import sharegpt4v_1k, sharegpt4v_10k
-from eval.benchmarks.sugarcrepe import sugarcrepe
-from eval.benchmarks.urban1k import urban1k
-from eval.benchmarks.webdataset import WebDataset
-from eval.benchmarks.winoground import winoground
+from datamodules.spelling import did_you_mean
 
-BENCHMARKS: tuple[Benchmark, ...] = (
-    *(coco_boxes, lvis_boxes, coco_panoptic_boxes, coco_panoptic_clipself),
-    *(urban1k, sharegpt4v_1k, sharegpt4v_10k, docci, docci_goal, dci, dci_extra, dci_long, iiw),
-    *(coco_karpathy, coco_karpathy_1k, coco_val2017, coco_val2017_all, flickr30k, flickr30k_val, flickr30k_all),
-    *(fgovd, fgovd_crop, fgovd_attributes, fgovd_attributes_crop),
-    *(sugarcrepe, aro_relation, aro_attribution, winoground),
-    *(imagenet, imagenet_v2, imagenet_a, imagenet_o, imagenet_r, cifar10, cifar10_own, cifar100, cifar100_own),
-    *(flickr30k_entities, flickr30k_entities_attention, *REFCOCO),
-)
-ON_A_PATH: Mapping[str, Callable[[str], Benchmark]] = {
-    "retrieval": RetrievalFile,
-    "fgovd": FgovdFile,
-    "folder": ImageFolder,
-    "wds": WebDataset,
-    "segmentation": Segmentation,
-    "oracle": OracleFile,
+if TYPE_CHECKING:
+    from eval.benchmark import Benchmark
+
+_FILES: Mapping[str, tuple[str, ...]] = {
+    "coco_boxes": ("coco_boxes", "lvis_boxes"),
+    "panoptic_boxes": ("coco_panoptic_boxes",),
+    "clipself_boxes": ("coco_panoptic_clipself",),
+    "urban1k": ("urban1k",),
+    "sharegpt4v": ("sharegpt4v_1k", "sharegpt4v_10k"),
+    "docci": ("docci", "docci_goal"),
+    "dci": ("dci", "dci_extra", "dci_long"),
+    "iiw": ("iiw",),
+    "coco_captions": ("coco_karpathy", "coco_karpathy_1k", "coco_val2017", "coco_val2017_all"),
+    "flickr30k": ("flickr30k", "flickr30k_val", "flickr30k_all"),
+    "fgovd": ("fgovd", "fgovd_crop", "fgovd_attributes", "fgovd_attributes_crop"),
+    "sugarcrepe": ("sugarcrepe",),
+    "aro": ("aro_relation", "aro_attribution"),
+    "winoground": ("winoground",),
+    "imagenet": ("imagenet", "imagenet_v2", "imagenet_a", "imagenet_o", "imagenet_r"),
+    "cifar": ("cifar10", "cifar10_own", "cifar100", "cifar100_own"),
+    "flickr30k_entities": ("flickr30k_entities", "flickr30k_entities_attention"),
+}
+REFCOCO = tuple(f"{data}{ending}" for ending in ("", "_attention") for data in ("refcoco", "refcoco+", "refcocog"))
+BENCHMARKS = (*(name for names in _FILES.values() for name in names), *REFCOCO)
+ON_A_PATH: Mapping[str, tuple[str, str]] = {  # the file and the class of each kind
+    "retrieval": ("retrieval_file", "RetrievalFile"),
+    "fgovd": ("fgovd", "FgovdFile"),
+    "folder": ("image_folder", "ImageFolder"),
+    "wds": ("webdataset", "WebDataset"),
+    "segmentation": ("segmentation", "Segmentation"),
+    "oracle": ("oracle", "OracleFile"),
 }
 
 
 def benchmark(name: str) -> Benchmark:
-    """The benchmark called ``name`` or ``KIND:PATH``. Raises ValueError, naming all, where there is none."""
+    """The benchmark called ``name`` or ``KIND:PATH``. Raises ValueError, naming the nearest, where there is none."""
+    known(name)
     kind, colon, path = name.partition(":")
-    if colon and path and kind in ON_A_PATH:
-        return ON_A_PATH[kind](path)
-    for one in BENCHMARKS:
-        if one.__name__ == name:
-            return one
-    raise ValueError(f"--benchmark must be of {', '.join(names())}, got {name!r}")
+    if colon:
+        file, of_path = ON_A_PATH[kind]
+        return getattr(import_module(f"eval.benchmarks.{file}"), of_path)(path)
+    if name in REFCOCO:
+        return import_module("eval.benchmarks.refcoco").REFCOCO[name]
+    file = next(file for file, names in _FILES.items() if name in names)
+    return getattr(import_module(f"eval.benchmarks.{file}"), name)
+
+
+def known(name: str) -> str:
+    """``name`` itself. Raises ValueError where it is not the name of a benchmark, or a kind without a path."""
+    kind, colon, path = name.partition(":")
+    if colon and kind in ON_A_PATH:
+        if not path:
+            raise ValueError(f"{kind}: needs a path behind the colon")
+    elif colon:
+        raise ValueError(f"KIND:PATH must have a KIND of {', '.join(ON_A_PATH)}, got {name!r}")
+    elif name not in BENCHMARKS:
+        nearest = did_you_mean(name, [*BENCHMARKS, *ON_A_PATH])
+        raise ValueError(f"no benchmark {name!r}{nearest or '; `lightning evaluate --help` lists them'}")
+    return name
 
 
 def names() -> list[str]:
     """What ``benchmark`` takes."""
-    return [*(one.__name__ for one in BENCHMARKS), *(f"{kind}:PATH" for kind in ON_A_PATH)]
+    return [*BENCHMARKS, *(f"{kind}:PATH" for kind in ON_A_PATH)]

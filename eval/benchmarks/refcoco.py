@@ -116,9 +116,11 @@ class RefCoco:
         return Result(numbers, settings, dict(counts), tables)
 
 
-REFCOCO: tuple[Benchmark, ...] = tuple(
-    RefCoco(data, maps, ending) for maps, ending in ((by_similarity, ""), (by_attention, "_attention")) for data in SETS
-)
+REFCOCO: dict[str, Benchmark] = {
+    f"{data}{ending}": RefCoco(data, maps, ending)
+    for maps, ending in ((by_similarity, ""), (by_attention, "_attention"))
+    for data in SETS
+}
 
 
 def _size(image: dict[str, Any]) -> tuple[int, int] | None:

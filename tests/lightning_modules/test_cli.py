@@ -182,6 +182,16 @@ def test_a_training_without_an_end(capsys):
     assert "trainer.max_epochs or trainer.max_steps must say where training ends" in line
 
 
+def test_a_method_that_lies_in_the_working_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if one not in ("", str(tmp_path))])
+    (tmp_path / "mymethod.py").write_text("from lightning_modules import BetaClip\n\nclass MyBeta(BetaClip): pass\n")
+    (tmp_path / "eval.py").write_text("raise ValueError('the working folder goes before the packages')\n")
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", str(ROOT / "configs/clip.yaml"), "--model", "mymethod.MyBeta", "--print_config"])
+    assert not stopped.value.code
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["class_path"] == "mymethod.MyBeta"
+
+
 def test_an_unknown_command(capsys):
     assert main(["trian"]) == 2
     assert "no command 'trian'" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import io
 import shutil
 import sys
 import tarfile
+from argparse import Namespace
 from collections import namedtuple
 from importlib import metadata
 from types import SimpleNamespace
@@ -45,7 +46,7 @@ def test_report_lists_status_finding_and_advice():
 def test_only_problems_fail(monkeypatch, capsys, status, expected):
     monkeypatch.setattr(doctoring, "gather", lambda shards: [Check("thing", status, "found", "advice")])
     assert doctoring.doctor() == expected
-    assert doctoring.run(["--shards", "x.tar"]) == expected
+    assert doctoring.run(Namespace(shards="x.tar")) == expected
     assert capsys.readouterr().out.count("thing  found") == 2
 
 

@@ -1,0 +1,13 @@
+"""Did you mean: the known name nearest to a misspelt one, for the end of an error's line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """``"; did you mean NAME?"`` with the nearest of ``names`` where one is near, else ``""``."""
+    by_case = {one.casefold(): one for one in names}
+    near = get_close_matches(name.casefold(), by_case, n=1, cutoff=0.6)
+    return f"; did you mean {by_case[near[0]]}?" if near else ""
