@@ -95,8 +95,22 @@ class Choices(NamedTuple):
     levels: tuple[str, ...]
 
 
+class Skip(NamedTuple):
+    """One sample that cannot be used; ``samples`` are more where it is a whole shard that is lost."""
+
+    reason: str
+    shard: str
+    key: str
+    message: str
+    samples: int = 1
+
+
 class Batch(NamedTuple):
-    """What the loader yields and every method and benchmark reads. Lightning moves it between devices."""
+    """The loader's output, read by every method and benchmark. Lightning moves it between devices.
+
+    A validation batch may hold no image (B = 0): ranks have equally many batches, and one rank's samples may be used
+    up, or broken. Its texts are then a single empty one that stands in no slot.
+    """
 
     images: Shaped[Tensor, "B 3 H W"]  # uint8 from the loader; normalised floats once on the device
     texts: Texts
@@ -105,5 +119,7 @@ class Batch(NamedTuple):
     regions: Regions
     crops: Crops
     choices: Choices
-    keys: list[str]
+    keys: list[str]  # as the shards call the samples, for people: they may repeat
+    ids: Int[Tensor, " B"]  # 64-bit identities: a hash of shard and number
+    skipped: list[Skip]  # since the loader's previous batch
     counts: dict[str, int]  # since the loader's previous batch: "skipped/REASON", "truncated/GRAIN", "dropped/WHAT"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.batch import Batch, Choices, Crops, Grain, Lexemes, Regions, Slots, Texts
+from datamodules.batch import Batch, Choices, Crops, Grain, Lexemes, Regions, Skip, Slots, Texts
 from datamodules.crops import RegionSampling
 from datamodules.image_decoding import open_image
 from datamodules.sample import Phrase, Sample
@@ -25,9 +25,13 @@ Tokens = tuple[int, ...]
 
 @dataclass
 class Item:
-    """One image ready to be batched: pixels, token sequences per grain, boxes."""
+    """One image ready to be batched: pixels, token sequences per grain, boxes.
+
+    ``id`` is a hash of the key until a reader replaces it by one of shard and number.
+    """
 
     key: str
+    id: int
     pixels: Tensor
     grains: dict[Grain, list[Tokens]]
     spans: list[tuple[int, int]]
@@ -76,6 +80,7 @@ class Preparer:
         drawn = self.sampling.draw(sample, draws)
         return Item(
             key=sample.key,
+            id=word_hash(sample.key),
             pixels=pixels,
             grains={
                 grain: [self._cut(self._whole(text, drawn, stored_tokens), grain, lost) for text in texts]
@@ -167,12 +172,12 @@ class _UniqueTexts:
         )
 
 
-def collate(items: Sequence[Item], skipped: Counter[str] | None = None) -> Batch:
-    """One batch of ``items``; ``skipped`` are the samples left out since the previous one, by reason."""
+def collate(items: Sequence[Item], skipped: Sequence[Skip] = ()) -> Batch:
+    """One batch of ``items``, at least one; ``skipped`` are the samples left out since the previous batch."""
     unique = _UniqueTexts()
     grains = {grain: _slots([item.grains[grain] for item in items], unique) for grain in Grain}
     width = grains[Grain.PHRASE].index.shape[1]
-    counts = Counter({f"skipped/{reason}": n for reason, n in (skipped or {}).items()})
+    counts = _skip_counts(skipped)
     for item in items:
         counts.update(item.lost)
     first_box = np.cumsum([0, *(len(item.boxes) for item in items)]).tolist()
@@ -188,8 +193,38 @@ def collate(items: Sequence[Item], skipped: Counter[str] | None = None) -> Batch
         choices=_choices(items, first_box, unique),
         texts=unique.texts(),
         keys=[item.key for item in items],
+        ids=torch.tensor([item.id for item in items], dtype=torch.long),
+        skipped=list(skipped),
         counts={name: n for name, n in counts.items() if n},
     )
+
+
+def empty_batch(prepare: Preparer, skipped: Sequence[Skip] = ()) -> Batch:
+    """A batch without an image, for a rank that has none where others have. One text keeps the text tower's input from
+    being empty; no slot points at it.
+    """
+    none, flat = torch.zeros(0, 1, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+    pixels, slots = torch.zeros(0, 3, prepare.image_size, prepare.image_size, dtype=torch.uint8), Slots(none, none > 0)
+    return Batch(
+        images=pixels,
+        texts=pack_texts([""], prepare.tokenizer)[0],
+        grains=dict.fromkeys(Grain, slots),
+        lexemes=Lexemes(torch.zeros(0, 1, 2, dtype=torch.long), none),
+        regions=Regions(torch.zeros(0, 4), flat, flat, torch.zeros(0, 2, dtype=torch.long)),
+        crops=Crops(pixels, flat),
+        choices=Choices(flat, flat, none, none > 0, ()),
+        keys=[],
+        ids=flat,
+        skipped=list(skipped),
+        counts=dict(_skip_counts(skipped)),
+    )
+
+
+def _skip_counts(skipped: Sequence[Skip]) -> Counter[str]:
+    counts = Counter[str]()
+    for skip in skipped:
+        counts[f"skipped/{skip.reason}"] += skip.samples
+    return counts
 
 
 def pack_texts(texts: Sequence[str], tokenizer: Tokenizer) -> tuple[Texts, Tensor]:

@@ -20,14 +20,15 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.batch import Batch
-from datamodules.collate import Item, Preparer, collate
+from datamodules.batch import Batch, Skip
+from datamodules.collate import Item, Preparer, collate, empty_batch
 from datamodules.mixture import Mixture
 from datamodules.order import Order, Place, Schedule
 from datamodules.sample import Sample, SampleError
-from datamodules.shards import Shard, ShardError
-from datamodules.skips import DataError, SkipPolicy, Tally
+from datamodules.shards import Shard
+from datamodules.skips import DataError, SkipNotes, SkipPolicy, ended
 from datamodules.tar_index import TarIndex
+from datamodules.tokenizer import word_hash
 
 _OPEN = 128  # files a process keeps open
 _TRIES = 100  # substitutes before a run gives up
@@ -73,6 +74,11 @@ class TarReader:
         shard, entry = self._find(number)
         return self.source.urls[shard], self.source.indices[shard].key(entry)
 
+    def id(self, number: int) -> int:
+        """A sample's identity: ``sample_id`` of its shard and its number in that."""
+        shard, entry = self._find(number)
+        return sample_id(self.source.urls[shard], entry)
+
     def read(self, number: int) -> dict[str, Any]:
         """A sample's members, still encoded. Raises ``SampleError`` (reason ``shard``) where that fails."""
         shard, entry = self._find(number)
@@ -96,9 +102,16 @@ class TarReader:
         return file
 
 
-def prepared(members: dict[str, Any], prepare: Preparer, draws: str) -> Item:
+def sample_id(shard: str, number: int) -> int:
+    """A 64-bit identity of a shard's ``number``-th sample. A key is none: many writers count anew in each shard."""
+    return word_hash(f"{shard}/{number}")
+
+
+def prepared(members: dict[str, Any], prepare: Preparer, draws: str, identity: int) -> Item:
     """An item of the batch from a sample's members; ``draws`` names its random choices. Raises ``SampleError``."""
-    return prepare(Sample.from_members(members), random.Random(draws))
+    item = prepare(Sample.from_members(members), random.Random(draws))
+    item.id = identity
+    return item
 
 
 class IndexedBatches(Dataset[Batch]):
@@ -134,14 +147,12 @@ class IndexedBatches(Dataset[Batch]):
         self.schedule = Schedule(orders, Mixture(weights))
         self.prepare, self.batch_size, self.seed = prepare, batch_size, seed
         self.rank, self.global_batch = rank, batch_size * ranks
-        self.tally = Tally(skip)
+        self.skip, self._notes = skip, SkipNotes()
 
     def __getitem__(self, position: int) -> Batch:
         first = position + self.rank * self.batch_size
         items = [self._item(p) for p in range(first, first + self.batch_size)]
-        if position + self.global_batch >= self.samples:
-            self.tally.judge()
-        return collate(items, self.tally.report())
+        return collate(items, self._notes.take())
 
     def loader(self, position: int, batches: int, workers: int, **settings: Any) -> DataLoader[Batch]:
         """Loads ``batches`` batches from ``position`` on."""
@@ -156,22 +167,17 @@ class IndexedBatches(Dataset[Batch]):
                 return item
             place = self.schedule.substitute(position, attempt)
             item = self._try(place, f"{self.seed}/{place.source}/{place.epoch}/{place.index}/for {wanted.index}")
-        raise DataError(f"{_TRIES} samples in a row cannot be used. The last one: {self.tally.last}")
+        raise DataError(ended(f"{_TRIES} samples in a row cannot be used", self._notes.last))
 
     def _try(self, place: Place, draws: str) -> Item | None:
-        self.tally.read += 1
-        reader = self.readers[place.source]
-        return try_item(reader, place.index, self.prepare, draws, self.tally)
+        return try_item(self.readers[place.source], place.index, self.prepare, draws, self._notes)
 
 
 class IndexedPass(Dataset[Batch]):
     """Every sample once, in the shards' order, split over ranks; ``self[i]`` is this rank's ``i``-th batch.
 
     All ranks have equally many batches, since losses over all ranks and sliced weights make them wait for each other: a
-    rank with a sample less takes it from its last full batch.
-
-    Raises:
-        ShardError: there are too few samples for that.
+    rank with a sample less takes it from its last full batch. A batch of which no sample can be used is empty.
     """
 
     def __init__(
@@ -181,43 +187,36 @@ class IndexedPass(Dataset[Batch]):
         self.prepare, self.batch_size, self.seed = prepare, batch_size, seed
         self.mine = range(rank, len(self.reader), ranks)
         self.batches = -(-len(range(0, len(self.reader), ranks)) // batch_size)
-        if len(self.mine) < self.batches:
-            raise ShardError(
-                f"{len(self.reader)} samples cannot be read by {ranks} ranks in equally many batches of {batch_size}: "
-                "use fewer ranks or another data.val_batch_size"
-            )
-        self.tally = Tally(skip)
+        self.skip, self._notes = skip, SkipNotes()
 
     def __len__(self) -> int:
         return self.batches
 
-    def __getitem__(self, number: int) -> Batch | None:
-        """None where no sample of the batch can be used."""
+    def __getitem__(self, number: int) -> Batch:
         items = []
         for index in self.mine[self._start(number) : self._start(number + 1)]:
-            self.tally.read += 1
-            item = try_item(self.reader, index, self.prepare, f"{self.seed}/{index}", self.tally)
+            item = try_item(self.reader, index, self.prepare, f"{self.seed}/{index}", self._notes)
             items += [] if item is None else [item]
-        if number == len(self) - 1:
-            self.tally.judge()
-        return collate(items, self.tally.report()) if items else None
+        return collate(items, self._notes.take()) if items else empty_batch(self.prepare, self._notes.take())
 
     def _start(self, number: int) -> int:
-        """Where a batch begins: full ones first, and one sample at least for each that comes after."""
-        return min(number * self.batch_size, len(self.mine) - (self.batches - number))
+        """The first sample of a batch: full ones come first, and one sample at least remains for each of the others,
+        where there are so many.
+        """
+        return min(number * self.batch_size, max(len(self.mine) - (self.batches - number), 0))
 
     def loader(self, workers: int, **settings: Any) -> DataLoader[Batch]:
         """Loads them all."""
         return DataLoader(self, batch_size=None, num_workers=workers, **settings)
 
 
-def try_item(reader: TarReader, number: int, prepare: Preparer, draws: str, tally: Tally) -> Item | None:
-    """The item of sample ``number``; None, and counted, where it cannot be used."""
+def try_item(reader: TarReader, number: int, prepare: Preparer, draws: str, notes: SkipNotes) -> Item | None:
+    """The item of sample ``number``; None, and a note, where it cannot be used."""
+    shard, key = reader.name(number)
     try:
-        return prepared(reader.read(number), prepare, draws)
+        return prepared(reader.read(number), prepare, draws, reader.id(number))
     except SampleError as error:
-        tally.skip(error.reason, *reader.name(number), str(error))
+        notes.add(Skip(error.reason, shard, key, str(error)))
     except Exception as error:
-        shard, key = reader.name(number)
         raise DataError(f"{shard}, sample {key!r}: {error!r}") from error
     return None

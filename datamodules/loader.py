@@ -10,7 +10,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules.batch import Batch
+from datamodules.collate import empty_batch
 from datamodules.indexed import IndexedPass
+from datamodules.ranks import gather
+from datamodules.skips import BadSampleRate, SkipPolicy
 from datamodules.stream import StreamPass
 from datamodules.worker_signals import heed_parent_only
 
@@ -22,9 +25,15 @@ def default_workers() -> int:
 
 
 class TrainingBatches(Protocol):
-    """What both readers are: batches from any position in the sequence of samples."""
+    """Batches from any position in the sequence of samples."""
 
     global_batch: int
+    skip: SkipPolicy
+
+    @property
+    def samples(self) -> int | None:
+        """Samples of a pass; None where they are not counted."""
+        ...
 
     def loader(self, position: int, batches: int, workers: int, **settings: Any) -> DataLoader[Batch]:
         """``batches`` batches of this rank, the first one of the global batch at ``position``."""
@@ -33,27 +42,40 @@ class TrainingBatches(Protocol):
 
 class EpochLoader:
     """The training loader. Each ``iter`` asks ``place`` how many samples all ranks together have been trained on and
-    how many batches of this epoch are done, and yields the rest of the epoch.
+    how many batches of this epoch are done, and yields the rest of the epoch. Collective where there are ranks.
     """
 
     def __init__(
         self, reader: TrainingBatches, batches: int, workers: int, place: Callable[[], tuple[int, int]]
     ) -> None:
         self.reader, self.batches, self.workers, self.place = reader, batches, workers, place
+        self._rate = BadSampleRate(reader.skip)
 
     def __len__(self) -> int:
         return self.batches
 
     def __iter__(self) -> Iterator[Batch]:
         samples, done = self.place()
-        yield from self.reader.loader(samples, self.batches - done, self.workers, **_settings(self.workers))
+        self._rate.restart(self.reader.samples)
+        left = self.batches - done
+        batches = self.reader.loader(samples, left, self.workers, **_settings(self.workers))
+        for number, batch in enumerate(batches, start=1):
+            self._rate.add(batch, number, last=number == left)
+            yield batch
 
 
 class PassLoader:
-    """The evaluation loader: every sample once. Its length is known where the shards are local."""
+    """The evaluation loader: every sample once. Collective: all ranks get equally many batches, some of them empty
+    where a rank has no samples left, or none that can be used. Its length is known where the shards are local.
 
-    def __init__(self, reader: IndexedPass | StreamPass, workers: int) -> None:
-        self.reader, self.workers = reader, workers
+    Args:
+        reader: this rank's samples.
+        workers: loader processes.
+        alone: this rank reads for itself, while others do something else.
+    """
+
+    def __init__(self, reader: IndexedPass | StreamPass, workers: int, alone: bool = False) -> None:
+        self.reader, self.workers, self.alone = reader, workers, alone
 
     def __len__(self) -> int:
         if isinstance(self.reader, StreamPass):
@@ -61,8 +83,29 @@ class PassLoader:
         return len(self.reader)
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = self.reader.loader(self.workers, **_settings(self.workers))
-        yield from (batch for batch in batches if batch is not None)
+        rate = BadSampleRate(self.reader.skip, self.alone)
+        for number, (batch, last) in enumerate(self._batches(), start=1):
+            rate.add(batch, number, last=last)
+            if last:
+                rate.judge()
+            yield batch
+
+    def _batches(self) -> Iterator[tuple[Batch, bool]]:
+        """The batches, each with whether it is the last one of all ranks."""
+        batches = iter(self.reader.loader(self.workers, **_settings(self.workers)))
+        if isinstance(self.reader, IndexedPass):
+            yield from ((batch, number == len(self)) for number, batch in enumerate(batches, start=1))
+            return
+        batch = next(batches, None)
+        more = self._any(batch is not None)
+        while more:
+            coming = next(batches, None)
+            more = self._any(coming is not None)
+            yield empty_batch(self.reader.prepare) if batch is None else batch, not more
+            batch = coming
+
+    def _any(self, mine: bool) -> bool:
+        return mine if self.alone else any(gather(mine))
 
 
 def _settings(workers: int) -> dict[str, Any]:

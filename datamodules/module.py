@@ -171,7 +171,8 @@ class GranularityData(LightningDataModule):
         """
         if self._first_val is None and self._val:
             with isolate_rng():
-                self._first_val = next(iter(self._val_loader(0)), None)
+                batches = self._val_loader(0, alone=True)
+                self._first_val = next((batch for batch in batches if batch.keys), None)
         return self._first_val
 
     def test_dataloader(self) -> PassLoader | list[Any]:
@@ -232,8 +233,8 @@ class GranularityData(LightningDataModule):
             if self._first():
                 tell_of_another(before, now)
 
-    def _val_loader(self, workers: int) -> PassLoader:
-        return PassLoader(self._reading(self.val_batch_size, training=False).once(self._val), workers)
+    def _val_loader(self, workers: int, alone: bool = False) -> PassLoader:
+        return PassLoader(self._reading(self.val_batch_size, training=False).once(self._val), workers, alone)
 
     def _ranks(self) -> int:
         return self.trainer.world_size if self.trainer is not None else 1

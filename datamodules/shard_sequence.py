@@ -15,9 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from datamodules.batch import Skip
 from datamodules.fetch import Fetched, fetch, fetched_ahead
 from datamodules.order import hash_key, permutation
-from datamodules.skips import DataError, Tally
+from datamodules.skips import DataError, SkipNotes, ended
 
 UNKNOWN = -1  # how many samples a shard holds that was not opened yet
 
@@ -94,7 +95,7 @@ class ShardSequence:
         self.urls, self.counts, self.share, self.seed, self.shuffle = urls, counts, share, seed, shuffle
         self.own = share.owns_shards(len(urls))
 
-    def windows(self, done: int, tally: Tally) -> Iterator[tuple[Window, int]]:
+    def windows(self, done: int, notes: SkipNotes) -> Iterator[tuple[Window, int]]:
         """The windows from sample ``done`` of the sequence on, and how many samples of each are done."""
         steps, cut, done = self._skip(done)
         slots: list[Slot] = []
@@ -104,7 +105,7 @@ class ShardSequence:
         for step, shard in fetched_ahead(ahead):
             first = step.shard if first is None else first
             if shard is not None and shard.problem:
-                tally.skip("shard", shard.url, "?", shard.problem)
+                notes.add(Skip("shard", shard.url, "", shard.problem))
             mine, ends = cut.add(step, 0 if shard is None else self._note(step.shard, shard))
             if shard is not None:
                 opened.append(shard)
@@ -116,11 +117,13 @@ class ShardSequence:
                     used.file.close()
                 slots, opened, done, first = [], [], 0, None
             if step.last:
-                tally.judge()
                 if found == 0 and self.seed is not None:
                     raise DataError(
-                        f"reader {self.share.index} of {self.share.readers} found no sample in {len(self.urls)} "
-                        f"shards; {tally.last}"
+                        ended(
+                            f"reader {self.share.index} of {self.share.readers} found no sample in {len(self.urls)} "
+                            "shards",
+                            notes.last,
+                        )
                     )
                 found = 0
 

@@ -20,13 +20,13 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from datamodules.batch import Batch
-from datamodules.collate import Item, Preparer, collate
-from datamodules.indexed import prepared
+from datamodules.batch import Batch, Skip
+from datamodules.collate import Item, Preparer, collate, empty_batch
+from datamodules.indexed import prepared, sample_id
 from datamodules.mixture import Mixture
 from datamodules.sample import SampleError
 from datamodules.shard_sequence import UNKNOWN, ShardSequence, Share, Slot
-from datamodules.skips import DataError, SkipPolicy, Tally
+from datamodules.skips import DataError, SkipNotes, SkipPolicy, ended
 
 
 class StreamBatches(IterableDataset[Batch]):
@@ -68,6 +68,11 @@ class StreamBatches(IterableDataset[Batch]):
         self.first, self.batches = position // self.global_batch, batches
         return DataLoader(self, batch_size=None, num_workers=workers, **settings)
 
+    @property
+    def samples(self) -> int | None:
+        """Samples of a pass; None as long as no one has opened all shards."""
+        return None if (self.counts == UNKNOWN).any() else int(self.counts.sum())
+
     def known_counts(self) -> list[int]:
         """How many samples each shard holds, as far as any rank has opened it. Collective: every rank must call it."""
         ranks = [self.counts.tolist()]
@@ -86,34 +91,33 @@ class StreamBatches(IterableDataset[Batch]):
         reader = (self.first + worker) % workers  # the loader asks its workers in turn; the first makes batch ``first``
         made = len(range(reader, self.first, workers))
         mine = len(range(worker, self.batches, workers))
-        tally = Tally(self.skip)
-        items = self._items(Share(self.rank * workers + reader, self.ranks * workers), made * self.batch_size, tally)
+        notes = SkipNotes()
+        items = self._items(Share(self.rank * workers + reader, self.ranks * workers), made * self.batch_size, notes)
         for _ in range(mine):
-            yield collate(list(itertools.islice(items, self.batch_size)), tally.report())
+            yield collate(list(itertools.islice(items, self.batch_size)), notes.take())
 
-    def _items(self, share: Share, position: int, tally: Tally) -> Iterator[Item]:
+    def _items(self, share: Share, position: int, notes: SkipNotes) -> Iterator[Item]:
         """A reader's items from ``position`` of its sequence on, sources interleaved."""
         counts = self.counts.split([len(urls) for urls in self.sources])
         streams = [
-            self._items_of(ShardSequence(urls, counts[i], share, f"{self.seed}/{i}", self.shuffle), done, tally)
+            self._items_of(ShardSequence(urls, counts[i], share, f"{self.seed}/{i}", self.shuffle), done, notes)
             for i, (urls, done) in enumerate(zip(self.sources, self.mixture.counts(position), strict=True))
         ]
         for at in itertools.count(position):
             yield next(streams[self.mixture.at(at)[0]])
 
-    def _items_of(self, sequence: ShardSequence, done: int, tally: Tally) -> Iterator[Item]:
-        for (epoch, slots), first in sequence.windows(done, tally):
+    def _items_of(self, sequence: ShardSequence, done: int, notes: SkipNotes) -> Iterator[Item]:
+        for (epoch, slots), first in sequence.windows(done, notes):
             for i in range(first, len(slots)):
-                yield self._item(slots, i, f"{sequence.seed}/{epoch}", tally)
+                yield self._item(slots, i, f"{sequence.seed}/{epoch}", notes)
 
-    def _item(self, slots: list[Slot], i: int, draws: str, tally: Tally) -> Item:
+    def _item(self, slots: list[Slot], i: int, draws: str, notes: SkipNotes) -> Item:
         for attempt in range(-1, len(slots)):
             slot = slots[i] if attempt < 0 else slots[(i + len(slots) // 2 + attempt) % len(slots)]
-            tally.read += 1
-            item = _try(slot, self.prepare, draws if attempt < 0 else f"{draws}/for {i}", tally)
+            item = _try(slot, self.prepare, draws if attempt < 0 else f"{draws}/for {i}", notes)
             if item is not None:
                 return item
-        raise DataError(f"none of {len(slots)} samples can be used. The last one: {tally.last}")
+        raise DataError(ended(f"none of {len(slots)} samples can be used", notes.last))
 
 
 class StreamPass(IterableDataset[Batch]):
@@ -132,21 +136,22 @@ class StreamPass(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         worker, workers = _worker()
-        tally = Tally(self.skip)
-        items = self._items(Share(self.rank * workers + worker, self.ranks * workers), tally)
+        notes = SkipNotes()
+        items = self._items(Share(self.rank * workers + worker, self.ranks * workers), notes)
         item = next(items, None)
         while item is not None:  # one item ahead: skips at the very end still travel with the last batch
             chunk = [item]
             while (item := next(items, None)) is not None and len(chunk) < self.batch_size:
                 chunk.append(item)
-            yield collate(chunk, tally.report())
+            yield collate(chunk, notes.take())
+        if left := notes.take():  # no batch was made at all
+            yield empty_batch(self.prepare, left)
 
-    def _items(self, share: Share, tally: Tally) -> Iterator[Item]:
+    def _items(self, share: Share, notes: SkipNotes) -> Iterator[Item]:
         counts = torch.full((len(self.urls),), UNKNOWN)
-        for (_, slots), _ in ShardSequence(self.urls, counts, share, None, 1).windows(0, tally):
+        for (_, slots), _ in ShardSequence(self.urls, counts, share, None, 1).windows(0, notes):
             for slot in slots:
-                tally.read += 1
-                item = _try(slot, self.prepare, f"{self.seed}/0", tally)
+                item = _try(slot, self.prepare, f"{self.seed}/0", notes)
                 if item is not None:
                     yield item
 
@@ -156,14 +161,15 @@ def _worker() -> tuple[int, int]:
     return (info.id, info.num_workers) if info else (0, 1)
 
 
-def _try(slot: Slot, prepare: Preparer, draws: str, tally: Tally) -> Item | None:
+def _try(slot: Slot, prepare: Preparer, draws: str, notes: SkipNotes) -> Item | None:
     """The item of a sample; None, and counted, where it cannot be used."""
     key = slot.shard.index.key(slot.number)
     name = slot.shard.url.rpartition("/")[2]  # moving the data must not change what is drawn
     try:
-        return prepared(slot.shard.read(slot.number), prepare, f"{draws}/{name}/{slot.number}")
+        members = slot.shard.read(slot.number)
+        return prepared(members, prepare, f"{draws}/{name}/{slot.number}", sample_id(slot.shard.url, slot.number))
     except SampleError as error:
-        tally.skip(error.reason, slot.shard.url, key, str(error))
+        notes.add(Skip(error.reason, slot.shard.url, key, str(error)))
     except Exception as error:
         raise DataError(f"{slot.shard.url}, sample {key!r}: {error!r}") from error
     return None

@@ -219,6 +219,9 @@ class Method(LightningModule, ABC):
 
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """All ranks are called equally often. A rank that has no sample left gets a batch without an image, and takes
+        part all the same: its losses are 0 and weigh nothing.
+        """
         features = self.features(batch)
         terms = self.losses(batch, features)
         self.validation_losses.update(terms, len(batch.images))

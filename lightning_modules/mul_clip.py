@@ -174,7 +174,7 @@ class MulClip(Method):
         captions, summaries, sentences = (batch.grains[g] for g in (Grain.CAPTION, Grain.SUMMARY, Grain.SENTENCE))
         terms = {"global": self.clip(image, features.of(captions)[:, 0], scale)}
         if self.short_weight > 0:
-            if not summaries.valid.any():
+            if len(image) and not summaries.valid.any():
                 raise ValueError("data.sampling.summaries must be 1 where short_weight is above 0, got no summary")
             short, ids = features.of(summaries)[:, 0], batch.texts.ids[summaries.index][:, 0]
             terms["short"] = self.short_weight * self.clip(image, short, scale, summaries.valid[:, 0], ids)
@@ -246,6 +246,6 @@ def caption_words(batch: Batch, features: Features) -> Words:
     tokens = features.texts.tokens
     caption, offsets = batch.grains[Grain.CAPTION].index[:, 0], batch.texts.offsets.to(tokens.device)
     first, last = offsets[caption], offsets[caption + 1] - 1
-    at = torch.arange(int((last - first).max()), device=tokens.device)
+    at = torch.arange(int((last - first).max()) if len(first) else 1, device=tokens.device)
     valid = at < (last - first)[:, None]
     return Words(tokens[torch.where(valid, first[:, None] + at, 0)], valid)

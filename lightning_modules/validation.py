@@ -80,11 +80,11 @@ class Validation:
         """Add a batch."""
         for grain, retrieval in self.retrieval.items():
             text, image = slot_rows(batch.grains[grain])
-            retrieval.update(images.image, texts.text[text], image, batch.keys, batch.texts.ids[text])
+            retrieval.update(images.image, texts.text[text], image, batch.ids, batch.texts.ids[text])
         if len(batch.choices.region) == 0 and self._classes is None:
             return
         regions = pool_regions(images.dense, batch.regions.boxes, batch.regions.image)
-        self.hard_negatives.update(regions, texts.text, batch.choices, batch.regions.image, batch.keys)
+        self.hard_negatives.update(regions, texts.text, batch.choices, batch.regions.image, batch.ids)
         if self._classes is not None:
             self._classify(batch, regions, self._classes)
 
@@ -100,4 +100,4 @@ class Validation:
         """The boxes whose label is one of the classes; others, and those without a label, do not count."""
         same = batch.regions.label[:, None] == self._ids.to(regions.device)
         box, label = same.nonzero(as_tuple=True)
-        self.boxes.update(regions[box], classes.to(regions.device), label, batch.regions.image[box], batch.keys)
+        self.boxes.update(regions[box], classes.to(regions.device), label, batch.regions.image[box], batch.ids)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 
 import pytest
 import torch
 
-from datamodules.batch import Grain, join
+from datamodules.batch import Grain, Skip, join
 from datamodules.collate import Preparer, collate, pack_texts
 from datamodules.sample import Choice, Phrase, Region
 from datamodules.sampling import GrainSampling
@@ -159,7 +158,7 @@ def test_sampled_caption_joins_the_drawn_sentences():
 
 
 def test_skips_travel_with_the_batch():
-    batch = batch_of([make_sample(0)], skipped=Counter({"json": 2}))
+    batch = batch_of([make_sample(0)], skipped=[Skip("json", "a.tar", "k", "broken")] * 2)
     assert batch.counts["skipped/json"] == 2
 
 

@@ -66,7 +66,7 @@ def read(folder: Path, data: bytes) -> tuple[int, Counter[str]]:
 
 def _indexed(path: Path) -> list:
     reader = IndexedPass(Source.of(find_shards(path)), PREPARE, 3, seed=0, rank=0, ranks=1, skip=SkipPolicy(1.0))
-    return [batch for i in range(len(reader)) if (batch := reader[i]) is not None]
+    return [reader[i] for i in range(len(reader))]
 
 
 def _stream(path: Path) -> list:

@@ -11,11 +11,11 @@ import torch
 
 from datamodules import fetch
 from datamodules.collate import Preparer
-from datamodules.loader import PassLoader
+from datamodules.loader import EpochLoader, PassLoader
 from datamodules.sampling import GrainSampling
 from datamodules.shard_sequence import UNKNOWN, ShardSequence, Share
 from datamodules.shards import ShardError, find_shards
-from datamodules.skips import DataError, SkipPolicy, Tally
+from datamodules.skips import DataError, SkipNotes, SkipPolicy
 from datamodules.stream import StreamBatches, StreamPass
 from datamodules.tokenizer import Tokenizer
 from datamodules.transforms import RandomCrop
@@ -143,7 +143,7 @@ def test_bad_samples_are_replaced_and_counted(tmp_path):
     assert sum((Counter(b.counts) for b in found), Counter())["skipped/json"] >= 2
     assert set(keys(found)) == {f"{n:06d}" for n in range(7)}
     with pytest.raises(DataError, match=r"max_rate 0\.01.*sample '000050'"):
-        list(stream([remote([path])]).loader(0, 4, 0))
+        list(EpochLoader(stream([remote([path])], skip=SkipPolicy(0.01, 10)), 4, 0, lambda: (0, 0)))
     once = StreamPass(remote([path]), PREPARE, 4, seed=0, rank=0, ranks=1, skip=SkipPolicy(0.5))
     assert keys(once) == [f"{n:06d}" for n in range(7)]
 
@@ -176,7 +176,7 @@ def test_skipping_counts_like_reading(tmp_path):
             counts = torch.full((5,), UNKNOWN)
             sequence = ShardSequence([str(p) for p in paths], counts, Share(index, readers), 0, 4)
             found: list[tuple[int, str]] = []
-            for window, first in sequence.windows(done, Tally(SkipPolicy())):
+            for window, first in sequence.windows(done, SkipNotes()):
                 found += [(window.epoch, s.shard.index.key(s.number)) for s in window.slots[first:]]
                 if len(found) > 30:
                     return found[:31]
