@@ -10,6 +10,7 @@ makes its number of batches.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from bisect import bisect_right
@@ -30,6 +31,8 @@ from datamodules.skips import DataError, SkipNotes, SkipPolicy, ended
 from datamodules.tar_index import TarIndex
 from datamodules.tokenizer import word_hash
 
+logger = logging.getLogger("grainclip")
+
 _OPEN = 128  # files a process keeps open
 _TRIES = 100  # substitutes before a run gives up
 
@@ -42,8 +45,16 @@ class Source(NamedTuple):
 
     @classmethod
     def of(cls, shards: Sequence[Shard]) -> Source:
-        """Raises ``ShardError`` where a shard is damaged."""
-        return cls([shard.url for shard in shards], [shard.index() for shard in shards])
+        """Raises ``ShardError`` where a shard is damaged. Members that belong to no sample are told."""
+        indices = [shard.index() for shard in shards]
+        strays = [(shard.url, index) for shard, index in zip(shards, indices, strict=True) if index.strays]
+        if strays:
+            url, index = strays[0]
+            logger.warning(
+                "%s members of %s shards belong to no sample and are not read, such as %r of %s",
+                *(sum(index.strays for _, index in strays), len(strays), index.stray, url),
+            )
+        return cls([shard.url for shard in shards], indices)
 
     @property
     def sizes(self) -> list[int]:

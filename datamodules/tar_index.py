@@ -4,16 +4,16 @@ With it a sample is read by its number with one or two system calls, in any orde
 The file is called like the shard with ``.idx`` behind and holds plain arrays. It notes the shard's size and the
 checksum of some of its headers, so the index of a shard that was written anew is not believed.
 
-Members of one sample need not stand together; a name that comes a second time begins another sample.
+``datamodules.tar_members`` says which members make up a sample, and which are strays.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -22,10 +22,12 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from datamodules.sample import IMAGE_EXTENSIONS, SampleError
+from datamodules.tar_members import IMAGE, Entry, group_members
 
 SUFFIX = ".idx"
-LAYOUT = 1  # of the index file
-PARTS = ("image", "json", "tokens")
+LAYOUT = 2  # of the index file
+PARTS = (IMAGE, "json", "tokens")
+CORE = (IMAGE, "json")  # without any of these it is no sample
 MOST_BYTES = {"image": 1 << 28, "json": 1 << 24, "tokens": 1 << 24}  # more than this is no sample but an attack
 _BLOCK = 512  # a header's bytes
 _PROBES = 8  # samples whose headers are compared to see whether an index still fits
@@ -41,12 +43,17 @@ class TarError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class TarIndex:
-    """The samples of one tar: first byte and length of each part ((-1, 0) where there is none), keys end to end."""
+    """The samples of one tar: first byte and length of each part ((-1, 0) where there is none), keys end to end.
+
+    ``strays`` members belong to no sample; ``stray`` is the name of one.
+    """
 
     spans: Int[np.ndarray, "N 3 2"]
     kinds: UInt8[np.ndarray, " N"]  # index into IMAGE_EXTENSIONS
     names: UInt8[np.ndarray, " C"]
     ends: Int[np.ndarray, " N"]
+    strays: int = 0
+    stray: str = ""
 
     def __len__(self) -> int:
         return len(self.kinds)
@@ -61,15 +68,16 @@ class TarIndex:
         start = int(self.ends[number - 1]) if number else 0
         return self.names[start : int(self.ends[number])].tobytes().decode()
 
-    def read(self, file: int, number: int) -> dict[str, Any]:
-        """The members of sample ``number`` from an open file: ``{"__key__", "jpg" | ..., "json", "tokens"}``.
+    def read(self, file: int, number: int, parts: Sequence[str] = PARTS) -> dict[str, Any]:
+        """The members of sample ``number`` from an open file: ``{"__key__", "jpg" | ..., "json", "tokens"}``; of these
+        the ``parts``.
 
         Raises ``SampleError``: reason ``shard`` where the file ends too early or fails, ``size`` where a member is
         absurdly large.
         """
         members: dict[str, Any] = {"__key__": self.key(number)}
         for part, (offset, size) in zip(PARTS, self.spans[number].tolist(), strict=True):
-            if offset < 0:
+            if offset < 0 or part not in parts:
                 continue
             if size > MOST_BYTES[part]:
                 raise SampleError("size", f"the {part} has {size} bytes; at most {MOST_BYTES[part]} are read")
@@ -95,73 +103,23 @@ def scan(file: IO[bytes]) -> TarIndex:
 
     Raises ``TarError`` where it is no tar, is cut, or holds something else behind its last whole member.
     """
-    size = os.fstat(file.fileno()).st_size
-    found: dict[str, list[_Entry]] = {}
-    problem = ""
-    try:
-        for name, offset, length in _members(file, size):
-            key, extension = _split(name)
-            part = "image" if extension in IMAGE_EXTENSIONS else extension
-            if part not in PARTS:
-                continue
-            entries = found.setdefault(key, [_Entry()])
-            if part in entries[-1].spans:
-                entries.append(_Entry())
-            entries[-1].add(part, extension, offset, length)
-    except (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError) as error:
-        problem = str(error) or repr(error)
-    samples = [(e.place, key, e) for key, entries in found.items() for e in entries if {"image", "json"} & {*e.spans}]
-    index = _packed([(key, entry) for _, key, entry in sorted(samples, key=lambda s: s[0])])
+    entries, strays, problem = group_members(file, PARTS[1:], CORE)
+    index = _packed(entries, strays)
     if problem:
         raise TarError(problem, index)
     return index
 
 
-class _Entry:
-    def __init__(self) -> None:
-        self.spans: dict[str, tuple[int, int]] = {}
-        self.kind, self.place = 0, -1
-
-    def add(self, part: str, extension: str, offset: int, length: int) -> None:
-        self.spans[part] = (offset, length)
-        self.place = offset if self.place < 0 else self.place
-        if part == "image":
-            self.kind = IMAGE_EXTENSIONS.index(extension)
-
-
-def _members(file: IO[bytes], size: int) -> Iterator[tuple[str, int, int]]:
-    """Name, first byte and length of each file in the tar."""
-    before = -1
-    with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="backslashreplace") as tar:
-        while (member := tar.next()) is not None:
-            vars(tar)["members"].clear()  # a shard of a million members would keep them all
-            if member.size < 0 or member.offset_data <= before:
-                raise ValueError(f"a header points backwards, behind byte {before}")
-            if member.offset_data + member.size > size:
-                raise ValueError(f"cut: {member.name} needs bytes up to {member.offset_data + member.size} of {size}")
-            before = member.offset_data
-            if member.isreg() and not member.issparse():
-                yield member.name, member.offset_data, member.size
-        file.seek(tar.offset)
-        if any(file.read(_BLOCK)):
-            raise ValueError(f"what stands at byte {tar.offset} is no tar header")
-
-
-def _split(name: str) -> tuple[str, str]:
-    """webdataset's rule: the key ends at the first dot of the file's name."""
-    folder, slash, file = name.rpartition("/")
-    stem, _, extension = file.partition(".")
-    return (folder + slash + stem, extension.lower()) if stem else ("", "")
-
-
-def _packed(entries: list[tuple[str, _Entry]]) -> TarIndex:
-    spans = [[entry.spans.get(part, (-1, 0)) for part in PARTS] for _, entry in entries]
-    names = [key.encode("utf-8", "backslashreplace") for key, _ in entries]
+def _packed(entries: list[Entry], strays: list[str]) -> TarIndex:
+    spans = [[entry.spans.get(part, (-1, 0)) for part in PARTS] for entry in entries]
+    names = [entry.key.encode("utf-8", "backslashreplace") for entry in entries]
     return TarIndex(
         spans=np.array(spans, dtype=np.int64).reshape(-1, len(PARTS), 2),
-        kinds=np.array([entry.kind for _, entry in entries], dtype=np.uint8),
+        kinds=np.array([IMAGE_EXTENSIONS.index(entry.extension) for entry in entries], dtype=np.uint8),
         names=np.frombuffer(b"".join(names), dtype=np.uint8),
         ends=np.cumsum([len(name) for name in names], dtype=np.int64),
+        strays=len(strays),
+        stray=strays[0] if strays else "",
     )
 
 
@@ -181,6 +139,7 @@ def write_index(tar: Path) -> TarIndex:
             np.savez(
                 out, layout=np.int64(LAYOUT), stamp=stamp,
                 spans=index.spans, kinds=index.kinds, names=index.names, ends=index.ends,
+                strays=np.int64(index.strays), stray=np.str_(index.stray),
             )  # fmt: skip
         os.replace(partial, index_path(tar))
     finally:
@@ -200,9 +159,14 @@ def load_index(tar: Path) -> TarIndex:
 def kept_index(tar: Path) -> TarIndex | None:
     """The index beside ``tar``; None where there is none, or it is not this tar's."""
     try:
-        with np.load(index_path(tar), allow_pickle=False) as kept, tar.open("rb") as file:
-            index = TarIndex(kept["spans"], kept["kinds"], kept["names"], kept["ends"])
-            known = int(kept["layout"]) == LAYOUT and index.spans.shape == (len(index.kinds), len(PARTS), 2)
+        with ExitStack() as opened:
+            raw, file = (opened.enter_context(path.open("rb")) for path in (index_path(tar), tar))
+            kept = opened.enter_context(np.load(raw, allow_pickle=False))
+            if int(kept["layout"]) != LAYOUT:
+                return None
+            arrays = (kept[name] for name in ("spans", "kinds", "names", "ends"))
+            index = TarIndex(*arrays, strays=int(kept["strays"]), stray=str(kept["stray"]))
+            known = index.spans.shape == (len(index.kinds), len(PARTS), 2)
             return index if known and np.array_equal(kept["stamp"], _stamp(file, index)) else None
     except (OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile):
         return None

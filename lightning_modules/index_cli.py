@@ -20,14 +20,17 @@ def run(given: Namespace) -> int:
         tars = _local(given.shards)
         wanted = [tar for tar in tars if given.again or kept_index(tar) is None]
         start = time.perf_counter()
-        samples = sum(_written(wanted, given.processes))
+        counts = list(_written(wanted, given.processes))
     except (ShardError, OSError) as error:
         fail(str(error))
     seconds = time.perf_counter() - start
+    samples, strays = (sum(numbers) for numbers in zip((0, 0), *counts, strict=True))
     sys.stdout.write(
         f"indexed {len(wanted)} of {len(tars)} shards: {samples} samples in {seconds:.1f} s; "
         f"{len(tars) - len(wanted)} had their index\n"
     )
+    if strays:
+        sys.stdout.write(f"{strays} members belong to no sample and are not read\n")
     return 0
 
 
@@ -39,7 +42,7 @@ def _local(patterns: Sequence[str]) -> list[Path]:
     return [Path(url) for url in urls]
 
 
-def _written(tars: Sequence[Path], processes: int) -> Iterator[int]:
+def _written(tars: Sequence[Path], processes: int) -> Iterator[tuple[int, int]]:
     if processes == 1:
         yield from map(_index, tars)
         return
@@ -47,8 +50,10 @@ def _written(tars: Sequence[Path], processes: int) -> Iterator[int]:
         yield from pool.map(_index, tars)
 
 
-def _index(tar: Path) -> int:
+def _index(tar: Path) -> tuple[int, int]:
+    """Samples, and members that belong to none."""
     try:
-        return len(write_index(tar))
+        index = write_index(tar)
     except TarError as error:
         raise refuse_damaged(tar, error) from error
+    return len(index), index.strays

@@ -81,7 +81,7 @@ class GritReader(NamedTuple):
 
     def samples(self, work: Work, rejects: Rejects) -> Iterator[Sample]:
         """A sample a picture. What has no caption, or whose picture is no good, is counted with its boxes."""
-        for item in work.items():
+        for item in work.items(rejects):
             record = _parse(item.json)
             if record is None:
                 rejects.add("json missing" if item.json is None else "json unreadable", item.place)

@@ -1,20 +1,21 @@
 """Read what img2dataset writes: pictures with a JSON each, in tars or in folders, one at a time.
 
-A tar is read as a stream, from front to back, and becomes one shard; of a folder's files only the names are held.
+A tar is read from front to back, and becomes one shard; of a folder's files only the names are held.
 """
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from datamodules.prepare.layout import described
+from datamodules.prepare.rejects import Rejects
+from datamodules.prepare.tar_reader import read_members
 from datamodules.prepare.units import in_units
 from datamodules.sample import IMAGE_EXTENSIONS
 from datamodules.shards import ShardError, expand_shards, is_remote
+from datamodules.tar_members import IMAGE
 
 _STATISTICS = "_stats.json"  # img2dataset's own, beside the pictures
 
@@ -31,7 +32,7 @@ class Item(NamedTuple):
 class Work(Protocol):
     """Items that go into one shard."""
 
-    def items(self) -> Iterator[Item]:
+    def items(self, rejects: Rejects) -> Iterator[Item]:
         """One at a time. Raises ``ShardError`` where a tar is damaged."""
         ...
 
@@ -41,9 +42,9 @@ class Tar(NamedTuple):
 
     url: str
 
-    def items(self) -> Iterator[Item]:
-        """Read as a stream."""
-        return _in_tar(self.url)
+    def items(self, rejects: Rejects) -> Iterator[Item]:
+        """Read one after the other; members of no item are counted."""
+        return _in_tar(self.url, rejects)
 
 
 class Files(NamedTuple):
@@ -51,8 +52,9 @@ class Files(NamedTuple):
 
     stems: Sequence[tuple[Path, Mapping[str, Path]]]
 
-    def items(self) -> Iterator[Item]:
+    def items(self, rejects: Rejects) -> Iterator[Item]:
         """Read one after the other."""
+        del rejects
         for stem, parts in self.stems:
             data = {part: path.read_bytes() for part, path in parts.items()}
             yield Item(stem.name, f"{stem}.json", data.get("image"), data.get("json"))
@@ -79,31 +81,16 @@ def find_works(data: str, samples: int) -> tuple[Iterator[Work], list[str]]:
     return (Files(unit.work) for unit in in_units(_in_folder(folder), samples)), [folder.name]
 
 
-def _in_tar(url: str) -> Iterator[Item]:
-    try:
-        with tarfile.open(url, "r|") as tar:
-            for path, parts in groupby(_members(tar), key=lambda member: member[0]):
-                data = {part: content for _, part, content in parts}
-                yield Item(path.rpartition("/")[2], f"{url}, {path}.json", data.get("image"), data.get("json"))
-    except (tarfile.TarError, OSError) as error:
-        raise ShardError(f"the tar {url} cannot be read on: {error}; copy it again or leave it out") from error
-
-
-def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
-    """Path without extension, part and content of the members that count."""
-    for member in tar:
-        folder, _, name = member.name.rpartition("/")
-        stem, _, extension = name.partition(".")
-        part, file = _part(extension), tar.extractfile(member)
-        if part is not None and file is not None:
-            yield f"{folder}/{stem}".removeprefix("/"), part, file.read()
+def _in_tar(url: str, rejects: Rejects) -> Iterator[Item]:
+    for key, data in read_members(url, ("json",), rejects):
+        yield Item(key.rpartition("/")[2], f"{url}, {key}.json", data.get(IMAGE), data.get("json"))
 
 
 def _in_folder(folder: Path) -> Iterator[tuple[Path, dict[str, Path]]]:
     files: dict[Path, dict[str, Path]] = {}
     inner = []
     for path in sorted(folder.iterdir()):
-        stem, _, extension = path.name.partition(".")
+        stem, _, extension = path.name.rpartition(".")
         part = _part(extension)
         if path.is_dir():
             inner.append(path)

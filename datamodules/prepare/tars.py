@@ -7,22 +7,20 @@ read at once. The pictures' bytes go over unchanged, unless a maximal side is as
 from __future__ import annotations
 
 import json
-import tarfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from webdataset.tariterators import tarfile_to_samples
 
 from datamodules.prepare.job import Job
 from datamodules.prepare.layout import described
 from datamodules.prepare.pictures import sample_key
 from datamodules.prepare.records import Record, to_sample
 from datamodules.prepare.rejects import LeftOut, Rejects
+from datamodules.prepare.tar_reader import read_members
 from datamodules.prepare.units import Manifest, Unit, write_units
-from datamodules.sample import IMAGE_EXTENSIONS, Sample
+from datamodules.sample import Sample
 from datamodules.shards import ShardError, expand_shards, is_remote
+from datamodules.tar_members import IMAGE
 
 
 def prepare_tars(
@@ -58,37 +56,31 @@ def prepare_tars(
 def samples_of_tar(url: str, rejects: Rejects, *, caption_field: str, job: Job) -> Iterator[Sample]:
     """The samples of one tar. What cannot be one is counted. Raises ``ShardError`` where the tar is damaged."""
     keys: set[str] = set()
-    try:
-        for members in tarfile_to_samples()([{"url": url}]):
-            key = members["__key__"]
-            try:
-                caption, image = _caption(members, caption_field), _image(members)
-                record = Record(sample_key(key), f"{url}, {key}", Path(key), caption)
-                if record.key in keys:
-                    raise LeftOut("key twice in a tar")
-                keys.add(record.key)
-                yield to_sample(record, image, rejects, source="tars", job=job)
-            except LeftOut as left:
-                rejects.add(left.reason, f"{url}, {key}")
-    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
-        raise ShardError(f"the tar {url} cannot be read on: {error}; copy it again or leave it out") from error
+    for key, members in read_members(url, ("json", "txt"), rejects):
+        try:
+            caption = _caption(members, caption_field)
+            if IMAGE not in members:
+                raise LeftOut("image missing")
+            record = Record(sample_key(key), f"{url}, {key}", Path(key), caption)
+            if record.key in keys:
+                raise LeftOut("key twice in a tar")
+            keys.add(record.key)
+            yield to_sample(record, members[IMAGE], rejects, source="tars", job=job)
+        except LeftOut as left:
+            rejects.add(left.reason, f"{url}, {key}")
 
 
-def _image(members: dict[str, Any]) -> bytes:
-    found = next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), None)
-    if found is None:
-        raise LeftOut("image missing")
-    return found
-
-
-def _caption(members: dict[str, Any], field: str) -> str:
+def _caption(members: dict[str, bytes], field: str) -> str:
     try:
         record = json.loads(members.get("json", b"{}"))
     except (ValueError, RecursionError) as error:
         raise LeftOut("json unreadable") from error
     caption = record.get(field) if isinstance(record, dict) else None
     if not isinstance(caption, str) and "txt" in members:
-        caption = members["txt"].decode("utf-8", "replace")
+        try:
+            caption = members["txt"].decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise LeftOut("caption not UTF-8") from error
     if not isinstance(caption, str):
         raise LeftOut("no caption")
     return caption

@@ -8,11 +8,12 @@ A sample is a picture (webp, png, jpg, jpeg) and ``cls``, its class's number, or
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
+from datamodules.tar_members import IMAGE, Entry, group_members
 from eval.benchmark import Model, Result, Run
 from eval.cache import digest
 from eval.image_text import ImageTexts, retrieve
@@ -21,7 +22,6 @@ from eval.records import read_bytes
 from eval.sources import TarMember
 from eval.zero_shot import Labelled, classify_images
 
-PICTURES = ("webp", "png", "jpg", "jpeg")
 TYPES = ("classification", "retrieval")
 
 
@@ -78,18 +78,26 @@ def _of_shard(shard: Path, member: str) -> Iterator[tuple[TarMember, str]]:
         raise FileNotFoundError(f"the shard {shard} does not exist; nshards.txt beside it counts it")
     images: dict[str, TarMember] = {}
     texts: dict[str, str] = {}
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            for info in tar:
-                key, _, extension = info.name.partition(".")
-                if extension.lower() in PICTURES:
-                    images[key] = TarMember(shard, f"{shard.stem}/{key}", info.offset_data, info.size)
-                elif extension == member and (file := tar.extractfile(info)) is not None:
-                    texts[key] = file.read().decode("utf-8")
-    except (tarfile.TarError, UnicodeDecodeError) as error:
-        raise ValueError(f"{shard} is cut short or no tar: {error}") from error
+    with shard.open("rb") as file:
+        entries, _, problem = group_members(file, (member,), (IMAGE, member))
+        if problem:
+            raise ValueError(f"{shard} is cut short or no tar: {problem}")
+        for entry in entries:
+            if IMAGE in entry.spans:
+                images[entry.key] = TarMember(shard, f"{shard.stem}/{entry.key}", *entry.spans[IMAGE])
+            if member in entry.spans:
+                texts[entry.key] = _text(file, entry, member, shard)
     if images.keys() != texts.keys():
         odd = sorted(images.keys() ^ texts.keys())[0]
         raise ValueError(f"{shard}: every sample must have a picture and .{member}, got one of them for {odd!r}")
     for key, image in images.items():
         yield image, texts[key]
+
+
+def _text(file: IO[bytes], entry: Entry, member: str, shard: Path) -> str:
+    offset, length = entry.spans[member]
+    file.seek(offset)
+    try:
+        return file.read(length).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{shard}: {entry.key}.{member} is not UTF-8: {error}") from error

@@ -16,6 +16,7 @@ from datamodules.prepare import prepare_grit
 from datamodules.prepare.grit_files import find_works
 from datamodules.prepare.job import Job
 from datamodules.prepare.layout import LayoutError
+from datamodules.prepare.rejects import Rejects
 from datamodules.shards import ShardError
 from lightning_modules.cli import main
 from tests.datamodules.prepared import linked, read
@@ -117,11 +118,11 @@ def test_tars_and_folders_give_the_same(tmp_path):
     assert written == [written[0]] * 4
 
 
-def test_tars_are_read_as_a_stream(tmp_path):
+def test_a_tar_that_is_cut_while_it_is_read(tmp_path):
     write_tar(tmp_path / "a.tar", files_of(*[record()] * 40))
     (work,), told = find_works(str(tmp_path / "a.tar"), 10)
     assert told == [f"a.tar, {(tmp_path / 'a.tar').stat().st_size} bytes"]
-    items = work.items()
+    items = work.items(Rejects())
     first = next(items)
     with (tmp_path / "a.tar").open("r+b") as file:
         file.truncate(tmp_path.joinpath("a.tar").stat().st_size // 2)

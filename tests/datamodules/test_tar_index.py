@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import tarfile
 
@@ -10,8 +11,9 @@ import pytest
 import webdataset
 from webdataset.tariterators import tarfile_to_samples
 
+from datamodules.indexed import Source
 from datamodules.sample import SampleError
-from datamodules.shards import find_shards
+from datamodules.shards import ShardError, find_shards
 from datamodules.tar_index import TarError, index_path, kept_index, load_index, scan, write_index
 from lightning_modules.cli import main
 from tests.tiny import make_sample, write_shards, write_tar
@@ -46,6 +48,60 @@ def test_samples_are_those_of_webdataset(tmp_path, form):
     plain_tar(path, members, format=form)
     wanted = [m for m in theirs(path) if m.keys() & {"jpg", "png", "json"}]
     assert everything(path) == wanted
+
+
+GOOD = ("a", "IMG_1.2", "IMG_1.3", "b", "x/2024.01.05_c", ".hidden", "UPPER")
+
+
+def test_names_with_dots_are_samples(tmp_path):
+    path = tmp_path / "a.tar"
+    members = [(f"{n}.{e}", f"{n}{e}".encode()) for n in GOOD for e in ("jpg" if n != "UPPER" else "JPG", "json")]
+    plain_tar(path, members)
+    assert [(m["__key__"], m["jpg"], m["json"]) for m in everything(path)] == [
+        (n, f"{n}{'JPG' if n == 'UPPER' else 'jpg'}".encode(), f"{n}json".encode()) for n in GOOD
+    ]
+    assert load_index(path).strays == 0
+
+
+def test_odd_names_beside_a_sample_belong_to_it(tmp_path):
+    """Masks, depth maps and labels beside a sample, as WebDataset has them, are no samples and no strays."""
+    path = tmp_path / "a.tar"
+    names = ["a.seg.png", "a.txt", "a.jpg", "a.json", "a.depth.png", "b.json", "b.jpg", "b.cls", "b.2.jpg", "b.2.json"]
+    plain_tar(path, [(name, name.encode()) for name in names])
+    assert everything(path) == [
+        {"__key__": "a", "jpg": b"a.jpg", "json": b"a.json"},
+        {"__key__": "b", "jpg": b"b.jpg", "json": b"b.json"},
+        {"__key__": "b.2", "jpg": b"b.2.jpg", "json": b"b.2.json"},
+    ]
+    assert load_index(path).strays == 0
+
+
+def test_members_of_no_sample_are_counted_and_told(tmp_path, capsys, caplog):
+    path = tmp_path / "a.tar"
+    strays = ["README.md", "e.cls", "f.tokens", "._a.jpg", "._a.json", "g.h.txt", "notes"]
+    sample = make_sample(0).members()
+    plain_tar(path, [*((name, b"x") for name in strays), ("a.b.jpg", sample["jpg"]), ("a.b.json", sample["json"])])
+    index = load_index(path)
+    assert (len(index), index.strays) == (1, len(strays))
+    assert index.stray in strays
+    assert main(["index", str(path)]) == 0
+    assert "7 members belong to no sample" in capsys.readouterr().out
+    kept = kept_index(path)
+    assert kept is not None
+    assert (kept.strays, kept.stray) == (7, index.stray)
+    logging.getLogger("grainclip").propagate = True
+    Source.of(find_shards(path))
+    assert [r.getMessage() for r in caplog.records] == [
+        f"7 members of 1 shards belong to no sample and are not read, such as {index.stray!r} of {path}"
+    ]
+
+
+def test_a_compressed_tar_says_so(tmp_path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("a.jpg"), io.BytesIO())
+    with pytest.raises(ShardError, match=r"it is compressed with gzip; decompress it first"):
+        find_shards(path)
 
 
 def test_members_that_stand_apart_or_twice(tmp_path):
