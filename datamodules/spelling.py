@@ -9,5 +9,5 @@ from difflib import get_close_matches
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """``"; did you mean NAME?"`` with the nearest of ``names`` where one is near, else ``""``."""
     by_case = {one.casefold(): one for one in names}
-    near = get_close_matches(name.casefold(), by_case, n=1, cutoff=0.6)
+    near = get_close_matches(name.casefold(), by_case, n=1, cutoff=0.65)
     return f"; did you mean {by_case[near[0]]}?" if near else ""

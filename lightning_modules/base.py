@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from datamodules.batch import Batch, Grain, Slots, Texts
 from datamodules.module import GranularityData
-from datamodules.tokenizer import Tokenizer
+from datamodules.tokenizer import VOCAB_SIZE, Tokenizer
 from lightning_modules.averaging import fit_averaged
 from lightning_modules.memory import MemoryConfig, encode_by_parts
 from lightning_modules.networks import DualEncoder, EncoderConfig, ImageFeatures, TextConditionedPooling, TextFeatures
@@ -61,7 +61,8 @@ class Method(LightningModule, ABC):
         memory: how memory is saved.
 
     Raises:
-        ValueError: where the checkpoint's pictures have another size than ``encoder.image_size``.
+        ValueError: where the checkpoint's pictures have another size than ``encoder.image_size``, or the vocabulary is
+            smaller than the tokenizer's.
     """
 
     student_share = 1.0  # of what is deployed; the rest are the weights of a teacher
@@ -75,6 +76,10 @@ class Method(LightningModule, ABC):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
+        if encoder.vocab_size < VOCAB_SIZE:
+            raise ValueError(
+                f"encoder.vocab_size must be at least {VOCAB_SIZE}, the tokenizer's, got {encoder.vocab_size}"
+            )
         self.encoder = DualEncoder(encoder) if pretrained is None else _pretrained(pretrained, encoder)
         self.encoder.set_grad_checkpointing(memory.recompute_blocks)
         self.averaged: DualEncoder | None = None  # the running average of the encoder, where a callback keeps one

@@ -15,6 +15,9 @@ from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, v
 
 from datamodules.spelling import did_you_mean
 from lightning_modules import parsers
+from lightning_modules.complaints import fail
+from lightning_modules.config_files import ConfigError, check_configs
+from lightning_modules.shipped import with_shipped_configs
 
 HELP = """usage: lightning COMMAND [--config FILE ...] [--KEY VALUE ...]
 
@@ -63,6 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command == "--version":
         sys.stdout.write(f"grainclip {version('grainclip')}\n")
         return 0
+    if command in TRAINER_COMMANDS or command == "prepare":
+        given = with_shipped_configs(given)
+        try:
+            check_configs(given)
+        except ConfigError as error:
+            fail(str(error))
     if command in TRAINER_COMMANDS:
         from lightning_modules.trainer_cli import run
 

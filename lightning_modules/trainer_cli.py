@@ -10,12 +10,14 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from torch.distributed import DistError
 from typing_extensions import override
 
+import lightning_modules
 from datamodules.module import GranularityData
 from datamodules.shards import ShardError
 from datamodules.skips import DataError
@@ -36,9 +38,12 @@ from lightning_modules.callbacks import (
 )
 from lightning_modules.callbacks.agreement import Disagreement
 from lightning_modules.complaints import fail
+from lightning_modules.config_files import line_of
+from lightning_modules.errors import MOST, named, one_line, shortened
 from lightning_modules.optim import ScheduleError
 from lightning_modules.precision import best_precision
-from lightning_modules.shipped import with_shipped_configs
+from lightning_modules.setting_names import class_names, class_settings, flat, settings_of
+from lightning_modules.trainer_settings import SettingError, check_settings
 
 logger = logging.getLogger("grainclip")
 NOISE = (  # said of what is meant to be so, or of other packages' insides
@@ -51,11 +56,15 @@ NOISE = (  # said of what is meant to be so, or of other packages' insides
 class OneLineParser(LightningArgumentParser):
     """Says what is wrong with the command line or a file in one line, and stops."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
             super().error(message, ex)
-        fail(message)
+        known = {*settings_of(self), *class_settings(Method, "model")}
+        refuse(*one_line(message, known, class_names(Method)))
 
 
 class GrainCli(LightningCLI):
@@ -91,6 +100,14 @@ class GrainCli(LightningCLI):
             parser.link_arguments(f"model.init_args.encoder.{name}", f"data.{name}")
 
     @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        super().parse_arguments(parser, args)
+        try:
+            check_settings(self.config[self.config.subcommand])
+        except SettingError as error:
+            refuse(str(error).partition(" ")[0], str(error))
+
+    @override
     def _parse_ckpt_path(self) -> None:
         """The files and the command line decide. LightningCLI would lay the checkpoint's settings over both."""
 
@@ -104,8 +121,8 @@ class GrainCli(LightningCLI):
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
-        except (ValueError, FileNotFoundError) as error:
-            fail(str(error))
+        except (ValueError, TypeError, FileNotFoundError, ImportError, MisconfigurationException) as error:
+            refuse(*named(str(error), dict(flat(self.config[str(self.subcommand)]))))
 
     @override
     def _run_subcommand(self, subcommand: str) -> None:
@@ -130,6 +147,12 @@ class GrainCli(LightningCLI):
                 "a larger --trainer.max_epochs or --trainer.max_steps goes on",
                 self.trainer.ckpt_path,
             )
+
+
+def refuse(setting: str, line: str) -> NoReturn:
+    """Stop with one line, and where in the config files the setting at fault stands."""
+    place = line_of(setting, sys.argv[1:]) if setting else ""
+    fail(shortened(line) if not place else f"{shortened(line, MOST - len(place) - 21)} ({place})")
 
 
 def unconnected(error: Exception) -> str:
@@ -157,12 +180,13 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def run(arguments: list[str] | None) -> int:
-    """Parse ``arguments`` (None: the process's own) and run; 0, or ``SystemExit(2)`` with one line on bad input."""
-    given = sys.argv[1:] if arguments is None else arguments
-    sys.argv[1:] = with_shipped_configs(given)  # the DDP launcher starts its other ranks with this command line
+def run(arguments: list[str]) -> int:
+    """Parse ``arguments`` and run; 0, or ``SystemExit(2)`` with one line on bad input."""
+    sys.argv[1:] = arguments  # the DDP launcher starts its other ranks with this command line
     for noise in NOISE:
         warnings.filterwarnings("ignore", message=f".*{noise}.*")
+    for name in lightning_modules.__all__:  # once imported, a class goes by its short name
+        getattr(lightning_modules, name)
     try:
         GrainCli()
     except (CheckpointError, Disagreement, MethodError, ScheduleError) as error:
