@@ -18,6 +18,7 @@ from typing import Any
 
 from webdataset.writer import TarWriter
 
+from datamodules.disk_errors import named_disk_errors
 from datamodules.sample import SCHEMA_VERSION, Sample, SampleError
 
 MANIFEST = "manifest.json"
@@ -131,7 +132,11 @@ def _write_shard(path: Path, first: Sample, rest: Iterator[Sample], most: int) -
     sample: Sample | None = first
     keys: set[str] = set()
     try:
-        with partial.open("wb") as file, TarWriter(file, encoder=False, user="", group="", mtime=0) as tar:
+        with (
+            named_disk_errors(path),
+            partial.open("wb") as file,
+            TarWriter(file, encoder=False, user="", group="", mtime=0) as tar,
+        ):
             while sample is not None and len(keys) < most:
                 if sample.key in keys:
                     raise ValueError(f"keys must differ within a shard, got {sample.key!r} twice in {path.name}")
@@ -158,8 +163,12 @@ def _checked(sample: Sample) -> dict[str, Any]:
 def write_whole(path: Path, text: str) -> None:
     """Write ``text`` to ``path``, whole or not at all."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    try:
+        with named_disk_errors(path):
+            partial.write_text(text)
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _version(package: str) -> str:

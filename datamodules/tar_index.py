@@ -21,6 +21,7 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from datamodules.disk_errors import named_disk_errors
 from datamodules.sample import IMAGE_EXTENSIONS, SampleError
 from datamodules.tar_members import IMAGE, Entry, group_members
 
@@ -135,7 +136,7 @@ def write_index(tar: Path) -> TarIndex:
         stamp = _stamp(file, index)
     partial = index_path(tar).with_name(index_path(tar).name + f".{os.getpid()}.partial")
     try:
-        with partial.open("wb") as out:
+        with named_disk_errors(index_path(tar)), partial.open("wb") as out:
             np.savez(
                 out, layout=np.int64(LAYOUT), stamp=stamp,
                 spans=index.spans, kinds=index.kinds, names=index.names, ends=index.ends,

@@ -1,4 +1,4 @@
-"""Lists of records from released files: JSON, JSON Lines, CSV and TSV, with the file's checksum.
+"""Lists of records from released files: JSON, JSON Lines, CSV, TSV and Parquet, with the file's checksum.
 
 A file whose JSON is too large to read whole (ShareGPT4V's list of 1.2 million captions, 1.5 GB) is read record by
 record up to the number that is asked for; then the checksum is that of the records.
@@ -6,20 +6,15 @@ record up to the number that is asked for; then the checksum is that of the reco
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datamodules.prepare.streams import DELIMITERS, LINES, PARQUET, json_array, table_rows
 from eval.annotations import Rule, checked
-
-READ = 1 << 20  # characters at once
-LINES = (".jsonl", ".jsonlines")
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 class Records(NamedTuple):
@@ -54,7 +49,7 @@ def read_json(path: Path) -> tuple[Any, str]:
 
 
 def read_records(path: Path, fields: Mapping[str, Rule], section: str | None = None) -> Records:
-    """The records of a JSON list (or of the list ``section`` of an object), of JSON Lines, CSV or TSV.
+    """The records of a JSON list (or of the list ``section`` of an object), or of a table (``prepare.streams``).
 
     A dictionary of records counts as the list of its values, in its order: numbers left out in its keys do not matter;
     one of a single list (FLAIR's ``{"annotations": [...]}``) as that list.
@@ -64,10 +59,8 @@ def read_records(path: Path, fields: Mapping[str, Rule], section: str | None = N
         ValueError: naming file, record, field, rule and value where one is not as it should be.
     """
     data = read_bytes(path)
-    if path.suffix in LINES:
-        rows = [parse(path, line, f", line {n}") for n, line in enumerate(data.splitlines(), 1) if line.strip()]
-    elif path.suffix in DELIMITERS:
-        rows = list(_table(path, data))
+    if path.suffix.lower() in (*LINES, *DELIMITERS, PARQUET):
+        rows = list(table_rows(path))
     else:
         rows = parse(path, data)
         if section is not None:
@@ -92,11 +85,7 @@ def first_records(path: Path, count: int, fields: Mapping[str, Rule]) -> Records
     """
     if not path.is_file():
         raise FileNotFoundError(f"the file {path} does not exist; --root must be the folder of the data sets")
-    rows: list[Any] = []
-    for row in _stream(path):
-        rows.append(row)
-        if len(rows) == count:
-            break
+    rows = list(islice(json_array(path), count))
     if len(rows) < count:
         raise ValueError(f"{path} must hold at least {count} records, got {len(rows)}")
     found = list(checked(path, "records", rows, fields))
@@ -109,45 +98,3 @@ def parse(path: Path, data: bytes, where: str = "") -> Any:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}{where} is not JSON: {error}") from error
-
-
-def _table(path: Path, data: bytes) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(sys.maxsize)
-    text = data.decode("utf-8-sig")
-    head = text.partition("\n")[0]
-    tabs = "\t" in head and "," not in head  # Long-DCI's .csv
-    delimiter = "\t" if tabs else DELIMITERS[path.suffix]
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        for number, row in enumerate(rows, 2):
-            if None in row or None in row.values():
-                raise ValueError(f"{path}: row {number} must have as many fields as the head line, got {row}")
-            yield row
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {rows.line_num + 1} is no row of a table: {error}") from error
-
-
-def _stream(path: Path) -> Iterator[Any]:
-    decoder, text, at = json.JSONDecoder(), "", 0
-    with path.open(encoding="utf-8") as file:
-        text = file.read(READ).lstrip()
-        if not text.startswith("["):
-            raise ValueError(f"{path}: the JSON must be a list, got {text[:20]!r}")
-        at = 1
-        while True:
-            while at < len(text) and text[at] in ", \t\r\n":
-                at += 1
-            try:
-                if text[at : at + 1] == "]":
-                    return
-                row, end = decoder.raw_decode(text, at)
-                if end == len(text):  # a number may go on in what is not read yet
-                    raise ValueError("the record may not be whole")
-            except ValueError as error:
-                more = file.read(READ)
-                if not more:
-                    raise ValueError(f"{path} is not JSON: it ends within a record: {error}") from error
-                text, at = text[at:] + more, 0
-                continue
-            at = end
-            yield row

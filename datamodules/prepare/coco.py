@@ -72,7 +72,7 @@ def prepare_coco(
     categories, boxes = read_boxes(instances) if instances is not None else ([], {})
     proposed = read_proposals(proposals) if proposals is not None else {}
     if not skip_missing:
-        require_pictures(images, [image.file_name for image in listed], captions)
+        require_pictures((images / image.file_name for image in listed), captions)
     rejects, known = Rejects(), {image.id for image in listed}
     for of in (boxes, proposed):
         leave_out_boxes((box for image_id in of if image_id not in known for box in of[image_id]), rejects)

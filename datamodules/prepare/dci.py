@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ def prepare_dci(
     job: Job,
     splits: Path | None = None,
     split: Literal["train", "valid", "test"] = "train",
+    skip_missing: bool = False,
 ) -> Manifest | None:
     """Write shards from Densely Captioned Images: short and extra caption, the masks' bounds as regions.
 
@@ -30,13 +32,14 @@ def prepare_dci(
         job: where to, and how.
         splits: splits.json; without it all images are taken.
         split: which of its images.
+        skip_missing: leave out images whose file is missing, and count them; otherwise they stop the run.
 
     Returns:
         The manifest; None while other parts are at work.
 
     Raises:
         NltkDataError: NLTK's data is missing, and NLTK is to be the extractor.
-        FileNotFoundError: a file is missing.
+        FileNotFoundError: a file or, without ``skip_missing``, an image is missing.
         LayoutError: one is not laid out as DCI's.
         ValueError: a number is out of its range, or no image was left to write.
     """
@@ -49,8 +52,13 @@ def prepare_dci(
     if not files:
         raise FileNotFoundError(f"{annotations} holds no JSON file of the images asked for")
     settings = {"split": split if splits else None}
-    records = (_dci(images, file) for file in files)
-    return write_records(records, job, source="dci", settings=settings)
+
+    def records() -> Iterator[Record]:
+        return (_dci(images, file) for file in files)
+
+    return write_records(
+        records, job, source="dci", settings=settings, listed_in=annotations, skip_missing=skip_missing
+    )
 
 
 def _dci(images: Path, file: Path) -> Record:

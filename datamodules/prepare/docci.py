@@ -18,6 +18,7 @@ def prepare_docci(
     annotations: Path,
     job: Job,
     split: Literal["train", "test", "qual_dev", "qual_test"] = "train",
+    skip_missing: bool = False,
 ) -> Manifest | None:
     """Write shards from DOCCI (docci_descriptions.jsonlines). Its pictures have 12 megapixels: think of `max_side`.
 
@@ -26,13 +27,14 @@ def prepare_docci(
         annotations: docci_descriptions.jsonlines.
         job: where to, and how.
         split: which of its images.
+        skip_missing: leave out images whose file is missing, and count them; otherwise they stop the run.
 
     Returns:
         The manifest; None while other parts are at work.
 
     Raises:
         NltkDataError: NLTK's data is missing, and NLTK is to be the extractor.
-        FileNotFoundError: the file is missing.
+        FileNotFoundError: the file or, without ``skip_missing``, an image is missing.
         LayoutError: it is not laid out as DOCCI's.
         ValueError: a number is out of its range, or no image was left to write.
     """
@@ -46,4 +48,6 @@ def prepare_docci(
                 yield Record(path_key(file), file, images / file, row["description"])
 
     settings = {"annotations": described(annotations), "split": split}
-    return write_records(records(), job, source="docci", settings=settings)
+    return write_records(
+        records, job, source="docci", settings=settings, listed_in=annotations, skip_missing=skip_missing
+    )

@@ -64,7 +64,7 @@ def prepare_flickr30k_entities(
         if not (annotations / part).is_file():
             raise FileNotFoundError(f"{listing} lists an image whose {annotations / part} does not exist")
     if not skip_missing:
-        require_pictures(images, [f"{image_id}.jpg" for image_id in ids], listing)
+        require_pictures((images / f"{image_id}.jpg" for image_id in ids), listing)
     return write_units(
         in_units(ids, job.samples_per_shard),
         EntitiesReader(images, annotations, job, lemmatiser).samples,

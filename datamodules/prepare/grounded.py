@@ -53,7 +53,7 @@ def prepare_grounded(
     settings = {"annotations": described(annotations)}
     listed, boxes = read_grounded(annotations)
     if not skip_missing:
-        require_pictures(images, [image.file_name for image in listed], annotations)
+        require_pictures((images / image.file_name for image in listed), annotations)
     rejects, known = Rejects(), {image.id for image in listed}
     leave_out_boxes((own.box for i, named in boxes.items() if i not in known for own in named), rejects)
     return write_units(

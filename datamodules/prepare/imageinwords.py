@@ -17,6 +17,7 @@ def prepare_imageinwords(
     images: Path,
     annotations: Path,
     job: Job,
+    skip_missing: bool = False,
 ) -> Manifest | None:
     """Write shards from ImageInWords (data.jsonl of IIW-400, DCI_Test or DOCCI_Test).
 
@@ -24,13 +25,14 @@ def prepare_imageinwords(
         images: the folder of the pictures.
         annotations: data.jsonl.
         job: where to, and how.
+        skip_missing: leave out images whose file is missing, and count them; otherwise they stop the run.
 
     Returns:
         The manifest; None while other parts are at work.
 
     Raises:
         NltkDataError: NLTK's data is missing, and NLTK is to be the extractor.
-        FileNotFoundError: the file is missing.
+        FileNotFoundError: the file or, without ``skip_missing``, an image is missing.
         LayoutError: it is not laid out as ImageInWords'.
         ValueError: a number is out of its range, or no image was left to write.
     """
@@ -47,4 +49,6 @@ def prepare_imageinwords(
             yield Record(path_key(name), name, place, row["IIW"])
 
     settings = {"annotations": described(annotations)}
-    return write_records(records(), job, source="imageinwords", settings=settings)
+    return write_records(
+        records, job, source="imageinwords", settings=settings, listed_in=annotations, skip_missing=skip_missing
+    )

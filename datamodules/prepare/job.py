@@ -27,6 +27,7 @@ class Job:
         processes: shards made at a time.
         part: "i/n": this run makes every n-th shard from the i-th on.
         overwrite: delete what is there; otherwise finished shards are kept, and missing ones made.
+        quiet: no charts of what the shards hold; what is left out is told all the same.
     """
 
     out: Path
@@ -38,6 +39,7 @@ class Job:
     processes: int = 1
     part: str = "1/1"
     overwrite: bool = False
+    quiet: bool = False
 
     def __post_init__(self) -> None:
         if self.max_side is not None and self.max_side < _LEAST_SIDE:

@@ -48,7 +48,7 @@ def prepare_karpathy(
     settings = {"annotations": described(annotations), "splits": splits}
     listed = list(_listed(annotations, splits))
     if not skip_missing:
-        require_pictures(images, [one.image.file_name for one in listed], annotations)
+        require_pictures((images / one.image.file_name for one in listed), annotations)
     reader = CocoReader(images, CategoryNames([]), 0, job, "karpathy")
     return write_units(
         in_units(listed, job.samples_per_shard), reader.samples, job, source="karpathy", settings=settings

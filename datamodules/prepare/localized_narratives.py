@@ -17,6 +17,7 @@ def prepare_localized_narratives(
     images: Path,
     annotations: Path,
     job: Job,
+    skip_missing: bool = False,
 ) -> Manifest | None:
     """Write shards from Localized Narratives' JSON lines; each narrative of an image is a sample.
 
@@ -24,13 +25,14 @@ def prepare_localized_narratives(
         images: the folder of the pictures: IMAGE_ID.jpg, with twelve digits for COCO's.
         annotations: the JSON lines, such as coco_train_localized_narratives-00000-of-00004.jsonl.
         job: where to, and how.
+        skip_missing: leave out images whose file is missing, and count them; otherwise they stop the run.
 
     Returns:
         The manifest; None while other parts are at work.
 
     Raises:
         NltkDataError: NLTK's data is missing, and NLTK is to be the extractor.
-        FileNotFoundError: the file is missing.
+        FileNotFoundError: the file or, without ``skip_missing``, an image is missing.
         LayoutError: it is not laid out as Localized Narratives'.
         ValueError: a number is out of its range, or no image was left to write.
     """
@@ -48,4 +50,6 @@ def prepare_localized_narratives(
             yield Record(key, name, images / f"{name}.jpg", str(row["caption"]))
 
     settings = {"annotations": described(annotations)}
-    return write_records(records(), job, source="localized_narratives", settings=settings)
+    return write_records(
+        records, job, source="localized_narratives", settings=settings, listed_in=annotations, skip_missing=skip_missing
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,18 +110,26 @@ def read_picture(path: Path) -> bytes:
         raise LeftOut("image missing") from error
 
 
-def require_pictures(folder: Path, names: Sequence[str], listed_in: Path) -> None:
-    """See that the files ``names`` are in ``folder``. Call it before any long work.
+def require_pictures(files: Iterable[Path], listed_in: Path) -> None:
+    """See that the ``files`` of all images are there. Call it before any long work.
+
+    Args:
+        files: of each image.
+        listed_in: the annotation file or folder.
 
     Raises:
         FileNotFoundError: some are not.
     """
-    missing = [name for name in names if not (folder / name).is_file()]
+    total, missing, first = 0, 0, Path()
+    for file in files:
+        total += 1
+        if not file.is_file():
+            first = file if missing == 0 else first
+            missing += 1
     if missing:
         raise FileNotFoundError(
-            f"{len(missing)} of the {len(names)} images of {listed_in} are not in {folder}: {', '.join(missing[:3])}"
-            f"{', ...' if len(missing) > 3 else ''}; --images must be the folder in which these names begin "
-            f"(--skip_missing true leaves them out)"
+            f"{missing} of the {total} images of {listed_in.name} are missing, such as {first}; --images must be the "
+            "folder in which their names begin (--skip_missing true leaves them out)"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain, count
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from datamodules.granularity import cut_phrases, split_sentences
 from datamodules.prepare.boxes import from_pixels
 from datamodules.prepare.job import Job
-from datamodules.prepare.pictures import Picture, look_into, read_picture, sample_key
+from datamodules.prepare.pictures import Picture, look_into, read_picture, require_pictures, sample_key
 from datamodules.prepare.rejects import LeftOut, Rejects
 from datamodules.prepare.text import mended, tidy, without_repeats
 from datamodules.prepare.units import Manifest, in_units, write_units
@@ -37,15 +37,28 @@ class Record(NamedTuple):
     boxes: Sequence[Drawn] = ()
 
 
-def write_records(records: Iterable[Record], job: Job, *, source: str, settings: dict[str, Any]) -> Manifest | None:
-    """Shards of ``records``; see ``write_units``.
+def write_records(
+    records: Callable[[], Iterable[Record]],
+    job: Job,
+    *,
+    source: str,
+    settings: dict[str, Any],
+    listed_in: Path,
+    skip_missing: bool,
+) -> Manifest | None:
+    """Shards of what ``records`` gives; see ``write_units``.
+
+    Unless ``skip_missing``, all are read before any work to see that their images are there; ``listed_in`` names them.
 
     Raises:
         LookupError, ImportError: what the job's extractor needs is missing.
+        FileNotFoundError: an image is missing.
         ValueError: no sample was left to write.
     """
     job.finder.require()
-    units = in_units(records, job.samples_per_shard)
+    if not skip_missing:
+        require_pictures((record.image for record in records()), listed_in)
+    units = in_units(records(), job.samples_per_shard)
     return write_units(units, partial(samples_of, source=source, job=job), job, source=source, settings=settings)
 
 

@@ -6,6 +6,7 @@ The file of 1.5 GB is read as a stream. Its first 1,000 records are the evaluati
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from datamodules.prepare.job import Job
@@ -20,6 +21,7 @@ def prepare_sharegpt4v(
     annotations: Path,
     job: Job,
     held_out: int = 1000,
+    skip_missing: bool = False,
 ) -> Manifest | None:
     """Write shards from ShareGPT4V's captions (share-captioner_coco_lcs_sam_1246k_1107.json), read as a stream.
 
@@ -28,21 +30,24 @@ def prepare_sharegpt4v(
         annotations: the JSON file.
         job: where to, and how.
         held_out: the first so many records never enter a shard, nor do others of their images: 1000 is SV-1k.
+        skip_missing: leave out images whose file is missing, and count them; otherwise they stop the run.
 
     Returns:
         The manifest; None while other parts are at work.
 
     Raises:
         NltkDataError: NLTK's data is missing, and NLTK is to be the extractor.
-        FileNotFoundError: the file is missing.
+        FileNotFoundError: the file or, without ``skip_missing``, an image is missing.
         LayoutError: it is not laid out as ShareGPT4V's.
         ValueError: a number is out of its range, or no image was left to write.
     """
     if held_out < 0:
         raise ValueError(f"held_out must be 0 or more, got {held_out}")
-    records = _sharegpt4v(images, annotations, held_out)
+    records = partial(_sharegpt4v, images, annotations, held_out)
     settings = {"annotations": described(annotations), "held_out": held_out}
-    return write_records(records, job, source="sharegpt4v", settings=settings)
+    return write_records(
+        records, job, source="sharegpt4v", settings=settings, listed_in=annotations, skip_missing=skip_missing
+    )
 
 
 def _sharegpt4v(images: Path, annotations: Path, held_out: int) -> Iterator[Record]:

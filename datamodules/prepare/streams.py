@@ -1,28 +1,46 @@
-"""Rows of annotation files of any size, one at a time: JSON arrays, JSON lines, CSV, Parquet."""
+"""Rows of annotation files of any size, one at a time: JSON arrays, JSON lines, CSV, Parquet.
+
+The one reader of tables, for ``lightning prepare table`` and for evaluation. Text is UTF-8, or what its byte order mark
+says, or what the user says; a letter that is not stops the run, since a caption of damaged letters would be trained on.
+The delimiter of a .csv or .tsv is the most frequent of comma, semicolon, tab and bar in its first line, as Excel writes
+semicolons where the comma is the decimal sign.
+"""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
+import re
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from datamodules.prepare.layout import LayoutError
 
+DELIMITERS = {".csv": ",", ".tsv": "\t"}  # where the first line has none
+LINES = (".jsonl", ".jsonlines", ".ndjson")
+PARQUET = ".parquet"
 _CHUNK = 1 << 20  # characters read at a time
 _LONGEST = 1 << 26  # characters of one row; more is no row
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
-def json_array(path: Path) -> Iterator[dict[str, Any]]:
+class EncodingError(LayoutError):
+    """A letter is not of the file's encoding; the message names the file and the line."""
+
+
+def json_array(path: Path, encoding: str | None = None) -> Iterator[dict[str, Any]]:
     """The objects of a JSON file that is one long array, in memory one at a time.
 
     Raises:
         FileNotFoundError: there is no such file.
         LayoutError: it is no JSON array of objects, or ends too early.
     """
-    with _opened(path) as file:
+    with _opened(path, encoding) as file:
         text, at, number = file.read(_CHUNK).lstrip("\ufeff \t\r\n"), 1, 0
         if not text.startswith("["):
             raise LayoutError(f"{path} must be a JSON array, [{{...}}, ...], and begins with {text[:20]!r}")
@@ -47,9 +65,9 @@ def json_array(path: Path) -> Iterator[dict[str, Any]]:
                 text, at = text[at:], 0
 
 
-def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+def json_lines(path: Path, encoding: str | None = None) -> Iterator[dict[str, Any]]:
     """The objects of a JSON-lines file; empty lines are passed over. Raises as ``json_array``."""
-    with _opened(path) as file:
+    with _opened(path, encoding) as file:
         for number, line in enumerate(file):
             if line.strip():
                 try:
@@ -59,33 +77,59 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield _object(row, path, number)
 
 
-def table_rows(path: Path) -> Iterator[dict[str, Any]]:
+def table_rows(path: Path, encoding: str | None = None) -> Iterator[dict[str, Any]]:
     """The rows of a table by its file's extension: .csv, .tsv, .jsonl, .json (an array) or .parquet.
+
+    Args:
+        path: the table.
+        encoding: of its text; None: UTF-8, or what its byte order mark says.
 
     Raises:
         FileNotFoundError: there is no such file.
-        LayoutError: its extension is another, or it cannot be read as what it says.
+        LayoutError: its extension is another, it cannot be read as what it says, or a letter is not of its encoding.
         ModuleNotFoundError: a .parquet, and pyarrow is not installed.
+        ValueError: Python knows no such encoding.
     """
     kind = path.suffix.lower()
-    if kind in (".csv", ".tsv"):
-        yield from _csv(path, "," if kind == ".csv" else "\t")
-    elif kind in (".jsonl", ".jsonlines", ".ndjson"):
-        yield from json_lines(path)
+    if kind in DELIMITERS:
+        with _opened(path, encoding, newline="") as file:
+            yield from _csv(path, file, DELIMITERS[kind])
+    elif kind in LINES:
+        yield from json_lines(path, encoding)
     elif kind == ".json":
-        yield from json_array(path)
-    elif kind == ".parquet":
+        yield from json_array(path, encoding)
+    elif kind == PARQUET:
         yield from _parquet(path)
     else:
         raise LayoutError(f"a table must be .csv, .tsv, .jsonl, .json or .parquet, got {path.name!r}")
 
 
-def _csv(path: Path, delimiter: str) -> Iterator[dict[str, Any]]:
-    with _opened(path, newline="") as file:
-        try:
-            yield from csv.DictReader(file, delimiter=delimiter)
-        except csv.Error as error:
-            raise LayoutError(f"{path} is not a table: {error}") from error
+def _csv(path: Path, file: IO[str], delimiter: str) -> Iterator[dict[str, str]]:
+    """The rows below the head line, whose names are those of the fields."""
+    csv.field_size_limit(sys.maxsize)
+    head, above = file.readline(), 0
+    if said := re.fullmatch(r'"?sep=(.)"?\s*', head):  # Excel's own note
+        delimiter, above = said[1], 1
+    else:
+        unquoted = re.sub(r'"[^"]*"', "", head)
+        delimiter = max((delimiter, *",;\t|"), key=unquoted.count)
+        file.seek(0)
+    rows = csv.reader(file, delimiter=delimiter, strict=True)
+    try:
+        names = [name.strip() for name in next(rows, [])]
+        if twice := [name for n, name in enumerate(names) if name and name in names[:n]]:
+            raise LayoutError(f"{path}: columns must have names of their own, got {twice[0]!r} twice")
+        for row in rows:
+            if not any(row):
+                continue
+            if len(row) != len(names):
+                raise LayoutError(
+                    f"{path}: line {rows.line_num + above} must have as many fields as the head line, {len(names)}, "
+                    f"got {len(row)}; a text with {delimiter!r} in it stands in quotes"
+                )
+            yield dict(zip(names, row, strict=True))
+    except csv.Error as error:
+        raise LayoutError(f"{path}: line {rows.line_num + above} is no row of a table: {error}") from error
 
 
 def _parquet(path: Path) -> Iterator[dict[str, Any]]:
@@ -93,16 +137,48 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
         parquet = import_module("pyarrow.parquet")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("reading .parquet needs pyarrow: pip install 'grainclip[parquet]'") from error
-    if not path.is_file():
-        raise FileNotFoundError(f"the annotation file {path} does not exist")
-    for batch in parquet.ParquetFile(path).iter_batches(1024):
-        yield from batch.to_pylist()
+    _require(path)
+    try:
+        batches = parquet.ParquetFile(path).iter_batches(1024)
+        yield from (row for batch in batches for row in batch.to_pylist())
+    except (ValueError, OSError) as error:  # pyarrow's own are among them
+        raise LayoutError(f"{path} is not a Parquet file that can be read: {error}") from error
 
 
-def _opened(path: Path, newline: str | None = None) -> Any:
+def _require(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"the annotation file {path} does not exist")
-    return path.open(encoding="utf-8", errors="replace", newline=newline)
+
+
+@contextmanager
+def _opened(path: Path, encoding: str | None, newline: str | None = None) -> Iterator[IO[str]]:
+    """The file as text. Raises ``LayoutError`` where a letter is not of the encoding."""
+    _require(path)
+    with path.open("rb") as raw:
+        head = raw.read(4)
+    marked = next((name for mark, name in _MARKS.items() if head.startswith(mark)), "utf-8")
+    try:
+        "".encode(encoding or marked)
+    except LookupError as error:
+        raise ValueError(
+            f"encoding must be one that Python knows, such as utf-8 or cp1252, got {encoding!r}"
+        ) from error
+    try:
+        with path.open(encoding=encoding or marked, newline=newline) as file:
+            yield file
+    except UnicodeError as error:
+        raise EncodingError(_damaged_letters(path, encoding or marked)) from error
+
+
+def _damaged_letters(path: Path, encoding: str) -> str:
+    """Which line of a file is not of its encoding, and what to do."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode(encoding)
+            except UnicodeDecodeError as error:
+                return f"{path}: line {number} is not {encoding} (byte 0x{line[error.start]:02x}); save it as UTF-8"
+    return f"{path} is not {encoding}; save it as UTF-8"
 
 
 def _skip(text: str, at: int, characters: str) -> int:

@@ -89,7 +89,7 @@ def write_units(
         ValueError: no sample was left to write.
     """
     out, settings = job.out, {**settings, **job.content}
-    _claim(out, {"source": source, "cutting": CUTTING, **settings}, job.overwrite)
+    own_folder = _claim(out, {"source": source, "cutting": CUTTING, **settings}, job.overwrite)
     make = partial(make_unit, to_samples=to_samples, out=out, tokens=job.tokens)
     count = 0
 
@@ -103,11 +103,20 @@ def write_units(
     made = _made(wanted(), make, job.processes, source)
     notes = [_note(out, number) if _is_done(out, number) else None for number in range(count)]
     missing = [number for number, note in enumerate(notes) if note is None]
-    logger.info("%s shards made now, %s of %s there in %s", made, count - len(missing), count, out)
+    there = sum(bool(note["samples"]) for note in notes if note is not None)
+    logger.info("%s shards made now, %s of %s there in %s", made, there, there + len(missing), out)
     if missing:
         logger.info("manifest.json waits for %s shards of other parts", len(missing))
         return None
-    return _finish(out, [note for note in notes if note is not None], source, settings, rejects or Rejects())
+    whole = [note for note in notes if note is not None]
+    if not any(note["samples"] for note in whole):
+        left_out = _all_rejects(whole, rejects)
+        _withdraw(out, own_folder)
+        raise ValueError(f"no sample of {source!r} was left to write; rejected: {dict(left_out)}")
+    manifest, statistics = _finish(out, whole, source, settings, rejects)
+    if made and not job.quiet:
+        logger.info("%s", statistics.plotted())
+    return manifest
 
 
 def _made(units: Iterator[Unit], make: Make, processes: int, source: str) -> int:
@@ -115,7 +124,7 @@ def _made(units: Iterator[Unit], make: Make, processes: int, source: str) -> int
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
         bar, samples, made = progress.add_task(source, total=None), 0, 0
         for note in _notes(units, make, processes):
-            made, samples = made + 1, samples + note["samples"]
+            made, samples = made + bool(note["samples"]), samples + note["samples"]
             progress.update(bar, advance=1, description=f"{source}: {samples} samples")
     return made
 
@@ -168,7 +177,9 @@ def make_unit(unit: Unit, to_samples: ToSamples, out: Path, tokens: bool) -> dic
     return note
 
 
-def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
+def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> bool:
+    """Note the settings in the folder; whether it is made for that. Raises ``FileExistsError`` as ``write_units``."""
+    own_folder = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     told = json.dumps(settings, sort_keys=True, default=str) + "\n"
     before = out / SETTINGS
@@ -181,6 +192,15 @@ def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
             f"{out} holds {old[0].name} of a run with other settings; give another folder, or --overwrite true"
         )
     write_whole(before, told)
+    return own_folder
+
+
+def _withdraw(out: Path, own_folder: bool) -> None:
+    """Leave nothing of a run that had nothing to write."""
+    for path in (*out.glob(f"{PREFIX}-[0-9]*"), out / SETTINGS):
+        path.unlink(missing_ok=True)
+    if own_folder and not any(out.iterdir()):
+        out.rmdir()
 
 
 def _note_path(out: Path, number: int) -> Path:
@@ -201,23 +221,30 @@ def _is_done(out: Path, number: int) -> bool:
     return note["samples"] == 0 or (tar.is_file() and tar.stat().st_size == note["bytes"] and index_path(tar).is_file())
 
 
-def _finish(
-    out: Path, notes: list[dict[str, Any]], source: str, settings: Mapping[str, Any], before: Rejects
-) -> Manifest:
+def _all_rejects(notes: list[dict[str, Any]], before: Rejects | None) -> Rejects:
+    """What was left out of all shards, and beforehand."""
     rejects = Rejects()
-    statistics = Statistics()
-    labels: set[str] = set()
-    for note in [*notes, {"rejects": before, "examples": before.examples}]:
+    for note in notes:
         rejects.merge(note["rejects"], note["examples"])
-        statistics.merge(note.get("statistics", {}))
-        labels.update(note.get("labels", ()))
+    if before is not None:
+        rejects.merge(before, before.examples)
+    return rejects
+
+
+def _finish(
+    out: Path, notes: list[dict[str, Any]], source: str, settings: Mapping[str, Any], before: Rejects | None
+) -> tuple[Manifest, Statistics]:
+    """Write the manifest, and say what was left out."""
+    rejects, statistics = _all_rejects(notes, before), Statistics()
+    labels: set[str] = set()
+    for note in notes:
+        statistics.merge(note["statistics"])
+        labels.update(note["labels"])
     shards = {
         f"{PREFIX}-{number:06d}.tar": {key: note[key] for key in ("samples", "bytes", "sha256")}
         for number, note in enumerate(notes)
         if note["samples"]
     }
-    if not shards:
-        raise ValueError(f"no sample of {source!r} was left to write; rejected: {dict(rejects)}")
     manifest = {
         "source": source,
         "version": SCHEMA_VERSION,
@@ -233,8 +260,8 @@ def _finish(
     for left in out.glob(f"{PREFIX}-[0-9]*.partial"):  # by runs that were killed
         left.unlink(missing_ok=True)
     rejects.report()
-    logger.info("%s samples in %s shards of %s\n%s", manifest["samples"], len(shards), out, statistics.plotted())
-    return manifest
+    logger.info("%s samples in %s shards of %s", manifest["samples"], len(shards), out)
+    return manifest, statistics
 
 
 def _sha256(path: Path) -> str:

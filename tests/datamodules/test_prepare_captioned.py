@@ -64,7 +64,8 @@ def test_sharegpt4v(tmp_path):
     path = tmp_path / "share.json"
     path.write_text(json.dumps([record(n) for n in names], indent=2))
     out = tmp_path / "out"
-    manifest = prepare.prepare_sharegpt4v(tmp_path / "images", path, Job(out, samples_per_shard=4), held_out=3)
+    options = {"held_out": 3, "skip_missing": True}
+    manifest = prepare.prepare_sharegpt4v(tmp_path / "images", path, Job(out, samples_per_shard=4), **options)
     found = read(out)
     assert [s.key for s in found] == [n[:-4].replace("/", "_") for n in names[3:8]]
     assert manifest is not None

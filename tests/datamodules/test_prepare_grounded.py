@@ -147,7 +147,9 @@ def test_each_thing_left_out_is_counted(mdetr, caplog):
 
 def test_missing_images_stop_the_run(mdetr):
     mdetr.document["images"][2]["file_name"] = "gone.png"
-    with pytest.raises(FileNotFoundError, match=r"^1 of the 3 images of .*grounded\.json are not in .*: gone\.png;"):
+    with pytest.raises(
+        FileNotFoundError, match=r"^1 of the 3 images of grounded\.json are missing, such as .*gone\.png;"
+    ):
         mdetr.prepare()
     assert not (mdetr.folder / "out").exists()
 

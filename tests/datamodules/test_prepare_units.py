@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -137,3 +139,55 @@ def test_statistics_add_up(tmp_path):
     assert whole.mean("phrases") == 2
     assert whole.quantile("boxes", 0.99) == 1
     assert "phrases of an image: mean 2.00, median 2" in whole.plotted()
+
+
+def test_charts_only_where_shards_were_made_and_nobody_asked_for_quiet(tmp_path, caplog):
+    logging.getLogger("grainclip").propagate = True
+    caplog.set_level(logging.INFO, "grainclip")
+
+    def told(**options) -> str:
+        caplog.clear()
+        assert write(tmp_path, 10, **options) is not None
+        return caplog.text
+
+    first = told()
+    assert "2 shards made now, 2 of 2 there" in first
+    assert "phrases of an image: mean" in first
+    again = told()
+    assert "0 shards made now, 2 of 2 there" in again
+    assert "mean" not in again
+    assert "left out: 1 × seven" in again
+    quiet = told(overwrite=True, quiet=True)
+    assert "2 shards made now" in quiet
+    assert "mean" not in quiet
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_nothing_is_left_of_a_run_that_had_nothing_to_write(tmp_path, caplog, there):
+    logging.getLogger("grainclip").propagate = True
+    caplog.set_level(logging.INFO, "grainclip")
+    out = tmp_path / "out"
+    if there:
+        out.mkdir()
+    job = Job(out, samples_per_shard=1)
+    with pytest.raises(ValueError, match="'seven': 2"):
+        write_units(in_units([7, 17], 1), samples, job, source="numbers", settings={})
+    assert "0 shards made now" in caplog.text
+    assert out.exists() == there
+    assert not there or not list(out.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of a process")
+@pytest.mark.parametrize(("limit", "named"), [(4096, "shard-000000.tar"), (40, "settings.json")])
+def test_a_full_disk_names_the_file(tmp_path, limit, named):
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(OSError, match=named) as caught:
+            write(tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert str(caught.value).endswith("could not be written: File too large")
+    assert not list((tmp_path / "out").glob("*.partial"))

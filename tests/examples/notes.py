@@ -29,4 +29,4 @@ def prepare_notes(images: Path, job: Job) -> Manifest | None:
         for picture in sorted(images.glob("*.jpg")):
             yield Record(picture.stem, picture.name, picture, picture.with_suffix(".txt").read_text(encoding="utf-8"))
 
-    return write_records(records(), job, source="notes", settings={})
+    return write_records(records, job, source="notes", settings={}, listed_in=images, skip_missing=False)

@@ -68,7 +68,7 @@ def test_urban1k_refuses_a_picture_without_caption_and_missing_pictures(tmp_path
 
 def test_sharegpt4v_reads_the_first_of_the_list_and_no_further(tmp_path, monkeypatch):
     file = releases.write_sharegpt4v(tmp_path, 6)
-    monkeypatch.setattr("eval.records.READ", 50)
+    monkeypatch.setattr("datamodules.prepare.streams._CHUNK", 50)
     model = ColourModel()
     result = _first("sharegpt4v_1k", 6, model, Run(tmp_path))
     assert model.texts[0] == "A red wall, number 0."
@@ -77,7 +77,7 @@ def test_sharegpt4v_reads_the_first_of_the_list_and_no_further(tmp_path, monkeyp
     assert measures(result)["R@1"] == 1.0
     assert measures(result)["strict_R@1"] == 0.0  # two pictures of each colour
     assert measures(result)["ties"] == 1.0
-    with pytest.raises(ValueError, match="is not JSON: it ends within a record"):
+    with pytest.raises(ValueError, match="row 6 is not JSON, or the file is cut"):
         sharegpt4v_1k(model, Run(tmp_path))
     (tmp_path / "flat").mkdir()
     for picture in (tmp_path / "sam" / "images").iterdir():  # FG-CLIP's folder, by name alone
@@ -229,13 +229,13 @@ def test_tables_with_lists_and_without_fields(tmp_path):
     with pytest.raises(ValueError, match=r"m.csv must have one of the fields caption, .*, got image, words"):
         RetrievalFile("m.csv")(ColourModel(), Run(tmp_path))
     (tmp_path / "s.csv").write_text("image,caption\na.png,red,more\n")
-    with pytest.raises(ValueError, match=r"s\.csv: row 2 must have as many fields as the head line"):
+    with pytest.raises(ValueError, match=r"s\.csv: line 2 must have as many fields as the head line"):
         RetrievalFile("s.csv")(ColourModel(), Run(tmp_path))
     (tmp_path / "q.csv").write_text('image,caption\na.png,"red" thing\n')
-    with pytest.raises(ValueError, match=r"q\.csv, line 2 is no row of a table: ',' expected after '\"'"):
+    with pytest.raises(ValueError, match=r"q\.csv: line 2 is no row of a table: ',' expected after '\"'"):
         RetrievalFile("q.csv")(ColourModel(), Run(tmp_path))
     (tmp_path / "b.jsonl").write_text('{"image": "a.png", "caption": "red"}\n{')
-    with pytest.raises(ValueError, match=r"b.jsonl, line 2 is not JSON"):
+    with pytest.raises(ValueError, match=r"b.jsonl: line 2 is not JSON"):
         RetrievalFile("b.jsonl")(ColourModel(), Run(tmp_path))
 
 

@@ -1,0 +1,131 @@
+"""Tables as Excel, editors and scripts write them: read alike by `prepare table` and `retrieval:FILE`, or refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from datamodules.prepare import prepare_table
+from datamodules.prepare.job import Job
+from datamodules.prepare.streams import table_rows
+from eval.benchmark import Run
+from eval.benchmarks.retrieval_file import read_table
+from lightning_modules.cli import main
+from tests.datamodules.prepared import read
+from tests.tiny import picture
+
+ROWS = [("1.jpg", "Un café à gauche, l’été."), ("2.jpg", "Zwei grüne Bälle; rot.")]
+
+
+def quoted(cell: str, delimiter: str) -> str:
+    return f'"{cell}"' if delimiter in cell else cell
+
+
+def text_of(delimiter: str = ",", head: str = "image{}caption\n", ends: str = "\n") -> str:
+    lines = [quoted(file, delimiter) + delimiter + quoted(caption, delimiter) for file, caption in ROWS]
+    return head.format(delimiter) + "".join(line + ends for line in lines)
+
+
+def put(folder: Path, text: str, encoding: str = "utf-8", name: str = "t.csv") -> Path:
+    for file, _ in ROWS:
+        (folder / file).write_bytes(picture(3))
+    table = folder / name
+    table.write_bytes(text.encode(encoding))
+    return table
+
+
+def captions(folder: Path, table: Path, **options) -> list[str]:
+    prepare_table(folder, table, Job(folder / "out", extractor="rules", overwrite=True), **options)
+    return [sample.caption for sample in read(folder / "out").values()]
+
+
+WANTED = ["Un café à gauche, l'été.", "Zwei grüne Bälle; rot."]  # the apostrophe as captions have it
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv"])
+def test_delimiters_and_byte_order_marks(tmp_path, delimiter, encoding, name):
+    table = put(tmp_path, text_of(delimiter), encoding, name)
+    assert captions(tmp_path, table) == WANTED
+    data = read_table(Run(tmp_path), str(table))
+    assert data.captions == [[caption] for _, caption in ROWS]
+
+
+def test_what_excel_and_other_systems_add(tmp_path):
+    for text in (
+        "sep=;\r\n" + text_of(";", ends="\r\n"),
+        text_of(",", head=" image {}caption \n"),
+        text_of(",") + ",\n\n",
+        text_of(",", ends="\r"),
+        "," + text_of(",").replace("\n", "\n0,").removesuffix("0,"),  # pandas' index
+    ):
+        assert captions(tmp_path, put(tmp_path, text)) == WANTED
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "mac-roman"])
+def test_damaged_letters_are_refused_with_their_line(tmp_path, encoding, capsys):
+    ascii_first = text_of(",").replace("’", "'").replace("caption\n", "caption\n1.jpg,A red cube.\n")
+    table = put(tmp_path, ascii_first, encoding)
+    words = ["prepare", "table", "--images", str(tmp_path), "--annotations", str(table), "--extractor", "rules"]
+    with pytest.raises(SystemExit):
+        main([*words, "--out", str(tmp_path / "out")])
+    told = capsys.readouterr().err.strip()
+    assert "t.csv: line 3 is not utf-8 (byte 0x" in told
+    assert "--encoding" in told
+    assert len(told.replace(str(tmp_path), "")) <= 200
+    assert not (tmp_path / "out").exists()
+    assert main([*words, "--out", str(tmp_path / "out"), "--encoding", encoding]) == 0
+    assert [sample.caption for sample in read(tmp_path / "out").values()] == ["A red cube.", *WANTED]
+    with pytest.raises(ValueError, match="line 3 is not utf-8") as caught:
+        read_table(Run(tmp_path), str(table))
+    assert "--encoding" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json"])
+def test_damaged_letters_in_json(tmp_path, kind):
+    rows = [{"image": "1.jpg", "caption": "A cube."}, {"image": "2.jpg", "caption": "un café"}]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    text = "\n".join(lines) if kind == "jsonl" else "[" + ",\n".join(lines) + "]"
+    table = put(tmp_path, text, "latin-1", f"t.{kind}")
+    with pytest.raises(ValueError, match=rf"t\.{kind}: line 2 is not utf-8 \(byte 0xe9\)"):
+        list(table_rows(table))
+    assert [row["caption"] for row in table_rows(table, "latin-1")] == ["A cube.", "un café"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('image,caption\n1.jpg,"A red cube.\n2.jpg,A ball.\n', "is no row of a table: unexpected end of data"),
+        ("image,caption\n1.jpg,A cube, red.\n", "line 2 must have as many fields as the head line, 2, got 3"),
+        ("image,caption\n1.jpg\n", "line 2 must have as many fields"),
+        ("image,caption,caption\n1.jpg,a,b\n", "columns must have names of their own, got 'caption' twice"),
+        ("file,caption\n1.jpg,a\n", "row 0 has no column 'image'; it has file, caption"),
+        ("image,caption\n../1.jpg,a\n", "must be a path inside the images' folder"),
+        ("image,caption\n", "no sample of 't' was left"),
+        ("", "no sample of 't' was left"),
+    ],
+)
+def test_tables_that_are_none(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        captions(tmp_path, put(tmp_path, text))
+
+
+@pytest.mark.parametrize("caption", [3, ["a", "b"], {"a": 1}, True])
+def test_a_caption_is_a_text(tmp_path, caption):
+    table = put(tmp_path, json.dumps([{"image": "1.jpg", "caption": caption}]), name="t.json")
+    with pytest.raises(ValueError, match="row 0's 'caption' must be a text, or empty"):
+        captions(tmp_path, table)
+
+
+def test_an_unknown_encoding(tmp_path):
+    with pytest.raises(ValueError, match=r"encoding must be one that Python knows, .* got 'utf9'"):
+        captions(tmp_path, put(tmp_path, text_of()), encoding="utf9")
+
+
+def test_a_file_that_is_no_parquet(tmp_path):
+    pytest.importorskip("pyarrow")
+    with pytest.raises(ValueError, match=r"t\.parquet is not a Parquet file that can be read"):
+        captions(tmp_path, put(tmp_path, text_of(), name="t.parquet"))
