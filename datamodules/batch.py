@@ -95,6 +95,17 @@ class Choices(NamedTuple):
     levels: tuple[str, ...]
 
 
+class Gap(NamedTuple):
+    """A remote shard that was not whole: how many samples of it a reader found, and where in its sequence that was."""
+
+    readers: int
+    reader: int
+    source: int
+    epoch: int
+    shard: int
+    found: int
+
+
 class Skip(NamedTuple):
     """One sample that cannot be used; ``samples`` are more where it is a whole shard that is lost."""
 
@@ -103,6 +114,7 @@ class Skip(NamedTuple):
     key: str
     message: str
     samples: int = 1
+    gap: Gap | None = None
 
 
 class Batch(NamedTuple):

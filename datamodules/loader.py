@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader
 
 from datamodules.batch import Batch
 from datamodules.collate import empty_batch
@@ -35,7 +34,7 @@ class TrainingBatches(Protocol):
         """Samples of a pass; None where they are not counted."""
         ...
 
-    def loader(self, position: int, batches: int, workers: int, **settings: Any) -> DataLoader[Batch]:
+    def loader(self, position: int, batches: int, workers: int, **settings: Any) -> Iterable[Batch]:
         """``batches`` batches of this rank, the first one of the global batch at ``position``."""
         ...
 

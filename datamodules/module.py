@@ -15,8 +15,10 @@ from typing_extensions import override
 
 from datamodules import scenes
 from datamodules.batch import Batch
+from datamodules.bounds import at_least
 from datamodules.collate import Preparer
 from datamodules.crops import RegionSampling
+from datamodules.fetch import FetchPolicy
 from datamodules.global_batch import GlobalBatch, tell_of_another
 from datamodules.loader import EpochLoader, PassLoader, default_workers
 from datamodules.progress import Progress, fit_epoch
@@ -41,9 +43,9 @@ class SceneSet:
     size: int = 64
 
     def __post_init__(self) -> None:
-        for name, least in {"train": 1, "held_out": 1, "seed": 0, "size": 32}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"data.scenes.{name} must be at least {least}, got {getattr(self, name)}")
+        at_least("data.scenes", 1, train=self.train, held_out=self.held_out)
+        at_least("data.scenes", 0, seed=self.seed)
+        at_least("data.scenes", 32, size=self.size)
 
 
 class GranularityData(LightningDataModule):
@@ -67,6 +69,7 @@ class GranularityData(LightningDataModule):
         train_transform: which part of a training picture is kept; None: a random part of 50 to 100 % of its area.
         val_transform: the same in validation; None: all of it, squashed, so that every box stays.
         skip: what to do about samples that cannot be used.
+        fetch: remote shards: how long storage is waited for.
         scenes: size of the embedded data set.
         shuffle: remote shards: samples that a reader mixes at least.
         seed: of order, crops and drawn texts.
@@ -99,13 +102,14 @@ class GranularityData(LightningDataModule):
         weights: list[float] | None = None,
         window: int = 64,
         global_batch_size: int | None = None,
+        fetch: FetchPolicy = FetchPolicy(),
     ) -> None:
         super().__init__()
-        _at_least(1, batch_size=batch_size, val_batch_size=val_batch_size, shuffle=shuffle, window=window)
-        _at_least(1, batches_per_epoch=1 if batches_per_epoch is None else batches_per_epoch)
-        _at_least(1, global_batch_size=1 if global_batch_size is None else global_batch_size)
-        _at_least(0, workers=0 if workers is None else workers, seed=seed)
-        _at_least(8, image_size=image_size)
+        at_least("data", 1, batch_size=batch_size, val_batch_size=val_batch_size, shuffle=shuffle, window=window)
+        at_least("data", 1, batches_per_epoch=1 if batches_per_epoch is None else batches_per_epoch)
+        at_least("data", 1, global_batch_size=1 if global_batch_size is None else global_batch_size)
+        at_least("data", 0, workers=0 if workers is None else workers, seed=seed)
+        at_least("data", 8, image_size=image_size)
         self.shards, self.val_shards = shards, val_shards
         self._batch = GlobalBatch(batch_size, global_batch_size)
         self.val_batch_size, self.batches_per_epoch = val_batch_size, batches_per_epoch
@@ -113,7 +117,7 @@ class GranularityData(LightningDataModule):
         self.image_size, self.tokenizer = image_size, Tokenizer(context_length)
         self.sampling, self.regions = sampling, regions
         self.train_transform, self.val_transform = train_transform or RandomCrop(), val_transform or Squash()
-        self.skip, self.shuffle, self.seed = skip, shuffle, seed
+        self.skip, self.fetch, self.shuffle, self.seed = skip, fetch, shuffle, seed
         self.scenes, self.weights, self.window = scenes, weights, window
         self._train: list[list[Shard]] = []  # of each source
         self._val: list[Shard] = []
@@ -150,12 +154,14 @@ class GranularityData(LightningDataModule):
                 logger.info("no validation: data.val_shards is not set")
 
     def train_dataloader(self) -> EpochLoader:
-        """The training batches of one rank."""
+        """The training batches of one rank; without ``setup`` before, all shards are found and checked now."""
+        if not self._train:
+            self.setup("fit")
         batches = self._epoch()
         reader = self._reading(self._each(), training=True).train(self._train, self.weights, self.window, self.shuffle)
         self._stream = reader if isinstance(reader, StreamBatches) else None
         if self._stream is not None:
-            self._stream.take_up(self._progress.counts)
+            self._stream.take_up(self._progress.stream)
         return EpochLoader(
             reader, batches, self.workers, lambda: self._progress.place(self.trainer, reader.global_batch, batches)
         )
@@ -214,11 +220,11 @@ class GranularityData(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """How many samples all ranks together have been trained on: where a resumed run goes on.
 
-        Of remote shards also how many samples those opened so far hold. Collective then: every rank must call it.
+        Of remote shards also ``StreamBatches.state``. Collective then: every rank must call it.
         """
         batch = self._each() * self._ranks()
         state: dict[str, Any] = {"samples": self._progress.samples(self.trainer, batch), "global_batch": batch}
-        return state if self._stream is None else state | {"counts": self._stream.known_counts()}
+        return state if self._stream is None else state | {"stream": self._stream.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the count of a checkpoint."""
@@ -291,10 +297,4 @@ class GranularityData(LightningDataModule):
             regions=self.regions,
         )
         rank = self.trainer.global_rank if self.trainer is not None else 0
-        return Reading(prepare, batch_size, self.seed, rank, self._ranks(), self.skip)
-
-
-def _at_least(bound: int, **values: int) -> None:
-    for name, value in values.items():
-        if value < bound:
-            raise ValueError(f"data.{name} must be at least {bound}, got {value}")
+        return Reading(prepare, batch_size, self.seed, rank, self._ranks(), self.skip, self.fetch)

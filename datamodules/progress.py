@@ -16,13 +16,13 @@ class Progress:
 
     def __init__(self) -> None:
         self.restored = 0  # samples before this run
-        self.counts: list[int] | None = None  # samples of remote shards, as the checkpoint knows them
+        self.stream: dict[str, Any] | None = None  # of remote shards: ``StreamBatches.state``
         self._since: int | None = None  # Lightning's count of batches when this run began; None: it has not
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up a checkpoint's count."""
         self.restored, self._since = int(state["samples"]), None
-        self.counts = state.get("counts")
+        self.stream = state.get("stream")
 
     def samples(self, trainer: Trainer | None, global_batch: int) -> int:
         """How many samples have been trained on."""

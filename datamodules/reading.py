@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from datamodules.collate import Preparer
+from datamodules.fetch import FetchPolicy
 from datamodules.indexed import IndexedBatches, IndexedPass, Source
 from datamodules.shards import Shard
 from datamodules.skips import SkipPolicy
@@ -28,6 +29,7 @@ class Reading:
         seed: of order and randomness.
         rank, ranks: this process among all.
         skip: what to do about samples that cannot be used.
+        fetch: how long remote storage is waited for.
     """
 
     prepare: Preparer
@@ -36,6 +38,7 @@ class Reading:
     rank: int
     ranks: int
     skip: SkipPolicy
+    fetch: FetchPolicy = FetchPolicy()
 
     def train(
         self, sources: Sequence[Sequence[Shard]], weights: Sequence[float] | None, window: int, shuffle: int
@@ -49,7 +52,7 @@ class Reading:
             urls = [[shard.url for shard in source] for source in sources]
             return StreamBatches(
                 urls, weights, self.prepare, self.batch_size, seed=self.seed, shuffle=shuffle, rank=self.rank,
-                ranks=self.ranks, skip=self.skip,
+                ranks=self.ranks, skip=self.skip, fetch=self.fetch,
             )  # fmt: skip
         return IndexedBatches(
             [_indexed(source) for source in sources], weights, self.prepare, self.batch_size, seed=self.seed,
@@ -61,7 +64,7 @@ class Reading:
         settings = {"seed": self.seed, "rank": self.rank, "ranks": self.ranks}
         if any(shard.samples is None for shard in shards):
             urls = [shard.url for shard in shards]
-            return StreamPass(urls, self.prepare, self.batch_size, **settings, skip=self.skip)
+            return StreamPass(urls, self.prepare, self.batch_size, **settings, skip=self.skip, fetch=self.fetch)
         return IndexedPass(_indexed(shards), self.prepare, self.batch_size, **settings, skip=self.skip)
 
 

@@ -60,7 +60,7 @@ def find_shards(patterns: str | Path | Sequence[str | Path]) -> list[Shard]:
 
     Args:
         patterns: one or several of: a tar, a folder of tars, a glob (``data/*.tar``), braces (``data/{000..099}.tar``),
-            a remote URL that webdataset opens.
+            a remote URL (pipe, http, https, s3, gs, hf, ais, file).
 
     Raises:
         ShardError: nothing matches, a file is missing, is no tar, is cut short or holds no sample.

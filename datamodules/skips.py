@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from datamodules.batch import Batch, Skip
+from datamodules.bounds import at_least
 from datamodules.ranks import gather, rank_count
 
 TELL = 3  # samples of each reason that are logged one by one
@@ -43,8 +44,7 @@ class SkipPolicy:
     def __post_init__(self) -> None:
         if not 0 <= self.max_rate <= 1:
             raise ValueError(f"data.skip.max_rate must lie in [0, 1], got {self.max_rate}")
-        if self.grace < 0:
-            raise ValueError(f"data.skip.grace must be at least 0, got {self.grace}")
+        at_least("data.skip", 0, grace=self.grace)
 
 
 class SkipNotes:

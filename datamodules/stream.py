@@ -2,31 +2,39 @@
 
 Each reader (a worker of a rank) has an endless sequence of its own (``datamodules.shard_sequence``) and makes every
 n-th batch of its rank. Its place follows from the number of batches made and from how many samples the shards before
-hold. Readers note these counts as they go, in memory shared with the main process; they travel in checkpoints. So a
-resumed run opens no shard that it has done with. It repeats the uninterrupted run where ranks and workers are as they
-were, and otherwise goes on with the same number of samples.
+hold. Readers note these counts as they go, in memory shared with the main process, and send gaps, where a shard was not
+whole, along with their batches; both travel in checkpoints. So a resumed run opens no shard that it has done with. It
+repeats the uninterrupted run where ranks and workers are as they were, and otherwise goes on with the same number of
+samples.
 
-A sample that cannot be used is counted and replaced by another one of its window; a shard that cannot be fetched is
-counted and left out.
+A sample that cannot be used is counted and replaced by another one of its window, or of the next where there is none. A
+shard that cannot be fetched is counted with all its samples and left out of the pass.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from datamodules.batch import Batch, Skip
+from datamodules.batch import Batch, Gap, Skip
 from datamodules.collate import Item, Preparer, collate, empty_batch
+from datamodules.fetch import FetchPolicy
 from datamodules.indexed import prepared, sample_id
 from datamodules.mixture import Mixture
+from datamodules.ranks import gather
 from datamodules.sample import SampleError
 from datamodules.shard_sequence import UNKNOWN, ShardSequence, Share, Slot
 from datamodules.skips import DataError, SkipNotes, SkipPolicy, ended
+
+_TRIES = 100  # samples in a row that cannot be used before a run gives up
+
+logger = logging.getLogger("grainclip")
 
 
 class StreamBatches(IterableDataset[Batch]):
@@ -41,6 +49,7 @@ class StreamBatches(IterableDataset[Batch]):
         shuffle: samples that are mixed at least.
         rank, ranks: this process among all.
         skip: what to do about samples that cannot be used.
+        fetch: how long storage is waited for.
     """
 
     def __init__(
@@ -55,36 +64,49 @@ class StreamBatches(IterableDataset[Batch]):
         rank: int,
         ranks: int,
         skip: SkipPolicy,
+        fetch: FetchPolicy = FetchPolicy(),
     ) -> None:
         super().__init__()
         self.sources, self.mixture, self.prepare = list(sources), Mixture(weights), prepare
         self.batch_size, self.global_batch = batch_size, batch_size * ranks
         self.seed, self.shuffle, self.rank, self.ranks, self.skip = seed, shuffle, rank, ranks, skip
+        self.fetch = fetch
+        self.gaps: set[Gap] = set()  # of all ranks before this run, of this one since
         self.counts = torch.full((sum(map(len, self.sources)),), UNKNOWN).share_memory_()
         self.first = self.batches = 0
 
-    def loader(self, position: int, batches: int, workers: int, **settings: Any) -> DataLoader[Batch]:
+    def loader(self, position: int, batches: int, workers: int, **settings: Any) -> Iterator[Batch]:
         """Loads ``batches`` batches from the one on that ``position`` samples come before."""
         self.first, self.batches = position // self.global_batch, batches
-        return DataLoader(self, batch_size=None, num_workers=workers, **settings)
+        for batch in DataLoader(self, batch_size=None, num_workers=workers, **settings):
+            self.gaps.update(skip.gap for skip in batch.skipped if skip.gap is not None)
+            yield batch
 
     @property
     def samples(self) -> int | None:
         """Samples of a pass; None as long as no one has opened all shards."""
         return None if (self.counts == UNKNOWN).any() else int(self.counts.sum())
 
-    def known_counts(self) -> list[int]:
-        """How many samples each shard holds, as far as any rank has opened it. Collective: every rank must call it."""
-        ranks = [self.counts.tolist()]
-        if dist.is_initialized():
-            ranks = [[] for _ in range(dist.get_world_size())]
-            dist.all_gather_object(ranks, self.counts.tolist())
-        return [max(known) for known in zip(*ranks, strict=True)]
+    def state(self) -> dict[str, Any]:
+        """Counts and gaps of the shards, as far as any rank knows them, for a checkpoint. Collective."""
+        ranks = gather((self.counts.tolist(), self.gaps))
+        counts = [max(known) for known in zip(*(counts for counts, _ in ranks), strict=True)]
+        gaps = sorted(set().union(*(gaps for _, gaps in ranks)))
+        return {"shards": self._digest(), "counts": counts, "gaps": [list(gap) for gap in gaps]}
 
-    def take_up(self, counts: list[int] | None) -> None:
-        """Counts of an earlier run, of the same shards."""
-        if counts is not None and len(counts) == len(self.counts):
-            self.counts.copy_(torch.tensor(counts))
+    def take_up(self, state: dict[str, Any] | None) -> None:
+        """Take over what an earlier run knew, where its shards had the same names in the same order."""
+        if state is None:
+            return
+        if state["shards"] != self._digest():
+            logger.warning("the remote shards are not those of the checkpoint: they are counted anew")
+            return
+        self.counts.copy_(torch.tensor(state["counts"]))
+        self.gaps = {Gap(*gap) for gap in state["gaps"]}
+
+    def _digest(self) -> str:
+        names = [[url.rpartition("/")[2] for url in urls] for urls in self.sources]  # the folder may be another one
+        return hashlib.blake2b(repr(names).encode(), digest_size=16).hexdigest()
 
     def __iter__(self) -> Iterator[Batch]:
         worker, workers = _worker()
@@ -100,35 +122,60 @@ class StreamBatches(IterableDataset[Batch]):
         """A reader's items from ``position`` of its sequence on, sources interleaved."""
         counts = self.counts.split([len(urls) for urls in self.sources])
         streams = [
-            self._items_of(ShardSequence(urls, counts[i], share, f"{self.seed}/{i}", self.shuffle), done, notes)
+            self._items_of(
+                ShardSequence(
+                    urls, counts[i], share, f"{self.seed}/{i}", self.shuffle, self.fetch, i, self._gaps(share, i)
+                ), done, notes,
+            )
             for i, (urls, done) in enumerate(zip(self.sources, self.mixture.counts(position), strict=True))
-        ]
+        ]  # fmt: skip
         for at in itertools.count(position):
             yield next(streams[self.mixture.at(at)[0]])
 
-    def _items_of(self, sequence: ShardSequence, done: int, notes: SkipNotes) -> Iterator[Item]:
-        for (epoch, slots), first in sequence.windows(done, notes):
-            for i in range(first, len(slots)):
-                yield self._item(slots, i, f"{sequence.seed}/{epoch}", notes)
+    def _gaps(self, share: Share, source: int) -> dict[tuple[int, int], int]:
+        mine = (share.readers, share.index, source)
+        return {(gap.epoch, gap.shard): gap.found for gap in self.gaps if gap[:3] == mine}
 
-    def _item(self, slots: list[Slot], i: int, draws: str, notes: SkipNotes) -> Item:
+    def _items_of(self, sequence: ShardSequence, done: int, notes: SkipNotes) -> Iterator[Item]:
+        owed = failures = 0  # places of windows without a usable sample, and the tries that told so
+        for (epoch, slots), first in sequence.windows(done, notes):
+            if not slots:
+                continue
+            draws = f"{sequence.seed}/{epoch}"
+            places = [(n % len(slots), f"{draws}/owed {n}") for n in range(owed)]
+            places += [(i, draws) for i in range(first, len(slots))]
+            owed = len(places)
+            for i, own in places:
+                item = self._item(slots, i, own, notes)
+                if item is None:
+                    failures += len(slots)
+                    break
+                owed, failures = owed - 1, 0
+                yield item
+            if failures >= _TRIES:
+                raise DataError(ended(f"none of {failures} samples can be used", notes.last))
+
+    def _item(self, slots: list[Slot], i: int, draws: str, notes: SkipNotes) -> Item | None:
+        """Sample ``i`` of a window, or a substitute; None where none of them can be used."""
         for attempt in range(-1, len(slots)):
             slot = slots[i] if attempt < 0 else slots[(i + len(slots) // 2 + attempt) % len(slots)]
             item = _try(slot, self.prepare, draws if attempt < 0 else f"{draws}/for {i}", notes)
             if item is not None:
                 return item
-        raise DataError(ended(f"none of {len(slots)} samples can be used", notes.last))
+        return None
 
 
 class StreamPass(IterableDataset[Batch]):
     """Every sample once, split over ranks and workers; how many there are is not known beforehand."""
 
     def __init__(
-        self, urls: list[str], prepare: Preparer, batch_size: int, *, seed: int, rank: int, ranks: int, skip: SkipPolicy
-    ) -> None:
+        self, urls: list[str], prepare: Preparer, batch_size: int, *, seed: int, rank: int, ranks: int,
+        skip: SkipPolicy, fetch: FetchPolicy = FetchPolicy(),
+    ) -> None:  # fmt: skip
         super().__init__()
         self.urls, self.prepare, self.batch_size, self.seed = urls, prepare, batch_size, seed
-        self.rank, self.ranks, self.skip = rank, ranks, skip
+        self.rank, self.ranks, self.skip, self.fetch = rank, ranks, skip, fetch
+        self.counts = torch.full((len(urls),), UNKNOWN).share_memory_()  # a later pass knows what a lost shard holds
 
     def loader(self, workers: int, **settings: Any) -> DataLoader[Batch]:
         """Loads them all."""
@@ -148,8 +195,8 @@ class StreamPass(IterableDataset[Batch]):
             yield empty_batch(self.prepare, left)
 
     def _items(self, share: Share, notes: SkipNotes) -> Iterator[Item]:
-        counts = torch.full((len(self.urls),), UNKNOWN)
-        for (_, slots), _ in ShardSequence(self.urls, counts, share, None, 1).windows(0, notes):
+        sequence = ShardSequence(self.urls, self.counts, share, None, 1, self.fetch)
+        for (_, slots), _ in sequence.windows(0, notes):
             for slot in slots:
                 item = _try(slot, self.prepare, f"{self.seed}/0", notes)
                 if item is not None:

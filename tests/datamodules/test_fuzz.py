@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datamodules.collate import Preparer, collate
+from datamodules.fetch import FetchPolicy
 from datamodules.indexed import IndexedPass, Source
 from datamodules.sample import Sample, SampleError
 from datamodules.sampling import GrainSampling
@@ -70,7 +71,8 @@ def _indexed(path: Path) -> list:
 
 
 def _stream(path: Path) -> list:
-    return list(StreamPass([str(path)], PREPARE, 3, seed=0, rank=0, ranks=1, skip=SkipPolicy(1.0)))
+    policies = {"skip": SkipPolicy(1.0), "fetch": FetchPolicy(tries=1)}
+    return list(StreamPass([str(path)], PREPARE, 3, seed=0, rank=0, ranks=1, **policies))
 
 
 def tar_of(members: list[tuple[str, bytes]], form: int = tarfile.PAX_FORMAT) -> bytes:

@@ -9,12 +9,13 @@ from collections import Counter
 import pytest
 import torch
 
+from datamodules import GranularityData
 from datamodules.collate import Preparer
 from datamodules.indexed import IndexedBatches, IndexedPass, Source, TarReader
 from datamodules.loader import EpochLoader, PassLoader
 from datamodules.sample import SampleError
 from datamodules.sampling import GrainSampling
-from datamodules.shards import find_shards
+from datamodules.shards import ShardError, find_shards
 from datamodules.skips import DataError, SkipPolicy
 from datamodules.tokenizer import Tokenizer
 from datamodules.transforms import RandomCrop
@@ -122,6 +123,14 @@ def test_evaluation_reads_every_sample_once(tmp_path, shards, ranks, workers):
         assert len(found) == len(loader)
         seen += keys(found)
     assert sorted(seen) == [f"{n:06d}" for n in range(23)]
+
+
+def test_a_module_without_setup_sets_itself_up(tmp_path):
+    shards = [str(path) for path in write_shards(tmp_path, 8, 2)]
+    data = GranularityData(shards, batch_size=4, workers=0, image_size=16, context_length=77)
+    assert sorted(keys(data.train_dataloader())) == [f"{n:06d}" for n in range(8)]
+    with pytest.raises(ShardError, match="do not fill one batch of 9"):
+        GranularityData(shards, batch_size=9, workers=0, image_size=16).train_dataloader()
 
 
 def test_identities_are_of_shard_and_number(tmp_path):
