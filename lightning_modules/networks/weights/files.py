@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lightning_modules.networks.weights.hub import OPEN_CLIP, TRANSFORMERS, from_hub, weights_of
 from lightning_modules.networks.weights.links import State
 
-OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-TRANSFORMERS = ("model.safetensors", "pytorch_model.bin")
-CONFIGS = ("open_clip_config.json", "config.json")
 CONTAINERS = ("state_dict", "model")  # keys under which training scripts keep the weights
 PREFIX = "module."  # left by DistributedDataParallel
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -31,31 +26,19 @@ def fetch(source: str | Path) -> Path:
     Its config file, where there is one, lies beside it.
 
     Raises:
-        FileNotFoundError: where there is none.
+        FileNotFoundError: where there is none, or the hub cannot be reached.
     """
     path = Path(source)
     if path.is_file():
         return path
     if path.is_dir():
-        candidates = [path / name for name in (*OPEN_CLIP, *TRANSFORMERS)]
-        found = next((candidate for candidate in candidates if candidate.is_file()), None)
-    elif HUB_ID.fullmatch(str(source)):
-        found = next(downloaded(str(source), (*OPEN_CLIP, *TRANSFORMERS)), None)
-        list(downloaded(str(source), CONFIGS))
-    else:
-        raise FileNotFoundError(f"{source} is no file, no folder and no hub id of the form owner/name")
-    if found is None:
-        raise FileNotFoundError(f"{source} holds no weights: looked for {', '.join((*OPEN_CLIP, *TRANSFORMERS))}")
-    return found
-
-
-def downloaded(repository: str, names: Sequence[str]) -> Iterator[Path]:
-    """Those of the named files that a hub repository has, from the cache where they are there."""
-    for name in names:
-        try:
-            yield Path(hf_hub_download(repository, name))
-        except EntryNotFoundError:
-            continue
+        weights = weights_of({file.name for file in path.iterdir() if file.is_file()})
+        if weights is None:
+            raise FileNotFoundError(f"{source} holds no weights: looked for {', '.join((*TRANSFORMERS, *OPEN_CLIP))}")
+        return path / weights
+    if HUB_ID.fullmatch(str(source)):
+        return from_hub(str(source))
+    raise FileNotFoundError(f"{source} is no file, no folder and no hub id of the form owner/name")
 
 
 def read_tensors(path: Path) -> State:

@@ -8,7 +8,6 @@ from dataclasses import replace
 import open_clip
 import pytest
 import torch
-from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -197,20 +196,3 @@ def test_an_activation_that_cannot_be_known_is_asked_for(encoder, agrees, tmp_pa
     with pytest.raises(ValueError, match=r"activation must be given for .*: one of quick_gelu, gelu"):
         DualEncoder.from_pretrained(tmp_path / "clip.safetensors")
     agrees(DualEncoder.from_pretrained(tmp_path / "clip.safetensors", activation="quick_gelu"))
-
-
-def test_a_hub_id_is_downloaded_once_per_file(encoder, agrees, tmp_path, monkeypatch):
-    """The first weights file that the repository has, and its config."""
-    encoder.save_pretrained(tmp_path)
-    asked = []
-
-    def download(repository, name):
-        asked.append(name)
-        if not (tmp_path / name).is_file():
-            raise EntryNotFoundError(name)
-        return str(tmp_path / name)
-
-    monkeypatch.setattr("lightning_modules.networks.weights.files.hf_hub_download", download)
-    agrees(DualEncoder.from_pretrained("openai/clip-vit-base-patch16"))
-    assert asked[-3:] == ["model.safetensors", "open_clip_config.json", "config.json"]
-    assert "pytorch_model.bin" not in asked

@@ -1,0 +1,68 @@
+"""One look at the model hub: which of a repository's files are taken, and one line where it cannot be reached.
+
+The hub's client asks for each file apart, and five times again where nobody answers: minutes until the reason is told.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+logger = logging.getLogger("grainclip")
+
+OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+TRANSFORMERS = ("model.safetensors", "pytorch_model.bin")
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+CONFIGS = (OPEN_CLIP_CONFIG, "config.json")
+SECONDS = 8.0  # for the hub's answer
+
+
+def weights_of(names: Collection[str]) -> str | None:
+    """The weights file among ``names``; safetensors first, open_clip's where its config file lies there too.
+
+    A repository of timm's with such a config has an image tower alone under transformers' names.
+    """
+    kinds = (OPEN_CLIP, TRANSFORMERS) if OPEN_CLIP_CONFIG in names else (TRANSFORMERS, OPEN_CLIP)
+    return next((name for kind in kinds for name in kind if name in names), None)
+
+
+def from_hub(repository: str) -> Path:
+    """The weights file of a hub repository, its config files beside it; downloaded, or from the hub's cache.
+
+    Raises:
+        FileNotFoundError: where there is no such repository, it holds no weights, or it is not in the cache and the
+            hub cannot be reached.
+    """
+    try:
+        found = HfApi().model_info(repository, timeout=SECONDS).siblings or []
+        names = {file.rfilename for file in found}
+    except (RepositoryNotFoundError, GatedRepoError) as error:
+        raise FileNotFoundError(
+            f"the hub has no model {repository} that may be read without a login: no such name, private or gated"
+        ) from error
+    except Exception as error:  # of whichever HTTP library the hub's client uses
+        return _from_cache(repository, error)
+    weights = weights_of(names)
+    if weights is None:
+        raise FileNotFoundError(f"{repository} holds no weights: looked for {', '.join((*TRANSFORMERS, *OPEN_CLIP))}")
+    for name in names.intersection(CONFIGS):
+        hf_hub_download(repository, name)
+    return Path(hf_hub_download(repository, weights))
+
+
+def _from_cache(repository: str, error: Exception) -> Path:
+    cached = {name: try_to_load_from_cache(repository, name) for name in (*TRANSFORMERS, *OPEN_CLIP, *CONFIGS)}
+    there = {name: path for name, path in cached.items() if isinstance(path, str)}
+    weights = weights_of(there)
+    offline = isinstance(error, OfflineModeIsEnabled)
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:60]
+    said = "HF_HUB_OFFLINE is set" if offline else f"the hub cannot be reached ({reason})"
+    if weights is None:
+        raise FileNotFoundError(f"{repository}: {said}, and its cache {constants.HF_HUB_CACHE} does not hold the model")
+    if not offline:
+        logger.warning("%s: %s; it is taken from the cache", repository, said)
+    return Path(there[weights])
