@@ -18,6 +18,7 @@ from lightning_modules import parsers
 from lightning_modules.complaints import fail
 from lightning_modules.config_files import ConfigError, check_configs
 from lightning_modules.shipped import with_shipped_configs
+from lightning_modules.trainer_help import short_help, wants_short_help, without_all
 
 HELP = """usage: lightning COMMAND [--config FILE ...] [--KEY VALUE ...]
 
@@ -36,8 +37,9 @@ Train CLIP on captions, sentences, phrases and regions.
   report      runs as a web page:  lightning report runs/beta_ce runs/beta_bce --out report.html
   doctor      what is installed, what is missing and what to do about it
 
-`lightning fit --config A.yaml --config B.yaml --model.init_args.beta 0.3` overlays files, then single values.
-`lightning fit --config FILE --print_config` shows every setting; `lightning fit --help` explains them.
+`lightning fit --config A.yaml --config B.yaml --model.beta 0.3` overlays files, then single values.
+`lightning fit --help` explains the settings that people use, `lightning fit --model.help BetaClip` a method's;
+`lightning fit --config FILE --print_config` shows every setting and its value.
 The same program: `grainclip COMMAND`, `python -m lightning_modules COMMAND`.
 """
 TRAINER_COMMANDS = ("fit", "validate", "test")
@@ -66,6 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command == "--version":
         sys.stdout.write(f"grainclip {version('grainclip')}\n")
         return 0
+    if command in TRAINER_COMMANDS and wants_short_help(given):
+        sys.stdout.write(short_help(command))
+        return 0
     if command in TRAINER_COMMANDS or command == "prepare":
         given = with_shipped_configs(given)
         try:
@@ -75,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in TRAINER_COMMANDS:
         from lightning_modules.trainer_cli import run
 
-        return run(given)
+        return run(without_all(given))
     if command == "prepare":
         from lightning_modules.prepare_cli import run as prepare
 

@@ -8,7 +8,6 @@ import logging
 import os
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,17 +39,13 @@ from lightning_modules.callbacks.agreement import Disagreement
 from lightning_modules.complaints import fail
 from lightning_modules.config_files import line_of
 from lightning_modules.errors import MOST, named, one_line, shortened
+from lightning_modules.log_noise import silence
 from lightning_modules.optim import ScheduleError
 from lightning_modules.precision import best_precision
 from lightning_modules.setting_names import class_names, class_settings, flat, settings_of
 from lightning_modules.trainer_settings import SettingError, check_settings
 
 logger = logging.getLogger("grainclip")
-NOISE = (  # said of what is meant to be so, or of other packages' insides
-    *("does not have many workers", "exists and is not empty", "there is no last checkpoint available"),
-    *("LeafSpec", "was deprecated in v4", "when logging on epoch level in distributed setting"),
-    *("your dataloader is not resumable", "across ranks is zero"),  # it is, by GranularityData; no validation is told
-)
 
 
 class OneLineParser(LightningArgumentParser):
@@ -83,6 +78,7 @@ class GrainCli(LightningCLI):
             save_config_kwargs={"overwrite": True},  # a requeued job writes into the folder it has
             trainer_defaults={
                 "callbacks": [Agreement(), Throughput(), DataMonitor(), LogLines(), ResultTable(), RateMonitor()],
+                "enable_model_summary": False,  # Lightning's counts no operations and warns; ours is a line
                 "num_sanity_val_steps": 0,
                 "use_distributed_sampler": False,
             },
@@ -123,6 +119,16 @@ class GrainCli(LightningCLI):
             super().instantiate_classes()
         except (ValueError, TypeError, FileNotFoundError, ImportError, MisconfigurationException) as error:
             refuse(*named(str(error), dict(flat(self.config[str(self.subcommand)]))))
+
+    @override
+    def after_instantiate_classes(self) -> None:
+        weights = [(p.numel(), p.requires_grad) for p in self.model.parameters()]
+        if self.trainer.is_global_zero:
+            logger.info(
+                "%s: %.4g M weights, %.4g M of them trained; on %d x %s in %s",
+                *(type(self.model).__name__, sum(n for n, _ in weights) / 1e6, sum(n for n, t in weights if t) / 1e6),
+                *(self.trainer.world_size, self.trainer.strategy.root_device.type, self.trainer.precision),
+            )
 
     @override
     def _run_subcommand(self, subcommand: str) -> None:
@@ -183,8 +189,7 @@ def check_folder(folder: Path) -> None:
 def run(arguments: list[str]) -> int:
     """Parse ``arguments`` and run; 0, or ``SystemExit(2)`` with one line on bad input."""
     sys.argv[1:] = arguments  # the DDP launcher starts its other ranks with this command line
-    for noise in NOISE:
-        warnings.filterwarnings("ignore", message=f".*{noise}.*")
+    silence()
     for name in lightning_modules.__all__:  # once imported, a class goes by its short name
         getattr(lightning_modules, name)
     try:

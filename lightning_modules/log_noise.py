@@ -1,0 +1,39 @@
+"""Lightning's advertisements, and what it says of things that are meant to be so, are kept out of a run's log."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+WARNINGS = (  # said of what is meant to be so, or of other packages' insides
+    *("does not have many workers", "exists and is not empty", "there is no last checkpoint available"),
+    *("LeafSpec", "was deprecated in v4", "when logging on epoch level in distributed setting"),
+    *("your dataloader is not resumable", "across ranks is zero"),  # it is, by GranularityData; no validation is told
+    "is not supported by the model summary",
+)
+MESSAGES = (  # a line of our own says what matters of them
+    *("litlogger", "litmodels", "GPU available:", "TPU available:", "HPU available:", "Automatic Mixed Precision"),
+    "Seed set to",
+)
+LOGGERS = (
+    *(
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.fabric.utilities.rank_zero",
+        "lightning_utilities.core.rank_zero",
+    ),
+    "lightning.fabric.utilities.seed",
+)
+
+
+def silence() -> None:
+    """Leave them out, in this process."""
+    for words in WARNINGS:
+        warnings.filterwarnings("ignore", message=f".*{words}.*")
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(matters)
+
+
+def matters(record: logging.LogRecord) -> bool:
+    """Whether a message of Lightning's is shown."""
+    message = record.getMessage()
+    return not any(words in message for words in MESSAGES)
