@@ -39,14 +39,10 @@ def missing_nltk_data() -> list[str]:
 
 def require_nltk_data() -> None:
     """Raise ``NltkDataError`` unless all that sentences and phrases need is there. Call it before any long work."""
-    missing = missing_nltk_data()
-    if missing:
+    if missing_nltk_data():
         raise NltkDataError(
-            f"NLTK's data is missing: {', '.join(missing)}. Sentences and phrases are cut with it when shards are "
-            f"written (training needs none of it). Get it with\n"
-            f"    python -m nltk.downloader {' '.join(RESOURCES)}\n"
-            f"or, for a machine without network, run that elsewhere with `-d FOLDER`, copy FOLDER, and set "
-            f"NLTK_DATA=FOLDER. `--extractor rules` needs no data at all: its phrases agree with NLTK's to about 92 %."
+            f"NLTK's data is missing: python -m nltk.downloader {' '.join(RESOURCES)} (or elsewhere with -d FOLDER, "
+            "and NLTK_DATA=FOLDER here); --extractor rules needs none"
         )
 
 

@@ -16,8 +16,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from webdataset.writer import TarWriter
-
 from datamodules.disk_errors import named_disk_errors
 from datamodules.sample import SCHEMA_VERSION, Sample, SampleError
 
@@ -128,6 +126,8 @@ def package_versions() -> dict[str, str]:
 
 def _write_shard(path: Path, first: Sample, rest: Iterator[Sample], most: int) -> tuple[int, Sample | None]:
     """Fill one shard. Returns how many samples it took, and the sample that no longer went in."""
+    from webdataset.writer import TarWriter  # it imports torch, for which `lightning prepare --help` need not wait
+
     partial = path.with_name(path.name + ".partial")
     sample: Sample | None = first
     keys: set[str] = set()

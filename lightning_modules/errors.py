@@ -79,7 +79,11 @@ def named(message: str, settings: Mapping[str, Any]) -> tuple[str, str]:
         settings: the values of all settings by their whole names.
     """
     line = first_sentence(one_line(message)[1])
-    holders = [key for key, value in settings.items() if isinstance(value, str) and line.startswith(f"{value} ")]
+    holders = [
+        key
+        for key, value in settings.items()
+        if isinstance(value, str) and line.startswith((f"{value} ", f"{value}: "))
+    ]
     if len(holders) == 1:
         return holders[0], f"{holders[0]}: {line}"
     match = re.match(r"[A-Za-z_][\w.]*", line)

@@ -75,4 +75,4 @@ def test_help_on_a_method_by_its_short_name(name, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["lightning"])
     with pytest.raises(SystemExit, match="0"):
         main(["fit", "--model.help", name])
-    assert "--model.init_args.optim.lr" in capsys.readouterr().out
+    assert "--model.optim.lr" in capsys.readouterr().out
