@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning import LightningDataModule
-from lightning.pytorch.utilities.seed import isolate_rng
 from typing_extensions import override
 
 from datamodules import scenes
@@ -27,6 +26,7 @@ from datamodules.sampling import GrainSampling
 from datamodules.shards import Shard, ShardError, find_shards
 from datamodules.skips import SkipPolicy
 from datamodules.stream import StreamBatches
+from datamodules.text_notes import FirstSamples, first_samples
 from datamodules.tokenizer import Tokenizer
 from datamodules.transforms import ImageTransform, RandomCrop, Squash, normalise
 
@@ -123,7 +123,7 @@ class GranularityData(LightningDataModule):
         self._val: list[Shard] = []
         self._progress = Progress()
         self._stream: StreamBatches | None = None
-        self._first_val: Batch | None = None
+        self._first_val: FirstSamples | None = None
 
     def prepare_data(self) -> None:
         """Write the embedded data set if it is asked for and not there yet (one process per node)."""
@@ -168,17 +168,16 @@ class GranularityData(LightningDataModule):
 
     def val_dataloader(self) -> PassLoader | list[Any]:
         """Every validation sample once, split over ranks; empty where there is no validation set."""
-        return self._val_loader(self.workers) if self._val else []
+        reading = self._reading(self.val_batch_size, training=False)
+        return PassLoader(reading.once(self._val), self.workers) if self._val else []
 
-    def first_val_batch(self) -> Batch | None:
-        """The first validation batch of this rank, on the CPU; None where there is no validation set.
+    def first_val_samples(self) -> FirstSamples | None:
+        """The first validation batch of this rank, on the CPU, with its texts; None where there is no validation set.
 
         Read once, which takes as long as a step, without worker processes or a change of the random state.
         """
         if self._first_val is None and self._val:
-            with isolate_rng():
-                batches = self._val_loader(0, alone=True)
-                self._first_val = next((batch for batch in batches if batch.keys), None)
+            self._first_val = first_samples(self._reading(self.val_batch_size, training=False), self._val)
         return self._first_val
 
     def test_dataloader(self) -> PassLoader | list[Any]:
@@ -238,9 +237,6 @@ class GranularityData(LightningDataModule):
             fit_epoch(checkpoint, before, now, self._epoch())
             if self._first():
                 tell_of_another(before, now)
-
-    def _val_loader(self, workers: int, alone: bool = False) -> PassLoader:
-        return PassLoader(self._reading(self.val_batch_size, training=False).once(self._val), workers, alone)
 
     def _ranks(self) -> int:
         return self.trainer.world_size if self.trainer is not None else 1

@@ -214,7 +214,7 @@ class Method(LightningModule, ABC):
 
     @override
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
-        self.log_dict({f"temperature/{name}": scale.detach().squeeze() for name, scale in self.scales().items()})
+        self.log_dict({f"logit_scale/{name}": scale.detach().squeeze() for name, scale in self.scales().items()})
 
     @override
     def on_validation_epoch_start(self) -> None:

@@ -21,18 +21,22 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 from typing_extensions import override
 
-from datamodules.batch import Batch
+from datamodules.batch import Batch, Grain
+from datamodules.text_notes import FirstSamples
 from lightning_modules.base import Method
-from lightning_modules.dashboards.layout import LAYOUT
+from lightning_modules.callbacks.benchmarks import Benchmarks
+from lightning_modules.dashboards import hparams
+from lightning_modules.dashboards.layout import layout_without
 from lightning_modules.dashboards.measures import geometry, short_retrieval, similarities
 from lightning_modules.dashboards.seen import Seen, first_samples, looking
+from lightning_modules.flops import peak_flops
 from lightning_modules.provenance import provenance
 
 logger = logging.getLogger("grainclip")
 
 
 class Diagnostics(Callback):
-    """Gradient norms, memory, geometry, similarities, retention, hyper-parameters with the run's last numbers.
+    """Gradient norms, memory, geometry, similarities, retention, hyper-parameters beside the run's results.
 
     Args:
         every_n_steps: optimiser's steps between two looks at the fixed samples; one more is made at the end. 0: none.
@@ -46,27 +50,53 @@ class Diagnostics(Callback):
             raise ValueError(f"diagnostics.every_n_steps must be at least 0, got {every_n_steps}")
         self.every_n_steps = every_n_steps
         self.start: dict[str, float] = {}  # retrieval of the pretrained model
-        self._batch: Batch | None = None
-        self._active, self._last = False, -1
+        self._samples: FirstSamples | None = None
+        self._writes, self._active, self._last = False, False, -1
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         whole = not isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy))
         writes = trainer.is_global_zero and bool(trainer.loggers)
-        self._active = writes and whole and isinstance(pl_module, Method)
-        self._batch, self._last = None, trainer.global_step
-        if writes and not whole:
-            logger.info("no gradient norms and looks at samples: the weights are spread over ranks")
-        if not self._active:
+        self._writes = writes and isinstance(pl_module, Method)
+        self._active = self._writes and whole
+        self._samples, self._last = None, trainer.global_step
+        if not self._writes:
             return
-        if (board := _board(trainer)) is not None:
-            board.experiment.add_custom_scalars(LAYOUT)
-        if self.every_n_steps:
-            self._batch = first_samples(trainer)
-        if self._batch is not None and not self.start and pl_module.hparams.get("pretrained") is not None:
-            assert isinstance(pl_module, Method)
-            with looking(pl_module, self._batch) as seen:
+        assert isinstance(pl_module, Method)
+        if not whole:
+            logger.info("no gradient norms and looks at samples: the weights are spread over ranks")
+        if self.every_n_steps and whole:
+            self._samples = first_samples(trainer)
+        if self._samples is not None and not self.start and pl_module.hparams.get("pretrained") is not None:
+            with looking(pl_module, self._samples) as seen:
                 self.start = short_retrieval(seen)
+        settings = hparams.settings_of(provenance(pl_module))
+        for one in trainer.loggers:
+            if isinstance(one, TensorBoardLogger):
+                one.experiment.add_custom_scalars(layout_without(self._never_logged(trainer, pl_module)))
+                hparams.begin(one.experiment, settings)
+            else:
+                one.log_hyperparams(settings)
+
+    def _never_logged(self, trainer: Trainer, method: Method) -> list[str]:
+        """How the tags begin of what this run does not measure."""
+        measured: dict[str, bool] = {
+            "retention/": bool(self.start),
+            "geometry/": self._samples is not None,
+            "gradient_norm/": self._active,
+            "memory/": self._active,
+            "watch/": type(method).watched is not Method.watched,
+            "throughput/mfu": peak_flops(method.device, str(trainer.precision)) is not None,
+            "benchmark/": any(isinstance(c, Benchmarks) and c.every_n_steps for c in vars(trainer)["callbacks"]),
+        }
+        samples = first_samples(trainer) if trainer.limit_val_batches else None
+        measured["val/"] = samples is not None
+        if samples is not None:
+            data: Any = vars(trainer)["datamodule"]
+            measured["val/sentence/"] = bool(samples.batch.grains[Grain.SENTENCE].valid.any())
+            measured["val/hard_negatives/"] = len(samples.batch.choices.region) > 0
+            measured["val/boxes/"] = bool(data.label_names())
+        return [name for name, is_measured in measured.items() if not is_measured]
 
     @override
     def on_before_optimizer_step(
@@ -81,24 +111,20 @@ class Diagnostics(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int
     ) -> None:
-        if self._batch is not None and trainer.global_step % self.every_n_steps == 0:
-            self._look(trainer, pl_module, self._batch)
+        if self._samples is not None and trainer.global_step % self.every_n_steps == 0:
+            self._look(trainer, pl_module, self._samples)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._batch is not None:
-            self._look(trainer, pl_module, self._batch)
-        self._batch = None
+        if self._samples is not None:
+            self._look(trainer, pl_module, self._samples)
+        self._samples = None
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        board = _board(trainer)
-        if self._active and board is not None and isinstance(pl_module, Method):
-            origin = provenance(pl_module)
-            settings = {"method": origin["method"], "steps": origin["steps"], "data": origin["data"]}
-            settings |= origin["settings"]
-            last = {name: value.item() for name, value in trainer.callback_metrics.items() if _told(name)}
-            board.log_hyperparams(settings, {f"final/{name}": value for name, value in last.items()}, origin["steps"])
+        if self._writes:
+            for board in _boards(trainer):
+                hparams.end(board.experiment)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -111,13 +137,13 @@ class Diagnostics(Callback):
     def join(self, trainer: Trainer, seen: Seen, last: bool) -> None:
         """Measure what another callback has just embedded, where a look is due anyway; ``last`` ends the training."""
         step = trainer.global_step
-        if self._batch is not None and step != self._last and (last or step % self.every_n_steps == 0):
+        if self._samples is not None and step not in (0, self._last) and (last or step % self.every_n_steps == 0):
             self._measure(trainer, seen)
 
-    def _look(self, trainer: Trainer, pl_module: LightningModule, batch: Batch) -> None:
+    def _look(self, trainer: Trainer, pl_module: LightningModule, samples: FirstSamples) -> None:
         assert isinstance(pl_module, Method)
         if trainer.global_step != self._last:
-            with looking(pl_module, batch) as seen:
+            with looking(pl_module, samples) as seen:
                 self._measure(trainer, seen)
 
     def _measure(self, trainer: Trainer, seen: Seen) -> None:
@@ -127,7 +153,7 @@ class Diagnostics(Callback):
         numbers |= {f"similarity/{name}": values.mean().item() for name, values in cosines.items()}
         numbers |= {f"retention/{name}": now[name] / was for name, was in self.start.items() if was and name in now}
         _log(trainer, numbers, step)
-        if (board := _board(trainer)) is not None:
+        for board in _boards(trainer):
             for name, values in cosines.items():
                 # TensorBoard shows a tag as one thing only, so these must not be called like the means
                 board.experiment.add_histogram(f"similarities/{name}", values.numpy(), step)
@@ -160,17 +186,11 @@ def peak_memory(device: torch.device) -> dict[str, float]:
     return {}
 
 
-def _told(name: str) -> bool:
-    """Whether a last number goes to the hparams tab: losses, R@1, accuracies."""
-    ends = ("R@1", "accuracy", "top1")
-    return name == "train/loss" or name.startswith("val/loss") or (name.startswith("val/") and name.endswith(ends))
-
-
 def _log(trainer: Trainer, numbers: Mapping[str, float], step: int) -> None:
     """Not by ``pl_module.log``, which would tell them again at later steps."""
     for one in trainer.loggers:
         one.log_metrics(dict(numbers), step)
 
 
-def _board(trainer: Trainer) -> TensorBoardLogger | None:
-    return next((one for one in trainer.loggers if isinstance(one, TensorBoardLogger)), None)
+def _boards(trainer: Trainer) -> list[TensorBoardLogger]:
+    return [one for one in trainer.loggers if isinstance(one, TensorBoardLogger)]

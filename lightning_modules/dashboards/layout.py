@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from typing import Any
+
+Layout = dict[str, dict[str, list[Any]]]
 
 
 def _chart(*tags: str) -> list[Any]:
     return ["Multiline", list(tags)]
 
 
-LAYOUT: dict[str, dict[str, list[Any]]] = {
+LAYOUT: Layout = {
     "losses": {
         "terms in training": _chart(r"train/loss.*"),
         "terms in validation": _chart(r"val/loss.*"),
-        "β-CAL by grain": _chart(r"watch/beta_cal/.*"),
+        "the method's own numbers": _chart(r"watch/.*"),
     },
     "optimisation": {
-        "scales, one over temperature": _chart(r"temperature/.*"),
+        "logit scales, one over temperature": _chart(r"logit_scale/.*"),
         "gradient norms": _chart(r"gradient_norm/.*"),
         "learning rates": _chart(r"lr-.*"),
     },
@@ -47,3 +51,18 @@ LAYOUT: dict[str, dict[str, list[Any]]] = {
         "memory, GiB": _chart(r"memory/.*"),
     },
 }
+_FRACTION = re.compile(r".*/(R@\d+|top\d+|\w*accuracy)$|data/.*_share$|throughput/(waiting|mfu)$|retention/.*")
+
+
+def layout_without(absent: Collection[str]) -> Layout:
+    """``LAYOUT`` without the charts whose tags begin with one of ``absent``: nothing would ever be drawn in them."""
+    kept = {
+        group: {name: chart for name, chart in charts.items() if not chart[1][0].startswith(tuple(absent))}
+        for group, charts in LAYOUT.items()
+    }
+    return {group: charts for group, charts in kept.items() if charts}
+
+
+def is_fraction(tag: str) -> bool:
+    """Whether the numbers of ``tag`` are shares, to be read in percent."""
+    return _FRACTION.fullmatch(tag) is not None

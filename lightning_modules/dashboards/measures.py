@@ -1,8 +1,8 @@
 """Numbers of a look at fixed samples: geometry of the embeddings, similarities by kind of pair, short-text retrieval.
 
-Pairs by kind, for each grain: a text with its own picture is ``positive``; with the views of its picture's other texts
-``same image``; where the same text belongs to another picture too, ``duplicate``; all others ``negative``. Where a
-method has text-conditioned attention, a picture is seen by each of its texts of that grain; else it is the picture's
+Pairs by kind, for each grain: a text with its own image is ``positive``; with the views of its image's other texts
+``same image``; where the same text belongs to another image too, ``duplicate``; all others ``negative``. Where a
+method has text-conditioned attention, an image is seen by each of its texts of that grain; else it is the image's
 own vector, and there is nothing that is "same image".
 """
 
@@ -22,17 +22,17 @@ GRAINS = (Grain.CAPTION, Grain.SENTENCE, Grain.PHRASE)
 
 
 def geometry(seen: Seen) -> dict[str, float]:
-    """Alignment, uniformity, modality gap and effective rank of pictures and captions."""
+    """Alignment, uniformity, modality gap and effective rank of images and captions."""
     images = seen.images.image.float()
     captions = seen.texts.text[seen.batch.grains[Grain.CAPTION].index[:, 0]].float()
     numbers = {
         "alignment": alignment(images, captions),
         "modality_gap": modality_gap(images, captions),
-        "effective_rank/picture": effective_rank(images),
+        "effective_rank/image": effective_rank(images),
         "effective_rank/caption": effective_rank(captions),
     }
     if len(images) > 1:
-        numbers |= {"uniformity/picture": uniformity(images), "uniformity/caption": uniformity(captions)}
+        numbers |= {"uniformity/image": uniformity(images), "uniformity/caption": uniformity(captions)}
     return {f"geometry/{name}": number for name, number in numbers.items()}
 
 
@@ -62,14 +62,14 @@ def kinds(
     """Which pairs of rows and columns are of which kind.
 
     Args:
-        owner: the picture of each row.
-        own_text: the text through which a row sees its picture; None: rows are whole pictures.
-        image, text: picture and text of each column; equal texts have equal numbers.
+        owner: the image of each row.
+        own_text: the text through which a row sees its image; None: rows are whole images.
+        image, text: image and text of each column; equal texts have equal numbers.
     """
     within = owner[:, None] == image
     if own_text is None:
         has = torch.zeros(len(owner), int(text.max()) + 1, dtype=torch.bool, device=text.device)
-        has[image, text] = True  # rows are the pictures 0, 1, 2...
+        has[image, text] = True  # rows are the images 0, 1, 2...
         positive, same_text = within, has[:, text]
     else:
         same_text = own_text[:, None] == text

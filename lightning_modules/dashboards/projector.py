@@ -1,4 +1,4 @@
-"""Embeddings for TensorBoard's projector: pictures as themselves, texts as tiles in the colour of their grain.
+"""Embeddings for TensorBoard's projector: images as themselves, texts as tiles in the colour of their grain.
 
 The columns ``modality`` and ``grain`` can be chosen under "Color by".
 """
@@ -23,13 +23,13 @@ HEAD = ["modality", "grain", "text or key"]
 
 
 def add_embeddings(writer: Any, seen: Seen, step: int) -> None:
-    """Write all pictures and texts of the batch as one table of the projector."""
+    """Write all images and texts of the batch as one table of the projector."""
     found = embeddings(seen)
     rows, tiles = [], []
     for number, (grain, (_, names)) in enumerate(found.items()):
-        modality = "picture" if grain == "picture" else "text"
+        modality = "image" if grain == "image" else "text"
         rows += [[modality, grain, " ".join(name.split())] for name in names]
-        tiles.append(_pictures(seen) if modality == "picture" else _tiles(COLOURS[number], len(names)))
+        tiles.append(_pictures(seen) if modality == "image" else _tiles(COLOURS[number], len(names)))
     vectors = torch.cat([vectors for vectors, _ in found.values()]).cpu()
     writer.add_embedding(vectors, rows, torch.cat(tiles), step, "embeddings", HEAD)
 

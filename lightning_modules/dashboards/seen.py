@@ -1,7 +1,7 @@
 """A fixed batch of validation samples as a model in training sees it.
 
-The samples are the first of the validation set, in its order, so every look shows the same ones. Texts are shown as the
-tokenizer gives them back: what the model reads, in lower case and cut where it is cut.
+The samples are the first of the validation set, in its order, so every look shows the same ones. Texts are shown as
+they stand in the shards; a text beyond the context ends where the model stops reading.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from datamodules.batch import Batch, Grain
 from datamodules.module import GranularityData
+from datamodules.text_notes import FirstSamples
 from datamodules.tokenizer import Tokenizer
 from eval.drawing.words import joined
 from lightning_modules.base import Method
@@ -50,6 +51,7 @@ class Seen:
     """The batch, embedded; pixels are 0 to 255 and all stands on the model's device."""
 
     batch: Batch
+    written: Mapping[int, str]  # texts as people wrote them, by id
     images: ImageFeatures
     texts: TextFeatures
     model: EncoderModel
@@ -68,7 +70,9 @@ class Seen:
         return found
 
     def words(self, row: int) -> str:
-        """A text of the batch."""
+        """A text of the batch; what the tokenizer makes of its tokens where nobody noted how it is written."""
+        if (text := self.written.get(int(self.batch.texts.ids[row]))) is not None:
+            return text
         first, last = self.batch.texts.offsets[row : row + 2].tolist()
         return joined(Tokenizer.decode(self.batch.texts.tokens[first:last].tolist()))
 
@@ -87,24 +91,47 @@ def _zeros(texts: list[Read], seen: Seen) -> Tensor:
     return torch.zeros(len(texts), dtype=torch.long, device=seen.images.dense.device)
 
 
-def first_samples(trainer: Trainer) -> Batch | None:
+def first_samples(trainer: Trainer) -> FirstSamples | None:
     """The fixed batch of a run; None where there is no validation set, or another data module."""
     data = getattr(trainer, "datamodule", None)
-    return data.first_val_batch() if isinstance(data, GranularityData) else None
+    return data.first_val_samples() if isinstance(data, GranularityData) else None
+
+
+def differing(batch: Batch, count: int) -> list[int]:
+    """At most ``count`` samples of ``batch`` that are unlike each other, by what their captions say.
+
+    Validation sets may hold near twins side by side: two scenes that differ in one thing, or frames of a film. The
+    first sample is taken, then again and again the one that shares the least of its caption's tokens with any sample
+    taken before, the first of these where several do. Where some samples have boxes, only these are taken.
+    """
+    rows = batch.grains[Grain.CAPTION].index[:, 0].tolist()
+    offsets = batch.texts.offsets.tolist()
+    words = [frozenset(batch.texts.tokens[offsets[row] : offsets[row + 1]].tolist()) for row in rows]
+    left = sorted(set(batch.regions.image.tolist())) or list(range(len(rows)))
+    taken: list[int] = []
+    while left and len(taken) < count:
+        best = min(left, key=lambda b: max((_shared(words[b], words[other]) for other in taken), default=0.0))
+        taken.append(best)
+        left.remove(best)
+    return taken
+
+
+def _shared(one: frozenset[int], other: frozenset[int]) -> float:
+    return len(one & other) / min(len(one), len(other))
 
 
 @contextmanager
-def looking(method: Method, batch: Batch) -> Iterator[Seen]:
-    """Embed ``batch`` with the encoder that would be deployed. Every module is in evaluation mode within, and as it was
-    after.
+def looking(method: Method, samples: FirstSamples) -> Iterator[Seen]:
+    """Embed ``samples`` with the encoder that would be deployed; every module is in evaluation mode within, and as it
+    was after.
     """
     encoder, pooling = method.deployed(), method.attention_block()
     modes = {module: module.training for module in (*encoder.modules(), *(pooling.modules() if pooling else ()))}
     try:
         with torch.no_grad():
             model = EncoderModel(encoder, method.device, pooling)
-            here = method.transfer_batch_to_device(batch, method.device, 0)
-            yield Seen(here, model.encode_image(here.images), encoder.encode_text(here.texts), model)
+            here = method.transfer_batch_to_device(samples.batch, method.device, 0)
+            yield Seen(here, samples.texts, model.encode_image(here.images), encoder.encode_text(here.texts), model)
     finally:
         for module, training in modes.items():
             module.training = training

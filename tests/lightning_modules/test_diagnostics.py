@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 
 import pytest
@@ -10,14 +11,17 @@ from lightning import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from lightning_modules import BetaClip, ClipFinetune, OptimConfig
-from lightning_modules.callbacks import DataMonitor, Diagnostics, Throughput
+from lightning_modules.callbacks import Benchmarks, DataMonitor, Diagnostics, Throughput
+from lightning_modules.dashboards.layout import LAYOUT
 from lightning_modules.dashboards.measures import kinds
 from lightning_modules.flops import peak_flops, training_flops
 from lightning_modules.networks import DualEncoder
 from lightning_modules.networks.packing import empty_share
-from tests.tiny_run import TINY, data, fit
+from tests.tiny_methods import METHODS, method_data
+from tests.tiny_run import TINY, data, fit, fit_method
 
 
 class Norms(Callback):
@@ -43,8 +47,8 @@ def test_everything_is_there_at_its_steps(run):
     _, events, norms = run
     tags = events.Tags()
     looks = {
-        "geometry/alignment", "geometry/modality_gap", "geometry/uniformity/picture", "geometry/uniformity/caption",
-        "geometry/effective_rank/picture", "geometry/effective_rank/caption",
+        "geometry/alignment", "geometry/modality_gap", "geometry/uniformity/image", "geometry/uniformity/caption",
+        "geometry/effective_rank/image", "geometry/effective_rank/caption",
         *(f"similarity/{grain}/positive" for grain in ("caption", "sentence", "phrase")),
         *(f"similarity/{grain}/negative" for grain in ("caption", "sentence", "phrase")),
         "similarity/phrase/same image", "similarity/sentence/same image",
@@ -71,15 +75,77 @@ def test_training_is_as_it_would_be_without(run, tmp_path):
         assert torch.equal(one, other)
 
 
-def test_layout_and_hyper_parameters(run):
-    _, events, _ = run
+def charts(events):
+    """The titles of the layout's charts."""
     content = events.Tensors("custom_scalars__config__")[-1].tensor_proto.string_val[0]
     layout = layout_pb2.Layout.FromString(content)
-    assert [category.title for category in layout.category][:2] == ["losses", "optimisation"]
-    plugin = events.PluginTagToContent("hparams")
-    assert set(plugin) == {"_hparams_/experiment", "_hparams_/session_start_info", "_hparams_/session_end_info"}
-    assert b"beta" in plugin["_hparams_/session_start_info"]
-    assert events.Scalars("final/val/caption/text_to_image/R@1")[-1].step == 12
+    return [chart.title for category in layout.category for chart in category.chart]
+
+
+def test_the_layout_has_no_chart_for_what_is_not_measured(run):
+    _, events, _ = run
+    titles = charts(events)
+    assert titles[:3] == ["terms in training", "terms in validation", "the method's own numbers"]
+    assert not {
+        "retention against the start", "benchmarks, R@1", "model FLOPs utilisation", "boxes", "hard negatives by level",
+    } & set(titles)  # fmt: skip
+    scalars = [tag for tag in events.Tags()["scalars"] if not tag.startswith("lr-")]  # there by the command's callback
+    for charts_of_group in LAYOUT.values():
+        for title, (_, (pattern,)) in charts_of_group.items():
+            if title in titles and title != "learning rates":
+                assert any(re.match(pattern, tag) for tag in scalars), title
+
+
+def test_the_layout_has_a_chart_for_what_is_measured_now_and_then(tmp_path):
+    torch.manual_seed(0)
+    DualEncoder(TINY).save_pretrained(tmp_path / "start")
+    benchmarks = Benchmarks([], str(tmp_path), every_n_steps=5)
+    fit(tmp_path, Diagnostics(), benchmarks, epochs=1, method=ClipFinetune, pretrained=str(tmp_path / "start"))
+    titles = charts(EventAccumulator(str(tmp_path)).Reload())
+    assert {"retention against the start", "benchmarks, R@1"} <= set(titles)
+    assert "the method's own numbers" not in titles
+
+
+def test_scales_are_called_so(run):
+    trainer, events, _ = run
+    scale = trainer.model.encoder.scale.item()
+    assert events.Scalars("logit_scale/global")[-1].value == pytest.approx(scale, rel=1e-3)
+    assert not [tag for tag in events.Tags()["scalars"] if tag.startswith("temperature")]
+
+
+def columns(folder):
+    """Of a run: its settings, all columns by name, those that come first, and the results."""
+    plugin = EventAccumulator(str(folder)).Reload().PluginTagToContent("hparams")
+    start, experiment = (
+        plugin_data_pb2.HParamsPluginData.FromString(plugin[f"_hparams_/{name}"])
+        for name in ("session_start_info", "experiment")
+    )
+    infos = {info.name: info.type for info in experiment.experiment.hparam_infos}
+    first = [info.name for info in experiment.experiment.hparam_infos if info.differs]
+    results = [info.name.tag for info in experiment.experiment.metric_infos]
+    return start.session_start_info.hparams, infos, first, results
+
+
+def test_every_method_has_the_same_columns_and_the_results_are_its_curves(tmp_path):
+    found = {}
+    for name, method in METHODS.items():
+        scalars = fit_method(tmp_path / name, method(), method_data(tmp_path / name), 1, Diagnostics())
+        settings, *shared = found[name] = columns(tmp_path / name)
+        assert shared == list(found["clip"][1:])
+        _, infos, first, results = found[name]
+        assert first == ["method", "objective", "beta", "optim/lr"]
+        assert set(settings) <= set(infos)
+        assert settings["method"].string_value == METHODS[name].func.__name__
+        assert settings["optim/lr"].number_value == 1e-2
+        assert {tag for tag in results if tag in scalars} == {
+            *(f"val/{grain}/{way}/R@1" for grain in ("caption", "sentence")
+              for way in ("text_to_image", "image_to_text")), "train/loss",
+        }  # fmt: skip
+        assert not [tag for tag in scalars if tag.startswith("final/")]
+    assert found["beta_ce"][0]["objective"].string_value == "ce"
+    assert found["beta_ce"][0]["beta"].number_value == 0.5
+    assert "beta" not in found["mul"][0]
+    assert {"pooling_heads", "word_weight", "lexeme_weight"} <= set(found["clip"][1])
 
 
 def test_retention_is_one_where_nothing_is_learnt(tmp_path):

@@ -90,7 +90,7 @@ def test_logs_and_table(tmp_path, capsys):
     events.Reload()
     tags = set(events.Tags()["scalars"])
     assert tags >= {
-        "train/loss", "train/loss_global", "train/loss_beta_cal", "temperature/global", "temperature/pooling",
+        "train/loss", "train/loss_global", "train/loss_beta_cal", "logit_scale/global", "logit_scale/pooling",
         "throughput/images_per_second", "throughput/waiting", "data/skipped", "data/tokens_per_image",
         "val/loss_beta_cal", "val/caption/text_to_image/R@1", "val/caption/image_to_text/R@10",
         "val/sentence/text_to_image/R@5",

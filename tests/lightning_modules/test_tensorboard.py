@@ -15,6 +15,10 @@ from lightning_modules.callbacks import DataMonitor, Diagnostics, Pictures, Thro
 from tests.tiny_run import fit
 
 pytestmark = pytest.mark.slow
+ALL = {
+    "experimentName": "", "startIndex": 0, "sliceSize": 9, "colParams": [],
+    "allowedStatuses": ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +40,7 @@ def ask(tmp_path_factory):
 
     until = time.monotonic() + 200
     while time.monotonic() < until:
-        if "final/train/loss" in json.loads(answer("plugin/scalars/tags")).get(".", ()):  # what is written last
+        if b"STATUS_SUCCESS" in answer("plugin/hparams/session_groups", ALL):  # what is written last
             return answer
         time.sleep(0.2)
     raise AssertionError("the server found nothing in the run's folder")
@@ -45,8 +49,8 @@ def ask(tmp_path_factory):
 def test_scalars_histograms_and_layout(ask):
     scalars = set(json.loads(ask("plugin/scalars/tags"))["."])
     assert scalars >= {
-        "train/loss_beta_cal", "watch/beta_cal/phrase", "temperature/pooling", "gradient_norm/pooling",
-        "geometry/alignment", "geometry/modality_gap", "geometry/effective_rank/picture", "data/padding_share",
+        "train/loss_beta_cal", "watch/beta_cal/phrase", "logit_scale/pooling", "gradient_norm/pooling",
+        "geometry/alignment", "geometry/modality_gap", "geometry/effective_rank/image", "data/padding_share",
         "data/duplicate_share", "throughput/teraflops", "val/caption/text_to_image/R@1",
     }  # fmt: skip
     assert "similarities/phrase/positive" in json.loads(ask("plugin/histograms/tags"))["."]
@@ -57,11 +61,11 @@ def test_scalars_histograms_and_layout(ask):
 def test_pictures_decode(ask):
     tags = json.loads(ask("plugin/images/tags"))["."]
     assert {tag.partition("/")[0] for tag in tags} == {
-        "attention", "boxes", "similarity within a picture", "similarity of all", "gallery", "targets", "embeddings",
+        "attention", "boxes", "similarity within an image", "similarity of all", "gallery", "targets", "embeddings",
     }  # fmt: skip
     for tag in tags:
         entries = json.loads(ask(f"plugin/images/images?run=.&sample=0&tag={quote(tag)}"))
-        assert [entry["step"] for entry in entries] == [3]
+        assert [entry["step"] for entry in entries] == [0, 3]
         with Image.open(io.BytesIO(ask(f"plugin/images/individualImage?{entries[0]['query']}"))) as picture:
             picture.load()
             assert min(picture.size) > 150
@@ -72,5 +76,9 @@ def test_projector_and_hyper_parameters(ask):
     config = json.loads(ask(f"plugin/projector/info?run={quote(run)}"))
     assert config["embeddings"][0]["tensorShape"][1] == 16
     experiment = json.loads(ask("plugin/hparams/experiment", {"experimentName": ""}))
-    assert "beta" in {one["name"] for one in experiment["hparamInfos"]}
-    assert "final/val/caption/text_to_image/R@1" in {one["name"]["tag"] for one in experiment["metricInfos"]}
+    names = [one["name"] for one in experiment["hparamInfos"]]
+    assert set(names[:4]) == {"method", "objective", "beta", "optim/lr"}  # before all others, which follow by name
+    (session,) = json.loads(ask("plugin/hparams/session_groups", ALL))["sessionGroups"]
+    assert session["hparams"]["method"] == "BetaClip"
+    told = {one["name"]["tag"]: one["value"] for one in session["metricValues"]}
+    assert set(told) >= {"val/caption/text_to_image/R@1", "val/sentence/image_to_text/R@1", "train/loss"}
