@@ -10,17 +10,17 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rich.console import Group
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
 from datamodules.atomic_write import write_text
 
 COUNTS = ("queries", "questions", "boxes", "pictures", "phrases")
-COLUMNS = 6  # of a table in the terminal
-LABEL = 26  # letters of a row's name that stay in a line
+FRAME = 3  # characters around a cell there
 FRACTION = re.compile(r"(strict_)?R@\d+|(class_mean_)?top\d+|(\w+_)?accuracy|chance|ties|mean_IoU")
 
 
@@ -44,28 +44,58 @@ def sections(numbers: Mapping[str, float]) -> list[Section]:
     return [Section(tuple(c.replace("_", " ") for c in columns), lines) for columns, lines in tables.items()]
 
 
-def narrow(section: Section) -> list[Section]:
-    """The same columns in several tables, so that each fits a terminal."""
-    starts = range(0, len(section.columns), COLUMNS)
+def narrow(section: Section, width: int) -> list[Section]:
+    """The same columns in as many tables as it takes for each to fit ``width`` characters, every cell whole."""
+    room = width - 1 - FRAME - _label_room(section, width)
+    parts: list[list[int]] = []
+    left = 0
+    for number, column in enumerate(section.columns, 1):
+        wide = FRAME + max(cell_len(cell) for cell in (column, *(row[number] for row in section.rows)))
+        if wide > left or not parts:
+            parts.append([])
+            left = room
+        parts[-1].append(number)
+        left -= wide
     return [
-        Section(section.columns[s : s + COLUMNS], [(row[0], *row[1 + s : 1 + s + COLUMNS]) for row in section.rows])
-        for s in starts
+        Section(
+            tuple(section.columns[number - 1] for number in part),
+            [(row[0], *(row[number] for number in part)) for row in section.rows],
+        )
+        for part in parts
     ]
 
 
-def table(numbers: Mapping[str, float], title: str | None = None) -> Group:
+def _label_room(section: Section, width: int) -> int:
+    """Characters for the rows' names: of long ones a third of the width, but every word of theirs whole."""
+    names = [row[0] for row in section.rows]
+    longest = max(cell_len(name) for name in names)
+    word = max((cell_len(word) for name in names for word in name.split()), default=0)
+    return min(longest, max(width // 3, word))
+
+
+class Tables:
+    """Sections for the terminal, as wide as it is: what does not fit beside goes below, in a table of its own."""
+
+    def __init__(self, whole: Sequence[Section], title: str | None = None) -> None:
+        self.whole, self.title = whole, title
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        title = self.title
+        for section in self.whole:
+            for part in narrow(section, options.max_width):
+                drawn = Table(title=title, title_justify="left")
+                drawn.add_column("", overflow="fold", min_width=_label_room(part, options.max_width))
+                for column in part.columns:
+                    drawn.add_column(column, justify="right", overflow="fold")
+                for row in part.rows:
+                    drawn.add_row(*row)
+                yield drawn
+                title = None
+
+
+def table(numbers: Mapping[str, float], title: str | None = None) -> Tables:
     """For the terminal: ``rich.print(table(numbers))``."""
-    tables = []
-    for i, section in enumerate(part for whole in sections(numbers) for part in narrow(whole)):
-        drawn = Table(title=title if i == 0 else None, title_justify="left")
-        longest = max(len(row[0]) for row in section.rows)
-        drawn.add_column("", overflow="fold", min_width=min(longest, LABEL))
-        for column in section.columns:
-            drawn.add_column(column, justify="right")
-        for row in section.rows:
-            drawn.add_row(*row)
-        tables.append(drawn)
-    return Group(*tables)
+    return Tables(sections(numbers), title)
 
 
 def markdown(numbers: Mapping[str, float]) -> str:

@@ -27,16 +27,21 @@ class EncoderModel:
         self.image_size = encoder.config.image_size
         self.context_length = encoder.config.context_length
         self._tokenizer = Tokenizer(self.context_length)
-        self._digest = ""
+        self._weights = ""
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the sizes, the weights and the kind of device, whose rounding differs; computed once."""
-        self._digest = self._digest or self._sha256()
-        return self._digest
+        """SHA-256 of ``weights`` and the kind of device, whose rounding differs."""
+        return hashlib.sha256(f"{self.weights} {self.device.type}".encode()).hexdigest()
+
+    @property
+    def weights(self) -> str:
+        """SHA-256 of the sizes and the weights; computed once."""
+        self._weights = self._weights or self._sha256()
+        return self._weights
 
     def _sha256(self) -> str:
-        found = hashlib.sha256(f"{self.encoder.config} {self.device.type}".encode())
+        found = hashlib.sha256(str(self.encoder.config).encode())
         for name, weight in self.encoder.state_dict().items():
             raw = weight.detach().cpu().contiguous().flatten().view(torch.uint8)
             found.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())

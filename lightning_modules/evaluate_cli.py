@@ -34,6 +34,7 @@ from lightning_modules.complaints import fail
 from lightning_modules.encoder_model import EncoderModel
 from lightning_modules.evaluate_files import Evaluation, Folder, compare
 from lightning_modules.export_cli import encoder_of, read
+from lightning_modules.model_names import model_names
 from lightning_modules.networks import DualEncoder, TextConditionedPooling
 from lightning_modules.provenance import KEY, commit
 
@@ -76,15 +77,19 @@ def evaluate(
     run: Run,
     device: torch.device,
     keep: Callable[[Evaluation], None] | None = None,
+    name: str | None = None,
 ) -> Evaluation:
     """Run the benchmarks one after the other; ``keep`` is called after each, so that none is lost. Collective.
+
+    ``name`` is what the model is called in tables; None: by its run's folder and file.
 
     Raises:
         ValueError, FileNotFoundError: the model, a file or a picture is at fault; the message says which.
     """
     model, words = load_model(source, device)
     settings = {"model": words | {"sha256": model.digest}, "version": version("grainclip"), "commit": commit()}
-    found = Evaluation(source, settings | {"batch_size": run.batch_size, "benchmarks": {}}, {})
+    settings |= {"batch_size": run.batch_size, "benchmarks": {}}
+    found = Evaluation(source, name or model_names([source])[0], settings, {})
     for one in benchmarks:
         result = one(model, run)
         if twice := sorted(result.numbers.keys() & found.numbers.keys()):
@@ -108,7 +113,8 @@ def run(given: Namespace) -> int:
         device = wanted_device(given.device)
         if given.items:
             parquet()
-        out = Folder(given.out, len(given.model), given.items, given.bootstrap, given.tensorboard)
+        called = model_names(given.model)
+        out = Folder(given.out, called, given.items, given.bootstrap, given.tensorboard)
         with Ranks(device):
             settings = Run(
                 given.root,
@@ -120,8 +126,8 @@ def run(given: Namespace) -> int:
                 next((wording for wording in WORDINGS if wording.__name__ == given.captions), None),
             )
             found = [
-                evaluate(source, wanted, settings, device, out.writer(number, source))
-                for number, source in enumerate(given.model)
+                evaluate(source, wanted, settings, device, out.writer(name), name)
+                for source, name in zip(given.model, called, strict=True)
             ]
             if rank() == 0:
                 _show(found, out, given.bootstrap)
@@ -133,11 +139,11 @@ def run(given: Namespace) -> int:
 def _show(found: list[Evaluation], out: Folder, draws: int) -> None:
     console = Console()
     for one in found:
-        console.print(table(one.numbers, title=one.source))
-    for number, other in enumerate(found[1:], 2):
+        console.print(table(one.numbers, title=one.name))
+    for other in found[1:]:
         comparison = compare(found[0], other, draws)
         console.print(comparison.table())
-        out.write_comparison(comparison, number)
+        out.write_comparison(comparison)
 
 
 class Ranks:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.table import Table
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from datamodules.atomic_write import write_text
 from eval.benchmark import Result
 from eval.compare import Difference, differences, intervals
 from eval.item_files import write_items
-from eval.report import latex, markdown, write_json
+from eval.report import Section, Tables, latex, markdown, write_json
 from eval.retention import retention
+from lightning_modules.output_paths import make_folder, make_room
 
 logger = logging.getLogger("grainclip")
 HEAD = ("number", "first", "second", "difference", "95 % interval", "p")
@@ -25,6 +25,7 @@ class Evaluation(NamedTuple):
     """What one model has scored so far."""
 
     source: str
+    name: str  # of the model, short and fit for a folder
     settings: dict[str, Any]
     results: dict[str, Result]
 
@@ -55,16 +56,12 @@ class Comparison(NamedTuple):
     @property
     def title(self) -> str:
         """Whose numbers they are."""
-        return f"{self.second.source} beside {self.first.source}, in percent"
+        return f"{self.second.name} beside {self.first.name}, in percent"
 
-    def table(self) -> Table:
+    def table(self) -> Tables:
         """For the terminal."""
-        drawn = Table(title=self.title, title_justify="left")
-        for column in HEAD:
-            drawn.add_column(column, justify="left" if column == "number" else "right", overflow="fold")
-        for row in self.rows():
-            drawn.add_row(*row)
-        return drawn
+        rows = [(name.replace("/", " · ").replace("_", " "), *cells) for name, *cells in self.rows()]
+        return Tables([Section(HEAD[1:], rows)] if rows else [], self.title)
 
 
 def compare(first: Evaluation, second: Evaluation, draws: int) -> Comparison:
@@ -86,27 +83,33 @@ class Folder:
 
     Args:
         out: a folder, made where it is missing; or a ``.json`` file for numbers and settings alone; or None.
-        models: how many models are evaluated; each of several has a folder of its own.
+        names: of the models that are evaluated; each of several has a folder called so.
         items: whether Parquet files are written.
         draws: of the bootstrap, for intervals in the JSON; 0 for none.
         tensorboard: folder for scalars, or None.
     """
 
-    def __init__(self, out: Path | None, models: int, items: bool, draws: int, tensorboard: Path | None) -> None:
-        if out is not None and not out.absolute().parent.is_dir():
-            raise FileNotFoundError(f"--out must lie in a folder that exists, got {out}")
+    def __init__(
+        self, out: Path | None, names: Sequence[str], items: bool, draws: int, tensorboard: Path | None
+    ) -> None:
         self.file = out is not None and out.suffix == ".json"
-        if self.file and models > 1:
+        if self.file and len(names) > 1:
             raise ValueError(f"--out must be a folder where several models are compared, got {out}")
         if items and (out is None or self.file):
             raise ValueError(f"--items writes into the folder --out, got {out}")
         if draws < 0:
             raise ValueError(f"--bootstrap must be at least 0, got {draws}")
-        self.out, self.models, self.items, self.draws, self.tensorboard = out, models, items, draws, tensorboard
+        if self.file and out is not None:
+            make_room(out, "--out")
+        elif out is not None:
+            make_folder(out, "--out")
+        if tensorboard is not None:
+            make_folder(tensorboard, "--tensorboard")
+        self.out, self.names, self.items, self.draws, self.tensorboard = out, names, items, draws, tensorboard
 
-    def writer(self, number: int, source: str) -> Callable[[Evaluation], None]:
-        """What writes the files of model ``number``, anew after each benchmark."""
-        own = f"{number + 1}_{re.sub(r'[^0-9A-Za-z._-]+', '_', source)[-60:]}" if self.models > 1 else ""
+    def writer(self, name: str) -> Callable[[Evaluation], None]:
+        """A function that writes the files of the model called ``name``, anew after each benchmark."""
+        own = name if len(self.names) > 1 else ""
 
         def write(found: Evaluation) -> None:
             numbers = found.numbers
@@ -121,29 +124,29 @@ class Folder:
             folder = self.out / own
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / "results.json", numbers, said)
-            (folder / "results.md").write_text(markdown(numbers), encoding="utf-8")
-            (folder / "results.tex").write_text(latex(numbers), encoding="utf-8")
+            write_text(folder / "results.md", markdown(numbers))
+            write_text(folder / "results.tex", latex(numbers))
             if self.items:
                 last = list(found.results.values())[-1]
                 write_items(folder / "items", last.items)
 
         return write
 
-    def write_comparison(self, comparison: Comparison, number: int) -> None:
-        """``comparison_N.json`` and ``.md`` in the folder, N the second model's ``number``."""
+    def write_comparison(self, comparison: Comparison) -> None:
+        """Write ``comparison_SECOND_with_FIRST.json`` and ``.md`` into the folder, by the models' names."""
         if self.out is None:
             return
-        self.out.mkdir(exist_ok=True)
+        file = f"comparison_{comparison.second.name}_with_{comparison.first.name}"
         numbers = {
             f"{name}/{part}": value
             for name, difference in comparison.differences.items()
             for part, value in difference._asdict().items()
         }
         said = {"first": comparison.first.source, "second": comparison.second.source}
-        write_json(self.out / f"comparison_{number}.json", numbers | comparison.retention, said)
+        write_json(self.out / f"{file}.json", numbers | comparison.retention, said)
         lines = [HEAD, ("---", *["---:"] * (len(HEAD) - 1)), *comparison.rows()]
         text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        (self.out / f"comparison_{number}.md").write_text(f"{comparison.title}\n\n{text}\n", encoding="utf-8")
+        write_text(self.out / f"{file}.md", f"{comparison.title}\n\n{text}\n")
 
     def _intervals(self, results: Mapping[str, Result]) -> dict[str, list[float]]:
         return {

@@ -7,14 +7,11 @@ share the work.
 
 from __future__ import annotations
 
-import json
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float
 from torch import Tensor
 
 from datamodules.shards import find_shards
@@ -28,6 +25,9 @@ from eval.shard_samples import Stored, stored
 from lightning_modules.complaints import fail
 from lightning_modules.encoder_model import EncoderModel
 from lightning_modules.evaluate_cli import Ranks, load_model, progress, wanted_device
+from lightning_modules.output_paths import make_folder
+from lightning_modules.parsers import KINDS
+from lightning_modules.predict_folder import check, note_of, write, write_note
 
 
 def predict(model: EncoderModel, run: Run, samples: Sequence[Stored], kind: str) -> tuple[list[dict[str, str]], Tensor]:
@@ -51,6 +51,7 @@ def run(given: Namespace) -> int:
     try:
         if given.format == "parquet":
             parquet()
+        make_folder(given.out, "--out")
         device = wanted_device(given.device)
         samples = list(stored(find_shards(given.shards)))
         model = load_model(given.model, device)[0]
@@ -58,25 +59,14 @@ def run(given: Namespace) -> int:
         with Ranks(device):
             cache = None if given.cache is None else Cache(given.cache)
             settings = Run(Path(), given.batch_size, track=progress, cache=cache, fit=fit)
+            note = note_of(given.model, model.weights, samples, (fit or centre_crop).__name__)
+            check(given.out, note, KINDS)
             for kind in given.kinds:
                 rows, vectors = predict(model, settings, samples, kind)
                 if rank() == 0:
-                    _write(given.out, kind, rows, vectors, given.format)
+                    write_note(given.out, note)
+                    write(given.out, kind, rows, vectors, given.format)
                     sys.stdout.write(f"{given.out / kind}.{given.format}: {list(vectors.shape)}\n")
     except (ValueError, OSError) as error:
         fail(str(error))
     return 0
-
-
-def _write(folder: Path, kind: str, rows: list[dict[str, str]], vectors: Float[Tensor, "N D"], format: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if format == "npy":
-        np.save(folder / f"{kind}.npy", vectors.numpy())
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (folder / f"{kind}.jsonl").write_text(lines, encoding="utf-8")
-        return
-    arrow, writer = parquet()
-    flat = arrow.array(vectors.numpy().ravel())
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    columns["embedding"] = arrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-    writer.write_table(arrow.table(columns), folder / f"{kind}.parquet")

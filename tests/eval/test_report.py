@@ -74,22 +74,37 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert path.read_text() == "old"
 
 
-def test_many_columns_make_several_tables_in_the_terminal(capsys):
-    from rich.console import Console
+WIDE = {
+    f"{data}/text_to_image/{name}": share
+    for data in ("docci", "a_benchmark_with_a_name_that_is_long/and_a_part_of_it")
+    for name, share in [*((f"R@{k}", k / 100) for k in (1, 5, 10, 25, 50)), ("strict_R@1", 0.5),
+                        ("median_rank", 12345.0), ("mean_rank_of_11", 3.25), ("chance", 0.5), ("ties", 0.0),
+                        ("queries", 100000.0)]
+}  # fmt: skip
 
-    numbers = {f"docci/text_to_image/R@{k}": k / 100 for k in (1, 5, 10, 25, 50)}
-    numbers |= {f"docci/text_to_image/{name}": 0.5 for name in ("strict_R@1", "chance", "ties")}
-    Console(width=80).print(table(numbers))
-    shown = capsys.readouterr().out
-    assert shown.count("docci · text to image") == 2
-    assert all(f"{k}.0%" in shown for k in (1, 5, 10, 25, 50))
+
+@pytest.mark.parametrize("width", [40, 80, 130, 200])
+def test_tables_fit_the_terminal_and_lose_nothing(width):
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(table(WIDE, title="a model"))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= width
+    assert all(line[-1] in "┓┃┩┡│┘" for line in lines if line[0] in "┏┃┡│└")  # the frame's right side is there
+    shown = " ".join("".join(cell if cell.isprintable() else " " for cell in "\n".join(lines)).split())
+    for piece in (*(f"R@{k} " for k in (1, 5, 10, 25, 50)), "strict R@1", "median rank", "mean rank of 11", "chance",
+                  "ties", "queries", "1.234e+04", "100000", "3.25", "50.0%", "docci · text to image"):  # fmt: skip
+        assert piece in shown, piece
     assert "…" not in shown
-    assert markdown(numbers).count("docci") == 1
+    assert [line.strip() for line in lines].count("a model") == 1
+    tables = sum(line.startswith("┏") for line in lines)
+    assert (tables == 1) == (width == 200)
 
 
-def test_a_wide_table_is_shown_in_parts_with_every_cell():
-    found = narrow(Section(tuple("abcdefgh"), [("one", *"12345678"), ("two", *"ABCDEFGH")]))
-    assert found == [
+def test_as_few_tables_as_fit():
+    whole = Section(tuple("abcdefgh"), [("one", *"12345678"), ("two", *"ABCDEFGH")])
+    assert narrow(whole, 200) == [whole]
+    assert narrow(whole, 4 + 3 + 6 * 4) == [
         Section(tuple("abcdef"), [("one", *"123456"), ("two", *"ABCDEF")]),
         Section(tuple("gh"), [("one", *"78"), ("two", *"GH")]),
     ]
+    assert [part.columns for part in narrow(whole, 1)] == [(letter,) for letter in "abcdefgh"]

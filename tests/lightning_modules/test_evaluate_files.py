@@ -86,22 +86,27 @@ def test_without_pyarrow_it_says_so_before_the_work(models, root, tmp_path, monk
 def test_several_models_are_compared_with_the_first(models, root, tmp_path, capsys):
     out = tmp_path / "out"
     assert evaluate([*models, models[0]], root, "coco_val2017,flickr30k", "--out", out) == 0
-    names = sorted(file.name for file in out.iterdir())
-    assert [name for name in names if name.startswith("comparison")] == [
-        *("comparison_2.json", "comparison_2.md", "comparison_3.json", "comparison_3.md")
-    ]
-    folders = [name for name in names if name[1] == "_"]
+    names = {file.name for file in out.iterdir()}
+    folders = [models[0].name, models[1].name, f"{models[0].name}-2"]
+    compared = [f"comparison_{other}_with_{folders[0]}" for other in folders[1:]]
+    assert names == {*folders, *(f"{one}.{kind}" for one in compared for kind in ("json", "md"))}
     first, second = (json.loads((out / name / "results.json").read_text())["numbers"] for name in folders[:2])
-    found = json.loads((out / "comparison_2.json").read_text())["numbers"]
+    found = json.loads((out / f"{compared[0]}.json").read_text())["numbers"]
     name = "coco_val2017/text_to_image/R@5"
     assert found[f"{name}/size"] == pytest.approx(second[name] - first[name])
     assert found[f"{name}/low"] <= found[f"{name}/size"] <= found[f"{name}/high"]
-    same = json.loads((out / "comparison_3.json").read_text())["numbers"]
+    same = json.loads((out / f"{compared[1]}.json").read_text())["numbers"]
     assert (same[f"{name}/size"], same[f"{name}/p"], same["retention"]) == (0.0, 1.0, 1.0)
     shown = capsys.readouterr().out
-    assert "beside" in shown
+    assert f"{folders[1]} beside {folders[0]}, in percent" in shown
     assert "…" not in shown  # a name goes on in the next line rather than lose its end
-    assert "| retention | 100.00 |" in (out / "comparison_3.md").read_text()
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= 80  # a pipe is as wide as the narrowest terminals
+    assert all(line[-1] in "┓┃┩┡│┘" for line in lines if line[:1] in "┏┃┡│└" and line)
+    for column in ("first", "second", "difference", "95 % interval", "strict R@1", "median rank", "ties", "queries"):
+        assert column in shown
+    assert str(models[0].parent) not in shown
+    assert "| retention | 100.00 |" in (out / f"{compared[1]}.md").read_text()
 
 
 def test_embeddings_are_taken_from_the_cache(models, root, tmp_path):
@@ -128,7 +133,7 @@ def test_other_fits_and_wordings_stand_in_the_settings(models, root, tmp_path):
     [
         (("--items",), "--items writes into the folder --out, got None"),
         (("--out", "a.json", "--model", "b"), "--out must be a folder where several models are compared, got a.json"),
-        (("--bootstrap", "-1"), "--bootstrap must be at least 0, got -1"),
+        (("--bootstrap", "-1"), "--bootstrap must be a whole number of at least 0"),
     ],
 )
 def test_refusals(models, root, more, message, capsys, monkeypatch, tmp_path):

@@ -64,6 +64,55 @@ def test_rows_are_the_model_s_vectors_in_the_shards_order(model, tmp_path, capsy
     np.testing.assert_allclose(rows["image"][3], encoder.encode_image(square[None]).image[0], atol=1e-6)
 
 
+def test_a_folder_holds_the_embeddings_of_one_model(model, tmp_path, capsys):
+    shards, out = tmp_path / "shards", tmp_path / "out"
+    write_shards(shards, 4, 1)
+    torch.manual_seed(1)
+    DualEncoder(TINY).save_pretrained(tmp_path / "other model")
+    assert predict(model, shards, out) == 0
+    capsys.readouterr()
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    assert set(before) == {"image.npy", "image.jsonl", "caption.npy", "caption.jsonl", "embeddings.json"}
+    write_shards(tmp_path / "other shards", 3, 1)
+    for other, message in (
+        ((tmp_path / "other model", shards, out), f"holds embeddings of another model, {model}: choose another folder"),
+        ((model, tmp_path / "other shards", out), "holds embeddings of other samples"),
+        ((model, shards, out, "--fit", "squash"), "holds embeddings of --fit centre_crop"),
+    ):
+        with pytest.raises(SystemExit):
+            predict(*other)
+        told = capsys.readouterr()
+        assert f"--out {out} {message}" in told.err
+        assert told.out == ""  # before the work
+        assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    assert predict(model, shards, out, "--kinds", "sentence") == 0  # of the same model more may come
+    assert (out / "sentence.npy").is_file()
+    assert (out / "image.npy").read_bytes() == before["image.npy"]
+
+
+def test_files_of_which_nothing_is_known_stay(model, tmp_path, capsys):
+    write_shards(tmp_path / "shards", 2, 1)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sentence.npy").write_bytes(b"mine")
+    with pytest.raises(SystemExit):
+        predict(model, tmp_path / "shards", tmp_path / "out")
+    assert "holds sentence.npy, and no embeddings.json says of which model" in capsys.readouterr().err
+    (tmp_path / "out" / "embeddings.json").write_text("[]")
+    with pytest.raises(SystemExit):
+        predict(model, tmp_path / "shards", tmp_path / "out")
+    assert "embeddings.json is damaged" in capsys.readouterr().err
+    assert (tmp_path / "out" / "sentence.npy").read_bytes() == b"mine"
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lightning_modules.predict_cli.load_model", lambda *_: 1 / 0)
+    with pytest.raises(SystemExit):
+        predict(model, tmp_path / "shards", "/dev/null/out")
+    assert (
+        "--out must be a folder that can be written to, got /dev/null/out: Not a directory" in capsys.readouterr().err
+    )
+
+
 def test_parquet(model, tmp_path):
     pytest.importorskip("pyarrow")
     write_shards(tmp_path / "shards", 3, 1)
