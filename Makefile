@@ -83,7 +83,7 @@ bench-gpu: setup ## measure whole steps of ViT-B/16 and L/14 on the GPU, compile
 study: setup ## the methods' claims in miniature (hours on two cores; goes on where it stopped); STUDIES=mulclip for one
 	$(BIN)/python tests/study/run.py $(STUDIES)
 
-mutation: setup ## plant faults in losses/ and eval/ and see whether the tests notice (a quarter of an hour)
+mutation: setup ## plant faults in the packages and see whether the tests notice (some hours; an idle machine)
 	$(BIN)/python tests/mutation/run.py
 
 clean: ## remove caches and build products; .venv and runs/ stay

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def process_name() -> str:
+    """This process, by host and number: a draft that bears it meets no other one, also on a disk that hosts share."""
+    return f"{socket.gethostname()}.{os.getpid()}"
 
 
 @contextmanager
@@ -18,7 +24,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: where the draft cannot be written or renamed; it names ``path``.
     """
     target = Path(path)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.writing")
+    draft = target.with_name(f".{target.name}.{process_name()}.writing")
     try:
         draft.touch()
         mode = draft.stat().st_mode & 0o777  # as the umask has it; some libraries write their files for the owner alone

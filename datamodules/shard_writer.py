@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from datamodules.atomic_write import process_name
 from datamodules.disk_errors import named_disk_errors
 from datamodules.sample import SCHEMA_VERSION, Sample, SampleError
 
@@ -162,7 +163,7 @@ def _checked(sample: Sample) -> dict[str, Any]:
 
 def write_whole(path: Path, text: str) -> None:
     """Write ``text`` to ``path``, whole or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{process_name()}.partial")
     try:
         with named_disk_errors(path):
             partial.write_text(text)

@@ -21,6 +21,7 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from datamodules.atomic_write import process_name
 from datamodules.disk_errors import named_disk_errors
 from datamodules.sample import IMAGE_EXTENSIONS, SampleError
 from datamodules.tar_members import IMAGE, Entry, group_members
@@ -134,7 +135,7 @@ def write_index(tar: Path) -> TarIndex:
     with tar.open("rb") as file:
         index = scan(file)
         stamp = _stamp(file, index)
-    partial = index_path(tar).with_name(index_path(tar).name + f".{os.getpid()}.partial")
+    partial = index_path(tar).with_name(index_path(tar).name + f".{process_name()}.partial")
     try:
         with named_disk_errors(index_path(tar)), partial.open("wb") as out:
             np.savez(

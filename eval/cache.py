@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from datamodules.atomic_write import atomic_write, write_text
 from eval.gather import gather_names, rank
 
 
@@ -56,10 +56,9 @@ class Cache:
             return _read(file, count)
         rows = compute()
         if rank() == 0:
-            _write(self.folder / f"{name}.json", json.dumps(dict(what), indent=2).encode())
-            draft = self.folder / f".{name}.{os.getpid()}.npy"
-            np.save(draft, rows.numpy())
-            draft.replace(file)
+            write_text(self.folder / f"{name}.json", json.dumps(dict(what), indent=2))
+            with atomic_write(file) as draft, draft.open("wb") as out:
+                np.save(out, rows.numpy())
         return rows
 
 
@@ -71,9 +70,3 @@ def _read(file: Path, count: int) -> Float[Tensor, "N D"]:
     if rows.ndim != 2 or len(rows) != count:
         raise ValueError(f"the cached embeddings {file} must be {count} rows, got shape {list(rows.shape)}; delete it")
     return rows
-
-
-def _write(file: Path, data: bytes) -> None:
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_bytes(data)
-    draft.replace(file)

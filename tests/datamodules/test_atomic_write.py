@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 from contextlib import contextmanager
 
 import pytest
@@ -41,6 +42,16 @@ def test_the_mode_follows_the_umask_whatever_a_library_gave_it(tmp_path, mask):
     finally:
         os.umask(before)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_two_hosts_on_one_disk_have_drafts_of_their_own(tmp_path, monkeypatch):
+    """Process numbers alone may meet."""
+    drafts = []
+    for host in ("node1", "node2"):
+        monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
+        with atomic_write(tmp_path / "a") as draft:
+            drafts.append(draft)
+    assert drafts[0] != drafts[1]
 
 
 def test_a_folder_that_is_missing_is_told(tmp_path):

@@ -166,7 +166,7 @@ def test_the_command(tmp_path, capsys):
     for words, message in [
         ([str(tmp_path)], "train-000.tar is not a whole tar"),
         (["s3://bucket/a.tar"], "only local shards"),
-        ([str(tmp_path), "--processes", "0"], "--processes must be at least 1"),
+        ([str(tmp_path), "--processes", "0"], "--processes must be a whole number of at least 1"),
     ]:
         with pytest.raises(SystemExit) as stopped:
             main(["index", *words])

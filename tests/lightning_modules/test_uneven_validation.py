@@ -81,17 +81,3 @@ def test_ranks_with_other_numbers_of_batches_do_not_hang(shards):
             for name in alone.keys() - losses:  # losses compare the images of one batch, and batches differ
                 assert found[name] == pytest.approx(alone[name], abs=1e-6), (case, name)
     assert [numbers["skipped"] for numbers in wanted] == [0, 0, 1, 1] * 4
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("remote", [False, True])
-def test_shards_that_count_from_zero_each_are_not_merged(tmp_path, remote):
-    """Two shards of 20 different samples, keys 000000 to 000019 in both."""
-    folders = [tmp_path / name for name in "ab"]
-    for n, folder in enumerate(folders):
-        folder.mkdir()
-        write_tar(folder / "val.tar", (make_sample(20 * n + i, key=f"{i:06d}") for i in range(20)))
-    shards = [f"{'file:' if remote else ''}{folder / 'val.tar'}" for folder in folders]
-    found = validate("beta_clip", shards, 1)
-    assert found["val/caption/image_to_text/queries"] == 40
-    assert found["val/caption/text_to_image/queries"] == 40

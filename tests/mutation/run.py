@@ -1,8 +1,10 @@
-"""``make mutation``: would the tests notice if ``losses/`` and ``eval/`` were wrong?
+"""``make mutation``: would the tests notice if a package were wrong?
 
 Draws faults at random, plants each in a process of its own, and runs the package's tests there until one fails. Those
-that no test notices are listed; some change nothing that can be seen. Left out: ``eval/drawing``, whose numbers are
-places on paper, and tests on several ranks, whose processes would not see the fault; so is what only they test.
+that no test notices are listed; some change nothing that can be seen, and ``tests/mutation/survivors.md`` says which.
+Left out: ``eval/drawing``, whose numbers are places on paper, and tests on several ranks, whose processes would not see
+the fault; so is what only they test. Of ``datamodules`` it is what decides which sample comes when, and what a batch
+holds.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ import argparse
 import ast
 import importlib
 import json
+import math
 import os
 import random
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import SourceFileLoader
 from importlib.util import spec_from_file_location
@@ -30,7 +34,22 @@ sys.path.insert(0, str(ROOT))
 
 from tests.mutation.mutants import Mutant, count, mutant  # noqa: E402
 
-PACKAGES = ("losses", "eval")
+ORDER = "order mixture indexed shard_sequence stream fetch transfer loader skips progress global_batch reading"
+BATCH = "collate sampling crops"
+PACKAGES = {  # where faults are planted
+    "losses": ("losses",),
+    "eval": ("eval",),
+    "datamodules": tuple(f"datamodules/{name}.py" for name in f"{ORDER} {BATCH}".split()),
+}
+CHECKED_BY = "bad_samples collate crops even_passes indexed mixture order sampling storage stored_tokens stream"
+TESTS = {  # what their path begins with
+    "losses": ("losses/",),
+    "eval": ("eval/", "lightning_modules/test_evaluate"),
+    "datamodules": (
+        *(f"datamodules/test_{name}.py" for name in CHECKED_BY.split()),
+        *(f"lightning_modules/test_{name}.py" for name in ("sample_identity", "elastic", "fit")),
+    ),
+}
 LEFT_OUT = ("eval/drawing", "eval/gather.py", "losses/gather.py")
 SLOW_IMPORTS = (
     "pytest",
@@ -41,14 +60,18 @@ SLOW_IMPORTS = (
     "matplotlib.figure",
     "timm",
 )
-LIMIT = 300  # seconds after which a fault counts as noticed: it made something endless
+LIMIT = 300  # seconds, or four times what the tests take: a fault that lasts longer made something endless: noticed
 
 
-def drawn(number: int, seed: int) -> list[tuple[Path, Mutant]]:
+def drawn(packages: Sequence[str], number: int, seed: int) -> list[tuple[Path, Mutant]]:
     """So many faults of each package."""
     chance, found = random.Random(seed), []
-    for package in PACKAGES:
-        files = [f for f in sorted((ROOT / package).rglob("*.py")) if not str(f.relative_to(ROOT)).startswith(LEFT_OUT)]
+    for package in packages:
+        files = [
+            file for file in sorted((ROOT / package).rglob("*.py"))
+            if str(file.relative_to(ROOT)).startswith(PACKAGES[package])
+            and not str(file.relative_to(ROOT)).startswith(LEFT_OUT)
+        ]  # fmt: skip
         places = [(file, n) for file in files for n in range(count(file.read_text("utf-8")))]
         chosen = sorted(chance.sample(places, min(number, len(places))))
         found += [(file, mutant(file.read_text("utf-8"), n)) for file, n in chosen]
@@ -57,12 +80,10 @@ def drawn(number: int, seed: int) -> list[tuple[Path, Mutant]]:
 
 def tests_of(file: Path) -> list[str]:
     """The files that may notice a fault in ``file``, its own first."""
-    package = file.relative_to(ROOT).parts[0]
-    files = sorted((ROOT / "tests" / package).rglob("test_*.py"))
-    if package == "eval":
-        files += sorted((ROOT / "tests" / "lightning_modules").glob("test_evaluate*.py"))
+    package, tests = file.relative_to(ROOT).parts[0], ROOT / "tests"
+    files = [one for one in sorted(tests.rglob("test_*.py")) if str(one.relative_to(tests)).startswith(TESTS[package])]
     files = [one for one in files if "run_on_ranks" not in one.read_text("utf-8")]
-    return [str(one) for one in sorted(files, key=lambda one: file.stem not in one.stem)]
+    return [str(one) for one in sorted(files, key=lambda one: (file.stem not in one.stem, package not in one.parts))]
 
 
 class _Planted(MetaPathFinder, SourceFileLoader):
@@ -80,14 +101,14 @@ class _Planted(MetaPathFinder, SourceFileLoader):
         return compile(self.tree, self.path, "exec")
 
 
-def noticed(file: Path, tree: ast.Module | None) -> bool:
-    """Whether a test fails with this fault; ``None``: with no fault at all."""
+def noticed(file: Path, tree: ast.Module | None, limit: float = 4 * LIMIT) -> bool:
+    """Whether a test fails with this fault, or runs beyond the limit; ``None``: with no fault at all."""
     child = os.fork()
     if child == 0:
         quiet = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(quiet, stream)
-        signal.alarm(LIMIT)
+        signal.alarm(math.ceil(limit))
         if tree is not None:
             sys.meta_path.insert(0, _Planted(file, tree))
         import pytest
@@ -99,6 +120,7 @@ def noticed(file: Path, tree: ast.Module | None) -> bool:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--packages", nargs="+", choices=PACKAGES, default=list(PACKAGES), help="default: all")
     parser.add_argument("--count", type=int, default=50, help="faults of each package (default: 50)")
     parser.add_argument("--seed", type=int, default=0, help="which ones (default: 0)")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "mutation.json", help="file (default: runs/...)")
@@ -108,17 +130,20 @@ def main() -> None:
     for name in SLOW_IMPORTS:  # once, before processes are forked
         importlib.import_module(name)
     results: list[dict[str, Any]] = []
-    for package in PACKAGES:
+    limits = {}
+    for package in given.packages:
+        start = time.perf_counter()
         if noticed(ROOT / package / "__init__.py", None):
             sys.exit(f"the tests of {package} fail as it stands")
-    for file, fault in (faults := drawn(given.count, given.seed)):
+        limits[package] = max(LIMIT, 4 * (time.perf_counter() - start))
+    for file, fault in (faults := drawn(given.packages, given.count, given.seed)):
         start = time.perf_counter()
-        caught = noticed(file, fault.tree)
+        caught = noticed(file, fault.tree, limits[file.relative_to(ROOT).parts[0]])
         place = f"{file.relative_to(ROOT)}:{fault.line}"
         results.append({"place": place, "before": fault.before, "after": fault.after, "noticed": caught})
         print(f"{len(results)}/{len(faults)}  {'noticed' if caught else 'MISSED'}  {place}  {fault.before}  ->  "
               f"{fault.after}  ({time.perf_counter() - start:.0f} s)", flush=True)  # fmt: skip
-    for package in PACKAGES:
+    for package in given.packages:
         own = [one["noticed"] for one in results if one["place"].startswith(package)]
         print(f"{package}: {sum(own)} of {len(own)} noticed, {sum(own) / len(own):.0%}")
     given.out.parent.mkdir(parents=True, exist_ok=True)
