@@ -24,6 +24,7 @@ from rich.text import Text
 from datamodules.image_decoding import UNREADABLE, as_rgb, draft, open_image, upright_size
 from datamodules.indexed import TarReader
 from datamodules.sample import Phrase, Region, Sample, SampleError
+from datamodules.terminal_text import printable
 
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#000075", "#f032e6")
 PAGE_SIDE, TERMINAL_COLUMNS = 640, 48  # pixels, characters
@@ -97,12 +98,24 @@ rect {{ fill: none; stroke-width: 2; vector-effect: non-scaling-stroke }} rect:h
 .text {{ flex: 1 1 24rem }} .key {{ color: #666; font-size: 13px; overflow-wrap: anywhere }}
 mark {{ background: none; border-bottom: 2px solid; color: inherit }}
 mark.stop {{ border-bottom: 2px dotted #999; color: #777 }} .problem {{ color: #b00 }}
+.legend span {{ margin-right: 1.2rem; white-space: nowrap }} .legend {{ color: #444; font-size: 14px }}
+.legend i {{ display: inline-block; width: .9em; height: .9em; margin-right: .35em; vertical-align: -.1em }}
 li {{ margin: 0 }} ol {{ margin: .3rem 0; padding-left: 1.5rem }}
 </style>
 <h1>{html.escape(title)}</h1>
+{_LEGEND}
 {cards}
 </html>
 """
+
+
+_LEGEND = (
+    '<p class="legend">'
+    f'<span><i style="border:2px solid {COLOURS[0]}"></i><mark style="border-color:{COLOURS[0]}">a phrase</mark> and '
+    "its box, of one colour</span> "
+    '<span><i style="border:2px solid #fff;outline:1px solid #000"></i>a box that no phrase names</span> '
+    '<span><mark class="stop">a stop-phrase</mark>, which says nothing of what the image shows</span></p>'
+)
 
 
 def _card(one: Shown) -> str:
@@ -138,9 +151,16 @@ def _marked(text: str, index: int | None, sample: Sample) -> str:
 
 
 def _counts(sample: Sample) -> str:
-    counts = f"{len(sample.sentences)} sentences, {len(sample.phrases)} phrases, "
-    stop = f"{len(sample.stop_phrases)} stop-phrases, " if sample.stop_phrases else ""
-    return f"{counts}{stop}{len(sample.regions)} regions"
+    """In words; a region is a box with one of its phrases, so that there may be more regions than boxes."""
+    boxes = len({region.box for region in sample.regions})
+    numbers = {
+        "sentences": len(sample.sentences),
+        "phrases": len(sample.phrases),
+        **({"stop-phrases": len(sample.stop_phrases)} if sample.stop_phrases else {}),
+        "boxes": boxes,
+        **({"regions (box × phrase)": len(sample.regions)} if len(sample.regions) != boxes else {}),
+    }
+    return ", ".join(f"{number} {words}" for words, number in numbers.items())
 
 
 def _rect(region: Region, sample: Sample) -> str:
@@ -159,12 +179,12 @@ def _name(region: Region, sample: Sample) -> str:
 
 def panel(one: Shown) -> RenderableType:
     """A sample for a terminal: the picture in half blocks, the caption with its phrases in the boxes' colours."""
-    title = escape(f"{one.key} · {one.size[0]}×{one.size[1]} · {one.shard}")
+    title = escape(printable(f"{one.key} · {one.size[0]}×{one.size[1]} · {one.shard}"))
     if one.sample is None or one.picture is None:
-        return Panel(Text(one.problem, style="red"), title=title)
+        return Panel(Text(printable(one.problem), style="red"), title=title)
     caption = Text()
     for text, index in _pieces_of(one.sample):
-        caption.append(text, style=_style(index, one.sample))
+        caption.append(printable(text), style=_style(index, one.sample))
     tail = Text(_counts(one.sample), style="dim")
     return Panel(Group(_blocks(one.picture, one.sample), Text(), caption, tail), title=title)
 

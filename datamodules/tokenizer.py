@@ -56,6 +56,9 @@ def _hash64(raw: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little", signed=True)
 
 
+_PHRASE = 64  # characters of a phrase at most
+
+
 class Tokenizer:
     """``Tokenizer(context_length=248)(text)`` gives token ids, SOT and EOT included, not padded, at most
     ``context_length``.
@@ -112,12 +115,20 @@ class Tokenizer:
         return " ".join(bytes(byte_of[c] for c in word).decode("utf-8", "replace") for word in words)
 
 
-@lru_cache(maxsize=1 << 15)
 def _encode(text: str) -> tuple[int, ...]:
+    return (_encode_phrase if len(text) <= _PHRASE else _encode_caption)(text)
+
+
+def _encoded(text: str) -> tuple[int, ...]:
     return (SOT, *_bpe().encode(clean(text)).ids, EOT)
 
 
-@lru_cache(maxsize=1 << 10)
+# Phrases come again, in other images too; a caption only while its own sample is made.
+_encode_phrase = lru_cache(maxsize=1 << 13)(_encoded)
+_encode_caption = lru_cache(maxsize=1 << 5)(_encoded)
+
+
+@lru_cache(maxsize=1 << 3)
 def _offsets(text: str) -> tuple[bool, list[int], list[int]]:
     """Whether cleaning only lowers the case of ``text``, and if so the first and last+1 character of every token."""
     if clean(text) != text.lower() or not text.isascii():

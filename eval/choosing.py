@@ -34,6 +34,7 @@ class Answers(NamedTuple):
     tied: Int[Tensor, " Q"]
     wrong: Int[Tensor, " Q"]
     chosen: Int[Tensor, " Q"]  # the first of the best
+    not_below: Bool[Tensor, "Q W"]  # which wrong texts, in order, score as much or more
 
     def hits(self, ties: Ties) -> Bool[Tensor, " Q"]:
         """Whether the right text is chosen."""
@@ -54,15 +55,16 @@ def answer(model: Model, run: Run, rows: Float[Tensor, "R D"], questions: Sequen
     index = torch.zeros(len(questions), int(sizes.max()), dtype=torch.long)
     valid = torch.arange(index.shape[1]) < sizes[:, None]
     index[valid] = torch.arange(len(texts))
-    found = []
+    found, not_below = [], []
     of = torch.tensor([question.row for question in questions])
     for part in torch.arange(len(questions)).split(1024):
         # Products and a sum per pair: a score does not depend on what else is compared.
         scores = (texts[index[part]] * rows[of[part]][:, None]).sum(2).masked_fill(~valid[part], -torch.inf)
         right, wrong = scores[:, :1], scores[:, 1:]
         found.append(torch.stack([(wrong > right).sum(1), (wrong == right).sum(1), scores.argmax(1)]))
+        not_below.append(wrong >= right)
     better, tied, chosen = torch.cat(found, dim=1)
-    return Answers(better, tied, sizes - 1, chosen)
+    return Answers(better, tied, sizes - 1, chosen, torch.cat(not_below))
 
 
 def numbers(head: str, answers: Answers, ties: Ties) -> dict[str, float]:

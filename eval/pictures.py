@@ -11,18 +11,22 @@ T = TypeVar("T")
 
 
 def present(listed: Sequence[tuple[Path, T]], source: Path, skip_missing: bool, counts: Counter[str]) -> list[T]:
-    """The items whose file is there; the others are counted as "picture missing".
+    """The items whose file is there; the files that are not are counted as "picture missing", and where several items
+    share a file, these as "item of a missing picture".
 
     Raises FileNotFoundError, naming ``source`` (the annotation file), where any is missing and that is not allowed.
     """
-    missing = [file for file, _ in listed if not file.is_file()]
+    files = dict.fromkeys(file for file, _ in listed)
+    missing = [file for file in files if not file.is_file()]
     if missing and not skip_missing:
-        names = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
         raise FileNotFoundError(
-            f"{len(missing)} of the {len(listed)} files of {source} are missing: {names} "
+            f"{len(missing)} of the {len(files)} files of {source} are missing, such as {missing[0]} "
             "(--skip_missing leaves their pictures out, and counts them)"
         )
+    gone = set(missing)
+    kept = [item for file, item in listed if file not in gone]
     if missing:
         counts["picture missing"] += len(missing)
-    gone = set(missing)
-    return [item for file, item in listed if file not in gone]
+    if (items := len(listed) - len(kept)) > len(missing):
+        counts["item of a missing picture"] += items
+    return kept

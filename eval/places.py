@@ -14,6 +14,26 @@ def place(root: Path, *candidates: str) -> Path:
     raise FileNotFoundError(f"{root} must hold {' or '.join(candidates)}, got neither; --root is the folder above")
 
 
+def user_file(root: Path, given: str) -> Path:
+    """A file that the user names: below the current folder, or below ``root``, the folder of the data sets.
+
+    Raises FileNotFoundError where neither holds it, ValueError where it is a folder.
+    """
+    places = dict.fromkeys((Path(given).expanduser(), root / given))
+    file = next((one for one in places if one.exists()), None)
+    if file is None:
+        raise FileNotFoundError(f"the file {' or '.join(map(str, places))} does not exist")
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder; a file is needed here")
+    return file
+
+
+def user_folder(root: Path, given: str) -> Path:
+    """A folder that the user names: below the current folder where it is there, else below ``root``."""
+    own = Path(given).expanduser()
+    return own if own.is_dir() else root / given
+
+
 def first_there(files: Sequence[Path]) -> Path:
     """The first of ``files`` that is there; the first of all where none is, so that it is told as missing."""
     return next((file for file in files if file.is_file()), files[0])

@@ -14,6 +14,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, version
 
 from datamodules.spelling import did_you_mean
+from datamodules.terminal_text import printable
 from lightning_modules import parsers
 from lightning_modules.complaints import fail
 from lightning_modules.config_files import ConfigError, check_configs
@@ -108,7 +109,15 @@ def _show_messages() -> None:
     own.setLevel(logging.INFO)
     own.propagate = False
     if not own.handlers:
-        own.addHandler(logging.StreamHandler())
+        handler = logging.StreamHandler()
+        handler.addFilter(_without_controls)
+        own.addHandler(handler)
+
+
+def _without_controls(record: logging.LogRecord) -> bool:
+    """Keep names and captions of others from steering the terminal."""
+    record.msg, record.args = printable(record.getMessage()), ()
+    return True
 
 
 def _lightning_sdk() -> EntryPoint | None:

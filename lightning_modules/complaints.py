@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
+from datamodules.terminal_text import printable
+
 
 def fail(message: str) -> NoReturn:
     """Write one line and stop with status 2."""
-    line = " ".join(message.split())
+    line = printable(" ".join(message.split()))
     sys.stderr.write(f"lightning: error: {line}\n")
     raise SystemExit(2)

@@ -33,7 +33,7 @@ from eval.fgovd_files import Described, read_official, read_released_again
 from eval.fits import Fit, centre_crop, squash, whole_fit
 from eval.image_text import text_counts
 from eval.pictures import present
-from eval.places import place
+from eval.places import place, user_file
 from eval.ranking import Ties
 from eval.regions import Box, Boxes, embed_regions
 from eval.sources import Crop, ImageFile
@@ -77,7 +77,7 @@ def fgovd_attributes_crop(model: Model, run: Run) -> Result:
 
 @dataclass(frozen=True)
 class FgovdFile:
-    """``fgovd:FILE``: one file of either format, under ``root``."""
+    """``fgovd:FILE``: one file of either format, under the current folder or ``root``; its pictures under ``root``."""
 
     file: str
 
@@ -87,7 +87,7 @@ class FgovdFile:
 
     def __call__(self, model: Model, run: Run) -> Result:
         """RoIAlign over the dense map."""
-        return _run("fgovd", {Path(self.file).stem: run.root / self.file}, REGION, model, run)
+        return _run("fgovd", {Path(self.file).stem: user_file(run.root, self.file)}, REGION, model, run)
 
 
 def _by_regions(
@@ -145,7 +145,7 @@ def _run(name: str, files: dict[str, Path], protocol: Protocol, model: Model, ru
         answers = answer(model, run, rows, questions, f"{name} {level}")
         head, pictures = f"{name}/{level}", [one.image.name for one in described]
         counts += text_counts(model, [text for one in described for text in one.texts])
-        result.numbers.update(numbers(head, answers, Ties.OPTIMISTIC) | _official_rank(head, answers))
+        result.numbers.update(numbers(head, answers, Ties.OPTIMISTIC) | _mean_rank(head, answers))
         settings[level] = {"boxes": len(described), "pictures": len(set(pictures))}
         result = result._replace(
             items={**result.items, head: items(head, questions, answers, Ties.OPTIMISTIC, pictures)}
@@ -161,14 +161,18 @@ def _run(name: str, files: dict[str, Path], protocol: Protocol, model: Model, ru
     return result._replace(settings=said, counts=dict(counts))
 
 
-def _official_rank(head: str, answers: Answers) -> dict[str, float]:
-    """FG-OVD's own measure: the mean rank, 1 the best, a tie counting against the right text, over the boxes with the
-    usual number of wrong ones.
+def official_ranks(answers: Answers, wrong: int) -> Float[Tensor, " q"]:
+    """FG-OVD's ranks (its ``ranks.py``): 1 the best, a tie counting against the right text, of the boxes with at least
+    ``wrong`` wrong texts, against the first ``wrong`` of them.
     """
+    enough = answers.wrong >= wrong
+    return answers.not_below[enough, :wrong].sum(1).double() + 1
+
+
+def _mean_rank(head: str, answers: Answers) -> dict[str, float]:
+    """FG-OVD's own measure, with as many wrong texts as most boxes of the file have."""
     usual = int(answers.wrong.mode().values)
-    mine = answers.wrong == usual
-    ranks = (answers.better + answers.tied)[mine].double() + 1
-    return {f"{head}/mean_rank_of_{usual + 1}": ranks.mean().item()}
+    return {f"{head}/mean_rank_of_{usual + 1}": official_ranks(answers, usual).mean().item()}
 
 
 def _usable(

@@ -1,8 +1,8 @@
 """``retrieval:FILE``: retrieval on any table of pictures and captions.
 
-A JSON list, JSON Lines, CSV or TSV; a record names a picture and its caption, or a list of captions. Records of one
-picture are put together. The fields may be called as in the releases that are read so: GOAL's ``filename``, Long-DCI's
-``filepath`` and ``title``, nlphuji's ``raw``.
+A JSON list, JSON Lines, CSV, TSV or Parquet; a record names a picture and its caption, or a list of captions. Records
+of one picture are put together. The fields may be called as in the releases that are read so: GOAL's ``filename``,
+Long-DCI's ``filepath`` and ``title``, nlphuji's ``raw``. Pictures are looked for beside the table, then below ``root``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from eval.annotations import NAME, PATH, Rule, checked
 from eval.benchmark import Model, Result, Run
 from eval.image_text import LONG_KS, ImageTexts, gather_files, retrieve
-from eval.places import first_there
+from eval.places import first_there, user_file
 from eval.records import Records, read_records
 
 IMAGES = ("image", "filename", "filepath", "file_name", "image_path", "path")
@@ -29,7 +29,7 @@ FOLDERS = ("", "images", "image", "photos")
 
 @dataclass(frozen=True)
 class RetrievalFile:
-    """The benchmark of one file, under ``root`` or anywhere."""
+    """The benchmark of one file, under the current folder, under ``root``, or anywhere."""
 
     file: str
 
@@ -44,13 +44,13 @@ class RetrievalFile:
 
 
 def read_table(run: Run, file: str) -> ImageTexts:
-    """Pictures and captions of a file under ``run.root``, or anywhere.
+    """Pictures and captions of a file under the current folder, under ``run.root``, or anywhere.
 
     Raises:
         FileNotFoundError: the file or, unless they may be left out, a picture is missing.
         ValueError: naming file, record, field and rule.
     """
-    records = read_records(run.root / file, {})
+    records = read_records(user_file(run.root, file), {})
     image, caption = (_field(records, known) for known in (IMAGES, CAPTIONS))
     captions: dict[str, list[str]] = {}
     rows = [row | {caption: _several(row[caption])} for row in records.rows if row.get(caption) is not None]

@@ -33,6 +33,7 @@ from eval.gather import gather_rows, rank, world_size
 from eval.image_folders import EXTENSIONS
 from eval.items import Items, Mean
 from eval.localisation import as_annotated
+from eval.places import user_folder
 from eval.prompts import imagenet_templates, read_templates
 from eval.records import file_sha256, read_bytes
 from eval.sources import ImageFile
@@ -54,7 +55,7 @@ class Segmentation:
 
     def __call__(self, model: Model, run: Run) -> Result:
         """All pictures."""
-        root, name = run.root / self.folder, f"segmentation:{Path(self.folder).name}"
+        root, name = user_folder(run.root, self.folder), f"segmentation:{Path(self.folder).name}"
         no_fit(name, run.fit)
         counts: Counter[str] = Counter()
         pairs = _pairs(root, run.skip_missing, counts)

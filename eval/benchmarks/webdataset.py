@@ -17,6 +17,7 @@ from datamodules.tar_members import IMAGE, Entry, group_members
 from eval.benchmark import Model, Result, Run
 from eval.cache import digest
 from eval.image_text import ImageTexts, retrieve
+from eval.places import user_folder
 from eval.prompts import read_templates
 from eval.records import read_bytes
 from eval.sources import TarMember
@@ -37,7 +38,7 @@ class WebDataset:
 
     def __call__(self, model: Model, run: Run) -> Result:
         """The split test."""
-        root, name = run.root / self.folder, f"wds:{Path(self.folder).name}"
+        root, name = user_folder(run.root, self.folder), f"wds:{Path(self.folder).name}"
         kind_file = root / "dataset_type.txt"
         kind = kind_file.read_text().strip() if kind_file.is_file() else "classification"
         if kind not in TYPES:

@@ -102,6 +102,13 @@ def test_spans_beyond_the_context_are_marked():
     assert len(text_of(batch, 0)) == 8
 
 
+def test_the_first_label_of_a_box_counts():
+    box = (0.0, 0.0, 0.5, 0.5)
+    for labels in (["cube", None], [None, "cube"], ["cube", "thing"], [None, "cube", None]):
+        sample = make_sample(0, regions=tuple(Region(box, None, label) for label in labels))
+        assert batch_of([sample]).regions.label.tolist() == [word_hash("cube")]
+
+
 def test_boxes_labels_and_links():
     two = make_sample(
         0,

@@ -213,7 +213,7 @@ def test_stop_phrases_stand_apart(tmp_path, capsys):
     assert main(["inspect", str(tmp_path / "out"), "--html", str(tmp_path / "p.html")]) == 0
     assert '<mark class="stop" title="stop-phrase">The image</mark>' in (tmp_path / "p.html").read_text()
     assert main(["inspect", str(tmp_path / "out")]) == 0
-    assert "1 sentences, 2 phrases, 1 stop-phrases, 0 regions" in capsys.readouterr().out
+    assert "1 sentences, 2 phrases, 1 stop-phrases, 0 boxes" in capsys.readouterr().out
 
 
 def test_a_key_that_comes_again_gets_a_number_that_is_free(tmp_path):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 
+from datamodules import tokenizer as tokenizer_module
 from datamodules.tokenizer import EOT, SOT, Tokenizer, token_hash, word_hash
 from tests.helpers.golden import GOLDEN
 
@@ -82,3 +84,20 @@ def test_hashes():
     assert word_hash("") == 0 != word_hash("dog")
     assert word_hash("dog") == word_hash("dog") != word_hash("cat")
     assert -(2**63) <= token_hash([49406]) < 2**63
+
+
+def test_what_is_kept_of_captions_is_small():
+    """A loader's worker reads captions once each: keeping them takes memory and never helps. Phrases come again."""
+    tokenizer = Tokenizer(248)
+    tokenizer("a red cube")
+    tracemalloc.start()
+    for number in range(1500):
+        caption = f"Number {number}: " + "a red cube beside a wooden ball " * 18
+        tokenizer(caption)
+        tokenizer.span(caption, 0, 6)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 1 << 20
+    before = tokenizer_module._encode_phrase.cache_info().hits
+    assert tokenizer("a red cube") == tokenizer("a red cube")
+    assert tokenizer_module._encode_phrase.cache_info().hits == before + 2

@@ -7,9 +7,10 @@ import torch
 
 from eval.benchmark import Run
 from eval.benchmarks.aro import aro_attribution, aro_relation
-from eval.benchmarks.fgovd import FgovdFile, fgovd, fgovd_attributes, fgovd_crop
+from eval.benchmarks.fgovd import FgovdFile, fgovd, fgovd_attributes, fgovd_crop, official_ranks
 from eval.benchmarks.sugarcrepe import KINDS, sugarcrepe
 from eval.benchmarks.winoground import winoground
+from eval.choosing import Answers
 from eval.fgovd_files import read_official, read_released_again
 from tests.eval.fgovd_release import write_fgovd
 from tests.eval.official import ColourModel, paint, rows, write_json
@@ -27,7 +28,9 @@ def test_fgovd_by_hand(tmp_path, official, protocol):
     assert found["ties"] == 0.25
     assert found["questions"] == 4
     assert found["chance"] == pytest.approx((1 / 3 + 1 / 3 + 1 / 4 + 1 / 2) / 4)
-    assert found["mean_rank_of_3"] == 1.0
+    assert found["mean_rank_of_3"] == pytest.approx(
+        4 / 3
+    )  # of three boxes; one with three wrong texts by its first two
     assert "a red wall." in model.texts
     assert not [text for text in model.texts if not text.endswith(".")]
     assert {n.split("/")[1] for n in result.numbers} == {"hard", "medium", "easy", "trivial"}
@@ -38,6 +41,32 @@ def test_fgovd_by_hand(tmp_path, official, protocol):
     assert protocol(model, Run(tmp_path, batch_size=5)).numbers == result.numbers
     file = next(tmp_path.rglob("*attributes*"))
     assert result.settings["files"][file.name] == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("wrong", [1, 2, 7, 8, 10])
+def test_fgovd_s_ranks_are_those_of_its_text(wrong):
+    """``ranks.py``: of annotations with at least n negatives, the first n; rank = scores not below the positive's."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [7] * 20 + [8] * 9 + [10] * 4 + [2] * 11  # as in the files of patterns and transparency
+    scores = [torch.randint(0, 5, (1 + size,), generator=generator) for size in sizes]
+    expected = [1 + sum(int(s >= own[0]) for s in own[1 : 1 + wrong]) for own in scores if len(own) - 1 >= wrong]
+    width = max(sizes)
+    not_below = torch.tensor([[*(own[1:] >= own[0]).tolist(), *[False] * (width - len(own) + 1)] for own in scores])
+    unused = torch.zeros(len(sizes), dtype=torch.long)
+    answers = Answers(unused, unused, torch.tensor(sizes), unused, not_below)
+    assert official_ranks(answers, wrong).tolist() == expected
+    assert len(expected) == sum(size >= wrong for size in sizes)
+
+
+def test_fgovd_s_mean_rank_reads_the_first_wrong_texts(tmp_path):
+    """Most boxes have two wrong texts; of the box with three the tied one is now the third, and no longer counts."""
+    write_fgovd(tmp_path)
+    document = rows(tmp_path / "benchmarks" / "1_attributes.json")
+    red, blue, green = document["annotations"][2]["neg_category_ids"]
+    document["annotations"][2]["neg_category_ids"] = [red, green, blue]
+    write_json(tmp_path / "benchmarks" / "color.json", document)
+    numbers = FgovdFile("benchmarks/color.json")(ColourModel(), Run(tmp_path)).numbers
+    assert numbers["fgovd/color/mean_rank_of_3"] == 1.0
 
 
 def test_both_forms_of_the_real_easy_file_agree(shared):
@@ -64,10 +93,11 @@ def test_fgovd_counts_what_it_leaves_out(tmp_path):
     result = FgovdFile("benchmarks/color.json")(ColourModel(), Run(tmp_path))
     assert (result.counts, result.numbers["fgovd/color/questions"]) == ({"box without area": 1}, 3)
     (tmp_path / "train2017" / "000000000008.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match=r"of .*color\.json are missing: .*train2017.*--skip_missing"):
+    with pytest.raises(FileNotFoundError, match=r"^1 of the 2 files of .*color\.json are missing, such as .*--skip_m"):
         FgovdFile("benchmarks/color.json")(ColourModel(), Run(tmp_path))
     result = FgovdFile("benchmarks/color.json")(ColourModel(), Run(tmp_path, skip_missing=True))
-    assert result.counts["picture missing"] == 2
+    assert result.counts["picture missing"] == 1
+    assert result.counts["item of a missing picture"] == 2
     with pytest.raises(FileNotFoundError, match=r"must hold benchmarks/material.json or fgovd/material_llava.jsonl"):
         fgovd_attributes(ColourModel(), Run(tmp_path))
     document["annotations"][0]["neg_category_ids"] = [100, 9]

@@ -54,7 +54,7 @@ def test_the_published_first_line_may_be_empty(tmp_path):
 def test_urban1k_refuses_a_picture_without_caption_and_missing_pictures(tmp_path):
     folder = releases.write_urban1k(tmp_path)
     (folder / "image" / "2.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 of the 3 files of .*caption are missing: .*2\.jpg"):
+    with pytest.raises(FileNotFoundError, match=r"1 of the 3 files of .*caption are missing, such as .*2\.jpg"):
         urban1k(ColourModel(), Run(tmp_path))
     result = urban1k(ColourModel(), Run(tmp_path, skip_missing=True))
     assert result.counts == {"picture missing": 1}
@@ -247,3 +247,20 @@ def test_texts_that_are_cut_are_counted(tmp_path):
 
 def test_lotlip_s_wording_drops_the_last_stop_and_breaks_decimals():
     assert lotlip("One.\nTwo is 3.5 m.</s>Three.") == "One. Two is 3. 5 m. Three"
+
+
+def test_a_table_is_looked_for_here_first_and_a_folder_is_none(tmp_path, monkeypatch):
+    here, root = tmp_path / "here", tmp_path / "root"
+    for folder, colours in ((here, ["red"]), (root, ["red", "green"])):
+        (folder / "val2017").mkdir(parents=True)
+        releases.write_csv(folder / "m.csv", [{"image": f"{c}.png", "caption": f"a {c} thing"} for c in colours])
+        for colour in colours:
+            releases.plain(folder / f"{colour}.png", colour)
+    monkeypatch.chdir(here)
+    assert RetrievalFile("m.csv")(ColourModel(), Run(root)).settings["images"] == 1
+    (here / "m.csv").unlink()
+    assert RetrievalFile("m.csv")(ColourModel(), Run(root)).settings["images"] == 2
+    with pytest.raises(ValueError, match=r"^val2017 is a folder; a file is needed here"):
+        RetrievalFile("val2017")(ColourModel(), Run(root))
+    with pytest.raises(FileNotFoundError, match=r"^the file no\.csv or .*root/no\.csv does not exist"):
+        RetrievalFile("no.csv")(ColourModel(), Run(root))
