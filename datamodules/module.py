@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -209,6 +210,18 @@ class GranularityData(LightningDataModule):
         """What decides which samples come when: settings, and every shard that was found, with its samples."""
         shards = [[(shard.url, shard.samples) for shard in source] for source in self._train]
         return [self.describe(), self.seed, self.window, self.weights, self.image_size, shards, len(self._val)]
+
+    def trained_on(self) -> str | None:
+        """The training shards in a few words, alike wherever they lie; None where remote ones are not counted."""
+        samples, shards = self._samples(), [shard for source in self._train for shard in source]
+        if samples is None:
+            return None
+        names = repr([(Path(shard.url).name, shard.samples) for shard in shards])
+        return f"{len(shards)} shards, {samples} samples ({hashlib.sha256(names.encode()).hexdigest()[:8]})"
+
+    def global_batch(self, ranks: int) -> int:
+        """Images per batch over all ``ranks``."""
+        return self._batch.on(ranks) * ranks
 
     def label_names(self) -> tuple[str, ...]:
         """The labels that boxes of the validation set may have; empty where any shard's manifest does not tell."""

@@ -1,8 +1,9 @@
 """Loader processes that outlive a signal to the whole job.
 
-Slurm signals every process of a job. The training process then wants to finish its step and save; PyTorch's workers
-would end at once, and training with them, by an error. So a worker takes SIGTERM from its own parent only (that is how
-PyTorch ends it) and no notice of the warnings. It still ends when its parent does: it looks for that itself.
+Slurm signals every process of a job, and Ctrl-C every process of a terminal. The training process then wants to finish
+its step and save; PyTorch's workers would end at once, and training with them, by an error. So a worker takes SIGTERM
+from its own parent only (that is how PyTorch ends it) and no notice of the warnings. It still ends when its parent
+does: it looks for that itself.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def heed_parent_only(worker: int) -> None:
     parent = multiprocessing.parent_process()
     if parent is None or not hasattr(signal, "sigwaitinfo"):
         return
-    for warning in (signal.SIGUSR1, signal.SIGUSR2):
+    for warning in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
         signal.signal(warning, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_heed, args=(parent.pid,), daemon=True).start()

@@ -15,12 +15,14 @@ import shutil
 import zipfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
+from typing import Any, TypeVar
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from typing_extensions import override
 
+from lightning_modules.runs.lock import draft_name
 from lightning_modules.sharded_files import is_complete
 
 LAST = "last"
@@ -39,7 +41,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         file = Path(path)
-        beside = file.with_name(f".{file.name}.writing")
+        beside = file.with_name(draft_name(file.name))
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with beside.open("wb") as out:
@@ -48,10 +50,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 os.fsync(out.fileno())
             put_in_place(beside, file)
         except (OSError, RuntimeError) as error:
-            beside.unlink(missing_ok=True)
+            if stopped := _among_causes(error, (KeyboardInterrupt, SystemExit)):
+                raise stopped from None  # PyTorch's writer complains of the file that it could not finish
+            cause = _among_causes(error, OSError) or error
             raise CheckpointError(
-                f"{file} could not be written: {error}; the one before it, if any, is whole"
+                f"{file} could not be written: {why_unreadable(cause)}; the one before it, if any, is whole"
             ) from error
+        finally:
+            beside.unlink(missing_ok=True)
 
     @override
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
@@ -63,8 +69,31 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"it by `lightning export {file} whole.ckpt --format checkpoint`, and --ckpt_path whole.ckpt"
             )
         if file.exists() and not is_whole(file):
-            raise CheckpointError(f"{file} is cut short or damaged; --ckpt_path takes another one, null starts anew")
-        return super().load_checkpoint(path, map_location, weights_only)
+            raise CheckpointError(f"{file} is cut short or damaged; --ckpt_path takes another one")
+        try:
+            return super().load_checkpoint(path, map_location, weights_only)
+        except (UnpicklingError, RuntimeError, EOFError) as error:
+            raise CheckpointError(f"{file} cannot be read: {why_unreadable(error)}") from error
+
+
+def why_unreadable(error: BaseException) -> str:
+    """The reason in a few words: of the system, or PyTorch's without its advice to execute what the file holds."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    said = str(error).strip() or type(error).__name__
+    if isinstance(error, UnpicklingError):
+        said = said.rpartition("WeightsUnpickler error:")[2].strip()
+        return f"it holds more than numbers and known settings ({said.splitlines()[0].partition('. ')[0][:80]})"
+    return said.splitlines()[0]
+
+
+E = TypeVar("E", bound=BaseException)
+
+
+def _among_causes(error: BaseException | None, kinds: type[E] | tuple[type[E], ...]) -> E | None:
+    while error is not None and not isinstance(error, kinds):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def put_in_place(new: Path, path: Path) -> None:
@@ -96,7 +125,7 @@ def _keep(path: Path, before: Path, linked: bool) -> None:
 
 def _link(path: Path, other: Path) -> None:
     """Give the file ``path`` the name ``other`` too, in place of what bore it. Raises ``OSError`` on disks without."""
-    spare = other.with_name(f"{other.name}.link")
+    spare = other.with_name(draft_name(other.name))
     spare.unlink(missing_ok=True)
     os.link(path, spare)
     os.replace(spare, other)

@@ -17,6 +17,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from typing_extensions import override
 
 from lightning_modules.atomic_io import put_in_place, remove
+from lightning_modules.runs.lock import draft_name
 from lightning_modules.sharding import sharded
 
 
@@ -74,7 +75,7 @@ class FullySharded(ModelParallelStrategy):
             super().save_checkpoint(checkpoint, filepath, storage_options)
             return
         path = Path(self.broadcast(filepath))
-        beside = path.with_name(f"writing-{path.name}")
+        beside = Path(self.broadcast(path.with_name(draft_name(path.name))))
         if self.is_global_zero:
             remove(beside)
         self.barrier()

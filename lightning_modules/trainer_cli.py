@@ -4,11 +4,8 @@ line.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -42,10 +39,11 @@ from lightning_modules.errors import MOST, named, one_line, shortened
 from lightning_modules.log_noise import silence
 from lightning_modules.optim import ScheduleError
 from lightning_modules.precision import best_precision
+from lightning_modules.runs.command import RunCommand
+from lightning_modules.runs.start import Resume
 from lightning_modules.setting_names import class_names, class_settings, flat, settings_of
 from lightning_modules.trainer_settings import SettingError, check_settings
 
-logger = logging.getLogger("grainclip")
 
 
 class OneLineParser(LightningArgumentParser):
@@ -70,12 +68,13 @@ class GrainCli(LightningCLI):
     """
 
     def __init__(self) -> None:
+        self.run: RunCommand | None = None
         super().__init__(
             Method,
             GranularityData,
             parser_class=OneLineParser,
             subclass_mode_model=True,
-            save_config_kwargs={"overwrite": True},  # a requeued job writes into the folder it has
+            save_config_callback=None,  # the run's keeper writes it, beside the weights that it describes
             trainer_defaults={
                 "callbacks": [Agreement(), Throughput(), DataMonitor(), LogLines(), ResultTable(), RateMonitor()],
                 "enable_model_summary": False,  # Lightning's counts no operations and warns; ours is a line
@@ -87,6 +86,9 @@ class GrainCli(LightningCLI):
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--name", type=str | None, help="the run's folder within --runs; None: the config's name")
+        parser.add_argument("--runs", type=str, default="runs", help="the folder of all runs")
+        parser.add_class_arguments(Resume, "resume")
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.add_lightning_class_args(BestCheckpoint, "best_checkpoint")
         parser.add_lightning_class_args(Preemption, "preemption")
@@ -109,9 +111,16 @@ class GrainCli(LightningCLI):
 
     @override
     def before_instantiate_classes(self) -> None:
-        trainer = self.config[str(self.subcommand)].trainer
-        if trainer.precision is None:
-            trainer.precision = best_precision(trainer.accelerator)
+        command = str(self.subcommand)
+        settings = self.config[command]
+        if settings.trainer.precision is None:
+            settings.trainer.precision = best_precision(settings.trainer.accelerator)
+        if not settings.trainer.fast_dev_run:
+            text = self._parser(command).dump(settings, skip_none=False)
+            try:
+                self.run = RunCommand(command, settings, text)
+            except ValueError as error:
+                fail(str(error))
 
     @override
     def instantiate_classes(self) -> None:
@@ -138,21 +147,35 @@ class GrainCli(LightningCLI):
             if vars(self.trainer.fit_loop.epoch_loop.batch_progress.total)["ready"]:
                 raise  # in the midst of training: a rank is lost, and says why itself
             fail(unconnected(error))  # NCCL connects when the first numbers are exchanged
+        finally:
+            if self.run is not None:
+                self.run.close()
 
     def before_fit(self) -> None:
-        """Stop before training where its logs could not be written."""
-        for one in self.trainer.loggers:
-            if one.log_dir is not None:
-                check_folder(Path(one.log_dir))
+        """Decide whether and how the run goes on, before anything is written."""
+        if self.run is not None:
+            self.run.before_fit(self.trainer, self.model, self._get(self.config_init, "resume"), self.datamodule)
 
-    def after_fit(self) -> None:
-        """Say so where there was nothing left to do."""
-        if not self.trainer.callback_metrics:
-            logger.info(
-                "nothing to train: %s holds this run's last step already; --ckpt_path null starts anew, "
-                "a larger --trainer.max_epochs or --trainer.max_steps goes on",
-                self.trainer.ckpt_path,
-            )
+    def fit(self, **given: Any) -> None:
+        """Train: ``LightningCLI`` calls it in the trainer's place."""
+        if self.run is None:
+            self.trainer.fit(**given)
+        else:
+            self.run.fit(self.trainer, given)
+
+    def validate(self, **given: Any) -> None:
+        """Measure on the validation set."""
+        self._measure("validate", given)
+
+    def test(self, **given: Any) -> None:
+        """Measure on the validation set, and by the benchmarks."""
+        self._measure("test", given)
+
+    def _measure(self, command: str, given: dict[str, Any]) -> None:
+        if self.run is None:
+            getattr(self.trainer, command)(**given)
+        else:
+            self.run.measure(self.trainer, self.model, self._get(self.config_init, "resume"), given)
 
 
 def refuse(setting: str, line: str) -> NoReturn:
@@ -171,19 +194,6 @@ def unconnected(error: Exception) -> str:
         "free, and are as many processes started as trainer.num_nodes times trainer.devices? With several network "
         "cards name the right one in NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME; NCCL_DEBUG=INFO tells more"
     )
-
-
-def check_folder(folder: Path) -> None:
-    """Make the folder of the logs, and ``SystemExit(2)`` with one line where nothing can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        fail(
-            f"trainer.logger.init_args.save_dir must be a folder that can be written to, got {folder}: "
-            f"{error.strerror}; name another one, or log nothing with --trainer.logger false"
-        )
 
 
 def run(arguments: list[str]) -> int:

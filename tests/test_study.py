@@ -27,7 +27,7 @@ if words[0] == "export":
     pathlib.Path(words[2], "weights").write_text(words[1])
     sys.exit()
 value = lambda name: words[words.index(name) + 1]
-folder = pathlib.Path(value("--trainer.logger.init_args.save_dir"), value("--trainer.logger.init_args.name"))
+folder = pathlib.Path(value("--runs"), value("--name"))
 if "--fail" in words:
     sys.exit("this went wrong")
 numbers = {"R@1": float(value("--seed_everything")) / 10, "weight": float(value("--weight"))}
@@ -210,7 +210,7 @@ def test_claims_and_figures_name_rows_and_columns(name):
 def test_cost_of_a_step_by_a_short_run(program):
     run_of_b = Run(TINY, "+ b", 0)
     assert step_cost(run_of_b, program / "out", program / "clip") == 2
-    given = json.loads((program / "out/tiny/cost/b/run.json").read_text())["command"]
+    given = json.loads((program / "out/tiny/cost/b/study.json").read_text())["command"]
     assert given[given.index("--trainer.max_steps") + 1] == "16"
 
 

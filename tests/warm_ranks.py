@@ -40,7 +40,9 @@ class WarmRanks:
         self._parent.join(10)
 
     def start(self, folder: Path, fn: Callable[..., Any], world: int, *args: Any) -> list[int]:
-        """``fn(*args)`` on each of ``world`` ranks; what they print goes to ``folder``. Their process ids."""
+        """``fn(*args)`` on each of ``world`` ranks, or, where that is 0, in one process that is none; what they print
+        goes to ``folder``. Their process ids.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         for file in folder.glob("store*"):
             file.unlink()
@@ -65,7 +67,7 @@ def _serve(pipe: Connection, modules: tuple[str, ...]) -> None:
         fn = getattr(importlib.import_module(module), name)
         sys.stdout.flush()
         pids = []
-        for rank in range(world):
+        for rank in range(max(world, 1)):
             pid = os.fork()
             if pid == 0:
                 _run(Path(folder), fn, rank, world, args)
@@ -77,11 +79,12 @@ def _run(folder: Path, fn: Callable[..., Any], rank: int, world: int, args: tupl
     out = os.open(folder / f"{rank}.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
-    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1")
-    os.environ.update(MASTER_PORT="0", LOCAL_WORLD_SIZE=str(world), GROUP_RANK="0", TORCHELASTIC_RUN_ID="test")
+    if world:
+        _as_rank(rank, world)
     status = 1
     try:
-        dist.init_process_group("gloo", (folder / "store").as_uri(), TIMEOUT, world, rank)
+        if world:
+            dist.init_process_group("gloo", (folder / "store").as_uri(), TIMEOUT, world, rank)
         fn(*args)
         status = 0
     except SystemExit as ended:
@@ -91,6 +94,12 @@ def _run(folder: Path, fn: Callable[..., Any], rank: int, world: int, args: tupl
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _as_rank(rank: int, world: int) -> None:
+    """What ``torchrun`` sets."""
+    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1")
+    os.environ.update(MASTER_PORT="0", LOCAL_WORLD_SIZE=str(world), GROUP_RANK="0", TORCHELASTIC_RUN_ID="test")
 
 
 def _wait(pids: list[int], seconds: float) -> list[int | None]:

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from typing_extensions import override
 
 from lightning_modules.atomic_io import AtomicCheckpointIO, CheckpointError, is_whole, the_one_before
+from lightning_modules.runs.keeper import RunKeeper
 
 logger = logging.getLogger("grainclip")
 
@@ -57,6 +58,13 @@ class LastCheckpoint(ModelCheckpoint):
             self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))
 
     @override
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        for one in vars(trainer)["callbacks"]:
+            if isinstance(one, RunKeeper):
+                one.saved(trainer)
+
+    @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
@@ -85,8 +93,8 @@ class LastCheckpoint(ModelCheckpoint):
         if not ours:
             return found
         raise CheckpointError(
-            f"{last} is cut short or damaged, and so is the one before it, if any; see what can be "
-            "saved, or start anew with --ckpt_path null"
+            f"{last} is cut short or damaged, and so is the one before it, if any; "
+            "without ckpt_path training starts anew, in another folder"
         )
 
 

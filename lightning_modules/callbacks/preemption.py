@@ -1,5 +1,5 @@
-"""A job that is told to make room saves, queues itself again where that is wanted, and ends; the next one goes on with
-the very next sample.
+"""A run that is told to stop, by Ctrl-C, by Slurm or by ``kill``, saves after its step and ends; the same command goes
+on with the very next sample.
 
 Slurm warns by a signal: some time before the limit of the job (``#SBATCH --signal=USR1@180``), when another job takes
 its place, or when somebody cancels it (both SIGTERM). A signal handler may interrupt anything, a collective included;
@@ -8,7 +8,7 @@ the CPU, under way while the step computes), and all stop at the same step, betw
 accumulating. Lightning's handlers are switched off: they save, and talk to the other ranks, inside the handler.
 
 A signal during validation is heeded at the next training step; so the warning must come earlier before the limit than a
-validation takes.
+validation takes. Ctrl-C once more ends the process at once, whatever it does; the last checkpoint stays whole.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from typing_extensions import override
 
 from lightning_modules.callbacks.checkpoints import LastCheckpoint
+from lightning_modules.runs.ranks import started_by_another_rank
 
 logger = logging.getLogger("grainclip")
+SOON = "the run saves after its step and stops; Ctrl-C once more ends it at once"
 
 
 class Preempted(SystemExit):
@@ -43,14 +45,14 @@ class Preemption(Checkpoint):
 
     Args:
         requeue: signals after which a Slurm job is queued again, too.
-        stop: signals after which it only stops. SIGTERM is one: Slurm itself queues again what it sent away for
-            another job, and what was cancelled should stay so.
+        stop: signals after which it only stops: SIGINT (Ctrl-C) and SIGTERM. Slurm itself queues again what it sent
+            away for another job, and what was cancelled should stay so.
 
     Raises:
         ValueError: where a name is no signal's, or stands in both lists.
     """
 
-    def __init__(self, requeue: tuple[str, ...] = ("SIGUSR1",), stop: tuple[str, ...] = ("SIGTERM",)) -> None:
+    def __init__(self, requeue: tuple[str, ...] = ("SIGUSR1",), stop: tuple[str, ...] = ("SIGTERM", "SIGINT")) -> None:
         for name in (*requeue, *stop):
             if name not in signal.Signals.__members__:
                 raise ValueError(f"preemption.requeue and .stop must be names like SIGUSR1, got {name!r}")
@@ -64,6 +66,7 @@ class Preemption(Checkpoint):
         self._group: Any = None  # a process group, where there are several ranks
         self._everyones: tuple[torch.Tensor, dist.Work | None] = torch.tensor(0), None
         self._agreed = self._step = 0
+        self._speaks = False
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -73,7 +76,7 @@ class Preemption(Checkpoint):
         if isinstance(environment, SLURMEnvironment):
             environment.auto_requeue = False
         self._saver(trainer)
-        self.told, self._agreed, self._active = 0, 0, True
+        self.told, self._agreed, self._active, self._speaks = 0, 0, True, trainer.is_global_zero
         self._before = {number: signal.getsignal(number) for number in self.signals}
         self._listen()
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -117,7 +120,8 @@ class Preemption(Checkpoint):
 
     def _listen(self) -> None:
         for number in self.signals:
-            signal.signal(number, self._note)
+            if not (number == signal.SIGINT and self.told):
+                signal.signal(number, self._note)
 
     def _deafen(self) -> None:
         if self._active:
@@ -131,8 +135,13 @@ class Preemption(Checkpoint):
         if not self._active:
             signal.signal(number, self._before.get(signal.Signals(number)) or signal.SIG_DFL)
             signal.raise_signal(number)
-        elif not (self.told and signal.Signals(self.told) in self.requeue):
+            return
+        if self._speaks and not self.told:  # by the system's own call: this may have interrupted another writing
+            os.write(2, f"{signal.Signals(number).name}: {SOON}\n".encode())
+        if not (self.told and signal.Signals(self.told) in self.requeue):
             self.told = number
+        if signal.SIGINT in self.signals:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def _code(self) -> int:
         """What the ranks take the largest of: the signal's number, and 1000 more where the job is queued again."""
@@ -145,10 +154,10 @@ class Preemption(Checkpoint):
             one.save()  # Slurm ends the job as soon as it is queued again
         requeued = False
         if trainer.is_global_zero:
-            logger.info("%s: saved after step %d, at a batch's end", number.name, trainer.global_step)
+            logger.info("%s: stopped at step %d, saved; the same command goes on", number.name, trainer.global_step)
             requeued = code >= 1000 and requeue()
         requeued = trainer.strategy.broadcast(requeued)
-        raise Preempted(0 if requeued else 128 + number)
+        raise Preempted(0 if requeued or started_by_another_rank(trainer) else 128 + number)
 
 
 def requeue() -> bool:

@@ -62,7 +62,7 @@ def test_a_connection_that_is_made_late_and_fails_says_so(monkeypatch, capsys, t
     monkeypatch.setattr(SingleDeviceStrategy, "barrier", fails)
     with pytest.raises(SystemExit) as stopped:
         main(["fit", f"--config={ROOT}/configs/clip.yaml", *SHORT, "--trainer.accelerator=cpu",
-              f"--trainer.logger.save_dir={tmp_path}"])  # fmt: skip
+              f"--runs={tmp_path}"])  # fmt: skip
     assert stopped.value.code == 2
     assert "NCCL error: no route. Does every node reach this address" in capsys.readouterr().err
 
@@ -76,7 +76,7 @@ def fit_differing(kind: str, folder: str, shards: list[str]) -> None:
     beta = 0.25 if kind == "settings of the model" and rank else 0.5
     main(["fit", f"--config={ROOT}/configs/beta_bce.yaml", f"--config={ROOT}/configs/recipes/ddp.yaml", *SHORT, *TWO,
           f"--data.shards={json.dumps(mine)}", f"--model.beta={beta}",
-          f"--trainer.logger.save_dir={folder}"])  # fmt: skip
+          f"--runs={folder}"])  # fmt: skip
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 import yaml
@@ -58,11 +60,10 @@ def test_lightning_test_runs_what_the_config_names(tmp_path, capsys):
     config = {
         "model": {"class_path": "lightning_modules.BetaClip", "init_args": {"encoder": sizes}},
         "data": {"shards": shards, "val_shards": shards, "workers": 0, "val_batch_size": 8},
+        "runs": str(tmp_path / "runs"),
         "trainer": {
             "accelerator": "cpu",
             "devices": 1,
-            "logger": False,
-            "default_root_dir": str(tmp_path),
             "callbacks": [
                 {
                     "class_path": "lightning_modules.callbacks.Benchmarks",
@@ -77,6 +78,9 @@ def test_lightning_test_runs_what_the_config_names(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "benchmark · coco val2017 · text to image" in shown
     assert "test/caption/text_to_image/R@1" in shown
+    (results,) = (tmp_path / "runs" / "test").glob("test-*/results.json")  # the config's name, the command, the date
+    numbers = json.loads(results.read_text())["numbers"]
+    assert {"caption/text_to_image/R@1", "benchmark/coco_val2017/text_to_image/R@1"} <= numbers.keys()
 
 
 @pytest.mark.parametrize(

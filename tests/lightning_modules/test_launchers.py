@@ -29,7 +29,7 @@ def start(folder: Path, shards: Path, launcher: tuple[str, ...], devices: int, r
         "data.shards": f"{shards}/*.tar", "data.global_batch_size": 8, "data.workers": 1, "pictures.every_n_steps": 0,
         "trainer.max_epochs": 1, "trainer.enable_progress_bar": "false", "trainer.accelerator": "cpu",
         "trainer.enable_model_summary": "false", "trainer.precision": "32-true", "trainer.deterministic": "true",
-        "trainer.logger.init_args.save_dir": folder, "trainer.devices": devices,
+        "runs": folder, "trainer.devices": devices,
         "trainer.callbacks+": "tests.diary.Diary", "trainer.callbacks.folder": folder,
     }  # fmt: skip
     words = [*(f"--config={ROOT / file}" for file in files), *(f"--{name}={value}" for name, value in settings.items())]

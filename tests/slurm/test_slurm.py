@@ -41,7 +41,7 @@ def submit(cluster: Cluster, folder: Path, cache: Path, pause: float) -> str:
     settings = {
         "data.scenes.train": 64, "data.scenes.held_out": 16, "data.batch_size": 4, "data.val_batch_size": 8,
         "data.workers": 1, "trainer.max_epochs": STEPS // 8, "trainer.enable_progress_bar": "false",
-        "trainer.accelerator": "cpu", "trainer.logger.init_args.save_dir": folder, "trainer.precision": "32-true",
+        "trainer.accelerator": "cpu", "runs": folder, "trainer.precision": "32-true",
         "trainer.enable_model_summary": "false", "trainer.callbacks+": "tests.diary.Diary",
         "trainer.callbacks.folder": folder, "trainer.callbacks.pause": pause, "trainer.log_every_n_steps": 1,
     }  # fmt: skip

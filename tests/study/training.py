@@ -29,9 +29,9 @@ def fit(
         RuntimeError: where training failed; it names the log.
     """
     given = ["fit", "--config", config, *given]
-    place = ["--trainer.logger.init_args.save_dir", str(folder.parent), "--trainer.logger.init_args.name", folder.name]
+    place = ["--runs", str(folder.parent), "--name", folder.name]
     asked = {"command": given, "config": yaml.safe_load((ROOT / config).read_text(encoding="utf-8"))}
-    record = folder / "run.json"
+    record = folder / "study.json"
     if record.is_file() and asked.items() <= (done := json.loads(record.read_text(encoding="utf-8"))).items():
         return done
     shutil.rmtree(folder, ignore_errors=True)
@@ -56,7 +56,7 @@ def trained_start(study: Study, out: Path) -> tuple[dict[str, Any] | None, Path 
         return None, None
     folder, weights = out / start["name"], out / f"{start['name']}-exported"
     done = fit(start["config"], folder, [*words(start["settings"]), *QUIET], threads=None)
-    if not weights.is_dir() or weights.stat().st_mtime < (folder / "run.json").stat().st_mtime:
+    if not weights.is_dir() or weights.stat().st_mtime < (folder / "study.json").stat().st_mtime:
         shutil.rmtree(weights, ignore_errors=True)
         checkpoint = str(folder / "checkpoints" / "last.ckpt")
         subprocess.run([*PROGRAM, "export", checkpoint, str(weights)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

@@ -1,0 +1,94 @@
+"""What a checkpoint tells of the run that wrote it, read without its weights: before anything else is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from lightning_modules import beta_clip, harmo_clip, mul_clip  # noqa: F401  what checkpoints hold is known once imported
+from lightning_modules.atomic_io import CheckpointError, is_whole, why_unreadable
+from lightning_modules.averaging import AVERAGED
+from lightning_modules.provenance import KEY
+from lightning_modules.runs.settings import Flat
+from lightning_modules.sharded_files import META
+
+RUN = "grainclip_run"  # the key under which a checkpoint keeps its run's id, settings, config and history
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Of a checkpoint: where it lies, how far it is, of which method and run, and with which settings."""
+
+    path: Path
+    step: int
+    epochs: int  # that are done
+    method: str  # "" where the checkpoint does not say
+    global_batch: int | None
+    run: dict[str, Any]  # id, settings, history, config; empty where no command wrote it
+    shapes: Shapes  # of the weights; empty where they are in slices
+
+    @property
+    def settings(self) -> Flat | None:
+        """The settings of the run when it was written; None where it does not say."""
+        return self.run.get("settings")
+
+
+def read_facts(path: Path) -> Facts:
+    """Read a checkpoint's facts; of a sharded one its ``meta.pt`` alone.
+
+    Raises:
+        CheckpointError: where there is none, or it is damaged or not a run's; one line that says which.
+    """
+    if not path.exists():
+        raise CheckpointError(f"--ckpt_path {path}: no such checkpoint")
+    file = path / META if path.is_dir() else path
+    if not file.is_file() or not is_whole(file):
+        raise CheckpointError(f"{path} is cut short or damaged, or no checkpoint; --ckpt_path takes another one")
+    try:
+        saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {why_unreadable(error)}") from error
+    if not isinstance(saved, dict) or not {"loops", "global_step"} <= saved.keys():
+        raise CheckpointError(f"{path} holds no run to go on with: it was not written by `lightning fit`")
+    origin = saved.get(KEY, {})
+    weights: Mapping[str, Any] = saved.get("state_dict", {})
+    return Facts(
+        path=path,
+        step=saved["global_step"],
+        epochs=saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"],
+        method=origin.get("method", ""),
+        global_batch=saved.get("GranularityData", {}).get("global_batch"),
+        run=saved.get(RUN, {}),
+        shapes={name: tuple(one.shape) for name, one in weights.items() if isinstance(one, torch.Tensor)},
+    )
+
+
+def misfit(facts: Facts, method: str, wanted: Shapes) -> str | None:
+    """What to say where a checkpoint's weights are not those of the model to be trained; None where they are.
+
+    Args:
+        facts: the checkpoint's.
+        method: name of the model's class.
+        wanted: shapes of the model's weights.
+    """
+    if facts.method and facts.method != method:
+        return f"{facts.path} is of {facts.method}, this run is of {method}"
+    if not facts.shapes:
+        return None
+    found = {name: shape for name, shape in facts.shapes.items() if not name.startswith(AVERAGED)}
+    wanted = {name: shape for name, shape in wanted.items() if not name.startswith(AVERAGED)}
+    names = [name for name in (*wanted, *found) if wanted.get(name) != found.get(name)]
+    if not names:
+        return None
+    there, here = _size(found.get(names[0])), _size(wanted.get(names[0]))
+    return f"{facts.path} is of another size: {names[0]} is {there} there and {here} here"
+
+
+def _size(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else "x".join(map(str, shape)) or "a number"

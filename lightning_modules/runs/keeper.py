@@ -1,0 +1,151 @@
+"""The callback that keeps a run's folder and record: all ranks enter it together, or none."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+from typing_extensions import override
+
+from datamodules import GranularityData
+from lightning_modules.atomic_io import CheckpointError
+from lightning_modules.runs.checkpoint import RUN
+from lightning_modules.runs.folder import CONFIG, LOCK, RunFolder, try_folder, unwritable, write_whole
+from lightning_modules.runs.ranks import started_by_another_rank
+from lightning_modules.runs.settings import Change, Flat
+from lightning_modules.runs.start import Decision, Resume, RunRefused, check_shards
+
+logger = logging.getLogger("grainclip")
+T = TypeVar("T")
+
+
+class RunEnds(SystemExit):
+    """Every rank ends here: the first has said why."""
+
+
+class RunKeeper(Callback):
+    """Keeps the record of a run that ``lightning fit`` starts.
+
+    Loggers are handed to the trainer when the run is entered: before that nothing is written.
+
+    Args:
+        folder: the run's.
+        config: the whole config as YAML.
+        settings: those that belong to the run.
+        resume: what the user accepts.
+        decision: the first rank's; other ranks have chosen ``decision.checkpoint`` alone.
+        loggers: the trainer's.
+    """
+
+    def __init__(
+        self, folder: RunFolder, config: str, settings: Flat, resume: Resume, decision: Decision, loggers: list[Logger]
+    ) -> None:
+        self.folder, self.config, self.settings, self.resume = folder, config, settings, resume
+        self.decision, self.loggers = decision, loggers
+        self.place = folder.path  # of results.json
+        self._shards: str | None = None
+        self._recorded = False  # whether config.yaml is that of the checkpoint beside it
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Collective. Raises ``RunEnds`` on every rank where the first refuses, or has nothing left to train."""
+        mine = self.decision
+        data = getattr(trainer, "datamodule", None)
+        self._shards = data.trained_on() if isinstance(data, GranularityData) else None
+        if trainer.is_global_zero:
+            self.decision = self._agree()
+        self.decision = _from_first(trainer, self.decision)
+        if self.decision.finished or self.decision.refusal:
+            raise RunEnds(2 if self.decision.refusal and not started_by_another_rank(trainer) else 0)
+        alike = trainer.strategy.reduce_boolean_decision(mine.checkpoint == self.decision.checkpoint, all=True)
+        if not alike:
+            raise CheckpointError(
+                f"ranks find different checkpoints in {self.folder.path}: every node must see the folder, and no other "
+                "run write into it; start again"
+            )
+        error = _from_first(trainer, self._enter() if trainer.is_global_zero else None)
+        if error is not None:
+            raise CheckpointError(error)
+        trainer.loggers = self.loggers
+        for one in self.loggers:
+            _ = getattr(one, "experiment", None)  # it is set up before training, as Lightning does
+
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[RUN] = {
+            "id": self.decision.run,
+            "name": self.folder.name,
+            "config": self.config,
+            "settings": self.settings,
+            "shards": self._shards,
+            "history": self.history(trainer.global_step),
+        }
+
+    def history(self, step: int) -> list[dict[str, Any]]:
+        """Every part of the training until ``step``: from where to where, and what changed at its beginning."""
+        before = self.decision.history
+        changed = {one.name: [one.old, one.new] for one in self.decision.changed}
+        if not before:
+            return [{"from": self.decision.step, "to": step, "changed": changed}]
+        if changed:
+            return [*before, {"from": self.decision.step, "to": step, "changed": changed}]
+        return [*before[:-1], {**before[-1], "to": step}]
+
+    def saved(self, trainer: Trainer) -> None:
+        """A checkpoint is in its place: now config.yaml may become its."""
+        if trainer.is_global_zero and not self._recorded:
+            self._write_config()
+            self._recorded = True
+
+    def _agree(self) -> Decision:
+        """The first rank's decision, with what only the data module knows; it tells a refusal."""
+        if self.decision.refusal or self.decision.finished or self.decision.checkpoint is None:
+            return self.decision
+        try:
+            return check_shards(self.decision, self.resume.accept, self._shards)
+        except RunRefused as error:
+            return Decision(refusal=str(error))
+
+    def _enter(self) -> str | None:
+        """Make the folder this run's, on the first rank; what went wrong."""
+        folder, decision = self.folder, self.decision
+        try:
+            if decision.aside is not None:
+                _move_aside(folder.path, decision.aside)
+                logger.info("%s: the run before is now %s", folder.path, decision.aside)
+            try_folder(folder.checkpoints)
+            folder.remove_drafts()
+            if folder.record().get("id") != decision.run:
+                folder.write_record({
+                    "id": decision.run, "name": folder.name, "origin": decision.origin, "settings": self.settings,
+                })  # fmt: skip
+            if decision.checkpoint is None or (decision.origin and decision.checkpoint.parent != folder.checkpoints):
+                self._write_config()
+        except OSError as error:
+            return unwritable(folder.path, error)
+        if decision.checkpoint is not None:
+            logger.info("%s: goes on at step %d, from %s", folder.path, decision.step, decision.checkpoint)
+        return None
+
+    def _write_config(self) -> None:
+        head = [f"# Run {self.decision.run}. `lightning fit --config` with this file goes on with it."]
+        for part in self.history(self.decision.step)[1:]:
+            said = ", ".join(str(Change(name, *values)) for name, values in part["changed"].items())
+            head.append(f"# Changed at step {part['from']}: {said}")
+        write_whole(self.folder.path / CONFIG, "\n".join([*head, self.config]))
+
+
+def _move_aside(folder: Path, aside: Path) -> None:
+    """Rename a run's folder and begin a new one; the lock stays with the name."""
+    os.rename(folder, aside)
+    folder.mkdir()
+    os.link(aside / LOCK, folder / LOCK)
+    os.unlink(aside / LOCK)
+
+
+def _from_first(trainer: Trainer, value: T) -> T:
+    return trainer.strategy.broadcast(value)

@@ -1,0 +1,34 @@
+"""The place of what ``lightning validate`` and ``test`` find, apart from the training's own files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning import Callback, Trainer
+
+from lightning_modules.runs.keeper import RunKeeper
+
+
+class MeasuredPlace(Callback):
+    """Tells the other callbacks where results go.
+
+    Args:
+        place: the folder; None on all ranks but the first.
+        step: of the checkpoint that is measured.
+    """
+
+    def __init__(self, place: Path | None, step: int) -> None:
+        self.place, self.step = place, step
+
+
+def place_of_results(trainer: Trainer) -> Path | None:
+    """The folder for results.json. Every rank must call it: outside the commands it is Lightning's, told by rank 0."""
+    for one in vars(trainer)["callbacks"]:
+        if isinstance(one, (RunKeeper, MeasuredPlace)):
+            return one.place
+    return None if trainer.log_dir is None else Path(trainer.log_dir)
+
+
+def measured_step(trainer: Trainer) -> int:
+    """The step of the weights that were measured."""
+    return next((one.step for one in vars(trainer)["callbacks"] if isinstance(one, MeasuredPlace)), trainer.global_step)

@@ -1,0 +1,97 @@
+"""What two starts of a run may differ in, and how that is told.
+
+Compared are the settings of model, data and seed, but for ``FREE``, and the few of the trainer that change what is
+learnt, ``TRAINER``. All else may change freely: devices, nodes, strategy, precision, logging, callbacks, more steps.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+COMPARED = ("model", "data", "seed_everything")
+TRAINER = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")  # of the trainer's settings
+TOLD = ("trainer.max_epochs", "trainer.max_steps", "trainer.precision")  # may change, and stand in the run's history
+FREE = (
+    "model.memory",  # exact whatever it is
+    "data.workers",
+    "data.num_workers",
+    "data.skip",
+    "data.val_batch_size",
+)
+Flat = dict[str, Any]
+
+
+class Change(NamedTuple):
+    """A setting that differs."""
+
+    name: str
+    old: Any
+    new: Any
+
+    @property
+    def free(self) -> bool:
+        """Whether it needs no acceptance."""
+        return self.name in TOLD
+
+    def __str__(self) -> str:
+        return f"{self.name}: {_shown(self.old)} → {_shown(self.new)}"
+
+
+def recorded(config: Mapping[str, Any]) -> Flat:
+    """The settings of a whole config that a run's history tells, flat, by the names that people use: ``model.beta``."""
+    found: Flat = {}
+    for part in COMPARED:
+        found |= _flat(config.get(part), part)
+    trainer = config.get("trainer") or {}
+    found |= {f"trainer.{name}": trainer.get(name) for name in TRAINER}
+    found |= {name: trainer.get(name.removeprefix("trainer.")) for name in TOLD}
+    return {name: value for name, value in found.items() if not _within(name, FREE)}
+
+
+def changes(old: Flat, new: Flat) -> list[Change]:
+    """What differs, sorted by name. Settings within a class that itself differs are left out."""
+    names = sorted(old.keys() | new.keys())
+    found = [Change(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
+    classes = [one.name for one in found if _is_class(one.old) or _is_class(one.new)]
+    return [one for one in found if not any(one.name.startswith(f"{name}.") for name in classes)]
+
+
+def accepted(change: Change, accept: bool | Iterable[str]) -> bool:
+    """Whether a change is among those that the user takes: all of them, or those under the names given."""
+    return accept if isinstance(accept, bool) else _within(change.name, tuple(accept))
+
+
+def _flat(value: Any, name: str) -> Flat:
+    if isinstance(value, Mapping) and "class_path" in value:
+        inner = {**(value.get("init_args") or {}), **(value.get("dict_kwargs") or {})}
+        return {name: str(value["class_path"])} | _children(inner, name)
+    if isinstance(value, Mapping) and value:
+        return _children(value, name)
+    return {name: json.loads(json.dumps(value, default=str))}
+
+
+def _children(values: Mapping[str, Any], name: str) -> Flat:
+    found: Flat = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{name}.{key}")
+    return found
+
+
+def _within(name: str, parts: Iterable[str]) -> bool:
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
+
+
+def _is_class(value: Any) -> bool:
+    if not isinstance(value, str) or "." not in value:
+        return False
+    parts = value.split(".")
+    return all(part.isidentifier() for part in parts) and parts[-1][0].isupper()
+
+
+def _shown(value: Any) -> str:
+    if _is_class(value):
+        return str(value).rpartition(".")[2]
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:28]}…{text[-28:]}"
