@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from typing_extensions import override
 
 MAX_LOG_SCALE = math.log(100.0)
 
@@ -84,7 +86,18 @@ def adamw(model: nn.Module, new_modules: Iterable[nn.Module], config: OptimConfi
         decay = config.weight_decay if decayed else 0.0
         group = groups.setdefault(label, {"name": label, "params": [], "lr": rate[part], "weight_decay": decay})
         group["params"].append(parameter)
-    return AdamW(list(groups.values()), lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
+    optimizer = AdamW(list(groups.values()), lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
+    optimizer.register_load_state_dict_pre_hook(_with_own_settings)
+    return optimizer
+
+
+def _with_own_settings(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's state with the settings of ``optimizer``: it brings averages and counts, the config decides."""
+    own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    if len(own) != len(state["param_groups"]):
+        return state  # PyTorch says that
+    groups = [group | settings for group, settings in zip(state["param_groups"], own, strict=True)]
+    return {**state, "param_groups": groups}
 
 
 def clip_gradients(optimizer: Optimizer, limit: float, by_value: bool = False) -> None:
@@ -124,4 +137,19 @@ def warmup_cosine(optimizer: AdamW, config: OptimConfig, total_steps: float) -> 
         progress = min(1.0, (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps))
         return config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
-    return LambdaLR(optimizer, factor)
+    return Schedule(optimizer, factor)
+
+
+class Schedule(LambdaLR):
+    """Learning rates as a function of the step alone: a run that goes on takes the step from its checkpoint, and peaks
+    and length from its config.
+    """
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the count of steps, and set each group's rate for the next one."""
+        self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["_step_count"]
+        rates = [base * factor(self.last_epoch) for base, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)]
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self._last_lr = rates

@@ -68,14 +68,15 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        if progress.is_last_batch or trainer.global_step % self.every_n_steps == 0:
+        step = trainer.global_step
+        if _epoch_is_done(trainer) or step % self.every_n_steps == 0 or step == trainer.max_steps:
             self.save(trainer)  # while gradients accumulate there is nothing new: no step since the last save
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._last_global_step_saved = 0  # save once more: now the epoch counts as done and its validation is in
-        super().on_train_epoch_end(trainer, pl_module)
+        if _epoch_is_done(trainer):  # else max_steps has ended training inside it: a longer one finishes the epoch
+            self._last_global_step_saved = 0  # save once more: now the epoch counts as done and its validation is in
+            super().on_train_epoch_end(trainer, pl_module)
 
     @override
     def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
@@ -128,6 +129,10 @@ class BestCheckpoint(ModelCheckpoint):
     def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
         """None: it keeps the best."""
         return set()
+
+
+def _epoch_is_done(trainer: Trainer) -> bool:
+    return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
 
 
 def _count_epoch_as_begun(trainer: Trainer) -> None:

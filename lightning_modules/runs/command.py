@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from rich.console import Console
 
+from datamodules.atomic_write import write_text
 from eval import table
 from lightning_modules.atomic_io import CheckpointError
 from lightning_modules.complaints import fail
 from lightning_modules.optim import ScheduleError
 from lightning_modules.runs.checkpoint import Facts, misfit, read_facts
-from lightning_modules.runs.folder import CONFIG, RESULTS, RunFolder, unwritable, write_whole
+from lightning_modules.runs.folder import CONFIG, RESULTS, RunFolder, unwritable
 from lightning_modules.runs.keeper import RunEnds, RunKeeper
 from lightning_modules.runs.lock import RunLock, RunTaken
 from lightning_modules.runs.loggers import loggers
@@ -121,7 +123,7 @@ class RunCommand:
             facts = self._to_measure(method, resume)
             if rank(trainer) == 0:
                 place = self.folder.place_of(self.command)
-                write_whole(place / CONFIG, self.config)
+                write_text(place / CONFIG, self.config)
         except (RunRefused, CheckpointError) as error:
             fail(str(error))
         except OSError as error:
@@ -167,7 +169,8 @@ class RunCommand:
 
     def _say(self) -> None:
         if self._decision.refusal:
-            logger.error(self._decision.refusal)
+            with suppress(SystemExit):  # the others are there, and wait to be told to end
+                fail(self._decision.refusal)
         elif self._decision.finished:
             self._show_finished()
 

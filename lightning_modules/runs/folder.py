@@ -13,9 +13,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from datamodules.atomic_write import write_text
 from lightning_modules.atomic_io import CheckpointError, is_whole, remove, the_one_before
-from lightning_modules.runs.lock import NAME as LOCK
-from lightning_modules.runs.lock import draft_name
 
 RECORD, CONFIG, RESULTS, CHECKPOINTS = "run.json", "config.yaml", "results.json", "checkpoints"
 
@@ -47,7 +46,7 @@ class RunFolder:
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Write run.json."""
-        write_whole(self.path / RECORD, json.dumps(record, indent=2) + "\n")
+        write_text(self.path / RECORD, json.dumps(record, indent=2) + "\n")
 
     def holds_a_run(self) -> bool:
         """Whether a run has left anything here."""
@@ -122,30 +121,3 @@ def try_folder(folder: Path) -> None:
 def unwritable(folder: Path, error: OSError) -> str:
     """The line for a folder that cannot be written to."""
     return f"{folder} cannot be written to: {error.strerror or error}; --runs FOLDER names another place"
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Put ``text`` in a file's place in one go."""
-    draft = file.with_name(draft_name(file.name))
-    try:
-        with draft.open("w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(draft, file)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-__all__ = [
-    "CHECKPOINTS",
-    "CONFIG",
-    "LOCK",
-    "RECORD",
-    "RESULTS",
-    "RunFolder",
-    "new_id",
-    "try_folder",
-    "unwritable",
-    "write_whole",
-]

@@ -12,9 +12,11 @@ from lightning.pytorch.loggers import Logger
 from typing_extensions import override
 
 from datamodules import GranularityData
+from datamodules.atomic_write import write_text
 from lightning_modules.atomic_io import CheckpointError
 from lightning_modules.runs.checkpoint import RUN
-from lightning_modules.runs.folder import CONFIG, LOCK, RunFolder, try_folder, unwritable, write_whole
+from lightning_modules.runs.folder import CONFIG, RunFolder, try_folder, unwritable
+from lightning_modules.runs.lock import NAME as LOCK
 from lightning_modules.runs.ranks import started_by_another_rank
 from lightning_modules.runs.settings import Change, Flat
 from lightning_modules.runs.start import Decision, Resume, RunRefused, check_shards
@@ -136,7 +138,7 @@ class RunKeeper(Callback):
         for part in self.history(self.decision.step)[1:]:
             said = ", ".join(str(Change(name, *values)) for name, values in part["changed"].items())
             head.append(f"# Changed at step {part['from']}: {said}")
-        write_whole(self.folder.path / CONFIG, "\n".join([*head, self.config]))
+        write_text(self.folder.path / CONFIG, "\n".join([*head, self.config]))
 
 
 def _move_aside(folder: Path, aside: Path) -> None:

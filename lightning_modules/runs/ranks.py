@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lightning import Trainer
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 
 def rank(trainer: Trainer) -> int:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import zipfile
+from pathlib import Path
 
 import pytest
+import torch
 
-from lightning_modules.atomic_io import put_in_place
+from lightning_modules.atomic_io import AtomicCheckpointIO, CheckpointError, put_in_place
+from lightning_modules.runs.lock import draft_name
 
 
 def write(path, text):
@@ -46,8 +51,65 @@ def test_a_kill_between_the_two_names_changes_nothing(tmp_path):
     last = tmp_path / "last.ckpt"
     write(last, "a")
     os.link(last, tmp_path / "last-0.ckpt")  # where a process died
-    os.link(last, tmp_path / "last-0.ckpt.link")
+    os.link(last, tmp_path / draft_name("last-0.ckpt"))
     write(tmp_path / "new", "b")
     put_in_place(tmp_path / "new", last)
     assert (read(last), read(tmp_path / "last-0.ckpt")) == ("b", "a")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["last-0.ckpt", "last.ckpt"]
+
+
+class Breaks(io.FileIO):
+    """A file whose disk gives up, or whose process is told to stop, amid writing."""
+
+    error: BaseException = OSError(errno.ENOSPC, "No space left on device")
+
+    def write(self, data):
+        if self.tell() > 5000:
+            raise self.error
+        return super().write(data)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "says"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), CheckpointError, "No space left on device; the one before"),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+        (SystemExit(143), SystemExit, None),
+    ],
+)
+def test_a_save_that_is_broken_off(tmp_path, monkeypatch, error, raised, says):
+    """PyTorch's writer complains of its own file in every case; the cause is told, and the old checkpoint is whole."""
+    last, writer = tmp_path / "last.ckpt", AtomicCheckpointIO()
+    writer.save_checkpoint({"weights": torch.zeros(10)}, last)
+    before = last.read_bytes()
+    opened = Path.open
+
+    def breaks(self, mode="r", *args, **kwargs):
+        if mode != "wb":
+            return opened(self, mode, *args, **kwargs)
+        file = Breaks(self, "wb")
+        file.error = error
+        return file
+
+    monkeypatch.setattr(Path, "open", breaks)
+    with pytest.raises(raised) as found:
+        writer.save_checkpoint({"weights": torch.zeros(100_000)}, last)
+    monkeypatch.undo()
+    if says:
+        assert says in str(found.value)
+        assert "enforce fail" not in str(found.value)
+    assert last.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+class Unknown:
+    """Something that a checkpoint of numbers and settings should not hold."""
+
+
+def test_a_checkpoint_that_holds_code_is_refused_without_bad_advice(tmp_path):
+    torch.save({"thing": Unknown()}, tmp_path / "odd.ckpt")
+    with pytest.raises(
+        CheckpointError, match=r"odd\.ckpt cannot be read: it holds more than numbers and known"
+    ) as found:
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "odd.ckpt", weights_only=True)
+    assert "weights_only" not in str(found.value)
