@@ -25,7 +25,7 @@ from lightning_modules.averaging import fit_averaged
 from lightning_modules.memory import MemoryConfig, encode_by_parts
 from lightning_modules.networks import DualEncoder, EncoderConfig, ImageFeatures, TextConditionedPooling, TextFeatures
 from lightning_modules.optim import OptimConfig, adamw, clamp_temperatures, clip_gradients, warmup_cosine
-from lightning_modules.provenance import KEY, provenance
+from lightning_modules.provenance import KEY, provenance, tell_of_other_settings
 from lightning_modules.sharding import shard, sharded
 from lightning_modules.strings import encode_strings
 from lightning_modules.validation import MeanLosses, Validation
@@ -270,6 +270,8 @@ class Method(LightningModule, ABC):
         data = getattr(self._trainer, "datamodule", None)
         if isinstance(data, GranularityData):
             data.fit_checkpoint(checkpoint)
+        if self._trainer is not None and self._trainer.training:
+            tell_of_other_settings(self, checkpoint)
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:

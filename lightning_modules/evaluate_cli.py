@@ -78,8 +78,10 @@ def evaluate(
     device: torch.device,
     keep: Callable[[Evaluation], None] | None = None,
     name: str | None = None,
+    check: Callable[[Evaluation], None] | None = None,
 ) -> Evaluation:
-    """Run the benchmarks one after the other; ``keep`` is called after each, so that none is lost. Collective.
+    """Run the benchmarks one after the other; ``check`` is called before them, ``keep`` after each, so that none is
+    lost. Collective.
 
     ``name`` is what the model is called in tables; None: by its run's folder and file.
 
@@ -90,6 +92,8 @@ def evaluate(
     settings = {"model": words | {"sha256": model.digest}, "version": version("grainclip"), "commit": commit()}
     settings |= {"batch_size": run.batch_size, "benchmarks": {}}
     found = Evaluation(source, name or model_names([source])[0], settings, {})
+    if check is not None:
+        check(found)
     for one in benchmarks:
         result = one(model, run)
         if twice := sorted(result.numbers.keys() & found.numbers.keys()):
@@ -125,8 +129,11 @@ def run(given: Namespace) -> int:
                 next((fit for fit in FITS if fit.__name__ == given.fit), None),
                 next((wording for wording in WORDINGS if wording.__name__ == given.captions), None),
             )
+            asked = [one.__name__ for one in wanted]
             found = [
-                evaluate(source, wanted, settings, device, out.writer(name), name)
+                evaluate(
+                    source, wanted, settings, device, out.writer(name), name, lambda found: out.check(found, asked)
+                )
                 for source, name in zip(given.model, called, strict=True)
             ]
             if rank() == 0:

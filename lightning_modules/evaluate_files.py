@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from eval.compare import Difference, differences, intervals
 from eval.item_files import write_items
 from eval.report import Section, Tables, latex, markdown, write_json
 from eval.retention import retention
-from lightning_modules.output_paths import make_folder, make_room
+from lightning_modules.output_paths import make_folder, make_room, not_a_run
 
 logger = logging.getLogger("grainclip")
 HEAD = ("number", "first", "second", "difference", "95 % interval", "p")
@@ -99,6 +100,8 @@ class Folder:
             raise ValueError(f"--items writes into the folder --out, got {out}")
         if draws < 0:
             raise ValueError(f"--bootstrap must be at least 0, got {draws}")
+        if out is not None:
+            not_a_run(out.parent if self.file else out, "--out")
         if self.file and out is not None:
             make_room(out, "--out")
         elif out is not None:
@@ -106,6 +109,24 @@ class Folder:
         if tensorboard is not None:
             make_folder(tensorboard, "--tensorboard")
         self.out, self.names, self.items, self.draws, self.tensorboard = out, names, items, draws, tensorboard
+
+    def check(self, found: Evaluation, benchmarks: Collection[str]) -> None:
+        """Raise ValueError where results of another model lie in the place of ``found``'s, or of other benchmarks too:
+        they would be lost.
+        """
+        if self.out is None:
+            return
+        folder = self.out / found.name if len(self.names) > 1 else self.out
+        file = self.out if self.file else folder / "results.json"
+        if not file.is_file():
+            return
+        before = json.loads(file.read_text(encoding="utf-8")).get("settings", {})
+        if before.get("model", {}).get("sha256") != found.settings["model"]["sha256"]:
+            raise ValueError(f"{file} holds results of another model: choose another --out")
+        if lost := sorted(set(before.get("benchmarks", {})) - set(benchmarks)):
+            raise ValueError(
+                f"{file} holds results of {', '.join(lost)}, which are not asked for: choose another --out"
+            )
 
     def writer(self, name: str) -> Callable[[Evaluation], None]:
         """A function that writes the files of the model called ``name``, anew after each benchmark."""

@@ -19,6 +19,7 @@ from lightning_modules.complaints import fail
 from lightning_modules.model_card import model_card
 from lightning_modules.networks import DualEncoder, EncoderConfig
 from lightning_modules.provenance import KEY
+from lightning_modules.runs.checkpoint import RUN
 from lightning_modules.sharded_files import put_together, read_sharded
 
 TEACHER = "teacher."  # how its weights' names begin in a checkpoint
@@ -41,7 +42,7 @@ def export(checkpoint: Path, folder: Path, format: str = "transformers", weights
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: choose another folder, or empty it")
     saved = read(checkpoint)
-    origin = saved[KEY]
+    origin = saved[KEY] | {"history": saved.get(RUN, {}).get("history", [])}
     encoder = encoder_of(saved, weights)
     if format == "open_clip":
         encoder.save_open_clip(folder)

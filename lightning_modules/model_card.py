@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from eval import markdown
+from lightning_modules.runs.settings import Change
 
 USE = {
     "transformers": """from transformers import CLIPModel, CLIPProcessor
@@ -29,7 +30,7 @@ def model_card(origin: Mapping[str, Any], format: str) -> str:
     """Markdown with the metadata that hubs read.
 
     Args:
-        origin: what ``lightning_modules.provenance`` put into the checkpoint.
+        origin: what ``lightning_modules.provenance`` put into the checkpoint; with ``history`` where the run has one.
         format: of the folder, ``transformers`` or ``open_clip``.
     """
     encoder, numbers = origin["encoder"], origin["numbers"]
@@ -47,6 +48,17 @@ def model_card(origin: Mapping[str, Any], format: str) -> str:
         f"## Use\n\n```python\n{USE[format]}\n```",
         "## Numbers on the validation set\n\n" + (markdown(numbers) if numbers else "Not measured in this run."),
         f"## Data\n\n```json\n{json.dumps(origin['data'], indent=2, default=str)}\n```",
+        *_changes(origin.get("history", [])),
         f"## Settings\n\n```json\n{json.dumps(origin['settings'] | {'encoder': encoder}, indent=2, default=str)}\n```",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _changes(history: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Settings that were changed while the model was trained; those below are the last ones."""
+    lines = [
+        f"- at step {part['from']}: "
+        + ", ".join(str(Change(name, *values)) for name, values in part["changed"].items())
+        for part in history[1:]
+    ]
+    return ["## Changed during training\n\n" + "\n".join(lines)] if lines else []

@@ -20,6 +20,13 @@ def make_folder(folder: Path, option: str) -> None:
         raise ValueError(f"{option} must be a folder that can be written to, got {folder}: {error.strerror}") from error
 
 
+def not_a_run(folder: Path, option: str) -> None:
+    """Raise ValueError where ``folder`` is that of a training run, or its checkpoints': all there is the run's own."""
+    for place in (folder, folder.parent) if folder.name == "checkpoints" else (folder,):
+        if (place / "run.json").is_file() and (place / "config.yaml").is_file():
+            raise ValueError(f"{option} must not be the folder of a training run, got {folder}: name one of its own")
+
+
 def make_room(file: Path, option: str) -> None:
     """Make the folder of ``file`` with its parents, and see that ``file`` can be written.
 

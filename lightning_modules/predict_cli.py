@@ -25,7 +25,7 @@ from eval.shard_samples import Stored, stored
 from lightning_modules.complaints import fail
 from lightning_modules.encoder_model import EncoderModel
 from lightning_modules.evaluate_cli import Ranks, load_model, progress, wanted_device
-from lightning_modules.output_paths import make_folder
+from lightning_modules.output_paths import make_folder, not_a_run
 from lightning_modules.parsers import KINDS
 from lightning_modules.predict_folder import check, note_of, write, write_note
 
@@ -51,6 +51,7 @@ def run(given: Namespace) -> int:
     try:
         if given.format == "parquet":
             parquet()
+        not_a_run(given.out, "--out")
         make_folder(given.out, "--out")
         device = wanted_device(given.device)
         samples = list(stored(find_shards(given.shards)))

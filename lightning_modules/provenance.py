@@ -5,7 +5,9 @@ So a checkpoint can become a published model (``lightning export``) without the 
 
 from __future__ import annotations
 
+import logging
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from importlib.metadata import version
@@ -17,6 +19,7 @@ from datamodules import GranularityData
 if TYPE_CHECKING:
     from lightning_modules.base import Method
 
+logger = logging.getLogger("grainclip")
 KEY = "grainclip"
 
 
@@ -29,11 +32,24 @@ def provenance(method: Method) -> dict[str, Any]:
         "method": type(method).__name__,
         "encoder": asdict(method.encoder.config),
         "student_share": method.student_share,
-        "settings": {name: _plain(value) for name, value in method.hparams.items() if not name.startswith("_")},
+        "settings": _settings(method),
         "data": data.describe() if isinstance(data, GranularityData) else {},
         "steps": method.trainer.global_step,
         "numbers": dict(method.numbers),
     }
+
+
+def tell_of_other_settings(method: Method, checkpoint: Mapping[str, Any]) -> None:
+    """Warn where a checkpoint's method had other settings. The commands compare them before (``runs.start``); a program
+    that calls the trainer itself decides for itself.
+    """
+    before = checkpoint.get(KEY, {}).get("settings", {})
+    now = _settings(method)
+    apart = ("encoder", "pretrained", "optim", "memory")  # sizes must fit anyway; the others may change
+    names = [name for name in now if name not in apart and name in before and before[name] != now[name]]
+    if names:
+        said = ", ".join(f"{name}: {before[name]} → {now[name]}" for name in names)
+        logger.warning("the checkpoint was trained with other settings, these hold from now on: %s", said)
 
 
 @lru_cache(maxsize=1)
@@ -47,6 +63,10 @@ def commit() -> str:
         return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+def _settings(method: Method) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in method.hparams.items() if not name.startswith("_")}
 
 
 def _plain(value: Any) -> Any:

@@ -45,7 +45,6 @@ from lightning_modules.setting_names import class_names, class_settings, flat, s
 from lightning_modules.trainer_settings import SettingError, check_settings
 
 
-
 class OneLineParser(LightningArgumentParser):
     """Says what is wrong with the command line or a file in one line, and stops."""
 

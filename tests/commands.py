@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from lightning_modules.cli import main
+from lightning_modules.runs.lock import process_start
 from tests.tiny import write_shards
 from tests.tiny_run import TINY
 from tests.warm_ranks import WarmRanks
@@ -99,6 +100,10 @@ class Started:
             if time.monotonic() > end:
                 raise TimeoutError(f"it has not said {words!r}: {self.said}")
             time.sleep(0.005)
+
+    def alive(self) -> bool:
+        """Whether the first rank still runs."""
+        return bool(process_start(self.pids[0]))
 
     def signal(self, number: int, *ranks: int) -> None:
         """Send a signal to some ranks; to all where none is named."""

@@ -13,6 +13,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from typing_extensions import override
 
@@ -79,6 +80,11 @@ class LastCheckpoint(ModelCheckpoint):
             super().on_train_epoch_end(trainer, pl_module)
 
     @override
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            _begin_next_epoch(checkpoint["loops"]["fit_loop"])
+
+    @override
     def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
         """``last.ckpt`` where it is whole, else the one before it."""
         found = super()._find_last_checkpoints(trainer)
@@ -133,6 +139,18 @@ class BestCheckpoint(ModelCheckpoint):
 
 def _epoch_is_done(trainer: Trainer) -> bool:
     return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+
+
+def _begin_next_epoch(loop: dict[str, Any]) -> None:
+    """Make a checkpoint of an epoch's end go on with no batch of the next one done.
+
+    Where ``max_steps`` is set, Lightning would take the batches of the epoch that is done for those of the next, and
+    leave that one out.
+    """
+    epochs, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
+    if epochs["ready"] == epochs["started"] == epochs["processed"]:
+        batches["current"] = dict.fromkeys(batches["current"], 0)
+        batches["is_last_batch"] = False
 
 
 def _count_epoch_as_begun(trainer: Trainer) -> None:

@@ -23,10 +23,12 @@ class RunFolder:
     """The paths of the run ``name`` among ``runs``.
 
     Raises:
-        ValueError: where the name would lead out of ``runs``.
+        ValueError: where the name would lead out of ``runs``, or that is a URL.
     """
 
     def __init__(self, runs: str | Path, name: str) -> None:
+        if "://" in str(runs):
+            raise ValueError(f"runs must be a folder of this machine's disks, got {runs}")
         parts = Path(name).parts
         if not parts or Path(name).is_absolute() or ".." in parts:
             raise ValueError(f"name must be that of a folder within {runs}, got {name!r}")

@@ -100,7 +100,7 @@ class RunKeeper(Callback):
     def saved(self, trainer: Trainer) -> None:
         """A checkpoint is in its place: now config.yaml may become its."""
         if trainer.is_global_zero and not self._recorded:
-            self._write_config()
+            self._write_config(self.config, self.history(trainer.global_step))
             self._recorded = True
 
     def _agree(self) -> Decision:
@@ -125,20 +125,25 @@ class RunKeeper(Callback):
                 folder.write_record({
                     "id": decision.run, "name": folder.name, "origin": decision.origin, "settings": self.settings,
                 })  # fmt: skip
-            if decision.checkpoint is None or (decision.origin and decision.checkpoint.parent != folder.checkpoints):
-                self._write_config()
+            if decision.config is None:
+                self._write_config(self.config, self.history(decision.step))
+            else:  # a run that was killed right after a save may have left the config of the save before
+                self._write_config(decision.config, decision.history)
         except OSError as error:
             return unwritable(folder.path, error)
         if decision.checkpoint is not None:
             logger.info("%s: goes on at step %d, from %s", folder.path, decision.step, decision.checkpoint)
         return None
 
-    def _write_config(self) -> None:
+    def _write_config(self, config: str, history: list[dict[str, Any]]) -> None:
+        """Put a config in config.yaml's place, with what was changed on the way in its head."""
         head = [f"# Run {self.decision.run}. `lightning fit --config` with this file goes on with it."]
-        for part in self.history(self.decision.step)[1:]:
+        for part in history[1:]:
             said = ", ".join(str(Change(name, *values)) for name, values in part["changed"].items())
             head.append(f"# Changed at step {part['from']}: {said}")
-        write_text(self.folder.path / CONFIG, "\n".join([*head, self.config]))
+        text, file = "\n".join([*head, config]), self.folder.path / CONFIG
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            write_text(file, text)
 
 
 def _move_aside(folder: Path, aside: Path) -> None:

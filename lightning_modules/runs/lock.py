@@ -63,14 +63,14 @@ class Holder:
             silent: seconds since the lock was touched last, by the clock of the disk it lies on.
             me: the process that wants the lock.
         """
-        if self.job and self.job == me.job and self.restarts < me.restarts:
-            return f"start {self.restarts} of job {self.job} is over"
         if self.host == me.host and self.namespace == me.namespace:
             if self.boot != me.boot:
                 return f"{self.host} was started anew since"
             if not _alive(self.pid) or process_start(self.pid) != self.started:
                 return f"process {self.pid} on {self.host} has ended"
             return None
+        if self.job and self.job == me.job and self.restarts < me.restarts:
+            return f"start {self.restarts} of job {self.job} is over"
         if silent > SILENCE:
             return f"nothing was heard of {self.host} for {silent / 60:.0f} minutes"
         return None

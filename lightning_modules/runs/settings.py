@@ -16,7 +16,6 @@ TOLD = ("trainer.max_epochs", "trainer.max_steps", "trainer.precision")  # may c
 FREE = (
     "model.memory",  # exact whatever it is
     "data.workers",
-    "data.num_workers",
     "data.skip",
     "data.val_batch_size",
 )

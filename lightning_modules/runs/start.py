@@ -71,6 +71,7 @@ class Decision:
     changed: list[Change] = field(default_factory=list)  # since the checkpoint
     history: list[dict[str, Any]] = field(default_factory=list)  # of the checkpoint
     shards: str | None = None  # what the checkpoint's run was trained on
+    config: str | None = None  # of the checkpoint of this very run
 
 
 def choose(folder: RunFolder, checkpoint: str | None, anew: bool) -> Path | None:
@@ -127,6 +128,7 @@ def decide(wanted: Wanted) -> Decision:
         changed=changed,
         history=list(facts.run.get("history", [])),
         shards=facts.run.get("shards"),
+        config=facts.run.get("config") if own else None,
     )
 
 

@@ -41,6 +41,27 @@ def evaluate(models, root, benchmark, *more):
     return main(["evaluate", *named, *words, "--device", "cpu"])
 
 
+def test_results_of_others_are_not_overwritten(models, root, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert evaluate(models[:1], root, "coco_val2017,fgovd", "--out", out, "--bootstrap", 0) == 0
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    for name in ("run.json", "config.yaml"):
+        (run / name).touch()
+    for which, benchmark, place, says in (
+        (models[1], "coco_val2017", out, "results.json holds results of another model: choose another --out"),
+        (models[0], "coco_val2017", out, "results.json holds results of fgovd, which are not asked for"),
+        (models[0], "fgovd", run, f"--out must not be the folder of a training run, got {run}"),
+        (models[0], "fgovd", run / "results.json", f"--out must not be the folder of a training run, got {run}"),
+        (models[0], "fgovd", run / "checkpoints", "--out must not be the folder of a training run"),
+    ):
+        with pytest.raises(SystemExit):
+            evaluate([which], root, benchmark, "--out", place)
+        assert says in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+
+
 def test_a_folder_of_all_kinds_of_files(models, root, tmp_path):
     out, board = tmp_path / "out", tmp_path / "board"
     assert evaluate(models[:1], root, "coco_val2017,fgovd", "--out", out, "--tensorboard", board) == 0

@@ -148,7 +148,7 @@ def test_measuring_has_a_place_of_its_own(trained, commands):
     ("words", "says"),
     [
         (["--ckpt_path", "nothere.ckpt"], "--ckpt_path nothere.ckpt: no such checkpoint"),
-        (["--name", "none"], "runs/none holds no checkpoint to validate: --ckpt_path FILE names one"),
+        (["--name", "none"], "runs/none holds no checkpoint to validate: --ckpt_path FILE or"),
         (["--model.beta", "0.1"], "model.beta: 0.5 → 0.1"),
     ],
 )
@@ -192,6 +192,11 @@ def test_accepted_settings(trained, commands):
     }  # fmt: skip
     assert record["hyper_parameters"]["beta"] == 0.2
     assert yaml.safe_load((trained.parent / "accepted" / "config.yaml").read_text())["resume"]["accept"] is False
+    status, said = commands.run("export", "runs/accepted/checkpoints/last.ckpt", "exported")
+    assert status == 0, said
+    card = (commands.folder / "exported" / "README.md").read_text()
+    assert "- at step 2: model.beta: 0.5 → 0.2, model.optim.lr: 0.001 → 0.0005, trainer.max_steps: 2 → -1" in card
+    assert '"beta": 0.2' in card
 
 
 def test_starting_anew_moves_the_old_run_aside(trained, commands):
@@ -230,7 +235,7 @@ def test_moved_shards_are_the_same_data(trained, commands):
     assert status == 0, said
     assert "data.shards" not in str(saved(trained.parent / "moved")[RUN]["history"])
     line = refused(commands, trained, *words, "--data.shards", "copied/train-000.tar")
-    assert "data.shards: shards/*.tar → copied/train-000.tar" in line
+    assert "data.shards: copied/*.tar → copied/train-000.tar" in line
     (copy / "train-001.tar").unlink()
     line = refused(commands, trained, *words, "--data.shards", "copied/*.tar")
     assert "data.shards: " in line

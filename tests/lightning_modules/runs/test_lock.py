@@ -60,6 +60,7 @@ HERE = Holder.this_process("old")
         (replace(HERE, host="far"), 599, None),
         (replace(HERE, host="far"), 601, "nothing was heard of far for 10 minutes"),
         (replace(HERE, namespace="pid:[1]"), 0, None),  # a container of the same name
+        (replace(HERE, job="7", restarts=0), 1e9, None),  # the start before this one is still dying
         (replace(HERE, host="far", job="7", restarts=0), 0, "start 0 of job 7 is over"),
         (replace(HERE, host="far", job="7", restarts=1), 0, None),  # two steps of one job
         (replace(HERE, host="far", job="8", restarts=0), 0, None),
