@@ -32,8 +32,8 @@ MEASURE = "--device cpu --batch_size 8 --bootstrap 10"
 # What is added to a command so that it is done in a second. Of the paper's start a tiny model has the name.
 ADDED = {
     "lightning fit --config configs/beta_bce.yaml": SMALL,
-    "lightning fit --config configs/beta_bce.yaml --config my.yaml --model.beta 0.25": SMALL,
-    "lightning fit --config configs/beta_bce.yaml --data.shards 'shards/train-*.tar' "
+    "lightning fit --config configs/beta_bce.yaml --config my.yaml --model.beta 0.25 --name quarter": SMALL,
+    "lightning fit --config configs/beta_bce.yaml --name mine --data.shards 'shards/train-*.tar' "
     "--data.val_shards shards/val": SMALL,
     "lightning fit --config configs/beta_bce.yaml --print_config": "",
     "lightning doctor": "",
