@@ -4,8 +4,10 @@ line.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from typing import Any, NoReturn
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -43,6 +45,8 @@ from lightning_modules.runs.command import RunCommand
 from lightning_modules.runs.start import Resume
 from lightning_modules.setting_names import class_names, class_settings, flat, settings_of
 from lightning_modules.trainer_settings import SettingError, check_settings
+
+logger = logging.getLogger("grainclip")
 
 
 class OneLineParser(LightningArgumentParser):
@@ -115,7 +119,9 @@ class GrainCli(LightningCLI):
         if settings.trainer.precision is None:
             settings.trainer.precision = best_precision(settings.trainer.accelerator)
         if not settings.trainer.fast_dev_run:
-            text = self._parser(command).dump(settings, skip_none=False)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # jsonargparse 4.49 gave the argument a new name
+                text = self._parser(command).dump(settings, skip_none=False)
             try:
                 self.run = RunCommand(command, settings, text)
             except ValueError as error:

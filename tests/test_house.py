@@ -95,7 +95,7 @@ def long_ones(source):
 @pytest.mark.parametrize("package", [*FLOORS, "tests"])
 def test_files_and_functions_are_short(package):
     texts = {str(file.relative_to(ROOT)): file.read_text(encoding="utf-8") for file in modules(package)}
-    assert not {name: n for name, text in texts.items() if (n := len(text.splitlines())) > 300}
+    assert not {name: n for name, text in texts.items() if (n := len(text.splitlines())) > 400}
     assert not {name: found for name, text in texts.items() if (found := list(long_ones(text)))}
     assert list(long_ones("def f():\n" + "    1\n" * 60)) == [("f", 61)]
     assert not list(long_ones('def f():\n    """' + "a\n" * 60 + '"""\n    return 1\n'))
