@@ -9,7 +9,10 @@ The settings that people use, with their defaults; ways to see the others stand 
  the run
   --config FILE                        a YAML file of settings, of yours or of the package (configs/beta_bce.yaml)
   --print_config                       print all settings and their values, and stop
+  --name NAME                          the run's folder, runs/NAME; without it the config's (--runs FOLDER: elsewhere)
   --ckpt_path FILE                     the checkpoint to go on from or to measure; last: this run's own
+  --resume.accept false                true: go on with other settings than the checkpoint's; or a list of their names
+  --resume.anew false                  true: start anew; the run before is moved aside
   --seed_everything true               of weights, order and crops; a number makes runs alike
   --last_checkpoint.every_n_steps 500  how often last.ckpt is written
   --best_checkpoint.monitor val/caption/text_to_image/R@1   what best.ckpt is best at
