@@ -98,7 +98,7 @@ rect {{ fill: none; stroke-width: 2; vector-effect: non-scaling-stroke }} rect:h
 .text {{ flex: 1 1 24rem }} .key {{ color: #666; font-size: 13px; overflow-wrap: anywhere }}
 mark {{ background: none; border-bottom: 2px solid; color: inherit }}
 mark.stop {{ border-bottom: 2px dotted #999; color: #777 }} .problem {{ color: #b00 }}
-.legend span {{ margin-right: 1.2rem; white-space: nowrap }} .legend {{ color: #444; font-size: 14px }}
+.legend span {{ margin-right: 1.2rem; display: inline-block }} .legend {{ color: #444; font-size: 14px }}
 .legend i {{ display: inline-block; width: .9em; height: .9em; margin-right: .35em; vertical-align: -.1em }}
 li {{ margin: 0 }} ol {{ margin: .3rem 0; padding-left: 1.5rem }}
 </style>

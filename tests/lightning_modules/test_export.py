@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -13,6 +14,9 @@ from PIL import Image
 from torch.nn import functional
 from transformers import CLIPModel, CLIPProcessor
 
+from datamodules.transforms import normalise
+from eval.embed import as_pixels
+from eval.fits import centre_crop
 from lightning_modules import BetaClip
 from lightning_modules.cli import main
 from tests.datamodules.test_atomic_write import full_disk
@@ -72,6 +76,25 @@ def agree_open_clip(checkpoint, folder, pairs):
     own_image, own_text = ours(checkpoint, pixels, texts)
     torch.testing.assert_close(functional.normalize(image, dim=-1), own_image, rtol=0, atol=1e-5)
     torch.testing.assert_close(functional.normalize(text, dim=-1), own_text, rtol=0, atol=1e-5)
+
+
+def test_the_card_s_code_embeds_as_we_do_at_every_size(checkpoint, tmp_path):
+    """Longer sides that exceed the square by 0 to 7 pixels: transformers' own crop is another at 3 and 7."""
+    assert main(["export", str(checkpoint), str(tmp_path / "out")]) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0]
+    side = BetaClip.load_from_checkpoint(checkpoint).encoder.config.image_size
+    sizes = [(side + more, side) for more in range(8)] + [(side, side + more) for more in range(1, 8)]
+    images = [Image.open(io.BytesIO(picture(n, *size, "PNG"))).convert("RGB") for n, size in enumerate(sizes)]
+    names = {"FOLDER": str(tmp_path / "out"), "texts": ["a boat"] * len(images), "images": images}
+    with torch.no_grad():
+        exec(code, names)  # the card is what people copy
+    squares = torch.stack([as_pixels(centre_crop(image, side)) for image in images])
+    image, _ = ours(checkpoint, normalise(squares), ["a boat"])
+    torch.testing.assert_close(names["outputs"].image_embeds, image, rtol=0, atol=1e-5)
+    plain = names["processor"](images=images, return_tensors="pt")["pixel_values"]
+    moved = [n for n, (a, b) in enumerate(zip(plain, normalise(squares), strict=True)) if (a - b).abs().max() > 0.05]
+    assert [max(sizes[n]) - side for n in moved] == [3, 7, 3, 7]
 
 
 def test_transformers_loads_an_export(checkpoint, pictures_and_captions, tmp_path):

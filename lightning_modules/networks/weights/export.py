@@ -1,7 +1,8 @@
 """An encoder as a folder that transformers or open_clip load, with the same embeddings.
 
-Pictures are prepared as CLIP's are (shortest side, then the centre), texts by CLIP's tokenizer up to the encoder's own
-context length.
+Images are prepared as CLIP's are (shortest side, then the centre; transformers' processor rounds the centre otherwise
+where the longer side exceeds the square by 3, 7, 11, ... pixels, see the model card), texts by CLIP's tokenizer up to
+the encoder's own context length.
 """
 
 from __future__ import annotations
