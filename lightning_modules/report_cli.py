@@ -1,4 +1,4 @@
-"""``lightning report``: runs side by side in one web page that can be mailed: curves, numbers, pictures, settings."""
+"""``lightning report``: runs side by side in one web page that can be mailed: curves, numbers, images, settings."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from PIL import Image
@@ -16,41 +17,43 @@ from PIL import Image
 from datamodules.atomic_write import write_text
 from eval.drawing.canvas import svg
 from eval.drawing.curves import curves_figure
-from eval.drawing.page import card, cards, image, page, table
+from eval.drawing.page import card, cards, contents, heading, image, page, table
 from eval.report import COUNTS, sections
 from lightning_modules.complaints import fail
-from lightning_modules.dashboards.layout import LAYOUT
+from lightning_modules.dashboards.layout import LAYOUT, is_fraction
 from lightning_modules.dashboards.run_files import RunFiles, read_run
 from lightning_modules.output_paths import make_room
 
-COLUMN = 700  # pixels: wider pictures are not made smaller
+COLUMN = 700  # pixels: wider images have a row for themselves
 ASIDE = ("chance", "ties", *COUNTS)  # columns that only explain others
 
 
 def report_page(runs: Sequence[RunFiles]) -> str:
     """The page: a part for each kind of thing that the runs left."""
-    parts = [
-        f'<p class="note">Runs: {html.escape(", ".join(run.name for run in runs))}</p>',
-        _numbers(runs),
-        _curves(runs),
-        _pictures(runs),
-        _settings(runs),
-    ]
-    return page("Training report", "\n".join(filter(None, parts)))
+    parts = {
+        title: part for title, part in chain(_numbers(runs), _curves(runs), _images(runs), _settings(runs)) if part
+    }
+    told = f'<p class="note">Runs: {html.escape(", ".join(run.name for run in runs))}</p>'
+    return page(
+        "Training report", "\n".join([told, contents(parts), *(heading(t) + "\n" + p for t, p in parts.items())])
+    )
 
 
-def _numbers(runs: Sequence[RunFiles]) -> str:
-    """What the last validation measured; what only explains it is folded away."""
+Part = tuple[str, str]  # a title and the HTML below it
+
+
+def _numbers(runs: Sequence[RunFiles]) -> Iterator[Part]:
+    """The numbers of the last validation; what only explains them is folded away."""
     cells = [dict(_cells(run)) for run in runs]
     names = list(dict.fromkeys(name for one in cells for name in one))
     if not names:
-        return ""
+        return
     head = ["", *(run.name for run in runs)]
     rows = [[" · ".join(name), *(one.get(name, "–") for one in cells)] for name in names]
     main = [row for row, name in zip(rows, names, strict=True) if name[-1] not in ASIDE]
     rest = [row for row, name in zip(rows, names, strict=True) if name[-1] in ASIDE]
     folded = f"<details><summary>chance, ties, counts</summary>{table(head, rest)}</details>" if rest else ""
-    return f"<h2>Last validation</h2>\n{table(head, main)}\n{folded}"
+    yield "Last validation", f"{table(head, main)}\n{folded}"
 
 
 def _cells(run: RunFiles) -> Iterator[tuple[tuple[str, str], str]]:
@@ -59,42 +62,43 @@ def _cells(run: RunFiles) -> Iterator[tuple[tuple[str, str], str]]:
             yield from (((label, column), cell) for column, cell in zip(section.columns, cells, strict=True))
 
 
-def _curves(runs: Sequence[RunFiles]) -> str:
+def _curves(runs: Sequence[RunFiles]) -> Iterator[Part]:
     """The charts of TensorBoard's layout for which there is anything."""
-    parts = []
+    names = [run.name for run in runs]
     for group, charts in LAYOUT.items():
         drawn = []
         for title, (_, patterns) in charts.items():
             found = re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
             curves = {(run.name, tag): curve for run in runs for tag, curve in run.scalars.items() if found.match(tag)}
             if curves:
-                figure = image(svg(curves_figure(curves, title)), f"curves: {title}", "svg+xml")
-                drawn.append(f"<figure>{figure}</figure>")
+                chart = curves_figure(curves, title, names, percent=all(is_fraction(tag) for _, tag in curves))
+                drawn.append(f"<figure>{image(svg(chart), f'curves: {title}', 'svg+xml')}</figure>")
         if drawn:
-            parts.append(f"<h2>{html.escape(group.capitalize())}</h2>\n{cards(drawn, wide=True)}")
-    return "\n".join(parts)
+            yield group.capitalize(), cards(drawn, wide=True)
 
 
-def _pictures(runs: Sequence[RunFiles]) -> str:
-    """The last picture of each tag, runs beside each other."""
-    tags = list(dict.fromkeys(tag for run in runs for tag in run.pictures))
-    drawn = [_picture(tag, run) for tag in tags for run in runs if tag in run.pictures]
-    return f"<h2>Pictures</h2>\n{cards(drawn, wide=True)}" if drawn else ""
+def _images(runs: Sequence[RunFiles]) -> Iterator[Part]:
+    """The last image of each tag, runs beside each other; a part for each kind of image."""
+    tags = list(dict.fromkeys(tag for run in runs for tag in run.images))
+    for kind in dict.fromkeys(tag.partition("/")[0] for tag in tags):
+        own = [tag for tag in tags if tag.partition("/")[0] == kind]
+        drawn = [_image(tag, run) for tag in own for run in runs if tag in run.images]
+        yield f"Images: {kind}", cards(drawn, wide=True)
 
 
-def _picture(tag: str, run: RunFiles) -> str:
+def _image(tag: str, run: RunFiles) -> str:
     """Wide ones have a row for themselves: their words could not be read in half of it."""
-    step, png = run.pictures[tag]
+    step, png = run.images[tag]
     with Image.open(io.BytesIO(png)) as opened:
         room = "row" if opened.width > COLUMN else "column"
-    return card(image(png, tag), html.escape(f"{tag} · {run.name}, step {step}"), room)
+    return card(image(png, tag), html.escape(f"{tag} · {run.name}, step {step}"), room, whole=True)
 
 
-def _settings(runs: Sequence[RunFiles]) -> str:
+def _settings(runs: Sequence[RunFiles]) -> Iterator[Part]:
     """The settings in which the runs differ; all others folded away."""
     names = list(dict.fromkeys(name for run in runs for name in run.config))
     if not names:
-        return ""
+        return
     head = ["setting", *(run.name for run in runs)]
     rows = {name: [run.config.get(name, "–") for run in runs] for name in names}
     differing = [[name, *values] for name, values in rows.items() if len(set(values)) > 1]
@@ -104,7 +108,7 @@ def _settings(runs: Sequence[RunFiles]) -> str:
         told = "<p>The runs have the same settings.</p>"
     summary = f"{len(same)} settings{' that are the same' if len(runs) > 1 else ''}"
     folded = f"<details><summary>{summary}</summary>{table(['setting', ''], same, numbers=False)}</details>"
-    return f"<h2>Settings{' that differ' if len(runs) > 1 else ''}</h2>\n{told}\n{folded if same else ''}"
+    yield f"Settings{' that differ' if len(runs) > 1 else ''}", f"{told}\n{folded if same else ''}"
 
 
 def run(given: Namespace) -> int:

@@ -8,18 +8,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from eval.drawing.canvas import COLOURS, HEADING, canvas, heading, place
 from eval.drawing.words import short
 
-WIDTH, HEIGHT, LINE = 4.6, 2.3, 0.175  # inches of the figure, of the curves, of a line of the legend
+WIDTH, HEIGHT, LINE = 4.0, 2.1, 0.175  # inches of the figure, of the curves, of a line of the legend
+LETTERS = 54  # of a line of the legend
 STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
 Curve = Sequence[tuple[int, float]]  # step, value
 
 
-def curves_figure(curves: Mapping[tuple[str, str], Curve], title: str) -> Figure:
-    """One chart; a curve is known by its run and its quantity."""
-    runs = list(dict.fromkeys(run for run, _ in curves))
+def curves_figure(
+    curves: Mapping[tuple[str, str], Curve], title: str, runs: Sequence[str] | None = None, percent: bool = False
+) -> Figure:
+    """One chart; a curve is known by its run and its quantity.
+
+    ``runs`` are all of a page, so that a run has one colour there, and is named in each legend where there are several;
+    None: those that have curves. ``percent`` shows fractions so.
+    """
+    runs = list(dict.fromkeys(run for run, _ in curves)) if runs is None else runs
     quantities = list(dict.fromkeys(quantity for _, quantity in curves))
     below = 0.55 + LINE * len(curves)
     with canvas(WIDTH, HEADING + HEIGHT + below) as figure:
@@ -35,9 +43,11 @@ def curves_figure(curves: Mapping[tuple[str, str], Curve], title: str) -> Figure
                 marker="o" if len(curve) < 8 else None,
                 markersize=3,
                 linewidth=1.3,
-                label=short(" · ".join(filter(None, [run if len(runs) > 1 else "", quantity])), 62),
+                label=short(" · ".join(filter(None, [run if len(runs) > 1 else "", quantity])), LETTERS),
             )
         ax.set_xlabel("step")
+        if percent:
+            ax.yaxis.set_major_formatter(PercentFormatter(1.0))
         ax.grid(alpha=0.25)
         figure.legend(loc="lower left", frameon=False, fontsize=8, labelspacing=0.25, borderaxespad=0.2)
     return figure

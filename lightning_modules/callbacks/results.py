@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from typing_extensions import override
 
 from eval import table, write_json
+from lightning_modules.callbacks.checkpoints import BestCheckpoint
+from lightning_modules.dashboards.layout import is_fraction
 from lightning_modules.runs.measured import measured_step, place_of_results
 
 
 class ResultTable(Callback):
-    """Prints the table when training or ``lightning validate`` ends, and writes it to the run's folder."""
+    """Prints the table when training or ``lightning validate`` ends, and writes it to the run's folder.
+
+    After training it also tells the best value of what ``best.ckpt`` is kept by, and its step.
+    """
+
+    def __init__(self) -> None:
+        self.best: tuple[float, int] | None = None  # value and step
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._show(trainer, pl_module)
+        keeper = _keeper(trainer)
+        if self.best is not None and keeper is not None and trainer.is_global_zero:
+            value, step = self.best
+            name = str(keeper.monitor).removeprefix("val/")
+            told = f"best {name}: {f'{100 * value:.1f}%' if is_fraction(name) else f'{value:.4g}'} at step {step}"
+            told += f", kept in {keeper.best_model_path}" if keeper.best_model_path else ""
+            Console().print(told, markup=False, highlight=False, soft_wrap=True)
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -25,6 +42,18 @@ class ResultTable(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "validate":
             self._show(trainer, pl_module)
+        elif trainer.state.fn == "fit" and not trainer.sanity_checking and (keeper := _keeper(trainer)) is not None:
+            value = trainer.callback_metrics.get(str(keeper.monitor))
+            if value is not None and (self.best is None or value.item() > self.best[0]):
+                self.best = value.item(), trainer.global_step
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
 
     def _show(self, trainer: Trainer, pl_module: LightningModule) -> None:
         numbers = _numbers(trainer, "val/")
@@ -49,3 +78,8 @@ def _numbers(trainer: Trainer, kind: str) -> dict[str, float]:
         for name, value in trainer.callback_metrics.items()
         if name.startswith(kind) and not name.startswith(f"{kind}loss")
     }
+
+
+def _keeper(trainer: Trainer) -> BestCheckpoint | None:
+    """The callback that keeps ``best.ckpt``."""
+    return next((one for one in vars(trainer)["callbacks"] if isinstance(one, BestCheckpoint)), None)

@@ -1,4 +1,4 @@
-"""What a run left in its folder: curves and pictures in event files, ``results.json``, ``config.yaml``."""
+"""The files of a run's folder: curves and images in event files, ``results.json``, ``config.yaml``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RunFiles(NamedTuple):
 
     name: str
     scalars: dict[str, list[tuple[int, float]]]  # steps and values by tag
-    pictures: dict[str, tuple[int, bytes]]  # the last step and its PNG file by tag
+    images: dict[str, tuple[int, bytes]]  # the last step and its PNG file by tag
     numbers: dict[str, float]
     config: dict[str, str]  # flat: "model.init_args.beta" -> "0.5"
 
@@ -34,17 +34,19 @@ def read_run(folder: Path, name: str) -> RunFiles:
     events = EventAccumulator(str(folder), {"scalars": ALL, "images": LAST}).Reload()
     tags = events.Tags()
     scalars = {tag: [(one.step, one.value) for one in events.Scalars(tag)] for tag in tags["scalars"]}
-    pictures = {tag: events.Images(tag)[-1] for tag in tags["images"]}
-    shown = {tag: (one.step, one.encoded_image_string) for tag, one in pictures.items()}
+    last = {tag: events.Images(tag)[-1] for tag in tags["images"]}
+    images = {tag: (one.step, one.encoded_image_string) for tag, one in last.items()}
     results, config = folder / "results.json", folder / "config.yaml"
     try:
         numbers = json.loads(results.read_text(encoding="utf-8"))["numbers"] if results.is_file() else {}
         settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
     except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise ValueError(f"{folder}: results.json or config.yaml is damaged: {error}") from error
-    if not (scalars or shown or numbers or settings):
+    if not (scalars or images or numbers or settings):
+        if any(folder.glob("*tfevents*")):
+            raise ValueError(f"{folder} holds event files, but nothing has been logged in them yet")
         raise ValueError(f"{folder} holds no run: no event files, no results.json, no config.yaml")
-    return RunFiles(name, scalars, shown, numbers, dict(_flat(settings, "")))
+    return RunFiles(name, scalars, images, numbers, dict(_flat(settings, "")))
 
 
 def _flat(settings: Any, head: str) -> Iterator[tuple[str, str]]:

@@ -97,6 +97,17 @@ def test_logs_and_table(tmp_path, capsys):
     }  # fmt: skip
 
 
+def test_the_table_is_followed_by_the_best_value_and_its_step_also_of_a_run_that_went_on(tmp_path, capsys):
+    for epochs in (3, 4):
+        fit(tmp_path, ResultTable(), epochs=epochs)
+        (line,) = [one for one in capsys.readouterr().out.splitlines() if one.startswith("best ")]
+        file = tmp_path / "checkpoints" / "best.ckpt"
+        best = torch.load(file, weights_only=True)
+        value = best["grainclip"]["numbers"]["caption/text_to_image/R@1"]
+        step = best["global_step"]
+        assert line == f"best caption/text_to_image/R@1: {100 * value:.1f}% at step {step}, kept in {file}"
+
+
 @pytest.mark.parametrize("method", [ClipFinetune, BetaClip])
 def test_losses_fall(tmp_path, method):
     losses = Losses()

@@ -28,10 +28,10 @@ def explained():
 
 def reported():
     curve = [(step, 1 / (step + 1)) for step in range(5)]
-    picture = {"attention/sample 1": (5, png_of(Image.new("RGB", (300, 100))))}
+    images = {"attention/sample 1": (5, png_of(Image.new("RGB", (300, 100))))}
     settings = {"model.init_args." + "long_" * 12 + "name": '"' + "value/" * 20 + '"'}
     numbers = {"caption/text_to_image/R@1": 0.5}
-    one = RunFiles("runs/one_with_a_name_that_is_not_short", {"train/loss": curve}, picture, numbers, settings)
+    one = RunFiles("runs/one_with_a_name_that_is_not_short", {"train/loss": curve}, images, numbers, settings)
     return report_page([one, one._replace(name="two", config={})])
 
 
