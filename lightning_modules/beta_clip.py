@@ -68,7 +68,7 @@ class BetaClip(Method):
             over pairs divided by the valid ``row``s.
         bias: start of a learnable bias on BCE's logits (SigLIP: -10); None, as published: no bias.
         global_weight: weight of the global term.
-        local_weight: weight of β-CAL.
+        local_weight: weight of β-CAL; 0 leaves it out, and the pooling block with it.
         grain_weights: weight of a text in β-CAL by its grain.
         pooling_heads: attention heads of the pooling block.
         pooling_gain: the block starts as plain attention by similarity, sharpened by this gain (for training from
@@ -78,6 +78,9 @@ class BetaClip(Method):
         optim: learning rates and schedule.
         pretrained: hub id, folder or file of a CLIP checkpoint to start from; None: from scratch.
         memory: how memory is saved.
+
+    Raises:
+        ValueError: where an argument is out of its range.
     """
 
     def __init__(
@@ -100,29 +103,33 @@ class BetaClip(Method):
         memory: MemoryConfig = MemoryConfig(),
     ) -> None:
         beta_cal = BetaCalLoss(objective, beta, alpha, reference, scope, per, bias)  # bad values stop here, first
+        check_weight("global_weight", global_weight)
+        check_weight("local_weight", local_weight)
         super().__init__(encoder, optim, pretrained, memory)
-        self.clip, self.beta_cal = ClipLoss(), beta_cal
+        self.clip, self.beta_cal = ClipLoss(), beta_cal.requires_grad_(local_weight > 0)
         self.global_weight, self.local_weight = global_weight, local_weight
         self.grain_weights = None if grain_weights == GrainWeights() else grain_weights
-        self.pooling = TextConditionedPooling(self.encoder.config.embed_dim, pooling_heads)
-        if pooling_gain is not None:
-            self.pooling.start_transparent(pooling_gain)
+        self.pooling = None
+        if local_weight > 0:
+            self.pooling = TextConditionedPooling(self.encoder.config.embed_dim, pooling_heads)
+            if pooling_gain is not None:
+                self.pooling.start_transparent(pooling_gain)
 
     @override
     def reads(self) -> Collection[Grain]:
-        return GRAINS
+        return (Grain.CAPTION,) if self.pooling is None else GRAINS
 
     @override
     def losses(self, batch: Batch, features: Features) -> Terms:
-        queries = join(*(batch.grains[g] for g in GRAINS))
-        texts = features.of(queries)
-        views = self.pooling(texts, features.images.patches)
-        ids = batch.texts.ids[queries.index]
-        return {
-            "global": self.global_weight * self.clip(features.images.image, texts[:, 0], self.encoder.scale),
-            "beta_cal": self.local_weight
-            * self.beta_cal(views, texts, queries.valid, self.pooling.scale, ids, self._weights(batch)),
-        }
+        captions = features.of(batch.grains[Grain.CAPTION])[:, 0]
+        terms = {"global": self.global_weight * self.clip(features.images.image, captions, self.encoder.scale)}
+        if self.pooling is not None:
+            queries = join(*(batch.grains[g] for g in GRAINS))
+            texts, ids = features.of(queries), batch.texts.ids[queries.index]
+            views, scale = self.pooling(texts, features.images.patches), self.pooling.scale
+            local = self.beta_cal(views, texts, queries.valid, scale, ids, self._weights(batch))
+            terms["beta_cal"] = self.local_weight * local
+        return terms
 
     def _weights(self, batch: Batch) -> Float[Tensor, "B K"] | None:
         if self.grain_weights is None:
@@ -133,7 +140,7 @@ class BetaClip(Method):
     @override
     def watched(self, batch: Batch, features: Features) -> Terms:
         """β-CAL over the rows of one grain only, unweighted; the published form has no such rows."""
-        if self.beta_cal.reference:
+        if self.beta_cal.reference or self.pooling is None:
             return {}
         queries = join(*(batch.grains[g] for g in GRAINS))
         texts, ids = features.of(queries), batch.texts.ids[queries.index]
@@ -145,7 +152,7 @@ class BetaClip(Method):
         return seen
 
     @override
-    def attention_block(self) -> TextConditionedPooling:
+    def attention_block(self) -> TextConditionedPooling | None:
         return self.pooling
 
     @override
@@ -158,8 +165,8 @@ class BetaClip(Method):
 
     @override
     def new_modules(self) -> Iterable[nn.Module]:
-        return (self.pooling,)
+        return () if self.pooling is None else (self.pooling,)
 
     @override
     def scales(self) -> dict[str, Float[Tensor, " 1"]]:
-        return {**super().scales(), "pooling": self.pooling.scale}
+        return super().scales() if self.pooling is None else {**super().scales(), "pooling": self.pooling.scale}

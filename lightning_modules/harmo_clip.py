@@ -36,6 +36,7 @@ from lightning_modules.networks.temperature import Temperature
 from lightning_modules.networks.unit import unit
 from lightning_modules.optim import OptimConfig
 from lightning_modules.region_targets import CropTarget, Named, PhraseTarget, RegionTarget, Seen
+from lightning_modules.sharding import calls_on_all_ranks
 from losses import ClipLoss, LexemeRegionLoss
 from losses.lexeme_region import SameLemma
 from losses.pairs import Scope
@@ -156,9 +157,12 @@ class HarmoClip(Method):
     def _crops(self, batch: Batch, teacher: Literal["stopped", "trained", "frozen"]) -> Float[Tensor, "C D"]:
         """The class tokens of the crops."""
         encoder = self.teacher if teacher == "frozen" and self.teacher is not None else self.encoder
-        part = self.memory.cache_part or len(batch.images)
+        parts = batch.crops.pixels.split(self.memory.cache_part or max(1, len(batch.images)))
+        missing = calls_on_all_ranks(encoder, len(parts)) - len(parts)
         with torch.set_grad_enabled(teacher == "trained" and torch.is_grad_enabled()):
-            return torch.cat([encoder.encode_image(some).image for some in batch.crops.pixels.split(part)])
+            crops = [encoder.encode_image(some).image for some in parts]
+            crops += [encoder.encode_image(batch.images[:1]).image[:0] for _ in range(missing)]  # keep ranks in step
+            return torch.cat(crops)
 
     @override
     def watched(self, batch: Batch, features: Features) -> Terms:

@@ -10,7 +10,7 @@ in one backward pass, and DDP or FSDP2 reduce them once.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from datamodules.batch import Texts
 from lightning_modules.networks import DualEncoder, ImageFeatures, TextFeatures
+from lightning_modules.sharding import calls_on_all_ranks
 
 
 @dataclass(frozen=True)
@@ -45,20 +46,38 @@ class MemoryConfig:
 def encode_by_parts(
     encoder: DualEncoder, pixels: Float[Tensor, "B 3 H W"], texts: Texts, part: int
 ) -> tuple[ImageFeatures, TextFeatures]:
-    """What the encoder makes of a batch, ``part`` images and as large a share of the texts at a time."""
+    """What the encoder makes of a batch, ``part`` images and as large a share of the texts at a time.
+
+    Under FSDP2 all ranks run a tower equally often: a rank with fewer parts embeds an image, or a text, whose features
+    are left out.
+    """
     replayed = partial(checkpoint, use_reentrant=False)  # restores random state and autocast
-    images = [replayed(encoder.encode_image, some) for some in pixels.split(part)]
-    shares = [replayed(encoder.encode_text, some) for some in split_texts(texts, len(images))]
+    some_images = pixels.split(part)
+    parts = calls_on_all_ranks(encoder, len(some_images))
+    some_texts = list(split_texts(texts, parts))
+    images = [replayed(encoder.encode_image, some) for some in some_images]
+    images += [_none_of(replayed(encoder.encode_image, pixels[:1])) for _ in range(parts - len(some_images))]
+    shares = [replayed(encoder.encode_text, some) for some in some_texts]
+    shares += [_none_of(replayed(encoder.encode_text, some_texts[0])) for _ in range(parts - len(some_texts))]
     return (
         ImageFeatures(*(torch.cat(tensors) for tensors in zip(*images, strict=True))),
         TextFeatures(*(torch.cat(tensors) for tensors in zip(*shares, strict=True))),
     )
 
 
+def _none_of(features: Sequence[Tensor]) -> list[Tensor]:
+    """No row of them, but the pass that made them in the graph: it takes part in the backward pass."""
+    return [tensor[:0] for tensor in features]
+
+
 def split_texts(texts: Texts, parts: int) -> Iterator[Texts]:
-    """The texts in order, in at most so many parts of about equally many tokens."""
+    """The texts in order, in so many parts of about equally many tokens; fewer only where there are fewer texts."""
     offsets: list[int] = texts.offsets.tolist()
-    cuts = sorted({0, len(offsets) - 1, *(bisect_left(offsets, offsets[-1] * i / parts) for i in range(1, parts))})
-    for first, last in pairwise(cuts):
+    count = len(offsets) - 1
+    parts, cuts = min(parts, count), [0]
+    for i in range(1, parts):  # a long text must leave one to each of the parts before and after it
+        wanted = bisect_left(offsets, offsets[-1] * i / parts)
+        cuts.append(min(max(wanted, cuts[-1] + 1), count - (parts - i)))
+    for first, last in pairwise([*cuts, count]):
         start, end = offsets[first], offsets[last]
         yield Texts(texts.tokens[start:end], texts.offsets[first : last + 1] - start, texts.ids[first:last])

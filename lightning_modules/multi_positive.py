@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+import torch
 from typing_extensions import override
 
 from datamodules.batch import Batch, Grain, join
@@ -17,6 +18,8 @@ from lightning_modules.memory import MemoryConfig
 from lightning_modules.networks import EncoderConfig
 from lightning_modules.optim import OptimConfig
 from losses import MultiPositiveClipLoss
+
+torch.serialization.add_safe_globals([Grain])  # they stand in checkpoints
 
 
 class MultiPositiveClip(Method):

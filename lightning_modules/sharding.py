@@ -7,6 +7,8 @@ replays of gradient caching), and losses may ask for a temperature outside of an
 after a pass, also by the outermost unit (PyTorch keeps that one whole until the backward pass): a pass without a
 backward one would leave a copy that the next step of the optimiser does not reach.
 
+Each pass of a tower gathers its weights, so all ranks must run it equally often (`calls_on_all_ranks`).
+
 Weights are gathered in the precision they are kept in and autocast does the rest, as under DDP: the same numbers.
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -53,6 +56,18 @@ def units(method: nn.Module) -> Iterator[nn.Module]:
             yield from (child.image_tower, child.text_tower)
         elif next(child.parameters(), None) is not None and not isinstance(child, Temperature):
             yield child
+
+
+def calls_on_all_ranks(encoder: nn.Module, calls: int) -> int:
+    """How often every rank must run a tower where this rank needs ``calls``: the largest number of any rank.
+
+    Whole weights are not gathered: there it is this rank's own number. Collective under FSDP2.
+    """
+    if next(sharded(encoder), None) is None:
+        return calls
+    most = torch.tensor([calls], device=next(encoder.parameters()).device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return int(most)
 
 
 def sharded(method: nn.Module) -> Iterator[FSDPModule]:

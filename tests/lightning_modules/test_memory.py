@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from datamodules import GrainSampling, GranularityData
+from datamodules.batch import Texts
 from datamodules.module import normalise
 from lightning_modules import BetaClip, ClipFinetune
 from lightning_modules.memory import MemoryConfig, split_texts
@@ -84,11 +85,22 @@ def test_activations_of_one_part_at_a_time(batch):
 def test_split_texts_keeps_every_text(batch):
     for parts in (1, 2, 5, 1000):
         pieces = list(split_texts(batch.texts, parts))
-        assert len(pieces) <= parts
+        assert len(pieces) == min(parts, len(batch.texts.ids))
         assert torch.cat([p.tokens for p in pieces]).equal(batch.texts.tokens)
         assert torch.cat([p.ids for p in pieces]).equal(batch.texts.ids)
         assert torch.cat([p.offsets.diff() for p in pieces]).equal(batch.texts.offsets.diff())
         assert min(len(p.ids) for p in pieces) >= 1
+
+
+@pytest.mark.parametrize("lengths", [[248, *[12] * 7], [*[12] * 7, 248], [12, 248, 12], [5] * 8])
+def test_long_texts_change_no_number_of_parts(lengths):
+    """On which ranks agree under FSDP2."""
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    texts = Texts(torch.arange(sum(lengths)), offsets, torch.arange(len(lengths)))
+    for parts in range(1, 12):
+        pieces = list(split_texts(texts, parts))
+        assert len(pieces) == min(parts, len(lengths))
+        assert torch.cat([piece.offsets.diff() for piece in pieces]).tolist() == lengths
 
 
 def test_part_must_be_positive():
