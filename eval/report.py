@@ -45,24 +45,32 @@ def sections(numbers: Mapping[str, float]) -> list[Section]:
 
 
 def narrow(section: Section, width: int) -> list[Section]:
-    """The same columns in as many tables as it takes for each to fit ``width`` characters, every cell whole."""
+    """The same columns in as few tables as fit ``width`` characters, each about as wide as the other, cells whole."""
+    wide = [
+        FRAME + max(cell_len(cell) for cell in column)
+        for column in zip(section.columns, *(row[1:] for row in section.rows), strict=True)
+    ]
     room = width - 1 - FRAME - _label_room(section, width)
-    parts: list[list[int]] = []
-    left = 0
-    for number, column in enumerate(section.columns, 1):
-        wide = FRAME + max(cell_len(cell) for cell in (column, *(row[number] for row in section.rows)))
-        if wide > left or not parts:
-            parts.append([])
-            left = room
-        parts[-1].append(number)
-        left -= wide
+    fewest = len(_parted(wide, room))
+    even = next((less for less in range(room) if len(_parted(wide, less)) == fewest), room)
     return [
         Section(
-            tuple(section.columns[number - 1] for number in part),
-            [(row[0], *(row[number] for number in part)) for row in section.rows],
+            section.columns[part.start : part.stop],
+            [(row[0], *row[1:][part.start : part.stop]) for row in section.rows],
         )
-        for part in parts
+        for part in _parted(wide, even)
     ]
+
+
+def _parted(wide: Sequence[int], room: int) -> list[range]:
+    """Columns that follow each other and have ``room`` together, as many as can be; one that has none stands alone."""
+    starts, left = [], 0
+    for number, one in enumerate(wide):
+        if one > left or not starts:
+            starts.append(number)
+            left = room
+        left -= one
+    return [range(start, stop) for start, stop in zip(starts, [*starts[1:], len(wide)], strict=True)]
 
 
 def _label_room(section: Section, width: int) -> int:

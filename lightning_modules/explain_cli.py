@@ -47,10 +47,10 @@ def explain_page(model: EncoderModel, words: str, picture: Image.Image, texts: S
     """The page: the image, and the image under each text's map, each map on a scale of its own."""
     heat, cosines = explain(model, picture, texts)
     shown = sized(picture, SIDE)
-    figures = [card(image(png_of(with_margin(shown)), "the picture"), f"The picture: {html.escape(name)}")]
+    figures = [card(image(png_of(with_margin(shown)), "the image"), f"The image: {html.escape(name)}")]
     for text, one, peak, cosine in zip(texts, heat.maps, heat.peaks(), cosines, strict=True):
         said = f"<strong>{html.escape(text)}</strong><br>{peak}"
-        said += f" · whole picture and text: cosine {cosine:.3f}{_cut(model, text)}"
+        said += f" · whole image and text: cosine {cosine:.3f}{_cut(model, text)}"
         figures.append(card(image(png_of(overlay(shown, one)), f"where: {text}"), said))
     body = f'<p class="note">{html.escape(words)}</p>\n{_scale(heat)}\n{cards(figures)}'
     return page("Where does it look?", body)

@@ -46,7 +46,7 @@ def block_figure(cosines: Float[Tensor, "N N"], counts: Sequence[int], labels: t
         names = [str(number + 1) for number in range(len(counts))]
         ax.set_xticks(middles, names)
         ax.set_yticks(middles, names)
-        _labelled(ax, f"{labels[1]}, by picture", f"{labels[0]}, by picture")
+        _labelled(ax, f"{labels[1]}, by image", f"{labels[0]}, by image")
         scale_bar(figure, 5.05, HEADING, 4.3, scale_marks(_limits(cosines)), "cosine")
     return figure
 

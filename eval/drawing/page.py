@@ -23,7 +23,7 @@ h3 { font-size: 1rem; margin: 1.3rem 0 .5rem }
 .contents a { color: #0072b2; text-decoration: none }
 .note { color: #555; font-size: .9rem }
 .cards { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)) }
-.cards.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)) }
+.cards.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 23rem), 1fr)) }
 figure.row { grid-column: 1 / -1 }
 figure { margin: 0 } figure img { width: 100%; height: auto; display: block }
 figure.row img { width: auto; max-width: 100% }

@@ -1,7 +1,8 @@
 """TensorBoard's "HParams" tab: the same columns in the same order, whatever the method.
 
 TensorBoard shows the columns that the first run of a folder defines, so every run writes one and the same definition:
-the settings of all methods that this package brings. It sorts them by name, but puts those marked as differing first.
+the settings of all methods that this package brings. It sorts them by name, those marked as differing before all
+others, and shows five unasked: ``FIRST``, whose names have a number in front that is shown nowhere.
 The columns of numbers are the run's own curves: they are there from the first validation on, and stay up to date.
 """
 
@@ -29,7 +30,7 @@ MESSAGES: Any = summary_pb2  # its classes and the two below are made when they 
 API: Any = api_pb2
 PLUGIN: Any = plugin_data_pb2
 Value = str | float | bool
-FIRST = ("method", "objective", "beta", "optim/lr")
+FIRST = ("method", "objective", "beta", "optim/lr", "data/batch_size")
 RESULTS = {
     "val/caption/text_to_image/R@1": "caption to image, R@1",
     "val/caption/image_to_text/R@1": "image to caption, R@1",
@@ -55,14 +56,17 @@ def begin(writer: Any, settings: Mapping[str, Value]) -> None:
     columns = _columns()
     start = PLUGIN.SessionStartInfo()
     for name, value in settings.items():
-        kind = columns.setdefault(name, _kind(value))
+        kind, key = columns.setdefault(name, _kind(value)), _key(name)
         if kind == API.DATA_TYPE_STRING:
-            start.hparams[name].string_value = str(value)
+            start.hparams[key].string_value = str(value)
         elif isinstance(value, bool):
-            start.hparams[name].bool_value = value
+            start.hparams[key].bool_value = value
         elif isinstance(value, (int, float)):
-            start.hparams[name].number_value = value
-    infos = [API.HParamInfo(name=name, type=kind, differs=name in FIRST) for name, kind in columns.items()]
+            start.hparams[key].number_value = value
+    infos = [
+        API.HParamInfo(name=_key(name), display_name=name, type=kind, differs=name in FIRST)
+        for name, kind in columns.items()
+    ]
     metrics = [API.MetricInfo(name=API.MetricName(tag=tag), display_name=name) for tag, name in RESULTS.items()]
     experiment = API.Experiment(hparam_infos=infos, metric_infos=metrics)
     _write(writer, EXPERIMENT_TAG, experiment=experiment)
@@ -74,6 +78,11 @@ def end(writer: Any) -> None:
     _write(writer, SESSION_END_INFO_TAG, session_end_info=PLUGIN.SessionEndInfo(status=API.STATUS_SUCCESS))
 
 
+def _key(name: str) -> str:
+    """The name that TensorBoard sorts a column by."""
+    return f"{FIRST.index(name) + 1} {name}" if name in FIRST else name
+
+
 def _write(writer: Any, tag: str, **told: Any) -> None:
     content = PLUGIN.HParamsPluginData(**told, version=PLUGIN_DATA_VERSION)
     plugin = MESSAGES.SummaryMetadata.PluginData(plugin_name=PLUGIN_NAME, content=content.SerializeToString())
@@ -83,8 +92,8 @@ def _write(writer: Any, tag: str, **told: Any) -> None:
 
 def _columns() -> dict[str, Any]:
     """Names and types of all settings that any of the package's methods has, ``FIRST`` first."""
-    found: dict[str, Any] = dict.fromkeys(FIRST, API.DATA_TYPE_STRING) | {"beta": API.DATA_TYPE_FLOAT64}
-    found["optim/lr"] = API.DATA_TYPE_FLOAT64
+    found: dict[str, Any] = dict.fromkeys(FIRST, API.DATA_TYPE_FLOAT64)
+    found["method"] = found["objective"] = API.DATA_TYPE_STRING
     for name in sorted(lightning_modules.__all__):
         one = getattr(lightning_modules, name)
         if isinstance(one, type) and issubclass(one, Method) and one is not Method:

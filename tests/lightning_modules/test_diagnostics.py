@@ -133,18 +133,18 @@ def test_every_method_has_the_same_columns_and_the_results_are_its_curves(tmp_pa
         settings, *shared = found[name] = columns(tmp_path / name)
         assert shared == list(found["clip"][1:])
         _, infos, first, results = found[name]
-        assert first == ["method", "objective", "beta", "optim/lr"]
+        assert sorted(first) == first == ["1 method", "2 objective", "3 beta", "4 optim/lr", "5 data/batch_size"]
         assert set(settings) <= set(infos)
-        assert settings["method"].string_value == METHODS[name].func.__name__
-        assert settings["optim/lr"].number_value == 1e-2
+        assert settings["1 method"].string_value == METHODS[name].func.__name__
+        assert settings["4 optim/lr"].number_value == 1e-2
         assert {tag for tag in results if tag in scalars} == {
             *(f"val/{grain}/{way}/R@1" for grain in ("caption", "sentence")
               for way in ("text_to_image", "image_to_text")), "train/loss",
         }  # fmt: skip
         assert not [tag for tag in scalars if tag.startswith("final/")]
-    assert found["beta_ce"][0]["objective"].string_value == "ce"
-    assert found["beta_ce"][0]["beta"].number_value == 0.5
-    assert "beta" not in found["mul"][0]
+    assert found["beta_ce"][0]["2 objective"].string_value == "ce"
+    assert found["beta_ce"][0]["3 beta"].number_value == 0.5
+    assert "3 beta" not in found["mul"][0]
     assert {"pooling_heads", "word_weight", "lexeme_weight"} <= set(found["clip"][1])
 
 

@@ -76,9 +76,10 @@ def test_projector_and_hyper_parameters(ask):
     config = json.loads(ask(f"plugin/projector/info?run={quote(run)}"))
     assert config["embeddings"][0]["tensorShape"][1] == 16
     experiment = json.loads(ask("plugin/hparams/experiment", {"experimentName": ""}))
-    names = [one["name"] for one in experiment["hparamInfos"]]
-    assert set(names[:4]) == {"method", "objective", "beta", "optim/lr"}  # before all others, which follow by name
+    names = [one["displayName"] for one in experiment["hparamInfos"]]
+    assert names[:5] == ["method", "objective", "beta", "optim/lr", "data/batch_size"]
+    assert names[5:] == sorted(names[5:])
     (session,) = json.loads(ask("plugin/hparams/session_groups", ALL))["sessionGroups"]
-    assert session["hparams"]["method"] == "BetaClip"
+    assert session["hparams"]["1 method"] == "BetaClip"
     told = {one["name"]["tag"]: one["value"] for one in session["metricValues"]}
     assert set(told) >= {"val/caption/text_to_image/R@1", "val/sentence/image_to_text/R@1", "train/loss"}
