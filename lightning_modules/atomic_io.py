@@ -15,13 +15,13 @@ import shutil
 import zipfile
 from contextlib import suppress
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from typing_extensions import override
 
+from lightning_modules.networks.weights.unreadable import UNREADABLE, why_unreadable
 from lightning_modules.runs.lock import draft_name
 from lightning_modules.sharded_files import is_complete
 
@@ -72,19 +72,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise CheckpointError(f"{file} is cut short or damaged; --ckpt_path takes another one")
         try:
             return super().load_checkpoint(path, map_location, weights_only)
-        except (UnpicklingError, RuntimeError, EOFError) as error:
+        except UNREADABLE as error:
             raise CheckpointError(f"{file} cannot be read: {why_unreadable(error)}") from error
-
-
-def why_unreadable(error: BaseException) -> str:
-    """The reason in a few words: of the system, or PyTorch's without its advice to execute what the file holds."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    said = str(error).strip() or type(error).__name__
-    if isinstance(error, UnpicklingError):
-        said = said.rpartition("WeightsUnpickler error:")[2].strip()
-        return f"it holds more than numbers and known settings ({said.splitlines()[0].partition('. ')[0][:80]})"
-    return said.splitlines()[0]
 
 
 E = TypeVar("E", bound=BaseException)

@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     other = _lightning_sdk()
     if other is not None:
         return other.load()() or 0
-    near = did_you_mean(command, ["prepare", *TRAINER_COMMANDS, *COMMANDS])
+    near = did_you_mean(command, ["prepare", "train", *TRAINER_COMMANDS, *COMMANDS]).replace("train?", "fit?")
     sys.stderr.write(f"lightning: error: no command {command!r}{near or '; `lightning --help` lists them'}\n")
     return 2
 

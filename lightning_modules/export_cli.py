@@ -7,7 +7,6 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from lightning_modules.averaging import AVERAGED, TRAINED, average
 from lightning_modules.complaints import fail
 from lightning_modules.model_card import model_card
 from lightning_modules.networks import DualEncoder, EncoderConfig
+from lightning_modules.networks.weights.unreadable import UNREADABLE, why_unreadable
 from lightning_modules.provenance import KEY
 from lightning_modules.runs.checkpoint import RUN
 from lightning_modules.sharded_files import put_together, read_sharded
@@ -77,9 +77,8 @@ def read(checkpoint: Path) -> dict[str, Any]:
             saved = read_sharded(checkpoint)
         else:
             saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{checkpoint} is truncated or no checkpoint: {reason}") from error
+    except UNREADABLE as error:
+        raise ValueError(f"{checkpoint} is truncated or no checkpoint: {why_unreadable(error)}") from error
     if not isinstance(saved, dict) or KEY not in saved:
         raise ValueError(f"{checkpoint} was not written by GrainCLIP: it has no entry {KEY!r}")
     return saved

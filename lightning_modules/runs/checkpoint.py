@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
 from lightning_modules import beta_clip, harmo_clip, mul_clip  # noqa: F401  what checkpoints hold is known once imported
-from lightning_modules.atomic_io import CheckpointError, is_whole, why_unreadable
+from lightning_modules.atomic_io import CheckpointError, is_whole
 from lightning_modules.averaging import AVERAGED
+from lightning_modules.networks.weights.unreadable import UNREADABLE, why_unreadable
 from lightning_modules.provenance import KEY
 from lightning_modules.runs.settings import Flat
 from lightning_modules.sharded_files import META
@@ -52,7 +52,7 @@ def read_facts(path: Path) -> Facts:
         raise CheckpointError(f"{path} is cut short or damaged, or no checkpoint; --ckpt_path takes another one")
     try:
         saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except UNREADABLE as error:
         raise CheckpointError(f"{path} cannot be read: {why_unreadable(error)}") from error
     if not isinstance(saved, dict) or not {"loops", "global_step"} <= saved.keys():
         raise CheckpointError(f"{path} holds no run to go on with: it was not written by `lightning fit`")

@@ -172,7 +172,7 @@ def test_a_method_that_lies_in_the_working_folder(tmp_path, capsys, monkeypatch)
 
 def test_an_unknown_command(capsys):
     assert main(["trian"]) == 2
-    assert "no command 'trian'" in capsys.readouterr().err
+    assert "no command 'trian'; did you mean fit?" in capsys.readouterr().err
 
 
 def test_help_is_at_hand(capsys):

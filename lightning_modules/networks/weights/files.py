@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from lightning_modules.networks.weights.hub import OPEN_CLIP, TRANSFORMERS, from_hub, weights_of
 from lightning_modules.networks.weights.links import State
+from lightning_modules.networks.weights.unreadable import UNREADABLE, why_unreadable
 
 CONTAINERS = ("state_dict", "model")  # keys under which training scripts keep the weights
 PREFIX = "module."  # left by DistributedDataParallel
@@ -53,9 +52,8 @@ def read_tensors(path: Path) -> State:
         else:
             with torch.serialization.safe_globals([argparse.Namespace]):  # published checkpoints carry their arguments
                 state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is truncated or no weights file: {reason}") from error
+    except UNREADABLE as error:
+        raise ValueError(f"{path} is truncated or no weights file: {why_unreadable(error)}") from error
     for name in CONTAINERS:
         if isinstance(state, dict) and isinstance(state.get(name), dict):
             state = state[name]
