@@ -17,6 +17,7 @@ from rich.console import Console
 from datamodules.atomic_write import write_text
 from eval import table
 from lightning_modules.atomic_io import CheckpointError
+from lightning_modules.callbacks.agreement import Agreement
 from lightning_modules.complaints import fail
 from lightning_modules.optim import ScheduleError
 from lightning_modules.runs.checkpoint import Facts, misfit, read_facts
@@ -99,7 +100,9 @@ class RunCommand:
         except ImportError as error:
             fail(f"trainer.logger: {error}")
         keeper = RunKeeper(self.folder, self.config, self.compared, resume, self._decision, made)
-        vars(trainer)["callbacks"].insert(0, keeper)
+        callbacks = vars(trainer)["callbacks"]
+        first_of_all = [one for one in callbacks if isinstance(one, Agreement)]  # nothing is written before ranks agree
+        callbacks[:] = [*first_of_all, keeper, *(one for one in callbacks if one not in first_of_all)]
 
     def fit(self, trainer: Trainer, given: Mapping[str, Any]) -> None:
         """Train."""

@@ -124,6 +124,7 @@ class RunKeeper(Callback):
             if folder.record().get("id") != decision.run:
                 folder.write_record({
                     "id": decision.run, "name": folder.name, "origin": decision.origin, "settings": self.settings,
+                    "job": os.environ.get("SLURM_JOB_ID", ""),
                 })  # fmt: skip
             if decision.config is None:
                 self._write_config(self.config, self.history(decision.step))

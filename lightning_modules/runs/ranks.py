@@ -29,4 +29,4 @@ def started_by_another_rank(trainer: Trainer) -> bool:
     other than 0, so those end with 0.
     """
     environment = getattr(trainer.strategy, "cluster_environment", None)
-    return isinstance(environment, LightningEnvironment) and environment.creates_processes_externally
+    return isinstance(environment, LightningEnvironment) and environment.local_rank() > 0

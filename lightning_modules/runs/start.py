@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -99,9 +100,11 @@ def decide(wanted: Wanted) -> Decision:
         RunRefused, CheckpointError: one line for the user.
     """
     folder, anew = wanted.folder, wanted.resume.anew or wanted.checkpoint is None
+    record = folder.record()
+    if anew and begun_by_this_job(record):
+        return decide(replace(wanted, checkpoint="last", resume=replace(wanted.resume, anew=False)))
     checkpoint = choose(folder, wanted.checkpoint, wanted.resume.anew)
     there = folder.holds_a_run()
-    record = folder.record()
     if checkpoint is None:
         same = not anew and record.get("settings") is not None and not _told_of(record["settings"], wanted.settings)
         if there and not same:
@@ -109,20 +112,21 @@ def decide(wanted: Wanted) -> Decision:
         return Decision(run=record.get("id", new_id()) if same else new_id())
     facts = read_facts(checkpoint)
     own = checkpoint.resolve().parent == folder.checkpoints.resolve() and checkpoint.stem.startswith("last")
-    if there and not own and not wanted.resume.anew:
+    again = not anew and record.get("origin") == wanted.checkpoint  # it has saved nothing yet: once more from there
+    if there and not own and not again and not anew:
         raise RunRefused(
             f"{folder.path} holds a run already: --name OTHER goes on from {checkpoint} apart, --ckpt_path last goes "
             "on with the run, --resume.anew true moves it aside"
         )
     changed = _check(facts, wanted)
-    aside = folder.aside() if there and not own else None
+    aside = folder.aside() if there and not own and not again else None
     if aside is not None and checkpoint.resolve().is_relative_to(folder.path.resolve()):
         checkpoint = aside / checkpoint.resolve().relative_to(folder.path.resolve())
     return Decision(
         finished=_finished(facts, wanted) if own else None,
         checkpoint=checkpoint,
         step=facts.step,
-        run=(record.get("id") or facts.run.get("id") or new_id()) if own else new_id(),
+        run=record.get("id") or facts.run.get("id") or new_id() if own or again else new_id(),
         aside=aside,
         origin=record.get("origin") if own else wanted.checkpoint,
         changed=changed,
@@ -130,6 +134,12 @@ def decide(wanted: Wanted) -> Decision:
         shards=facts.run.get("shards"),
         config=facts.run.get("config") if own else None,
     )
+
+
+def begun_by_this_job(record: Mapping[str, Any]) -> bool:
+    """Whether an earlier start of this very Slurm job began the run: then even a command that starts anew goes on."""
+    job = os.environ.get("SLURM_JOB_ID", "")
+    return bool(job) and record.get("job") == job and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
 def _check(facts: Facts, wanted: Wanted) -> list[Change]:

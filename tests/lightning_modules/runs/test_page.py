@@ -21,6 +21,7 @@ LINES = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore")
 def test_all_of_them_in_order(tmp_path):
     with Commands(tmp_path) as commands:
