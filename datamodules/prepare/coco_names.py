@@ -84,8 +84,9 @@ class CategoryNames:
         known = [category for category in _ALSO if category in categories]
         for category in [*known, *(category for category in categories if category not in _ALSO)]:
             for name in (category, *filter(None, _ALSO.get(category, "").split(", "))):
-                *first, last = name.lower().replace("-", " ").split()
-                self._of_word.setdefault(" ".join([*first, singular(last)]), []).append(category)
+                words = name.lower().replace("-", " ").split()
+                if words:
+                    self._of_word.setdefault(" ".join([*words[:-1], singular(words[-1])]), []).append(category)
 
     def phrases_by_label(self, phrases: Sequence[Phrase], labels: Collection[str]) -> dict[str, list[int]]:
         """For each of ``labels``, the categories of a picture's boxes, the indices of the phrases that name it."""

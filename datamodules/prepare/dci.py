@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from datamodules.prepare.job import Job
-from datamodules.prepare.layout import NAME, PATH, LayoutError, Rule, is_number, load_json
+from datamodules.prepare.layout import NAME, PATH, Rule, is_number, load_json
 from datamodules.prepare.records import Drawn, Record, path_key, write_records
 from datamodules.prepare.units import Manifest
 
@@ -46,8 +46,8 @@ def prepare_dci(
     files = sorted(annotations.glob("*.json"))
     if splits is not None:
         listed = load_json(splits).get(split)
-        if not isinstance(listed, list):
-            raise LayoutError(f"{splits}: '{split}' must be a list of file names, got {type(listed).__name__}")
+        _FILES.check(f"{splits}: '{split}'", listed)
+        assert listed is not None
         files = [file for file in files if file.name in set(listed)]
     if not files:
         raise FileNotFoundError(f"{annotations} holds no JSON file of the images asked for")
@@ -80,6 +80,7 @@ def _dci(images: Path, file: Path) -> Record:
     return Record(path_key(row["image"]), file.name, images / row["image"], caption, row["short_caption"], boxes)
 
 
+_FILES = Rule("a list of file names", lambda v: isinstance(v, list) and all(map(NAME.holds, v)))
 _CORNERS = ("topLeft", "bottomRight")
 _BOUNDED = Rule(
     "{topLeft: {x, y}, bottomRight: {x, y}} in pixels",

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from datamodules.granularity import Span
-from datamodules.prepare.layout import LayoutError
+from datamodules.prepare.layout import LayoutError, is_number, require_file
 
 NOT_VISUAL = "0"  # the chain of every phrase that names nothing to be seen
 
@@ -87,6 +87,7 @@ def read_objects(path: Path) -> Objects:
         FileNotFoundError: there is no such file.
         LayoutError: it is not XML, or a field is missing or of the wrong type.
     """
+    require_file(path)
     try:
         root = ElementTree.fromstring(path.read_bytes())
     except ElementTree.ParseError as error:
@@ -111,6 +112,7 @@ def read_objects(path: Path) -> Objects:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines that are not blank, with their numbers from 1."""
+    require_file(path)
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -123,7 +125,10 @@ def _number(element: ElementTree.Element, field: str, where: str) -> float:
     value = element.findtext(field)
     if value is None or not re.fullmatch(r"\s*-?\d+(\.\d+)?\s*", value):
         raise LayoutError(f"{where}'{field}' must be a number of pixels, got {value!r}")
-    return float(value)
+    number = float(value)
+    if not is_number(number):
+        raise LayoutError(f"{where}'{field}' must be a number of pixels, got {value:.80}")
+    return number
 
 
 _ENTITY = re.compile(r"\[/EN#(\d+)/([^\s\[\]/]+(?:/[^\s\[\]/]+)*)\s([^\[\]]*)\]")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -22,19 +21,35 @@ class Rule(NamedTuple):
     def check(self, where: str, value: object) -> None:
         """Raise ``LayoutError`` where ``value`` breaks the rule; ``where`` names its file and field."""
         if not self.holds(value):
-            raise LayoutError(f"{where} must be {self.words}, got {value!r:.200}")
+            raise LayoutError(f"{where} must be {self.words}, got {value!r:.80}")
+
+
+_FAR = 1e18  # beyond any number of a data set; NaN is not below it either
+_LONGEST_NAME = 255
 
 
 def is_number(value: object) -> bool:
     """Whether ``value`` is a finite number, and no truth value."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -_FAR < value < _FAR
 
 
 def _is_inner_path(value: object) -> bool:
-    return isinstance(value, str) and bool(value) and not {"..", "/"} & set(PurePosixPath(value).parts)
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    parts = PurePosixPath(value).parts
+    return (
+        bool(parts)
+        and not {"..", "/"} & set(parts)
+        and all(len(p) <= _LONGEST_NAME for p in parts)
+        and len(parts) < 100
+    )
 
 
-ID = Rule("a whole number or a text", lambda v: isinstance(v, (int, str)) and not isinstance(v, bool))
+def _is_id(value: object) -> bool:
+    return bool(value.strip()) if isinstance(value, str) else isinstance(value, int) and not isinstance(value, bool)
+
+
+ID = Rule("a whole number or a text that is not empty", _is_id)
 PATH = Rule("a path inside the images' folder", _is_inner_path)
 PIXELS = Rule("a number of pixels above 0", lambda v: is_number(v) and v > 0)
 PIXELS_OR_NONE = Rule(PIXELS.words, lambda v: v is None or PIXELS.holds(v))
@@ -43,17 +58,23 @@ CAPTION = Rule("a text (is this a captions file?)", lambda v: isinstance(v, str)
 XYWH = Rule("[x, y, width, height] in pixels", lambda v: isinstance(v, list) and len(v) == 4 and all(map(is_number, v)))
 
 
-def described(path: Path) -> str:
-    """An annotation file as settings tell it: name and size, so that shards of another file are not taken for its."""
+def require_file(path: Path) -> None:
+    """Raise ``FileNotFoundError`` or ``IsADirectoryError`` where there is no such file."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; an annotation file is needed here")
     if not path.is_file():
         raise FileNotFoundError(f"the annotation file {path} does not exist")
+
+
+def described(path: Path) -> str:
+    """An annotation file as settings tell it: name and size, so that shards of another file are not taken for its."""
+    require_file(path)
     return f"{path.name}, {path.stat().st_size} bytes"
 
 
 def load_json(path: Path) -> dict[str, Any]:
     """The object of a JSON file. Raises ``FileNotFoundError``, or ``LayoutError`` where it is no JSON object."""
-    if not path.is_file():
-        raise FileNotFoundError(f"the annotation file {path} does not exist")
+    require_file(path)
     return parse_json(path, path.read_bytes())
 
 

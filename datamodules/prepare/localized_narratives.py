@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from datamodules.prepare.job import Job
-from datamodules.prepare.layout import NAME, PATH, described
+from datamodules.prepare.layout import ID, NAME, PATH, described
 from datamodules.prepare.pictures import sample_key
 from datamodules.prepare.records import Record, write_records
 from datamodules.prepare.streams import json_lines
@@ -40,14 +40,14 @@ def prepare_localized_narratives(
     def records() -> Iterator[Record]:
         for number, row in enumerate(json_lines(annotations)):
             where = f"{annotations}: line {number + 1}'s"
-            for field, rule in {"image_id": NAME, "caption": NAME}.items():
-                rule.check(f"{where} '{field}'", str(row[field]) if field in row else None)
+            for field, rule in {"image_id": ID, "caption": NAME}.items():
+                rule.check(f"{where} '{field}'", row.get(field))
             name = str(row["image_id"])
             if str(row.get("dataset_id", "")).startswith("mscoco") and name.isdecimal():
                 name = f"{int(name):012d}"
             PATH.check(f"{where} 'image_id'", name)
             key = sample_key(f"{name}-{row.get('annotator_id', 0)}")
-            yield Record(key, name, images / f"{name}.jpg", str(row["caption"]))
+            yield Record(key, name, images / f"{name}.jpg", row["caption"])
 
     settings = {"annotations": described(annotations)}
     return write_records(

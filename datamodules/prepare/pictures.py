@@ -106,7 +106,7 @@ def read_picture(path: Path) -> bytes:
     """The file's bytes. Raises ``LeftOut`` where there is no such file."""
     try:
         return path.read_bytes()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise LeftOut("image missing") from error
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
-from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,18 +61,12 @@ def write_records(
 
 
 def samples_of(records: list[Record], rejects: Rejects, *, source: str, job: Job) -> Iterator[Sample]:
-    """The samples of a shard's records. What cannot be one is counted; a key that comes again gets a number behind."""
-    keys: set[str] = set()
+    """The samples of a shard's records. What cannot be one is counted."""
     for record in records:
         try:
-            sample = to_sample(record, read_picture(record.image), rejects, source=source, job=job)
+            yield to_sample(record, read_picture(record.image), rejects, source=source, job=job)
         except LeftOut as left:
             rejects.add(left.reason, record.name)
-            continue
-        names = chain([record.key], (f"{record.key}-{again}" for again in count(1)))
-        key = next(name for name in names if name not in keys)
-        keys.add(key)
-        yield replace(sample, key=key)
 
 
 def to_sample(record: Record, image: bytes, rejects: Rejects, *, source: str, job: Job) -> Sample:

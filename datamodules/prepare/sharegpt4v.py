@@ -56,9 +56,13 @@ def _sharegpt4v(images: Path, annotations: Path, held_out: int) -> Iterator[Reco
         where = f"{annotations}: row {number}'s"
         PATH.check(f"{where} 'image'", row.get("image"))
         said = row.get("conversations")
-        answers = [s.get("value") for s in said if isinstance(s, dict) and s.get("from") == "gpt"] if said else []
+        answers = (
+            [s.get("value") for s in said if isinstance(s, dict) and s.get("from") == "gpt"]
+            if isinstance(said, list)
+            else []
+        )
         if not answers or not isinstance(answers[0], str):
-            raise LayoutError(f"{where} 'conversations' must hold an answer of 'gpt', got {said!r:.200}")
+            raise LayoutError(f"{where} 'conversations' must hold an answer of 'gpt', got {said!r:.80}")
         if number < held_out:
             kept_back.add(row["image"])
         elif row["image"] not in kept_back:

@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from datamodules.prepare.layout import LayoutError
+from datamodules.prepare.layout import LayoutError, require_file
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}  # where the first line has none
 LINES = (".jsonl", ".jsonlines", ".ndjson")
@@ -48,6 +48,8 @@ def json_array(path: Path, encoding: str | None = None) -> Iterator[dict[str, An
         while True:
             at = _skip(text, at, ", \t\r\n" if number else " \t\r\n")
             if at < len(text) and text[at] == "]":
+                if behind := (text[at + 1 :] + file.read(_CHUNK)).strip():
+                    raise LayoutError(f"{path}: nothing must stand behind the array, got {behind[:20]!r}")
                 return
             try:
                 row, end = decoder.raw_decode(text, at)
@@ -137,7 +139,7 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
         parquet = import_module("pyarrow.parquet")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("reading .parquet needs pyarrow: pip install 'grainclip[parquet]'") from error
-    _require(path)
+    require_file(path)
     try:
         batches = parquet.ParquetFile(path).iter_batches(1024)
         yield from (row for batch in batches for row in batch.to_pylist())
@@ -145,15 +147,10 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
         raise LayoutError(f"{path} is not a Parquet file that can be read: {error}") from error
 
 
-def _require(path: Path) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(f"the annotation file {path} does not exist")
-
-
 @contextmanager
 def _opened(path: Path, encoding: str | None, newline: str | None = None) -> Iterator[IO[str]]:
     """The file as text. Raises ``LayoutError`` where a letter is not of the encoding."""
-    _require(path)
+    require_file(path)
     with path.open("rb") as raw:
         head = raw.read(4)
     marked = next((name for mark, name in _MARKS.items() if head.startswith(mark)), "utf-8")

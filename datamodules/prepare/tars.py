@@ -55,16 +55,12 @@ def prepare_tars(
 
 def samples_of_tar(url: str, rejects: Rejects, *, caption_field: str, job: Job) -> Iterator[Sample]:
     """The samples of one tar. What cannot be one is counted. Raises ``ShardError`` where the tar is damaged."""
-    keys: set[str] = set()
     for key, members in read_members(url, ("json", "txt"), rejects):
         try:
             caption = _caption(members, caption_field)
             if IMAGE not in members:
                 raise LeftOut("image missing")
             record = Record(sample_key(key), f"{url}, {key}", Path(key), caption)
-            if record.key in keys:
-                raise LeftOut("key twice in a tar")
-            keys.add(record.key)
             yield to_sample(record, members[IMAGE], rejects, source="tars", job=job)
         except LeftOut as left:
             rejects.add(left.reason, f"{url}, {key}")

@@ -15,7 +15,9 @@ import multiprocessing
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from dataclasses import replace
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -35,6 +37,7 @@ logger = logging.getLogger("grainclip")
 
 PREFIX = "shard"
 SETTINGS = "settings.json"
+_NOTED = {"samples", "bytes", "sha256", "rejects", "examples", "labels", "statistics"}
 ToSamples = Callable[[Any, Rejects], Iterator[Sample]]  # from a unit's work to its samples; rejects are counted
 
 
@@ -91,20 +94,21 @@ def write_units(
     out, settings = job.out, {**settings, **job.content}
     own_folder = _claim(out, {"source": source, "cutting": CUTTING, **settings}, job.overwrite)
     make = partial(make_unit, to_samples=to_samples, out=out, tokens=job.tokens)
-    count = 0
+    total = 0
 
     def wanted() -> Iterator[Unit]:
-        nonlocal count
+        nonlocal total
         for unit in units:
-            count = unit.number + 1
+            total = unit.number + 1
             if job.mine(unit.number) and not _is_done(out, unit.number):
                 yield unit
 
     made = _made(wanted(), make, job.processes, source)
-    notes = [_note(out, number) if _is_done(out, number) else None for number in range(count)]
+    notes = [_note(out, number) if _is_done(out, number) else None for number in range(total)]
     missing = [number for number, note in enumerate(notes) if note is None]
     there = sum(bool(note["samples"]) for note in notes if note is not None)
-    logger.info("%s shards made now, %s of %s there in %s", made, there, there + len(missing), out)
+    if there or missing:
+        logger.info("%s shards made now, %s of %s there in %s", made, there, there + len(missing), out)
     if missing:
         logger.info("manifest.json waits for %s shards of other parts", len(missing))
         return None
@@ -112,7 +116,8 @@ def write_units(
     if not any(note["samples"] for note in whole):
         left_out = _all_rejects(whole, rejects)
         _withdraw(out, own_folder)
-        raise ValueError(f"no sample of {source!r} was left to write; rejected: {dict(left_out)}")
+        told = ", ".join(f"{number} × {reason}" for reason, number in sorted(left_out.items()))
+        raise ValueError(f"no sample of {source!r} was left to write; rejected: {told or 'nothing, none was listed'}")
     manifest, statistics = _finish(out, whole, source, settings, rejects)
     if made and not job.quiet:
         logger.info("%s", statistics.plotted())
@@ -156,7 +161,7 @@ def make_unit(unit: Unit, to_samples: ToSamples, out: Path, tokens: bool) -> dic
     labels: set[str] = set()
 
     def seen() -> Iterator[Sample]:
-        for sample in to_samples(unit.work, rejects):
+        for sample in _own_keys(to_samples(unit.work, rejects)):
             statistics.add(sample)
             labels.update(region.label for region in sample.regions if region.label)
             yield with_tokens(sample) if tokens else sample
@@ -177,10 +182,24 @@ def make_unit(unit: Unit, to_samples: ToSamples, out: Path, tokens: bool) -> dic
     return note
 
 
+def _own_keys(samples: Iterable[Sample]) -> Iterator[Sample]:
+    """The samples; a key that comes again gets a number behind."""
+    keys: set[str] = set()
+    for sample in samples:
+        names = chain([sample.key], (f"{sample.key}-{again}" for again in count(1)))
+        key = next(name for name in names if name not in keys)
+        keys.add(key)
+        yield sample if key == sample.key else replace(sample, key=key)
+
+
 def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> bool:
     """Note the settings in the folder; whether it is made for that. Raises ``FileExistsError`` as ``write_units``."""
     own_folder = not out.exists()
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = "is a file" if out.is_file() else f"cannot be made: {error.strerror}"
+        raise OSError(f"--out must be a folder, {out} {what}") from error
     told = json.dumps(settings, sort_keys=True, default=str) + "\n"
     before = out / SETTINGS
     old = [*out.glob(f"{PREFIX}-[0-9]*"), *out.glob(MANIFEST)]
@@ -208,10 +227,12 @@ def _note_path(out: Path, number: int) -> Path:
 
 
 def _note(out: Path, number: int) -> dict[str, Any] | None:
+    """A shard's note; None where there is none, or none that this program wrote."""
     try:
-        return json.loads(_note_path(out, number).read_text())
-    except FileNotFoundError:
+        note = json.loads(_note_path(out, number).read_text())
+    except (FileNotFoundError, ValueError):
         return None
+    return note if isinstance(note, dict) and note.keys() >= _NOTED else None
 
 
 def _is_done(out: Path, number: int) -> bool:

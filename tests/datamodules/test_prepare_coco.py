@@ -153,7 +153,7 @@ def test_missing_images_stop_the_run(coco):
 
 def test_no_image_left(coco):
     coco.captions["annotations"] = []
-    with pytest.raises(ValueError, match=r"no sample of 'coco' was left to write; rejected: .*'no caption': 2"):
+    with pytest.raises(ValueError, match=r"no sample of 'coco' was left to write; rejected: .*2 × no caption"):
         coco.prepare()
 
 

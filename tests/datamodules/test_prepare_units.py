@@ -117,7 +117,7 @@ def test_nothing_to_write(tmp_path):
         rejects.add("all", "x")
         yield from ()
 
-    with pytest.raises(ValueError, match=r"no sample of 'n' was left .*'all': 1"):
+    with pytest.raises(ValueError, match=r"no sample of 'n' was left .*1 × all"):
         write_units([Unit(0, [1])], none, Job(tmp_path), source="n", settings={})
 
 
@@ -170,9 +170,9 @@ def test_nothing_is_left_of_a_run_that_had_nothing_to_write(tmp_path, caplog, th
     if there:
         out.mkdir()
     job = Job(out, samples_per_shard=1)
-    with pytest.raises(ValueError, match="'seven': 2"):
+    with pytest.raises(ValueError, match="2 × seven"):
         write_units(in_units([7, 17], 1), samples, job, source="numbers", settings={})
-    assert "0 shards made now" in caplog.text
+    assert "made now" not in caplog.text
     assert out.exists() == there
     assert not there or not list(out.iterdir())
 
