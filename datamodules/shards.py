@@ -129,7 +129,7 @@ def _manifest(folder: Path) -> dict[str, dict[str, int]]:
     if not file.is_file():
         return {}
     try:
-        shards = json.loads(file.read_text())["shards"]
+        shards = json.loads(file.read_bytes())["shards"]
         return {name: {"samples": int(s["samples"]), "bytes": int(s["bytes"])} for name, s in shards.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ShardError(

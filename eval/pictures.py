@@ -21,7 +21,7 @@ def present(listed: Sequence[tuple[Path, T]], source: Path, skip_missing: bool, 
     if missing and not skip_missing:
         raise FileNotFoundError(
             f"{len(missing)} of the {len(files)} files of {source} are missing, such as {missing[0]} "
-            "(--skip_missing leaves their pictures out, and counts them)"
+            "(--skip_missing leaves them out, and counts them)"
         )
     gone = set(missing)
     kept = [item for file, item in listed if file not in gone]

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from eval.benchmark import Track, untracked
+from eval.records import read_text
 
 TEXTS = 1024  # encoded in one call
 
@@ -98,7 +99,7 @@ def read_templates(path: Path) -> tuple[str, ...]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"the file {path} does not exist; it must hold prompts, one a line")
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in read_text(path).splitlines() if line.strip()]
     found = tuple(line.replace("{c}", "{}") for line in lines)
     for line, template in zip(lines, found, strict=True):
         if template.count("{") != 1 or "{}" not in template or template.count("}") != 1:

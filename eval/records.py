@@ -37,6 +37,14 @@ def read_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def read_text(path: Path) -> str:
+    """A text in UTF-8. Raises FileNotFoundError as ``read_bytes``, ValueError, naming the file, where it is none."""
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}") from error
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file. Raises FileNotFoundError as ``read_bytes``."""
     return hashlib.sha256(read_bytes(path)).hexdigest()
@@ -76,6 +84,12 @@ def read_records(path: Path, fields: Mapping[str, Rule], section: str | None = N
     found = list(checked(path, section or "records", rows, fields))
     if not found:
         raise ValueError(f"{path} must hold records, got none")
+    for number, row in enumerate(found):
+        try:
+            json.dumps(row, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError as error:
+            where = f"'{section or 'records'}[{number}]'"
+            raise ValueError(f"{path}: {where} holds half of a surrogate pair, which is no character") from error
     return Records(path, found, hashlib.sha256(data).hexdigest())
 
 

@@ -21,7 +21,7 @@ class Rule(NamedTuple):
     def check(self, where: str, value: object) -> None:
         """Raise ``LayoutError`` where ``value`` breaks the rule; ``where`` names its file and field."""
         if not self.holds(value):
-            raise LayoutError(f"{where} must be {self.words}, got {value!r:.80}")
+            raise LayoutError(f"{where} must be {self.words}, got {value!r:.60}")
 
 
 _FAR = 1e18  # beyond any number of a data set; NaN is not below it either

@@ -11,14 +11,13 @@ split, ``flickr30k_val``.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path, PurePosixPath
 
 from eval.benchmark import Model, Result, Run
 from eval.image_text import gather_files, retrieve
 from eval.karpathy import read_karpathy
 from eval.places import first_there, place
-from eval.records import read_bytes
+from eval.records import file_sha256, read_text
 
 FOLDERS = ("flickr30k-images", "flickr30k_images", "images", "Images", "")
 KARPATHY = ("dataset_flickr30k.json", "flickr30k/dataset_flickr30k.json")
@@ -40,9 +39,8 @@ def flickr30k_val(model: Model, run: Run) -> Result:
 def flickr30k_all(model: Model, run: Run) -> Result:
     """All 31,783 pictures."""
     path = place(run.root, "results_20130124.token", "flickr30k/results_20130124.token")
-    data = read_bytes(path)
     captions: dict[str, list[str]] = {}
-    for number, line in enumerate(data.decode("utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         head, tab, caption = line.partition("\t")
         name, mark, place_ = head.rpartition("#")
         if not (tab and mark and name and place_.isdigit() and caption.strip()):
@@ -50,7 +48,7 @@ def flickr30k_all(model: Model, run: Run) -> Result:
         captions.setdefault(name, []).append(caption)
     named = [(first_there(_files(run.root, None, name)), name, texts) for name, texts in captions.items()]
     words = "Long-CLIP: all pictures, any of a picture's own captions is right; published numbers R@1, R@5, R@10"
-    found = gather_files(named, path, {path.name: hashlib.sha256(data).hexdigest()}, run)
+    found = gather_files(named, path, {path.name: file_sha256(path)}, run)
     return retrieve("flickr30k_all", model, run, found, words)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from eval.benchmark import Model, Result, Run
 from eval.image_folders import class_folders, pictures
 from eval.prompts import imagenet_templates, read_templates
-from eval.records import read_bytes
+from eval.records import read_text
 from eval.zero_shot import Labelled, classify_images
 
 
@@ -33,7 +33,7 @@ class ImageFolder:
         folders = class_folders(root)
         names = [own.name.replace("_", " ") for own in folders]
         if (root / "classnames.txt").is_file():
-            names = read_bytes(root / "classnames.txt").decode().splitlines()
+            names = read_text(root / "classnames.txt").splitlines()
         if len(names) != len(folders):
             raise ValueError(
                 f"{root / 'classnames.txt'} must hold {len(folders)} names, one a folder, got {len(names)}"

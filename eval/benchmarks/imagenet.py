@@ -21,7 +21,7 @@ from eval.benchmark import Model, Result, Run
 from eval.image_folders import class_folders, pictures
 from eval.places import place
 from eval.prompts import imagenet_classes, imagenet_templates
-from eval.records import read_bytes
+from eval.records import read_text
 from eval.sources import Source
 from eval.zero_shot import Labelled, classify_images
 
@@ -104,7 +104,7 @@ def _expect(folders: list[Path], count: int | None) -> None:
 def _wnids(root: Path) -> list[str]:
     """The thousand wnids in their order."""
     path = place(root, "imagenet_wnids.txt", "imagenet/val", "imagenet-1k/val")
-    wnids = [f.name for f in class_folders(path)] if path.is_dir() else read_bytes(path).decode().split()
+    wnids = [f.name for f in class_folders(path)] if path.is_dir() else read_text(path).split()
     if len(wnids) != CLASSES or wnids != sorted(set(wnids)):
         raise ValueError(f"{path} must hold {CLASSES} wnids in the order of their names, got {len(wnids)}")
     return wnids

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datamodules.prepare.streams import DELIMITERS, LINES, PARQUET
 from eval.annotations import NAME, PATH, Rule, checked
 from eval.benchmark import Model, Result, Run
 from eval.image_text import LONG_KS, ImageTexts, gather_files, retrieve
@@ -24,6 +25,7 @@ TEXTS = Rule(
     "a text or a list of texts",
     lambda v: NAME.holds(v) or (isinstance(v, list) and bool(v) and all(map(NAME.holds, v))),
 )
+KINDS = (".json", *LINES, *DELIMITERS, PARQUET)
 FOLDERS = ("", "images", "image", "photos")
 
 
@@ -50,7 +52,10 @@ def read_table(run: Run, file: str) -> ImageTexts:
         FileNotFoundError: the file or, unless they may be left out, a picture is missing.
         ValueError: naming file, record, field and rule.
     """
-    records = read_records(user_file(run.root, file), {})
+    table = user_file(run.root, file)
+    if table.suffix.lower() not in KINDS:
+        raise ValueError(f"{table} must be one of {', '.join(KINDS)}")
+    records = read_records(table, {})
     image, caption = (_field(records, known) for known in (IMAGES, CAPTIONS))
     captions: dict[str, list[str]] = {}
     rows = [row | {caption: _several(row[caption])} for row in records.rows if row.get(caption) is not None]

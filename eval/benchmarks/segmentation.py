@@ -35,7 +35,7 @@ from eval.items import Items, Mean
 from eval.localisation import as_annotated
 from eval.places import user_folder
 from eval.prompts import imagenet_templates, read_templates
-from eval.records import file_sha256, read_bytes
+from eval.records import file_sha256, read_text
 from eval.sources import ImageFile
 
 IGNORED = 255
@@ -59,9 +59,9 @@ class Segmentation:
         no_fit(name, run.fit)
         counts: Counter[str] = Counter()
         pairs = _pairs(root, run.skip_missing, counts)
-        classes = [
-            line.split(",") for line in read_bytes(root / "classnames.txt").decode().splitlines() if line.strip()
-        ]
+        classes = [line.split(",") for line in read_text(root / "classnames.txt").splitlines() if line.strip()]
+        if not classes:
+            raise ValueError(f"{root / 'classnames.txt'} must hold a class a line, got none")
         templates = imagenet_templates()
         if (root / "templates.txt").is_file():
             templates = read_templates(root / "templates.txt")

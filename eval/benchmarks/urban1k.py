@@ -16,6 +16,7 @@ from eval.benchmark import Model, Result, Run
 from eval.captions import first_filled_line
 from eval.image_text import LONG_KS, gather_files, retrieve
 from eval.places import place
+from eval.records import read_text
 
 PICTURES = (".jpg", ".jpeg", ".png")
 
@@ -24,7 +25,7 @@ def urban1k(model: Model, run: Run) -> Result:
     """1000 pairs."""
     folder = place(run.root, "Urban1k/caption", "Urban-1k/caption", "caption").parent
     files = sorted(f for f in (folder / "caption").iterdir() if f.suffix == ".txt" and not f.name.startswith("."))
-    texts = {file.stem: file.read_text(encoding="utf-8") for file in files}
+    texts = {file.stem: read_text(file) for file in files}
     if not texts:
         raise FileNotFoundError(f"{folder / 'caption'} must hold captions N.txt, got none")
     pictures = {f.stem: f for f in (folder / "image").glob("*") if f.suffix in PICTURES and not f.name.startswith(".")}

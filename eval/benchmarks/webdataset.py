@@ -19,7 +19,7 @@ from eval.cache import digest
 from eval.image_text import ImageTexts, retrieve
 from eval.places import user_folder
 from eval.prompts import read_templates
-from eval.records import read_bytes
+from eval.records import read_text
 from eval.sources import TarMember
 from eval.zero_shot import Labelled, classify_images
 
@@ -40,7 +40,7 @@ class WebDataset:
         """The split test."""
         root, name = user_folder(run.root, self.folder), f"wds:{Path(self.folder).name}"
         kind_file = root / "dataset_type.txt"
-        kind = kind_file.read_text().strip() if kind_file.is_file() else "classification"
+        kind = read_text(kind_file).strip() if kind_file.is_file() else "classification"
         if kind not in TYPES:
             raise ValueError(f"{kind_file} must be one of {', '.join(TYPES)}, got {kind!r}")
         pairs = list(_samples(root, "cls" if kind == "classification" else "txt"))
@@ -58,7 +58,7 @@ class WebDataset:
             if not text.strip().isdigit():
                 raise ValueError(f"{image.tar}: {image.name}.cls must be a class's number, got {text!r}")
             labels.append(int(text))
-        classes = read_bytes(root / "classnames.txt").decode().splitlines()
+        classes = read_text(root / "classnames.txt").splitlines()
         templates = read_templates(root / "zeroshot_classification_templates.txt")
         data = Labelled(list(images), labels, classes, checksum)
         return classify_images(name, model, run, data, templates, "the data set's own class names and prompts")
@@ -67,7 +67,7 @@ class WebDataset:
 def _samples(root: Path, member: str) -> Iterator[tuple[TarMember, str]]:
     """Pictures and their text, in the shards' order."""
     path = root / "test" / "nshards.txt"
-    count = read_bytes(path).decode().strip()
+    count = read_text(path).strip()
     if not count.isdigit() or int(count) < 1:
         raise ValueError(f"{path} must be the number of shards, got {count!r}")
     for number in range(int(count)):

@@ -264,3 +264,23 @@ def test_a_table_is_looked_for_here_first_and_a_folder_is_none(tmp_path, monkeyp
         RetrievalFile("val2017")(ColourModel(), Run(root))
     with pytest.raises(FileNotFoundError, match=r"^the file no\.csv or .*root/no\.csv does not exist"):
         RetrievalFile("no.csv")(ColourModel(), Run(root))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.xlsx", "PK", r"t\.xlsx must be one of \.json, \.jsonl"),
+        (
+            "t.json",
+            '[{"image": "a.png", "caption": "a \\ud800 b"}]',
+            r"t\.json: 'records\[0\]' holds half of a surrogate pair",
+        ),
+        ("t.csv", "image,caption\n", r"t\.csv must hold records, got none"),
+        ("t.parquet", "PAR1", r"t\.parquet is not a Parquet file that can be read"),
+    ],
+)
+def test_tables_that_are_none(tmp_path, name, content, message):
+    releases.plain(tmp_path / "a.png", "red")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        RetrievalFile(name)(ColourModel(), Run(tmp_path))

@@ -268,6 +268,17 @@ def test_label_maps_that_do_not_fit_are_refused(tmp_path):
         Segmentation("s")(ColourModel(), Run(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"caf\xe9\n", r"classnames\.txt is not UTF-8"), (b"\n", r"classnames\.txt must hold a class a line, got none")],
+)
+def test_class_names_that_are_none(tmp_path, content, message):
+    write_segmentation(tmp_path)
+    (tmp_path / "s" / "classnames.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        Segmentation("s")(ColourModel(), Run(tmp_path))
+
+
 def test_the_oracle_is_labelled_and_always_right(tmp_path):
     """The pictures are all alike: nobody could tell them apart, but the oracle has seen the answers."""
     for number in range(3):
