@@ -19,7 +19,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import SourceFileLoader
 from importlib.util import spec_from_file_location
@@ -34,21 +34,33 @@ sys.path.insert(0, str(ROOT))
 
 from tests.mutation.mutants import Mutant, count, mutant  # noqa: E402
 
-ORDER = "order mixture indexed shard_sequence stream fetch transfer loader skips progress global_batch reading"
-BATCH = "collate sampling crops"
-PACKAGES = {  # where faults are planted
-    "losses": ("losses",),
-    "eval": ("eval",),
-    "datamodules": tuple(f"datamodules/{name}.py" for name in f"{ORDER} {BATCH}".split()),
+DATAMODULES = {  # by module: its tests in tests/datamodules, and in tests/lightning_modules
+    "order": ("order indexed", ""),
+    "mixture": ("mixture indexed stream", ""),
+    "indexed": ("indexed even_passes bad_samples", "sample_identity"),
+    "loader": ("indexed bad_samples stream storage", ""),
+    "skips": ("bad_samples indexed", ""),
+    "shard_sequence": ("stream storage", ""),
+    "stream": ("stream storage", "sample_identity"),
+    "fetch": ("storage stream", ""),
+    "transfer": ("storage stream", ""),
+    "reading": ("indexed stream", "elastic"),
+    "progress": ("indexed", "fit elastic"),
+    "global_batch": ("indexed", "elastic"),
+    "collate": ("collate crops stored_tokens", ""),
+    "sampling": ("collate", ""),
+    "crops": ("crops", ""),
 }
-CHECKED_BY = "bad_samples collate crops even_passes indexed mixture order sampling storage stored_tokens stream"
-TESTS = {  # what their path begins with
-    "losses": ("losses/",),
-    "eval": ("eval/", "lightning_modules/test_evaluate"),
-    "datamodules": (
-        *(f"datamodules/test_{name}.py" for name in CHECKED_BY.split()),
-        *(f"lightning_modules/test_{name}.py" for name in ("sample_identity", "elastic", "fit")),
-    ),
+PACKAGES = {  # where faults are planted, and what may notice them
+    "losses": {"losses": ["losses/"]},
+    "eval": {"eval": ["eval/", "lightning_modules/test_evaluate"]},
+    "datamodules": {
+        f"datamodules/{module}.py": [
+            *(f"datamodules/test_{name}.py" for name in own.split()),
+            *(f"lightning_modules/test_{name}.py" for name in others.split()),
+        ]
+        for module, (own, others) in DATAMODULES.items()
+    },
 }
 LEFT_OUT = ("eval/drawing", "eval/gather.py", "losses/gather.py")
 SLOW_IMPORTS = (
@@ -69,7 +81,7 @@ def drawn(packages: Sequence[str], number: int, seed: int) -> list[tuple[Path, M
     for package in packages:
         files = [
             file for file in sorted((ROOT / package).rglob("*.py"))
-            if str(file.relative_to(ROOT)).startswith(PACKAGES[package])
+            if str(file.relative_to(ROOT)).startswith(tuple(PACKAGES[package]))
             and not str(file.relative_to(ROOT)).startswith(LEFT_OUT)
         ]  # fmt: skip
         places = [(file, n) for file in files for n in range(count(file.read_text("utf-8")))]
@@ -80,10 +92,12 @@ def drawn(packages: Sequence[str], number: int, seed: int) -> list[tuple[Path, M
 
 def tests_of(file: Path) -> list[str]:
     """The files that may notice a fault in ``file``, its own first."""
-    package, tests = file.relative_to(ROOT).parts[0], ROOT / "tests"
-    files = [one for one in sorted(tests.rglob("test_*.py")) if str(one.relative_to(tests)).startswith(TESTS[package])]
+    name, tests = str(file.relative_to(ROOT)), ROOT / "tests"
+    places = PACKAGES[file.relative_to(ROOT).parts[0]]
+    wanted = [test for place, found in places.items() for test in found if name.startswith(place)]
+    files = [one for one in sorted(tests.rglob("test_*.py")) if str(one.relative_to(tests)).startswith(tuple(wanted))]
     files = [one for one in files if "run_on_ranks" not in one.read_text("utf-8")]
-    return [str(one) for one in sorted(files, key=lambda one: (file.stem not in one.stem, package not in one.parts))]
+    return [str(one) for one in sorted(files, key=lambda one: (file.stem not in one.stem, str(one.parent)))]
 
 
 class _Planted(MetaPathFinder, SourceFileLoader):
@@ -101,19 +115,19 @@ class _Planted(MetaPathFinder, SourceFileLoader):
         return compile(self.tree, self.path, "exec")
 
 
-def noticed(file: Path, tree: ast.Module | None, limit: float = 4 * LIMIT) -> bool:
-    """Whether a test fails with this fault, or runs beyond the limit; ``None``: with no fault at all."""
+def failing(tests: Collection[str], planted: MetaPathFinder | None = None, limit: float = 4 * LIMIT) -> bool:
+    """Whether one of the tests fails, with a fault or without, or they run beyond so many seconds."""
     child = os.fork()
     if child == 0:
         quiet = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(quiet, stream)
         signal.alarm(math.ceil(limit))
-        if tree is not None:
-            sys.meta_path.insert(0, _Planted(file, tree))
+        if planted is not None:
+            sys.meta_path.insert(0, planted)
         import pytest
 
-        os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), *tests_of(file)]) != 0))
+        os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), *tests]) != 0))
     return os.waitpid(child, 0)[1] != 0
 
 
@@ -133,12 +147,12 @@ def main() -> None:
     limits = {}
     for package in given.packages:
         start = time.perf_counter()
-        if noticed(ROOT / package / "__init__.py", None):
+        if failing({test for place in PACKAGES[package] for test in tests_of(ROOT / place)}):
             sys.exit(f"the tests of {package} fail as it stands")
         limits[package] = max(LIMIT, 4 * (time.perf_counter() - start))
     for file, fault in (faults := drawn(given.packages, given.count, given.seed)):
         start = time.perf_counter()
-        caught = noticed(file, fault.tree, limits[file.relative_to(ROOT).parts[0]])
+        caught = failing(tests_of(file), _Planted(file, fault.tree), limits[file.relative_to(ROOT).parts[0]])
         place = f"{file.relative_to(ROOT)}:{fault.line}"
         results.append({"place": place, "before": fault.before, "after": fault.after, "noticed": caught})
         print(f"{len(results)}/{len(faults)}  {'noticed' if caught else 'MISSED'}  {place}  {fault.before}  ->  "
