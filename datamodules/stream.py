@@ -137,20 +137,20 @@ class StreamBatches(IterableDataset[Batch]):
         return {(gap.epoch, gap.shard): gap.found for gap in self.gaps if gap[:3] == mine}
 
     def _items_of(self, sequence: ShardSequence, done: int, notes: SkipNotes) -> Iterator[Item]:
-        owed = failures = 0  # places of windows without a usable sample, and the tries that told so
+        owed: list[tuple[int, str]] = []  # places of windows without a usable sample, with their random choices
+        failures = 0  # tries that told so
         for (epoch, slots), first in sequence.windows(done, notes):
-            if not slots:
-                continue
             draws = f"{sequence.seed}/{epoch}"
-            places = [(n % len(slots), f"{draws}/owed {n}") for n in range(owed)]
-            places += [(i, draws) for i in range(first, len(slots))]
-            owed = len(places)
-            for i, own in places:
-                item = self._item(slots, i, own, notes)
+            owed += [(i, draws) for i in range(first, len(slots))]
+            own = len(slots) - first
+            while owed and slots:
+                i, choices = owed[0]
+                item = self._item(slots, i % len(slots), choices if len(owed) <= own else f"{choices}/owed {i}", notes)
                 if item is None:
                     failures += len(slots)
                     break
-                owed, failures = owed - 1, 0
+                owed.pop(0)
+                failures = 0
                 yield item
             if failures >= _TRIES:
                 raise DataError(ended(f"none of {failures} samples can be used", notes.last))

@@ -244,3 +244,33 @@ def test_patterns(tmp_path):
     assert [s.samples for s in find_shards(str(tmp_path / "a"))] == [2, 2, 2]
     assert find_shards("s3://bucket/{00..01}.tar")[1].url == "s3://bucket/01.tar"
     assert find_shards("pipe:cat x.tar")[0].samples is None
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 6, 9])
+def test_a_window_without_a_usable_sample_ends_no_run(tmp_path, stop):
+    """Its places are filled from the next window; a run that goes on from there gives the same."""
+    paths = write_shards(tmp_path, 12, 4)
+    broken = [make_sample(n).members() | {"jpg": b"no image"} for n in range(1, 12, 4)]
+    write_tar(paths[1], broken)
+    urls, skip = remote(paths), SkipPolicy(1.0)
+    whole = list(stream([urls], batch_size=2, shuffle=1, skip=skip).loader(0, 12, 0))
+    assert [len(batch.keys) for batch in whole] == [2] * 12
+    assert Counter(key for key in keys(whole[:6]) if int(key) % 4 == 1) == {}
+    assert set(keys(whole[:6])) == {f"{n:06d}" for n in range(12) if n % 4 != 1}
+    again = stream([urls], batch_size=2, shuffle=1, skip=skip)
+    rest = list(again.loader(2 * stop, 12 - stop, 0))
+    assert keys(rest) == keys(whole[stop:])
+    assert all(torch.equal(a.images, b.images) for a, b in zip(rest, whole[stop:], strict=True))
+
+
+def test_only_unusable_samples_end_the_run(tmp_path):
+    path = write_tar(tmp_path / "a.tar", [make_sample(n).members() | {"jpg": b"no image"} for n in range(7)])
+    with pytest.raises(DataError, match=r"^none of 10[0-9] samples can be used\. The last: a\.tar, sample '00000"):
+        list(stream([remote([path])], skip=SkipPolicy(1.0)).loader(0, 1, 0))
+
+
+def test_settings_of_fetching_are_checked():
+    for name, value in {"stall": 0, "patience": -1, "tries": 0}.items():
+        with pytest.raises(ValueError, match=rf"data\.fetch\.{name} must be at least"):
+            FetchPolicy(**{name: value})
+    assert FetchPolicy(stall=0.1, patience=0, tries=1).tries == 1

@@ -119,9 +119,9 @@ def test_memory_and_open_files_stay_flat(tmp_path, capsys):
     for name in ("main", "workers"):
         before, after = (statistics.median(getattr(r, name) for r in part) for part in (middle, last))
         assert after - before < GROWTH, name
-    for name in ("files", "children"):  # transfers come and go: what stays is the least
+    for name, more in {"files": 64, "children": 2}.items():  # transfers and tensors between processes come and go
         before, after = (min(getattr(r, name) for r in part) for part in (middle, last))
-        assert after <= before + 2, name
+        assert after <= before + more, name
 
 
 def bad(number: int) -> dict[str, bytes]:
@@ -136,7 +136,7 @@ def run(urls: list[str], val: str, folder: Path, *callbacks: Callback) -> int:
         fetch=FetchPolicy(stall=1.0, patience=30.0, tries=3),
     )  # fmt: skip
     trainer = Trainer(
-        max_epochs=-1, max_time={"seconds": int(60 * MINUTES)}, accelerator="cpu", devices=1, logger=False,
+        max_steps=10_000_000, max_time={"seconds": int(60 * MINUTES)}, accelerator="cpu", devices=1, logger=False,
         num_sanity_val_steps=0, enable_progress_bar=False, enable_model_summary=False,
         callbacks=[LastCheckpoint(f"{folder}/checkpoints", every_n_steps=100), *callbacks],
     )  # fmt: skip
