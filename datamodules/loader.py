@@ -57,8 +57,11 @@ class EpochLoader:
         samples, done = self.place()
         self._rate.restart(self.reader.samples)
         left = self.batches - done
-        batches = self.reader.loader(samples, left, self.workers, **_settings(self.workers))
-        for number, batch in enumerate(batches, start=1):
+        batches = iter(self.reader.loader(samples, left, self.workers, **_settings(self.workers)))
+        for number in range(1, left + 1):
+            batch = next(batches)
+            if number == left:
+                next(batches, None)  # the workers end now, not when the next epoch begins
             self._rate.add(batch, number, last=number == left)
             yield batch
 
@@ -92,19 +95,17 @@ class PassLoader:
     def _batches(self) -> Iterator[tuple[Batch, bool]]:
         """The batches, each with whether it is the last one of all ranks."""
         batches = iter(self.reader.loader(self.workers, **_settings(self.workers)))
-        if isinstance(self.reader, IndexedPass):
-            yield from ((batch, number == len(self)) for number, batch in enumerate(batches, start=1))
-            return
         batch = next(batches, None)
         more = self._any(batch is not None)
         while more:
-            coming = next(batches, None)
+            coming = next(batches, None)  # its workers end with the last batch, not with the loader
             more = self._any(coming is not None)
             yield empty_batch(self.reader.prepare) if batch is None else batch, not more
             batch = coming
 
     def _any(self, mine: bool) -> bool:
-        return mine if self.alone else any(gather(mine))
+        """Whether any rank has a batch; of local shards all have equally many."""
+        return mine if self.alone or isinstance(self.reader, IndexedPass) else any(gather(mine))
 
 
 def _settings(workers: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from collections import Counter
 
@@ -101,6 +102,17 @@ def test_an_epoch_goes_on_where_it_stopped(tmp_path, workers):
         rest = list(EpochLoader(batches(urls), 6, workers, lambda at=done: (24 + 4 * at, at)))
         assert keys(rest) == keys(whole[done:])
         assert torch.equal(pixels(rest), pixels(whole[done:]))
+
+
+def test_workers_end_with_the_last_batch(tmp_path):
+    """Lightning asks for as many batches as there are, and not for the end: workers would wait for the next epoch."""
+    urls = write_shards(tmp_path, 8, 1)
+    for loader in (EpochLoader(batches(urls), 2, 1, lambda: (0, 0)), PassLoader(once(urls), 1)):
+        found = iter(loader)
+        next(found)
+        assert len(multiprocessing.active_children()) == 1
+        next(found)
+        assert multiprocessing.active_children() == []
 
 
 def test_mixtures_read_each_source_by_its_weight(tmp_path):
