@@ -15,7 +15,7 @@ from lightning_modules.explain_cli import explain
 from lightning_modules.networks import DualEncoder
 from lightning_modules.networks.unit import unit
 from lightning_modules.provenance import KEY
-from tests.tiny import picture
+from tests.tiny import picture, turned_away
 from tests.tiny_run import TINY, fit
 
 TEXTS = ["a red cube", "the ball", "a red cube. it stands left of a ball."]
@@ -78,6 +78,16 @@ def test_the_page_holds_all_it_needs(run, source, capsys):
     assert "its lowest" in html
     assert ("Model: exported" if source == "exported" else f"Model: {run.name}-last, BetaClip after 3 steps") in html
     assert ("no text-conditioned attention" in html) == (source == "exported")
+
+
+def test_an_image_that_is_stored_turned_is_explained_upright(run, tmp_path):
+    upright, pages = Image.open(run / "picture.jpg").convert("RGB"), []
+    for turn in (1, 6):
+        (tmp_path / "image.png").write_bytes(turned_away(upright, turn, "PNG"))
+        given = ["--model", str(run / "exported"), "--image", str(tmp_path / "image.png"), "--text", "a ball"]
+        assert main(["explain", *given, "--out", str(tmp_path / "page.html")]) == 0
+        pages.append((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert pages[0] == pages[1]
 
 
 def test_other_clips_are_explained_by_similarity(run):
