@@ -11,7 +11,7 @@ def place(root: Path, *candidates: str) -> Path:
     for candidate in candidates:
         if (root / candidate).exists():
             return root / candidate
-    raise FileNotFoundError(f"{root} must hold {' or '.join(candidates)}, got neither; --root is the folder above")
+    raise FileNotFoundError(f"{root} holds no {', no '.join(candidates)}; --root must be the folder above")
 
 
 def user_file(root: Path, given: str) -> Path:

@@ -13,6 +13,7 @@ from datamodules.spelling import did_you_mean
 from lightning_modules.shipped import PLACE
 
 CONFIG = ("--config", "-c")
+GROUPS = ("--model", "--data", "--trainer", "--model.encoder", "--model.optim")  # each may be a file of its own
 ENDINGS = (".yaml", ".yml")
 WRAPPERS = ("init_args", "dict_kwargs")  # levels of a file that a setting's name may leave out
 
@@ -22,7 +23,7 @@ class ConfigError(ValueError):
 
 
 def check_configs(words: Sequence[str]) -> None:
-    """Read the YAML files that ``words`` name.
+    """Read the YAML files that ``words`` name, as ``--config`` or in place of a group of settings.
 
     Raises:
         ConfigError: where one is missing, binary, empty, no YAML, no mapping, or gives a key twice.
@@ -67,7 +68,7 @@ def _files(words: Sequence[str]) -> Iterator[Path]:
         if not (word.startswith("--") and equals):
             flag, value = before, word
         config = flag in CONFIG and not value.startswith(("{", "[")) and "://" not in value and value != ""
-        if config or (flag.startswith("--") and value.endswith(ENDINGS) and Path(value).is_file()):
+        if config or (flag in GROUPS and value.endswith(ENDINGS) and Path(value).is_file()):
             yield Path(value)
         before = word
 

@@ -18,6 +18,7 @@ from lightning_modules.complaints import fail
 from lightning_modules.model_card import model_card
 from lightning_modules.networks import DualEncoder, EncoderConfig
 from lightning_modules.networks.weights.unreadable import UNREADABLE, why_unreadable
+from lightning_modules.output_paths import make_folder
 from lightning_modules.provenance import KEY
 from lightning_modules.runs.checkpoint import RUN
 from lightning_modules.sharded_files import put_together, read_sharded
@@ -36,7 +37,7 @@ def export(checkpoint: Path, folder: Path, format: str = "transformers", weights
 
     Raises:
         ValueError: where the checkpoint is damaged or of another program, or holds no average, or the folder is not
-            empty.
+            empty or cannot be written to.
         FileNotFoundError: where there is no such checkpoint.
     """
     if folder.is_dir() and any(folder.iterdir()):
@@ -44,6 +45,7 @@ def export(checkpoint: Path, folder: Path, format: str = "transformers", weights
     saved = read(checkpoint)
     origin = saved[KEY] | {"history": saved.get(RUN, {}).get("history", [])}
     encoder = encoder_of(saved, weights)
+    make_folder(folder, "FOLDER")
     if format == "open_clip":
         encoder.save_open_clip(folder)
     else:

@@ -6,16 +6,20 @@ from argparse import Namespace
 
 from rich.console import Console
 
+from datamodules.atomic_write import write_text
 from datamodules.indexed import Source, TarReader
 from datamodules.inspection import look_at, page, panel
 from datamodules.order import hash_key, permutation
 from datamodules.shards import ShardError, find_shards
 from lightning_modules.complaints import fail
+from lightning_modules.output_paths import make_room
 
 
 def run(given: Namespace) -> int:
     """The command; ``SystemExit(2)`` with one line on bad input."""
     try:
+        if given.html is not None:
+            make_room(given.html, "--html")
         shards = find_shards(given.shards)
         if any(shard.samples is None for shard in shards):
             raise ShardError("only local shards can be inspected")
@@ -26,9 +30,9 @@ def run(given: Namespace) -> int:
             Console().print(*map(panel, shown), sep="\n")
         else:
             title = f"{len(numbers)} of {len(reader)} samples of {', '.join(given.shards)}"
-            given.html.write_text(page(shown, title), encoding="utf-8")
+            write_text(given.html, page(shown, title))
             Console().print(f"written: {given.html}", markup=False, soft_wrap=True)
-    except (ShardError, OSError) as error:
+    except (ValueError, OSError) as error:
         fail(str(error))
     return 0
 

@@ -13,7 +13,7 @@ WARNINGS = (  # said of what is meant to be so, or of other packages' insides
 )
 MESSAGES = (  # a line of our own says what matters of them
     *("litlogger", "litmodels", "GPU available:", "TPU available:", "HPU available:", "Automatic Mixed Precision"),
-    "Seed set to",
+    *("Seed set to", "to estimate number of stepping batches"),
 )
 LOGGERS = (
     *(

@@ -31,7 +31,7 @@ FILES = {
     "text.tar": b"this is no tar\n" * 100,
     "text.ckpt": b"this is no checkpoint\n",
     "text.jpg": b"this is no image\n",
-    "table.csv": b"file,text\ncat.jpg,A cat on a mat.\n",
+    "table.csv": b"image,caption\ncat.jpg,A cat on a mat.\n",
     "missing.csv": b"image,caption\nnowhere.jpg,A cat on a mat.\n",
     "columns.csv": b"a,b\n1,2\n",
     "file": b"",
@@ -61,6 +61,11 @@ def write_stage(folder: Path) -> None:
     (folder / "cat.jpg").write_bytes(picture(1))
     (folder / "cut.jpg").write_bytes(picture(1)[:300])
     releases.write_urban1k(folder / "DATA")
+    write_config(folder / "tiny.yaml")
+
+
+def write_config(file: Path) -> None:
+    """Write the config of three steps of β-CLIP on the folder's shards."""
     config = {
         "seed_everything": 3,
         "model": {
@@ -74,4 +79,4 @@ def write_stage(folder: Path) -> None:
         "pictures": {"every_n_steps": 0},
         "diagnostics": {"every_n_steps": 0},
     }  # fmt: skip
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(config))
+    file.write_text(yaml.safe_dump(config))

@@ -117,7 +117,7 @@ def test_imagenet_a_s_classes_are_its_folders(tmp_path, one_template):
     (tmp_path / "imagenet_wnids.txt").write_text("n00000001")
     with pytest.raises(ValueError, match="must hold 1000 wnids in the order of their names, got 1"):
         imagenet_a(Namer(), Run(tmp_path))
-    with pytest.raises(FileNotFoundError, match="must hold imagenet-r, got neither"):
+    with pytest.raises(FileNotFoundError, match="holds no imagenet-r; --root must be the folder above"):
         imagenet_r(Namer(), Run(tmp_path))
     picture(tmp_path / "imagenet" / "val" / WNIDS[0] / "x", 0)
     with pytest.raises(ValueError, match="val must hold 1000 folders, got 1"):
