@@ -1,4 +1,4 @@
-"""What ranks tell each other about their data. Collective: all ranks must call, equally often and in the same order."""
+"""Small values exchanged by ranks. Collective: all ranks must call, equally often and in the same order."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class _Cut:
         self.size = 0
 
     def mine(self, step: _Step, samples: int) -> range:
-        """Which of a shard's samples are this reader's. Whoever shares a shard starts one sample further in the next: a
+        """The reader's samples of a shard. Whoever shares a shard starts one sample further in the next: a
         shard that fails for one of them changes nothing for the others.
         """
         if self.own:
@@ -156,6 +156,8 @@ class ShardSequence:
             return cut.mine(step, min(before, there))  # noted before this run went on
         if not shard.problem:
             self.counts[step.shard] = there
+            if there == 0:
+                notes.add(Skip("shard", shard.url, "", "it holds no sample"))
         else:
             gap = Gap(self.share.readers, self.share.index, self.source, step.epoch, step.shard, there)
             self._unsized.append((step, Skip("shard", shard.url, "", shard.problem, gap=gap)))

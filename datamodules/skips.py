@@ -1,4 +1,4 @@
-"""What is done about samples that cannot be used: readers note them, the main process counts, shows and judges them.
+"""Samples that cannot be used: readers note them, the main process counts, shows and judges them.
 
 A reader (a loader worker, or the main process where there is none) sends its notes along with the next batch. So the
 main process of a rank knows those of all its workers, ranks add theirs up at moments when they are in step, and all

@@ -263,6 +263,14 @@ def test_a_window_without_a_usable_sample_ends_no_run(tmp_path, stop):
     assert all(torch.equal(a.images, b.images) for a, b in zip(rest, whole[stop:], strict=True))
 
 
+def test_a_shard_without_a_sample_is_told_once(tmp_path):
+    paths = [*write_shards(tmp_path, 8, 2), write_tar(tmp_path / "empty.tar", [])]
+    found = list(stream([remote(paths)], skip=SkipPolicy(0.5)).loader(0, 6, 0))
+    skips = [skip for batch in found for skip in batch.skipped]
+    assert [(skip.reason, skip.message) for skip in skips] == [("shard", "it holds no sample")]
+    assert Counter(keys(found[:4])) == {f"{n:06d}": 2 for n in range(8)}
+
+
 def test_only_unusable_samples_end_the_run(tmp_path):
     path = write_tar(tmp_path / "a.tar", [make_sample(n).members() | {"jpg": b"no image"} for n in range(7)])
     with pytest.raises(DataError, match=r"^none of 10[0-9] samples can be used\. The last: a\.tar, sample '00000"):
