@@ -7,6 +7,8 @@ method on 2 and on 4 ranks, by both strategies.
 
 from __future__ import annotations
 
+import io
+import pickle
 import shutil
 from dataclasses import replace
 from itertools import product
@@ -20,6 +22,7 @@ from lightning_modules.cli import main
 from lightning_modules.evaluate_cli import load_model
 from lightning_modules.export_cli import encoder_of, export, read
 from lightning_modules.fsdp2 import FullySharded
+from lightning_modules.sharded_files import _AllOfIt, put_together
 from tests.lightning_modules.ranked_run import METHODS, Result, Spec, train, train_all, write_uneven
 from tests.ranks import run_on_ranks
 
@@ -162,6 +165,38 @@ def test_a_damaged_sharded_checkpoint_is_told(two, folder, tmp_path):
     (broken / "meta.pt").unlink()
     with pytest.raises(ValueError, match="holds no sharded checkpoint"):
         read(broken)
+
+
+class Runs:
+    """Runs code where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_a_folder_of_somebody_elses_runs_no_code(two, folder, tmp_path):
+    """Neither its list of slices, by being looked at, nor the numbers beside its tensors."""
+    bad, ran = tmp_path / "last.ckpt", tmp_path / "ran"
+    shutil.copytree(folder / "sharded.ckpt", bad)
+    (bad / ".metadata").write_bytes(pickle.dumps(Runs(ran)))
+    assert not is_whole(bad)
+    with pytest.raises(ValueError, match=r"\.metadata is damaged: it names pathlib\.Path\.touch|it names pathlib"):
+        read(bad)
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        put_together(bad)
+    (bad / ".metadata").write_bytes(pickle.dumps([1, 2]))
+    assert not is_whole(bad)
+    (bad / ".metadata").write_bytes(b"\x80\x04cno.such.module\nname\n.")
+    assert not is_whole(bad)
+    bytes_of_it = io.BytesIO()
+    torch.save(Runs(ran), bytes_of_it)
+    bytes_of_it.seek(0)
+    with pytest.raises(pickle.UnpicklingError):
+        _AllOfIt().load_bytes(None, bytes_of_it)
+    assert not ran.exists()
 
 
 @pytest.mark.parametrize("stem", ["last", "best"])
