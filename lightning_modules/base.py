@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from lightning import LightningModule
+from lightning import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -22,6 +22,7 @@ from datamodules.batch import Batch, Grain, Slots, Texts
 from datamodules.module import GranularityData
 from datamodules.tokenizer import VOCAB_SIZE, Tokenizer
 from lightning_modules.averaging import fit_averaged
+from lightning_modules.data_check import DataCheck, MethodError
 from lightning_modules.memory import MemoryConfig, encode_by_parts
 from lightning_modules.networks import DualEncoder, EncoderConfig, ImageFeatures, TextConditionedPooling, TextFeatures
 from lightning_modules.optim import OptimConfig, adamw, clamp_temperatures, clip_gradients, warmup_cosine
@@ -32,11 +33,8 @@ from lightning_modules.validation import MeanLosses, Validation
 
 torch.serialization.add_safe_globals([EncoderConfig, MemoryConfig, OptimConfig])  # they stand in checkpoints
 
+PLURALS = {grain: "summaries" if grain is Grain.SUMMARY else f"{grain.value}s" for grain in Grain}
 Terms = dict[str, Float[Tensor, ""]]  # a method's loss terms by name, weighted
-
-
-class MethodError(ValueError):
-    """A method cannot learn from what the trainer or the data give it."""
 
 
 class Features(NamedTuple):
@@ -121,6 +119,18 @@ class Method(LightningModule, ABC):
     def reads(self) -> Collection[Grain]:
         """The grains whose texts the losses need as vectors; in training no others are encoded."""
         return tuple(Grain)
+
+    def brought(self, batch: Batch) -> dict[str, Tensor | int]:
+        """How many of each thing that the losses learn from a batch has, by plural; training stops where none comes."""
+        return {PLURALS[grain]: batch.grains[grain].valid.sum() for grain in self.reads()}
+
+    def remedy(self, name: str) -> str:
+        """What a user does where a run gets none of the ``name`` in ``brought``."""
+        return f"use shards that have {name}, or ask for none: data.sampling.{name} 0 and no loss of them"
+
+    @override
+    def configure_callbacks(self) -> list[Callback]:
+        return [DataCheck()]
 
     def features(self, batch: Batch) -> Features:
         """Embed a batch: one pass of each tower. In training, texts of grains that are not read have zeros."""

@@ -105,6 +105,8 @@ class BetaClip(Method):
         beta_cal = BetaCalLoss(objective, beta, alpha, reference, scope, per, bias)  # bad values stop here, first
         check_weight("global_weight", global_weight)
         check_weight("local_weight", local_weight)
+        if global_weight == local_weight == 0:
+            raise ValueError("global_weight or local_weight must be above 0, got 0 for both")
         super().__init__(encoder, optim, pretrained, memory)
         self.clip, self.beta_cal = ClipLoss(), beta_cal.requires_grad_(local_weight > 0)
         self.global_weight, self.local_weight = global_weight, local_weight

@@ -28,6 +28,7 @@ from typing_extensions import override
 from datamodules.batch import Batch, Grain
 from lightning_modules.averaging import average
 from lightning_modules.base import Features, Method, Terms
+from lightning_modules.data_check import MethodError
 from lightning_modules.loss_weights import check_weight
 from lightning_modules.memory import MemoryConfig
 from lightning_modules.networks import DualEncoder, EncoderConfig, pool_regions
@@ -35,7 +36,7 @@ from lightning_modules.networks.lexemes import pool_lexemes
 from lightning_modules.networks.temperature import Temperature
 from lightning_modules.networks.unit import unit
 from lightning_modules.optim import OptimConfig
-from lightning_modules.region_targets import CropTarget, Named, PhraseTarget, RegionTarget, Seen
+from lightning_modules.region_targets import CropTarget, ImageTarget, Named, PhraseTarget, RegionTarget, Seen
 from lightning_modules.sharding import calls_on_all_ranks
 from losses import ClipLoss, LexemeRegionLoss
 from losses.lexeme_region import SameLemma
@@ -96,11 +97,14 @@ class HarmoClip(Method):
                 raise ValueError(f"{name} must be {' or '.join(known)}, got {value!r}")
         if isinstance(temperature, str) and temperature not in ("own", "shared"):
             raise ValueError(f"temperature must be own, shared or a number, got {temperature!r}")
+        region_losses = [CropTarget()] if region_losses is None else region_losses
+        if not any([global_weight, lexeme_weight, *(loss.weight for loss in region_losses)]):
+            raise ValueError("global_weight, lexeme_weight or a region loss's weight must be above 0, got 0 for all")
         contrast = LexemeRegionLoss(same_lemma, scope)
         super().__init__(encoder, optim, pretrained, memory)
         self.global_weight, self.lexeme_weight = global_weight, lexeme_weight
         self.lexeme: Literal["mean", "last", "phrase"] = lexeme
-        self.region_losses: Sequence[RegionTarget] = [CropTarget()] if region_losses is None else region_losses
+        self.region_losses: Sequence[RegionTarget] = region_losses
         self.clip, self.contrast = ClipLoss(), contrast
         width = self.encoder.config.embed_dim
         own_space = lexeme_space == "own" and lexeme_weight > 0
@@ -179,6 +183,23 @@ class HarmoClip(Method):
         }
 
     @override
+    def brought(self, batch: Batch) -> dict[str, Tensor | int]:
+        found = super().brought(batch)
+        if self.contrasts:
+            found["boxes with a phrase"] = len(batch.regions.links)
+        if any(isinstance(loss, ImageTarget) for loss in self.region_losses):
+            found["boxes"] = len(batch.regions.boxes)
+        if self.needs_crops:
+            found["crops of boxes"] = len(batch.crops.region)
+        return found
+
+    @override
+    def remedy(self, name: str) -> str:
+        if "boxes" not in name:
+            return super().remedy(name)
+        return "use shards with boxes, or leave out what needs them: model.lexeme_weight 0, model.region_losses []"
+
+    @override
     def on_fit_start(self) -> None:
         """Stops where the data brings nothing that a term could learn from."""
         data = vars(self.trainer).get("datamodule")
@@ -186,11 +207,11 @@ class HarmoClip(Method):
         if sampling is None or regions is None:
             return
         if self.lexeme_weight > 0 and sampling.phrases == 0:
-            raise ValueError("data.sampling.phrases must be 1 or more where lexeme_weight is above 0, got 0")
+            raise MethodError("data.sampling.phrases must be 1 or more where lexeme_weight is above 0, got 0")
         if self.lexeme_weight > 0 and self.lexeme != "phrase" and sampling.caption == "sampled":
-            raise ValueError("data.sampling.caption must be whole for lexemes to be found in it, got sampled")
+            raise MethodError("data.sampling.caption must be whole for lexemes to be found in it, got sampled")
         if self.needs_crops and regions.crops == 0:
-            raise ValueError("data.regions.crops must be 1 or more for CropTarget, got 0")
+            raise MethodError("data.regions.crops must be 1 or more for CropTarget, got 0")
 
     @override
     def new_modules(self) -> Iterable[nn.Module]:

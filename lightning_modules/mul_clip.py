@@ -29,6 +29,7 @@ from typing_extensions import override
 from datamodules.batch import Batch, Grain
 from datamodules.sampling import GrainSampling
 from lightning_modules.base import Features, Method, Terms
+from lightning_modules.data_check import MethodError
 from lightning_modules.loss_weights import check_weight
 from lightning_modules.memory import MemoryConfig
 from lightning_modules.networks import EncoderConfig, TokenCalibration
@@ -174,8 +175,6 @@ class MulClip(Method):
         captions, summaries, sentences = (batch.grains[g] for g in (Grain.CAPTION, Grain.SUMMARY, Grain.SENTENCE))
         terms = {"global": self.clip(image, features.of(captions)[:, 0], scale)}
         if self.short_weight > 0:
-            if len(image) and not summaries.valid.any():
-                raise ValueError("data.sampling.summaries must be 1 where short_weight is above 0, got no summary")
             short, ids = features.of(summaries)[:, 0], batch.texts.ids[summaries.index][:, 0]
             terms["short"] = self.short_weight * self.clip(image, short, scale, summaries.valid[:, 0], ids)
         patches = self.image_tokens(features)
@@ -231,10 +230,12 @@ class MulClip(Method):
 
     @override
     def on_fit_start(self) -> None:
-        """Stops where the data draws no sentences though they are to be learnt from."""
+        """Stop where the data draws no sentences or summaries though they are to be learnt from."""
         sampling = getattr(vars(self.trainer).get("datamodule"), "sampling", None)
         if self.subcaption_weight > 0 and isinstance(sampling, GrainSampling) and sampling.sentences == 0:
-            raise ValueError("data.sampling.sentences must be 1 or more where subcaption_weight is above 0, got 0")
+            raise MethodError("data.sampling.sentences must be 1 or more where subcaption_weight is above 0, got 0")
+        if self.short_weight > 0 and isinstance(sampling, GrainSampling) and sampling.summaries == 0:
+            raise MethodError("data.sampling.summaries must be 1 where short_weight is above 0, got 0")
 
     @override
     def new_modules(self) -> Iterable[nn.Module]:

@@ -1,8 +1,9 @@
 """AdamW in named groups, linear warm-up, cosine decay.
 
-Towers, new modules (β-CLIP's pooling block...) and temperatures have learning rates of their own; norms, biases and
-other vectors are not decayed. The schedule counts optimiser steps. The published β-CLIP run: towers 1e-5, pooling 1e-3,
-AdamW (0.9, 0.98), weight decay 0.01, warm-up over 1 % of an epoch.
+Towers, new modules (β-CLIP's pooling block...) and temperatures have learning rates of their own. Parameters of one
+axis (norms, biases, temperatures) are not decayed; class token and position tables are, as in the published code. The
+schedule counts optimiser steps. The published β-CLIP run: towers 1e-5, pooling 1e-3, AdamW (0.9, 0.98), weight decay
+0.01, warm-up over 1 % of an epoch.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from lightning_modules import BetaClip, CropTarget, HarmoClip, Method, MulClip, 
 from lightning_modules.callbacks import AverageWeights, CompileBlocks
 from lightning_modules.fsdp2 import FullySharded
 from lightning_modules.memory import MemoryConfig
+from lightning_modules.mul_clip import Calibration
 from tests.tiny import make_sample, write_tar
 from tests.tiny_run import TINY
 
@@ -29,7 +30,7 @@ GLOBAL_BATCH = 8
 OPTIM = OptimConfig(lr=3e-3, eps=1e-3, warmup_steps=2)
 METHODS = {
     "beta_clip": lambda **more: BetaClip("bce", per="row", bias=-3.0, pooling_gain=2.0, **more),
-    "mul_clip": lambda **more: MulClip(**more),
+    "mul_clip": lambda **more: MulClip(calibration=Calibration(3, gain=10.0), **more),
     "harmo_clip": lambda **more: HarmoClip(region_losses=[CropTarget(), PhraseTarget()], lexeme_space="own", **more),
 }
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from datamodules import GrainSampling, GranularityData
+from datamodules.batch import Grain
 from datamodules.module import normalise
 from lightning_modules import BetaClip
 from lightning_modules.beta_clip import GrainWeights
-from tests.tiny import write_shards
+from tests.losses.oracle import Case, oracle_bce, oracle_ce
+from tests.tiny import make_sample, write_shards, write_tar
 from tests.tiny_run import TINY
 
 
@@ -29,6 +32,52 @@ def terms(batch, **settings):
     method = BetaClip(encoder=TINY, **settings)
     with torch.no_grad():
         return method.losses(batch, method.features(batch))
+
+
+@pytest.mark.parametrize("objective", ["ce", "bce"])
+def test_terms_are_the_papers(tmp_path, objective):
+    """By loops over all pairs, each term with its own temperature; a text that two images share is no negative."""
+    samples = [
+        make_sample(n, sentences=(*make_sample(n).sentences, "The light is low."), phrases=(), regions=())
+        for n in range(5)
+    ]
+    samples = [replace(one, caption=" ".join(one.sentences)) for one in samples]
+    samples += [make_sample(n) for n in range(5, 8)]
+    data = GranularityData(
+        [str(write_tar(tmp_path / "a.tar", samples))], batch_size=8, workers=0, image_size=16, context_length=77,
+        sampling=GrainSampling(3, 2),
+    )  # fmt: skip
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    torch.manual_seed(0)
+    settings = {"per": "row", "bias": -3.0} if objective == "bce" else {}
+    method = BetaClip(objective, beta=0.3, local_weight=0.7, global_weight=1.5, encoder=TINY, **settings).double()
+    with torch.no_grad():
+        method.pooling.temperature.log_scale.fill_(math.log(5.0))
+    features = method.features(batch._replace(images=normalise(batch.images).double()))
+    found = method.losses(batch, features)
+
+    grains = [batch.grains[grain] for grain in (Grain.CAPTION, Grain.SENTENCE, Grain.PHRASE)]
+    index, valid = (torch.cat([grain[i] for grain in grains], 1) for i in range(2))
+    texts, ids = features.texts.text[index], batch.texts.ids[index]
+    every = ids[valid].tolist()
+    assert len(set(every)) < len(every)  # the repeated sentence
+    views = method.pooling(texts, features.images.patches)
+    case = Case(views, texts, valid, torch.tensor(5.0, dtype=torch.float64), ids)
+    wanted = oracle_ce(case, 0.3) if objective == "ce" else oracle_bce(case, 0.3, -3.0, "row")
+    torch.testing.assert_close(found["beta_cal"], 0.7 * wanted, rtol=1e-6, atol=0)
+    z = features.images.image @ texts[:, 0].T / 0.07
+    by_hand = -(z.log_softmax(1) + z.log_softmax(0)).diagonal().mean() / 2
+    torch.testing.assert_close(found["global"], 1.5 * by_hand, rtol=1e-6, atol=0)
+
+
+def test_without_its_local_term_it_is_clip(batch):
+    method = BetaClip(encoder=TINY, local_weight=0)
+    assert set(method.losses(batch, method.features(batch))) == {"global"}
+    assert not list(method.new_modules())
+    assert method.attention_block() is None
+    with pytest.raises(ValueError, match="global_weight or local_weight must be above 0, got 0 for both"):
+        BetaClip(encoder=TINY, local_weight=0, global_weight=0)
 
 
 @pytest.mark.parametrize("objective", ["ce", "bce"])

@@ -52,7 +52,7 @@ def pooled_by_hand(dense, box):
 
 def test_terms_are_the_specs(batch):
     """Every term from the encoder's features, box by box and word by word."""
-    method = make(region_losses=[CropTarget(), PhraseTarget(weight=0.5), ImageTarget(power=2.0)])
+    method = make(temperature=9.0, region_losses=[CropTarget(), PhraseTarget(weight=0.5), ImageTarget(power=2.0)])
     features = method.features(batch)
     found = method.losses(batch, features)
     assert set(found) == {"global", "lexeme_region", "region_crop", "region_phrase", "region_image"}
@@ -76,7 +76,8 @@ def test_terms_are_the_specs(batch):
             lemmas.append(int(batch.lexemes.lemma[b, slot]))
             lexeme_image.append(b)
         links.append((region, row[b, slot]))
-    rest = (torch.tensor(links), scale, torch.tensor(lemmas), batch.regions.image, torch.tensor(lexeme_image))
+    nine = torch.tensor([9.0], dtype=torch.float64)
+    rest = (torch.tensor(links), nine, torch.tensor(lemmas), batch.regions.image, torch.tensor(lexeme_image))
     loss = LexemeRegionLoss()
     torch.testing.assert_close(found["lexeme_region"], loss(regions, torch.stack(lexemes), *rest))
     torch.testing.assert_close(found["region_phrase"], 0.5 * loss(regions, torch.stack(phrases), *rest))

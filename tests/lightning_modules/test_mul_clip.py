@@ -61,7 +61,8 @@ def first_batch(shards, **sampling):
 
 def make(**settings):
     torch.manual_seed(0)
-    return MulClip(encoder=TINY, **settings).double()
+    several = {"calibration": Calibration(3, gain=10.0)}  # of four patches the default makes one, and no word loss
+    return MulClip(encoder=TINY, **(several | settings)).double()
 
 
 def terms(batch, **settings):
@@ -90,6 +91,7 @@ def test_terms_are_the_papers(batch):
         tokens = features.texts.tokens[offsets[caption] : offsets[caption + 1] - 1]  # SOT and content, no EOT
         words.append(method.text_calibration(tokens[None]).tokens[0])
     torch.testing.assert_close(found["word_patch"], WordPatchLoss()(patches, torch.stack(words)))
+    assert found["word_patch"] > 0.1
 
     sentences = batch.grains[Grain.SENTENCE]
     regions = aggregate(patches, texts[Grain.SENTENCE], sentences.valid, SparseWeights())
@@ -158,7 +160,8 @@ def test_alternatives(batch):
 
 
 def test_sizes_of_calibration():
-    assert [c.score[-1].out_features for c in make().new_modules() if hasattr(c, "score")] == [1, 1]  # of 4 patches
+    made = make(calibration=Calibration()).new_modules()
+    assert [c.score[-1].out_features for c in made if hasattr(c, "score")] == [1, 1]  # of 4 patches
     made = make(calibration=Calibration(3, 5)).new_modules()
     assert [c.score[-1].out_features for c in made if hasattr(c, "score")] == [3, 5]
 
@@ -235,8 +238,8 @@ def test_trains_and_shows_what_is_watched(tmp_path):
 
 
 def test_missing_texts_are_named(shards, tmp_path):
-    with pytest.raises(ValueError, match=r"data\.sampling\.summaries must be 1 where short_weight is above 0"):
-        terms(first_batch(shards, summaries=0))
+    with pytest.raises(ValueError, match=r"data\.sampling\.summaries must be 1 where short_weight is above 0, got 0"):
+        fit(tmp_path / "run", data(shards, summaries=0))
     with pytest.raises(ValueError, match=r"data\.sampling\.sentences must be 1 or more where subcaption_weight"):
         fit(tmp_path / "run", data(shards, sentences=0))
     without = fit(tmp_path / "run", data(shards, sentences=0), subcaption_weight=0)

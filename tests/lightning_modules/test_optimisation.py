@@ -14,6 +14,8 @@ from torch.amp.grad_scaler import GradScaler
 from lightning_modules import BetaClip, ClipFinetune, HarmoClip, OptimConfig
 from lightning_modules.base import MethodError
 from lightning_modules.callbacks import AverageWeights
+from lightning_modules.data_check import DataCheck
+from lightning_modules.optim import ScheduleError, adamw, warmup_cosine
 from tests.tiny_run import TINY, data, fit
 
 
@@ -139,3 +141,82 @@ def test_the_last_window_of_accumulated_gradients_counts_in_full(tmp_path):
     first, second, third = plain.seen
     torch.testing.assert_close(windows.seen[1], (first + second) / 2)
     torch.testing.assert_close(windows.seen[2], third)
+
+
+def test_groups_rates_and_decay_by_hand():
+    """Of every parameter: where it belongs, how fast it learns, whether it shrinks."""
+    config = OptimConfig(lr=1e-3, new_lr=2e-3, temperature_lr=3e-3, weight_decay=0.1, betas=(0.8, 0.9), eps=1e-7)
+    method = BetaClip("bce", per="row", bias=-5.0, encoder=TINY)
+    method.encoder.text_tower.projection.requires_grad_(False)
+    optimizer = adamw(method, method.new_modules(), config)
+    where = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    found = {}
+    for name, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            group = where.pop(id(parameter))
+            found[name] = (group["name"], group["lr"], group["weight_decay"])
+    assert not where
+    assert {
+        "encoder.image_tower.projection.weight": ("towers", 1e-3, 0.1),
+        "encoder.image_tower.cls_token": ("towers", 1e-3, 0.1),  # no vector by its shape, as in the published code
+        "encoder.image_tower.norm_pre.bias": ("towers_no_decay", 1e-3, 0.0),
+        "encoder.text_tower.transformer.embeddings.token_embedding.weight": ("towers", 1e-3, 0.1),
+        "encoder.temperature.log_scale": ("temperatures", 3e-3, 0.0),
+        "pooling.attn.in_proj_weight": ("new", 2e-3, 0.1),
+        "pooling.norm.weight": ("new_no_decay", 2e-3, 0.0),
+        "pooling.temperature.log_scale": ("temperatures", 3e-3, 0.0),
+        "beta_cal.bias": ("temperatures", 3e-3, 0.0),
+    }.items() <= found.items()
+    assert "encoder.text_tower.projection.weight" not in found
+    for group in optimizer.param_groups:
+        assert (group["betas"], group["eps"], group["fused"]) == ((0.8, 0.9), 1e-7, True)
+    plain = adamw(method, method.new_modules(), OptimConfig(lr=5e-4))
+    assert {group["lr"] for group in plain.param_groups} == {5e-4}
+
+
+TEN = {  # warm-up of 4 steps to 1, then a cosine over 16 to 0.1
+    0: 0.2, 1: 0.4, 3: 0.8, 4: 1.0, 8: 0.8681981, 10: 0.7222076, 12: 0.55, 16: 0.2318019, 19: 0.1086466, 20: 0.1
+}  # fmt: skip
+
+
+def test_the_schedule_at_ten_points():
+    weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    optimizer = torch.optim.AdamW([{"params": weights[:1], "lr": 2.0}, {"params": weights[1:], "lr": 0.5}])
+    schedule = warmup_cosine(optimizer, OptimConfig(warmup_steps=4, final_lr=0.1), 20)
+    for step in range(23):
+        if step in TEN:
+            assert schedule.get_last_lr() == pytest.approx([2 * TEN[step], 0.5 * TEN[step]], abs=1e-6)
+        if step > 20:
+            assert schedule.get_last_lr() == pytest.approx([0.2, 0.05])
+        optimizer.step()
+        schedule.step()
+    with pytest.raises(ScheduleError, match="must say where training ends"):
+        warmup_cosine(optimizer, OptimConfig(), float("inf"))
+
+
+class Rates(Callback):
+    """Each group's rate in each step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen.append({group["name"]: group["lr"] for group in trainer.optimizers[0].param_groups})
+
+
+def test_a_run_follows_the_schedule_and_decays_matrices_alone(tmp_path, monkeypatch):
+    """Without a gradient a matrix loses rate times decay of itself at every step."""
+    monkeypatch.setattr(ClipFinetune, "losses", lambda self, *_: {"none": 0 * sum(p.sum() for p in self.parameters())})
+    monkeypatch.setattr(DataCheck, "on_train_batch_end", lambda *_: None)
+    rates = Rates()
+    optim = OptimConfig(lr=0.1, temperature_lr=0.2, weight_decay=0.5, warmup_steps=1, final_lr=0.5)
+    trainer = run(tmp_path, callbacks=[rates], optim=optim)
+    seed_everything(3)
+    before = ClipFinetune(encoder=TINY).state_dict()
+    by_hand = [0.5, 1.0, 0.75]  # of the peak: warm-up, peak, the middle of a cosine of two steps to a half
+    assert [one["towers"] for one in rates.seen] == pytest.approx([0.1 * share for share in by_hand])
+    assert [one["temperatures"] for one in rates.seen] == pytest.approx([0.2 * share for share in by_hand])
+    left = (1 - 0.05 * 0.5) * (1 - 0.1 * 0.5) * (1 - 0.075 * 0.5)
+    after = trainer.lightning_module.state_dict()
+    for name, weight in before.items():
+        torch.testing.assert_close(after[name], weight * (left if weight.ndim >= 2 else 1), msg=name)

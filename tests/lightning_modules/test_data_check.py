@@ -1,0 +1,122 @@
+"""Runs that could teach nothing stop with a line that says so, on every rank; others go on."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+
+import pytest
+import torch.distributed as dist
+from lightning import Trainer
+
+from datamodules import GrainSampling, GranularityData
+from datamodules.crops import RegionSampling
+from lightning_modules import BetaClip, ClipFinetune, CropTarget, HarmoClip, ImageTarget, MulClip
+from lightning_modules.data_check import MethodError
+from tests.lightning_modules.ranked_run import strategy
+from tests.ranks import run_on_ranks
+from tests.tiny import make_sample, write_tar
+from tests.tiny_run import TINY
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+SAMPLING = GrainSampling(2, 2, summaries=1)
+NO_BOX = {"regions": ()}
+BARE = {"sentences": (), "phrases": (), "regions": ()}
+
+
+def write(folder, count=24, **changes):
+    return [str(write_tar(folder / "train-000.tar", (make_sample(number, **changes) for number in range(count))))]
+
+
+def train(shards, method, ranks=1, batch_size=8, epochs=2, sampling=SAMPLING):
+    data = GranularityData(
+        shards, batch_size=batch_size // ranks, workers=0, image_size=16, context_length=77, sampling=sampling,
+        regions=RegionSampling(crops=1),
+    )  # fmt: skip
+    trainer = Trainer(
+        max_epochs=epochs, accelerator="cpu", devices=ranks, strategy=strategy("ddp", ranks), logger=False,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        use_distributed_sampler=False,
+    )  # fmt: skip
+    trainer.fit(method(encoder=TINY), data)
+    return trainer.global_step
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "line"),
+    [
+        (
+            HarmoClip,
+            NO_BOX,
+            "HarmoClip got none of the boxes with a phrase that it learns from in its",
+        ),
+        (
+            partial(HarmoClip, lexeme_weight=0),
+            NO_BOX,
+            "none of the crops of boxes .* use shards with boxes",
+        ),
+        (
+            partial(HarmoClip, lexeme_weight=0, region_losses=[ImageTarget()]),
+            NO_BOX,
+            "got none of the boxes that it learns from .* model.lexeme_weight 0",
+        ),
+        (
+            MulClip,
+            BARE,
+            "MulClip got none of the s[a-z]+ that it learns from in its first 24 images",
+        ),
+        (
+            BetaClip,
+            {"phrases": (), "regions": ()},
+            "BetaClip got none of the phrases .*, or ask for none: data.sampling.phrases 0",
+        ),
+    ],
+    ids=["boxes", "crops", "image", "sentences", "phrases"],
+)
+def test_a_method_that_gets_none_of_what_it_reads(tmp_path, method, changes, line):
+    with pytest.raises(MethodError, match=line) as stopped:
+        train(write(tmp_path, **changes), method)
+    assert len(str(stopped.value)) <= 200
+
+
+def test_what_is_not_asked_for_is_not_missed(tmp_path):
+    shards = write(tmp_path, regions=(), phrases=())
+    assert train(shards, BetaClip, sampling=GrainSampling(2, 0)) == 6
+    assert train(shards, partial(HarmoClip, lexeme_weight=0, region_losses=[])) == 6
+    assert train(shards, ClipFinetune) == 6
+
+
+def test_one_image_a_batch(tmp_path, caplog):
+    shards = write(tmp_path)
+    line = "data.batch_size must be 2 or more: .* the loss was 0 in the first 10 steps"
+    with pytest.raises(MethodError, match=line):
+        train(shards, ClipFinetune, batch_size=1)
+    assert train(shards, BetaClip, batch_size=1, epochs=1) == 24  # whose texts are contrasted with each other
+
+
+def test_no_weight_at_all(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="a region loss's weight must be above 0, got 0 for all"):
+        HarmoClip(encoder=TINY, global_weight=0, lexeme_weight=0, region_losses=[CropTarget(weight=0)])
+    monkeypatch.setattr(ClipFinetune, "losses", lambda self, *_: {"none": 0 * self.encoder.scale.sum()})
+    with pytest.raises(MethodError, match="ClipFinetune learns nothing: its loss was exactly 0 in the first 3 batches"):
+        train(write(tmp_path), ClipFinetune)
+
+
+def on_ranks(shards):
+    rank = str(dist.get_rank())
+    os.environ.update(LOCAL_RANK=rank, RANK=rank, WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    os.environ.update(LOCAL_WORLD_SIZE="2", GROUP_RANK="0", TORCHELASTIC_RUN_ID="test")
+    said = []
+    for method, batch_size in ((ClipFinetune, 2), (HarmoClip, 8)):
+        try:
+            said.append(str(train(shards, method, ranks=2, batch_size=batch_size, epochs=1)))
+        except MethodError as error:
+            said.append(str(error))
+    return said
+
+
+def test_all_ranks_stop_alike(tmp_path):
+    first, second = run_on_ranks(on_ranks, 2, write(tmp_path, regions=()))
+    assert first == second
+    assert first[0] == "12"  # one image a rank is contrasted with the other rank's
+    assert "got none of the boxes with a phrase that it learns from in its first 24 images" in first[1]
