@@ -88,7 +88,8 @@ def page(shown: Iterable[Shown], title: str) -> str:
     """A web page that needs no other file."""
     cards = "\n".join(_card(one) for one in shown)
     return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)}</title>
 <style>
 body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222 }}
 article {{ display: flex; flex-wrap: wrap; gap: 1.5rem; margin: 0 0 2em; border-top: 1px solid #ddd; padding-top: 1em }}

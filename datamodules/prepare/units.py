@@ -210,6 +210,8 @@ def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> bool:
         raise FileExistsError(
             f"{out} holds {old[0].name} of a run with other settings; give another folder, or --overwrite true"
         )
+    elif before.is_file() and '"cutting": ' not in before.read_text(errors="replace"):
+        raise FileExistsError(f"{before} is no note of lightning prepare; give another folder, or --overwrite true")
     write_whole(before, told)
     return own_folder
 

@@ -109,6 +109,16 @@ def test_one_line(tmp_path, capsys, source, files, words, message):
     assert not list(tmp_path.glob("out/shard*"))
 
 
+def test_a_file_of_the_user_s_is_not_overwritten(tmp_path, capsys):
+    own = tmp_path / "out" / "settings.json"
+    own.parent.mkdir()
+    own.write_text('{"theme": "dark"}')
+    with pytest.raises(SystemExit):
+        prepare(tmp_path, "coco", {"c.json": COCO}, "--captions", "@c.json")
+    assert "settings.json is no note of lightning prepare" in capsys.readouterr().err
+    assert own.read_text() == '{"theme": "dark"}'
+
+
 SOURCES = {
     "table": ({"a.csv": "image,caption\n9.jpg,A dog.\n1.jpg,A cat.\n"}, ("--annotations", "@a.csv")),
     "docci": ({"a.json": "\n".join(json.dumps({**DOCCI, "image_file": f}) for f in ("9.jpg", "1.jpg"))}, A),
