@@ -13,7 +13,7 @@ from matplotlib.ticker import PercentFormatter
 from eval.drawing.canvas import COLOURS, HEADING, canvas, heading, place
 from eval.drawing.words import short
 
-WIDTH, HEIGHT, LINE = 4.0, 2.1, 0.175  # inches of the figure, of the curves, of a line of the legend
+WIDTH, HEIGHT, LINE = 4.0, 2.1, 0.145  # inches of the figure, of the curves, of a line of the legend
 LETTERS = 54  # of a line of the legend
 STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
 Curve = Sequence[tuple[int, float]]  # step, value
@@ -29,8 +29,9 @@ def curves_figure(
     """
     runs = list(dict.fromkeys(run for run, _ in curves)) if runs is None else runs
     quantities = list(dict.fromkeys(quantity for _, quantity in curves))
-    below = 0.55 + LINE * len(curves)
-    with canvas(WIDTH, HEADING + HEIGHT + below) as figure:
+    above = HEADING + HEIGHT + 0.42  # the legend, inches
+    height = above + 0.12 + LINE * len(curves)
+    with canvas(WIDTH, height) as figure:
         heading(figure, title)
         ax = place(figure, 0.75, HEADING, WIDTH - 0.95, HEIGHT)
         for (run, quantity), curve in curves.items():
@@ -49,5 +50,6 @@ def curves_figure(
         if percent:
             ax.yaxis.set_major_formatter(PercentFormatter(1.0))
         ax.grid(alpha=0.25)
-        figure.legend(loc="lower left", frameon=False, fontsize=8, labelspacing=0.25, borderaxespad=0.2)
+        place_of_legend = {"loc": "upper left", "bbox_to_anchor": (0, 1 - above / height)}
+        figure.legend(**place_of_legend, frameon=False, fontsize=8, labelspacing=0.25, borderaxespad=0.2)
     return figure
