@@ -213,4 +213,7 @@ def run(arguments: list[str]) -> int:
         fail(str(error))
     except (ShardError, DataError) as error:
         fail(str(error).strip().rpartition("\n")[2].removeprefix("datamodules.skips.DataError: "))
+    except KeyboardInterrupt:  # a run that has begun saves, and ends otherwise
+        sys.stderr.write("\nlightning: stopped before the run began\n")
+        return 130
     return 0

@@ -93,7 +93,7 @@ class Started:
         (status,) = set(self._warm.wait(self.pids, seconds))
         return status
 
-    def wait_until_it_says(self, words: str, seconds: float = 120.0) -> None:
+    def wait_until_it_says(self, words: str, seconds: float = 240.0) -> None:
         """Until the first rank has written ``words``."""
         end = time.monotonic() + seconds
         while words not in self.said:

@@ -14,7 +14,7 @@ from lightning_modules.atomic_io import CheckpointError, is_whole
 from lightning_modules.averaging import AVERAGED
 from lightning_modules.networks.weights.unreadable import UNREADABLE, why_unreadable
 from lightning_modules.provenance import KEY
-from lightning_modules.runs.settings import Flat
+from lightning_modules.runs.settings import Change, Flat
 from lightning_modules.sharded_files import META
 
 RUN = "grainclip_run"  # the key under which a checkpoint keeps its run's id, settings, config and history
@@ -32,6 +32,7 @@ class Facts:
     global_batch: int | None
     run: dict[str, Any]  # id, settings, history, config; empty where no command wrote it
     shapes: Shapes  # of the weights; empty where they are in slices
+    sizes: dict[str, Any]  # of the encoder; empty where the checkpoint does not say
 
     @property
     def settings(self) -> Flat | None:
@@ -66,16 +67,18 @@ def read_facts(path: Path) -> Facts:
         global_batch=saved.get("GranularityData", {}).get("global_batch"),
         run=saved.get(RUN, {}),
         shapes={name: tuple(one.shape) for name, one in weights.items() if isinstance(one, torch.Tensor)},
+        sizes=origin.get("encoder", {}),
     )
 
 
-def misfit(facts: Facts, method: str, wanted: Shapes) -> str | None:
+def misfit(facts: Facts, method: str, wanted: Shapes, sizes: Mapping[str, Any]) -> str | None:
     """What to say where a checkpoint's weights are not those of the model to be trained; None where they are.
 
     Args:
         facts: the checkpoint's.
         method: name of the model's class.
         wanted: shapes of the model's weights.
+        sizes: the encoder's settings.
     """
     if facts.method and facts.method != method:
         return f"{facts.path} is of {facts.method}, this run is of {method}"
@@ -86,6 +89,10 @@ def misfit(facts: Facts, method: str, wanted: Shapes) -> str | None:
     names = [name for name in (*wanted, *found) if wanted.get(name) != found.get(name)]
     if not names:
         return None
+    told = [str(Change(f"model.encoder.{name}", old, sizes[name])) for name, old in facts.sizes.items() if name in sizes
+            and old != sizes[name]]  # fmt: skip
+    if told:
+        return f"{facts.path} is of another size: {', '.join(told)}"
     there, here = _size(found.get(names[0])), _size(wanted.get(names[0]))
     return f"{facts.path} is of another size: {names[0]} is {there} there and {here} here"
 

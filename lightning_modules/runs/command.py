@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rich.console import Console
 from datamodules.atomic_write import write_text
 from eval import table
 from lightning_modules.atomic_io import CheckpointError
+from lightning_modules.base import Method
 from lightning_modules.callbacks.agreement import Agreement
 from lightning_modules.complaints import fail
 from lightning_modules.optim import ScheduleError
@@ -78,6 +80,7 @@ class RunCommand:
             limits=limits,
             method=type(method).__name__,
             shapes=_shapes(method),
+            sizes=_sizes(method),
             global_batch=_global_batch(data, trainer.world_size),
         )
         first, alone = rank(trainer) == 0, waits_for_nobody(trainer)
@@ -166,7 +169,7 @@ class RunCommand:
         refused = [one for one in changed if not accepted(one, resume.accept)]
         if refused:
             raise RunRefused(refusal(refused, checkpoint, facts.step))
-        if words := misfit(facts, type(method).__name__, _shapes(method)):
+        if words := misfit(facts, type(method).__name__, _shapes(method), _sizes(method)):
             raise RunRefused(f"{words}; --ckpt_path takes another checkpoint, --config the run's own config.yaml")
         return facts
 
@@ -217,6 +220,10 @@ def _limits(trainer: Trainer) -> Limits:
 
 def _shapes(method: LightningModule) -> dict[str, tuple[int, ...]]:
     return {name: tuple(weight.shape) for name, weight in method.state_dict().items()}
+
+
+def _sizes(method: LightningModule) -> dict[str, Any]:
+    return asdict(method.encoder.config) if isinstance(method, Method) else {}
 
 
 def _global_batch(data: Any, ranks: int) -> int | None:

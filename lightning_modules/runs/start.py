@@ -55,6 +55,7 @@ class Wanted:
     limits: Limits
     method: str
     shapes: Shapes
+    sizes: Mapping[str, Any]  # the encoder's settings
     global_batch: int | None  # over all ranks
 
 
@@ -151,7 +152,7 @@ def _check(facts: Facts, wanted: Wanted) -> list[Change]:
     refused = [one for one in refused if not accepted(one, wanted.resume.accept)]
     if refused:
         raise RunRefused(refusal(refused, facts.path, facts.step))
-    if words := misfit(facts, wanted.method, wanted.shapes):
+    if words := misfit(facts, wanted.method, wanted.shapes, wanted.sizes):
         raise RunRefused(f"{words}; --name OTHER trains apart, --ckpt_path takes another checkpoint")
     return changed
 

@@ -1,4 +1,4 @@
-"""A callback that notes at every step with which settings it is made, for tests of what a run's record says."""
+"""Callbacks for tests of runs: one notes at every step with which settings it is made, one holds a step up."""
 
 from __future__ import annotations
 
@@ -30,3 +30,16 @@ class StepsNoted(Callback):
         }
         with self.file.open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+
+class Waits(Callback):
+    """Before step number ``step`` says so, and waits until there is ``file``."""
+
+    def __init__(self, file: str, step: int) -> None:
+        self.file, self.step = Path(file), step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step + 1 == self.step:
+            print(f"waiting before step {self.step}", flush=True)
+            while not self.file.exists():
+                time.sleep(0.01)

@@ -28,7 +28,7 @@ def write(folder: Path, name: str = "last", step: int = 6, epochs: int = 2, **ru
             "loops": {"fit_loop": {"epoch_progress": {"current": current}}},
             "state_dict": {"encoder.w": torch.zeros(2, 3), "averaged.w": torch.zeros(2, 3)},
             "GranularityData": {"global_batch": 16},
-            KEY: {"method": "Method"},
+            KEY: {"method": "Method", "encoder": {"image_layers": 2, "init_scale": 14.0}},
             RUN: {"id": "old", "settings": SETTINGS, "shards": "2 shards", "config": "a: 1\n", "history": []} | run,
         },
         folder / f"{name}.ckpt",
@@ -44,6 +44,7 @@ def note(folder: RunFolder, **record) -> None:
 def wanted(folder: RunFolder, checkpoint: str | None = "last", **changes) -> Wanted:
     given = {
         "resume": Resume(), "settings": SETTINGS, "limits": Limits(4, -1), "method": "Method", "shapes": SHAPES,
+        "sizes": {"image_layers": 2, "init_scale": 14.0},
         "global_batch": 16,
     }  # fmt: skip
     return Wanted(folder=folder, checkpoint=checkpoint, **(given | changes))
@@ -111,6 +112,10 @@ def test_other_settings(folder, change, accept, refused):
     [
         ({"method": "Other"}, "last.ckpt is of Method, this run is of Other; --name OTHER trains apart"),
         ({"shapes": {"encoder.w": (2, 4)}}, "is of another size: encoder.w is 2x3 there and 2x4 here"),
+        (
+            {"shapes": {"encoder.w": (2, 4)}, "sizes": {"image_layers": 4}},
+            "is of another size: model.encoder.image_layers: 2 → 4; --name OTHER",
+        ),
         ({"shapes": {}}, "encoder.w is 2x3 there and missing here"),
         ({"shapes": SHAPES | {"new.w": ()}}, "new.w is missing there and a number here"),
     ],

@@ -20,7 +20,10 @@ from tests.commands import Commands, tiny_config
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-SLOW = ("--trainer.callbacks", "tests.diary.Diary", "--trainer.callbacks.folder", ".", "--trainer.callbacks.pause")
+def held(file: str, step: int) -> tuple[str, ...]:
+    """Words that hold a run up before a step until there is ``file``."""
+    waits = "tests.lightning_modules.runs.steps_noted.Waits"
+    return "--trainer.callbacks", waits, "--trainer.callbacks.file", file, "--trainer.callbacks.step", str(step)
 
 
 @pytest.fixture(scope="module")
@@ -239,11 +242,10 @@ def test_moved_shards_are_the_same_data(trained, commands):
 def test_two_at_once(trained, commands):
     """The second is told of the first, and does no harm; after a kill the lock is known to be stale."""
     words = ("fit", "--config", "tiny.yaml", "--name", "twice")
-    first = commands.start(*words, *SLOW, "0.5")
-    first.wait_until_it_says("step 1 of")
-    status, said = commands.run(*words)
-    assert status == 2
-    assert f"runs/twice is being written by process {first.pids[0]} on " in error(said)
+    first = commands.start(*words, *held("never", 3))
+    first.wait_until_it_says("waiting before step 3")
+    line = refused(commands, trained, *words)
+    assert f"runs/twice is being written by process {first.pids[0]} on " in line
     first.signal(signal.SIGKILL)
     assert first.wait() == -9
     status, said = commands.run(*words)
@@ -263,33 +265,35 @@ def assert_like(run: Path, other: Path) -> None:
 def test_stopped_and_gone_on_with(trained, commands):
     """By Ctrl-C, SIGTERM and kill -9, each in another part of the run: in the end it is the run that nobody stopped."""
     words = ("fit", "--config", "tiny.yaml", "--name", "stopped")
-    at = 0
-    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)):
-        started = commands.start(*words, *SLOW, "0.3")
-        started.wait_until_it_says(f"step {at + 1} of")
+    for step, number, status in ((2, signal.SIGINT, 130), (4, signal.SIGTERM, 143), (5, signal.SIGKILL, -9)):
+        gate = commands.folder / f"go-{step}"
+        started = commands.start(*words, *held(gate.name, step))
+        started.wait_until_it_says(f"waiting before step {step}")
         started.signal(number)
-        assert started.wait() == status
-        before, at = at, saved(trained.parent / "stopped")["global_step"]
-        assert before <= at <= before + 2  # a step is told before it is saved
         if status > 0:
-            assert f"{number.name}: the run saves after its step and stops; Ctrl-C once more" in started.said
-            assert f"{number.name}: stopped at step {at}, saved; the same command goes on" in started.said
+            started.wait_until_it_says(f"{number.name}: the run saves after its step and stops; Ctrl-C once more")
+            gate.touch()
+        assert started.wait() == status
+        gate.unlink(missing_ok=True)
+        if status > 0:
+            assert f"{number.name}: stopped at step {step}, saved; the same command goes on" in started.said
             assert "Traceback" not in started.said
+    assert saved(trained.parent / "stopped")["global_step"] == 4
     status, said = commands.run(*words)
     assert status == 0, said
-    assert f"runs/stopped: goes on at step {at}, from " in said
+    assert "runs/stopped: goes on at step 4, from " in said
     assert_like(trained.parent / "stopped", trained)
 
 
 def test_a_second_interrupt_ends_at_once(trained, commands):
-    started = commands.start("fit", "--config", "tiny.yaml", "--name", "hurried", *SLOW, "3")
-    started.wait_until_it_says("step 2 of")  # the next one takes three seconds
-    time.sleep(1)
+    """Amid a step that never ends."""
+    started = commands.start("fit", "--config", "tiny.yaml", "--name", "hurried", *held("never", 3))
+    started.wait_until_it_says("waiting before step 3")
     before = files(trained.parent / "hurried" / "checkpoints")
     started.signal(signal.SIGINT)
     started.wait_until_it_says("once more ends it at once")
     started.signal(signal.SIGINT)
-    assert started.wait(2.5) == -signal.SIGINT
+    assert started.wait() == -signal.SIGINT
     assert files(trained.parent / "hurried" / "checkpoints") == before
     assert "could not be written" not in started.said
     assert saved(trained.parent / "hurried")["global_step"] == 2
@@ -298,13 +302,15 @@ def test_a_second_interrupt_ends_at_once(trained, commands):
 def test_two_ranks(trained, commands):
     """The second run is refused, an interrupt stops all, the finished run ends all: every rank alike."""
     ddp = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "4")
-    words = ("fit", "--config", "tiny.yaml", "--name", "ranks", *ddp)
-    first = commands.start(*words, *SLOW, "0.5", ranks=2)
-    first.wait_until_it_says("step 1 of")
+    words, gate = ("fit", "--config", "tiny.yaml", "--name", "ranks", *ddp), commands.folder / "go"
+    first = commands.start(*words, *held("go", 2), ranks=2)
+    first.wait_until_it_says("waiting before step 2")
     status, said = commands.run(*words, ranks=2)
     assert status == 2
     assert "runs/ranks is being written by process" in error(said)
     first.signal(signal.SIGINT, 1)
+    time.sleep(1)
+    gate.touch()
     assert first.wait() == 130
     assert "SIGINT: stopped at step" in first.said
     for expected in ("goes on at step", "runs/ranks: finished, 2 epochs"):
