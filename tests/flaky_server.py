@@ -28,6 +28,7 @@ class FlakyServer:
         self.folder, self.share, self.faults, self.hang = Path(folder), share, tuple(faults), hang
         self.answers: Counter[str] = Counter()
         self.missing: set[str] = set()  # names that are 404 as long as they stand here
+        self.script: list[str] = []  # the answers to the next requests
         self._rng, self._lock = random.Random(seed), threading.Lock()
         server = self
 
@@ -60,7 +61,7 @@ class FlakyServer:
         name = unquote(request.path.lstrip("/"))
         with self._lock:
             fault = self._rng.choice(self.faults) if self._rng.random() < self.share else "whole"
-            fault = "missing" if name in self.missing else fault
+            fault = "missing" if name in self.missing else self.script.pop(0) if self.script else fault
             self.answers[fault] += 1
         data = (self.folder / name).read_bytes()
         if fault in ("drop", "delay"):

@@ -164,6 +164,19 @@ def test_sampled_caption_joins_the_drawn_sentences():
     assert GrainSampling(caption="sampled").draw(sample, None).caption == sample.caption
 
 
+def test_a_text_as_long_as_the_context_is_not_cut():
+    sample = make_sample(0)
+    length = len(Tokenizer(77)(sample.caption))
+    for context, cut in ((length, 0), (length - 1, 1)):
+        prepare = Preparer(16, Squash(), GrainSampling(0, 0), Tokenizer(context), random_texts=False)
+        batch = collate([prepare(sample, random.Random(0))])
+        assert batch.counts.get("truncated/caption", 0) == cut
+
+
+def test_defaults_of_sampling_are_the_documented_ones():
+    assert GrainSampling() == GrainSampling(5, 30, 0, "whole", "stored", "random", 0)
+
+
 def test_skips_travel_with_the_batch():
     batch = batch_of([make_sample(0)], skipped=[Skip("json", "a.tar", "k", "broken")] * 2)
     assert batch.counts["skipped/json"] == 2

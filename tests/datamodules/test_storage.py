@@ -250,6 +250,23 @@ def test_problems_are_one_line(url, message):
     assert re.search(message, shard.problem), shard.problem
 
 
+@pytest.mark.parametrize("answers", [["busy"] * 3, ["drop", "cut", "busy"]])
+def test_storage_that_is_busy_or_breaks_off_does_not_refuse(tmp_path, answers):
+    """One refusal is the last word here; 503 and lost connections are none."""
+    policy = FetchPolicy(stall=20.0, patience=60.0, tries=1)
+    with FlakyServer(tmp_path) as server:
+        url = served(server, 3, 1)[0]
+        server.script = list(answers)
+        shard = fetch.fetch(url, policy)
+        shard.file.close()
+        assert (shard.problem, len(shard.index)) == ("", 3)
+        server.script = ["missing"]
+        refused = fetch.fetch(url, policy)
+        refused.file.close()
+        assert "404 (exit status 22) (1 tries in" in refused.problem
+        assert server.script == []
+
+
 def test_a_command_that_is_not_installed(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     shard = fetch.fetch("gs://bucket/a.tar", SHORT)
