@@ -85,7 +85,7 @@ class Started:
 
     @property
     def said(self) -> str:
-        """What the first rank has written so far."""
+        """The first rank's words so far."""
         return (self._out / "0.out").read_text() if (self._out / "0.out").exists() else ""
 
     def wait(self, seconds: float = 240.0) -> int | None:

@@ -144,7 +144,7 @@ class Preemption(Checkpoint):
             signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def _code(self) -> int:
-        """What the ranks take the largest of: the signal's number, and 1000 more where the job is queued again."""
+        """Value for the all-reduce (max): the signal's number, and 1000 more where the job is queued again."""
         return self.told + 1000 if self.told and signal.Signals(self.told) in self.requeue else self.told
 
     def _stop(self, trainer: Trainer, code: int) -> None:

@@ -1,4 +1,4 @@
-"""What a checkpoint tells of the run that wrote it, read without its weights: before anything else is done."""
+"""Facts that a checkpoint tells of the run that wrote it, read without its weights, before anything else is done."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def read_facts(path: Path) -> Facts:
 
 
 def misfit(facts: Facts, method: str, wanted: Shapes, sizes: Mapping[str, Any]) -> str | None:
-    """What to say where a checkpoint's weights are not those of the model to be trained; None where they are.
+    """The line for a checkpoint whose weights are not those of the model to be trained; None where they are.
 
     Args:
         facts: the checkpoint's.

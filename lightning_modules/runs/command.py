@@ -1,4 +1,4 @@
-"""What ``lightning fit``, ``validate`` and ``test`` do around the trainer: a folder, a lock, a decision, a place."""
+"""A run's folder, lock and record around the trainer's commands: ``lightning fit``, ``validate`` and ``test``."""
 
 from __future__ import annotations
 

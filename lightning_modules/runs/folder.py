@@ -40,7 +40,7 @@ class RunFolder:
         return self.path / CHECKPOINTS
 
     def record(self) -> dict[str, Any]:
-        """What run.json holds; empty where there is none that can be read."""
+        """The content of run.json; empty where there is none that can be read."""
         try:
             return dict(json.loads((self.path / RECORD).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):

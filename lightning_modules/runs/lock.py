@@ -153,7 +153,7 @@ class RunLock:
 
 
 def holder(file: Path) -> Holder | None:
-    """Who holds a lock; None where nobody does, or the file is damaged."""
+    """The holder of a lock; None where nobody does, or the file is damaged."""
     try:
         return _parse(file.read_bytes())
     except OSError:

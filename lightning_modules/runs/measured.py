@@ -1,4 +1,4 @@
-"""The place of what ``lightning validate`` and ``test`` find, apart from the training's own files."""
+"""The place for what ``lightning validate`` and ``test`` find, apart from the training's own files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of the processes of a run this one is, before they are connected."""
+"""The place of this process among those of a run, before they are connected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What two starts of a run may differ in, and how that is told.
+"""Settings that belong to a run, those in which two of its starts may differ, and how differences are told.
 
 Compared are the settings of model, data and seed, but for ``FREE``, and the few of the trainer that change what is
 learnt, ``TRAINER``. All else may change freely: devices, nodes, strategy, precision, logging, callbacks, more steps.
@@ -50,7 +50,7 @@ def recorded(config: Mapping[str, Any]) -> Flat:
 
 
 def changes(old: Flat, new: Flat) -> list[Change]:
-    """What differs, sorted by name. Settings within a class that itself differs are left out."""
+    """The settings that differ, sorted by name. Settings within a class that itself differs are left out."""
     names = sorted(old.keys() | new.keys())
     found = [Change(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
     classes = [one.name for one in found if _is_class(one.old) or _is_class(one.new)]

@@ -38,7 +38,7 @@ class Resume:
 
 @dataclass(frozen=True)
 class Limits:
-    """Where training ends; -1 for no limit."""
+    """The end of training, in epochs and steps; -1 for no limit."""
 
     epochs: int
     steps: int
@@ -46,7 +46,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the command line asks for."""
+    """The command line's wishes for a run."""
 
     folder: RunFolder
     checkpoint: str | None  # --ckpt_path
@@ -61,7 +61,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the first rank has decided for all."""
+    """The first rank's decision, for all of them."""
 
     refusal: str | None = None
     finished: str | None = None  # what to say where there is nothing left to train
@@ -195,7 +195,7 @@ def _told_of(old: Flat, new: Flat) -> list[Change]:
 
 
 def _finished(facts: Facts, wanted: Wanted) -> str | None:
-    """What to say where a run has nothing left to do."""
+    """The line for a run that has nothing left to do; None where it has."""
     steps, epochs = wanted.limits.steps, wanted.limits.epochs
     if steps != -1 and facts.step >= steps:
         return (

@@ -1,4 +1,4 @@
-"""What a start of a run is decided to be, by what lies in its folder; without training anything."""
+"""The decision at a run's start, by what lies in its folder; without training anything."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_other_settings(folder, change, accept, refused):
     ],
 )
 def test_a_checkpoint_of_another_model(folder, change, says):
-    """Where nothing tells its settings: a program that called the trainer itself wrote it."""
+    """Its settings are not known: a program that called the trainer itself wrote it."""
     write(folder.checkpoints, settings=None)
     with pytest.raises(RunRefused) as found:
         decide(wanted(folder, **change))

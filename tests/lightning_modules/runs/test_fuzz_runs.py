@@ -57,7 +57,7 @@ class World:
 
     def act(self) -> None:
         """Something at random; then all must be in order."""
-        before = files(self.runs) if self.runs.is_dir() else {}
+        before = self.files()
         name = self.rng.choice(("a", "a", "b"))
         act = self.rng.choice((self.fit, self.fit, self.stop, self.stop, self.stop, self.two, self.anew, self.measure))
         ended = act(name)
@@ -65,6 +65,11 @@ class World:
             self.check(before, name, act is self.anew, ended)
         except AssertionError as error:
             raise AssertionError(f"{error}\nafter: " + "\n       ".join(self.diary)) from error
+
+    def files(self) -> dict[str, str]:
+        """All files of all runs but their locks: one that a dead run left is removed by whoever comes next."""
+        found = files(self.runs) if self.runs.is_dir() else {}
+        return {file: digest for file, digest in found.items() if Path(file).name != LOCK}
 
     def fit(self, name: str) -> list[int | None]:
         accept = self.rng.choice(((), (), ("--resume.accept", "true")))
@@ -101,7 +106,7 @@ class World:
         return [self.start(command, "--config", "tiny.yaml", "--name", name, *other).wait()]
 
     def check(self, before: dict[str, str], name: str, anew: bool, ended: list[int | None]) -> None:
-        now = files(self.runs) if self.runs.is_dir() else {}
+        now = self.files()
         killed = any(status is not None and status < 0 for status in ended)
         assert None not in ended
         assert 1 not in ended
@@ -119,7 +124,7 @@ class World:
                 assert not list((self.runs / name).glob("**/.*"))
 
     def check_moved(self, mine, now, name, anew, ended) -> None:
-        """Where another run has taken the name, the old one lies whole under a new one."""
+        """A run whose name another one has taken lies whole under a new name."""
         old = [file for file in mine if file.endswith("run.json")]
         if not old:
             return

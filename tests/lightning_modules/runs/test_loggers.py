@@ -1,4 +1,4 @@
-"""Whatever the logger, it writes into the run's folder, and goes on there."""
+"""Any logger, whatever it is told, writes into the run's folder, and goes on there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which settings belong to a run, and how what differs is told."""
+"""Settings that belong to a run, and the line for those that differ."""
 
 from __future__ import annotations
 
