@@ -1,4 +1,4 @@
-"""Did you mean: the known name nearest to a misspelt one, for the end of an error's line."""
+"""Did you mean: the known name nearest to a misspelt or shortened one, for the end of an error's line."""
 
 from __future__ import annotations
 
@@ -9,5 +9,7 @@ from difflib import get_close_matches
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """``"; did you mean NAME?"`` with the nearest of ``names`` where one is near, else ``""``."""
     by_case = {one.casefold(): one for one in names}
-    near = get_close_matches(name.casefold(), by_case, n=1, cutoff=0.65)
+    short = name.casefold()
+    begun = [one for one in by_case if one.startswith(short)] if len(short) > 2 else []
+    near = begun if len(begun) == 1 else get_close_matches(short, by_case, n=1, cutoff=0.65)
     return f"; did you mean {by_case[near[0]]}?" if near else ""

@@ -56,7 +56,7 @@ def one_line(message: str, known: Collection[str] = (), classes: Collection[str]
         known: all settings, by their whole names.
         classes: names of classes that help can be asked about.
     """
-    if match := re.fullmatch(r"argument --(\S+\.help): Expected a dot import path string: (.*)", message.strip()):
+    if match := re.fullmatch(r"(?:argument )?--(\S+\.help): Expected a dot import path string: (.*)", message.strip()):
         return match[1], f"--{match[1]}: no class {match[2]!r}{did_you_mean(match[2], classes)}"
     cause = _cause(textwrap.dedent(message).strip(), "", known)
     line = f"{cause.key}{cause.rule}" if cause.key else cause.rule.removeprefix(": ")
@@ -149,6 +149,8 @@ def _union(text: str, key: str, known: Collection[str], owner: str) -> Cause:
         return _of_type(key, types, value)
     if best.rule.startswith(": no class"):
         return best._replace(rule=best.rule + did_you_mean(value.rpartition(".")[2], classes_below(head)))
+    if best.rule.startswith(":  is no "):  # jsonargparse leaves the name out
+        return best._replace(rule=best.rule.replace(":  ", f": {value} "))
     return best
 
 

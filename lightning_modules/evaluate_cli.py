@@ -181,7 +181,9 @@ def wanted_device(name: str | None) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device must be a device that is here, got {name!r}: {error}") from error
+        found = str(error).partition(". ")[0]
+        reason = "name cpu, cuda, cuda:1 or mps" if found.startswith("Expected one of") else found[:60]
+        raise ValueError(f"--device must be a device that is here, got {name!r}: {reason}") from error
 
 
 def progress(steps: Sequence[T], description: str) -> Iterable[T]:

@@ -103,7 +103,12 @@ def write_units(
             if job.mine(unit.number) and not _is_done(out, unit.number):
                 yield unit
 
-    made = _made(wanted(), make, job.processes, source)
+    try:
+        made = _made(wanted(), make, job.processes, source)
+    except BaseException:
+        if not any(out.glob(f"{PREFIX}-[0-9]*")):
+            _withdraw(out, own_folder)
+        raise
     notes = [_note(out, number) if _is_done(out, number) else None for number in range(total)]
     missing = [number for number, note in enumerate(notes) if note is None]
     there = sum(bool(note["samples"]) for note in notes if note is not None)

@@ -134,7 +134,7 @@ def test_the_whole_table(stage):
     for kind in kinds:
         of_kind = [row for row in ROWS if row.kind == kind]
         sys.stdout.write(f"{kind}: {sum(row not in wrong for row in of_kind)} of {len(of_kind)}\n")
-    assert len(wrong) <= 0.02 * len(ROWS), report
+    assert len(wrong) <= 0.02 * len(ROWS), report  # what other libraries say may change; the rows above hold always
 
 
 def test_the_table_is_large_and_of_every_kind():

@@ -111,3 +111,13 @@ def test_near_and_far_names():
 def test_the_first_sentence_is_enough():
     told = "`Trainer(x='3.5')` is wrong. Read the documentation, e.g. here. And so on."
     assert first_sentence(told) == "Trainer(x='3.5') is wrong"
+
+
+def test_a_class_that_is_no_method_and_help_on_none():
+    message = UNION.replace("Given value: NestedArg(key='beta', val='x')", "Given value: torch.nn.Linear").replace(
+        "Problem with given class_path 'lightning_modules.BetaClip':\n        {}",
+        "Import path does not correspond to a subclass of Method",
+    )
+    assert one_line(message)[1] == "model: torch.nn.Linear is no Method"
+    told = one_line("--model.help: Expected a dot import path string: BetaClpi", classes=["BetaClip"])[1]
+    assert told == "--model.help: no class 'BetaClpi'; did you mean BetaClip?"
