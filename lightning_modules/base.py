@@ -124,6 +124,13 @@ class Method(LightningModule, ABC):
         """How many of each thing that the losses learn from a batch has, by plural; training stops where none comes."""
         return {PLURALS[grain]: batch.grains[grain].valid.sum() for grain in self.reads()}
 
+    def further_images(self, batch: Batch) -> float:
+        """Crops that a step embeds besides the images, as so many images that are trained on (a pass without gradients
+        costs a third).
+        """
+        del batch  # most methods have none
+        return 0.0
+
     def remedy(self, name: str) -> str:
         """What a user does where a run gets none of the ``name`` in ``brought``."""
         return f"use shards that have {name}, or ask for none: data.sampling.{name} 0 and no loss of them"

@@ -15,7 +15,7 @@ from lightning_modules.networks.config import EncoderConfig
 HALF = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
-def training_flops(config: EncoderConfig, images: int, tokens: float, squares: float) -> float:
+def training_flops(config: EncoderConfig, images: float, tokens: float, squares: float) -> float:
     """Operations of a step.
 
     Args:

@@ -194,6 +194,11 @@ class HarmoClip(Method):
         return found
 
     @override
+    def further_images(self, batch: Batch) -> float:
+        teachers = [loss.teacher for loss in self.region_losses if isinstance(loss, CropTarget)]
+        return len(batch.crops.region) * sum(1.0 if teacher == "trained" else 1 / 3 for teacher in teachers)
+
+    @override
     def remedy(self, name: str) -> str:
         if "boxes" not in name:
             return super().remedy(name)

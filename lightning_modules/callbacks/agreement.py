@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from enum import Enum
 from importlib.metadata import version
+from pathlib import Path
 
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 from typing_extensions import override
 
 from datamodules import GranularityData
@@ -66,5 +68,15 @@ def compare(everyones: Sequence[Facts]) -> None:
 
 
 def _digest(value: object) -> str:
-    words = re.sub(r" at 0x[0-9a-f]+", "", repr(value))  # where an object lies in memory says nothing
-    return hashlib.sha256(words.encode()).hexdigest()[:12]
+    return hashlib.sha256(repr(_plain(value)).encode()).hexdigest()[:12]
+
+
+def _plain(value: object) -> object:
+    """Settings as names and values: two objects of one class differ where what they hold does."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, (type, Enum, Path, Tensor)) or not hasattr(value, "__dict__"):
+        return repr(value)
+    return [type(value).__qualname__, _plain(vars(value))]

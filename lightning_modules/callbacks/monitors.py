@@ -37,6 +37,7 @@ class Throughput(Callback):
 
     def _restart(self) -> None:
         self.images, self.busy, self.elapsed, self.mark = 0, 0.0, 0.0, time.perf_counter()
+        self.crops = 0.0  # that the image tower saw besides, as a number of images
         self.lengths: list[Tensor] = []  # of the texts encoded
 
     @override
@@ -61,6 +62,7 @@ class Throughput(Callback):
         self.elapsed, self.mark = self.elapsed + now - self.mark, now
         if isinstance(pl_module, Method):
             self.lengths.append(read_lengths(pl_module, batch))
+            self.crops += pl_module.further_images(batch)
         if (batch_idx + 1) % _log_interval(trainer) == 0:
             self._log_arithmetic(trainer, pl_module)
             speed = self.images * trainer.world_size / self.elapsed
@@ -73,7 +75,7 @@ class Throughput(Callback):
             return
         lengths = torch.cat(self.lengths).double()
         tokens, squares = lengths.sum().item(), lengths.square().sum().item()
-        done = training_flops(pl_module.encoder.config, self.images, tokens, squares) / self.elapsed
+        done = training_flops(pl_module.encoder.config, self.images + self.crops, tokens, squares) / self.elapsed
         pl_module.log("throughput/teraflops", done / 1e12)
         peak = peak_flops(pl_module.device, str(trainer.precision))
         if peak is not None:

@@ -10,10 +10,13 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.distributed import DistBackendError
 
+from datamodules.batch import Grain
+from lightning_modules import OptimConfig
 from lightning_modules.callbacks import agreement
 from lightning_modules.callbacks.agreement import Agreement, compare
 from lightning_modules.cli import main
 from lightning_modules.trainer_cli import unconnected
+from losses import SoftmaxWeights
 from tests.lightning_modules.test_cli import ROOT, SHORT, elsewhere  # noqa: F401  a fixture
 from tests.tiny import write_shards
 from tests.warm_ranks import WarmRanks
@@ -96,3 +99,12 @@ def test_two_ranks_that_differ_stop_with_one_line(tmp_path):
 
 def test_the_advice_names_the_settings_that_help():
     assert "NCCL_SOCKET_IFNAME" in unconnected(RuntimeError(""))
+
+
+def test_settings_are_compared_by_what_they_hold():
+    """Objects that print alike, too."""
+    digest = agreement._digest
+    assert digest({"aggregation": SoftmaxWeights(0.5)}) == digest({"aggregation": SoftmaxWeights(0.5)})
+    assert digest({"aggregation": SoftmaxWeights(0.5)}) != digest({"aggregation": SoftmaxWeights(0.07)})
+    assert digest([1, Grain.CAPTION]) != digest([1, Grain.PHRASE])
+    assert digest(OptimConfig(lr=1e-3)) != digest(OptimConfig(lr=1e-4))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 
 import pytest
-import torch.distributed as dist
 from lightning import Trainer
 
 from datamodules import GrainSampling, GranularityData
@@ -14,7 +12,6 @@ from datamodules.crops import RegionSampling
 from lightning_modules import BetaClip, ClipFinetune, CropTarget, HarmoClip, ImageTarget, MulClip
 from lightning_modules.data_check import MethodError
 from tests.lightning_modules.ranked_run import strategy
-from tests.ranks import run_on_ranks
 from tests.tiny import make_sample, write_tar
 from tests.tiny_run import TINY
 
@@ -100,23 +97,3 @@ def test_no_weight_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(ClipFinetune, "losses", lambda self, *_: {"none": 0 * self.encoder.scale.sum()})
     with pytest.raises(MethodError, match="ClipFinetune learns nothing: its loss was exactly 0 in the first 3 batches"):
         train(write(tmp_path), ClipFinetune)
-
-
-def on_ranks(shards):
-    rank = str(dist.get_rank())
-    os.environ.update(LOCAL_RANK=rank, RANK=rank, WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
-    os.environ.update(LOCAL_WORLD_SIZE="2", GROUP_RANK="0", TORCHELASTIC_RUN_ID="test")
-    said = []
-    for method, batch_size in ((ClipFinetune, 2), (HarmoClip, 8)):
-        try:
-            said.append(str(train(shards, method, ranks=2, batch_size=batch_size, epochs=1)))
-        except MethodError as error:
-            said.append(str(error))
-    return said
-
-
-def test_all_ranks_stop_alike(tmp_path):
-    first, second = run_on_ranks(on_ranks, 2, write(tmp_path, regions=()))
-    assert first == second
-    assert first[0] == "12"  # one image a rank is contrasted with the other rank's
-    assert "got none of the boxes with a phrase that it learns from in its first 24 images" in first[1]

@@ -241,3 +241,13 @@ def test_gradient_caching_gives_the_same_gradients(batch):
 def test_bad_arguments(settings, message):
     with pytest.raises(ValueError, match=message):
         make(**settings)
+
+
+def test_crops_count_as_images_for_the_arithmetic(batch):
+    """A pass with gradients as one image, a pass without as a third."""
+    crops = len(batch.crops.region)
+    assert crops > 0
+    assert make().further_images(batch) == pytest.approx(crops / 3)
+    both = [CropTarget(teacher="trained"), CropTarget(teacher="frozen")]
+    assert make(region_losses=both).further_images(batch) == pytest.approx(crops * 4 / 3)
+    assert make(region_losses=[]).further_images(batch) == 0

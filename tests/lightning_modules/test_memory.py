@@ -6,15 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
 from datamodules import GrainSampling, GranularityData
 from datamodules.batch import Texts
 from datamodules.module import normalise
 from lightning_modules import BetaClip, ClipFinetune
 from lightning_modules.memory import MemoryConfig, split_texts
-from tests.ranks import run_on_ranks
 from tests.tiny import write_shards
 from tests.tiny_run import TINY
 
@@ -106,31 +103,3 @@ def test_long_texts_change_no_number_of_parts(lengths):
 def test_part_must_be_positive():
     with pytest.raises(ValueError, match=r"memory\.cache_part must be at least 1, got 0"):
         MemoryConfig(cache_part=0)
-
-
-class Step(torch.nn.Module):
-    """The loss of a batch as a module's forward, which DDP can wrap."""
-
-    def __init__(self, method):
-        super().__init__()
-        self.method = method
-
-    def forward(self, batch):
-        return sum(self.method.losses(batch, self.method.features(batch)).values())
-
-
-def gradients_on_ranks(batches, part):
-    torch.manual_seed(1)
-    method = BetaClip(encoder=TINY, memory=MemoryConfig(cache_part=part)).double()
-    DistributedDataParallel(Step(method))(batches[dist.get_rank()]).backward()
-    return {name: parameter.grad for name, parameter in method.named_parameters()}
-
-
-def test_parts_on_two_ranks(tmp_path):
-    shards = [str(shard) for shard in write_shards(tmp_path, 24, 1)]
-    data = GranularityData(shards, batch_size=6, workers=0, image_size=16, context_length=77, sampling=GrainSampling())
-    data.setup("fit")
-    batches = [b._replace(images=normalise(b.images).double()) for b in list(data.train_dataloader())[:2]]
-    whole, by_parts = (run_on_ranks(gradients_on_ranks, 2, batches, part)[0] for part in (None, 2))
-    for name, gradient in whole.items():
-        torch.testing.assert_close(by_parts[name], gradient, rtol=1e-8, atol=1e-12, msg=name)

@@ -4,7 +4,7 @@ Draws faults at random, plants each in a process of its own, and runs the packag
 that no test notices are listed; some change nothing that can be seen, and ``tests/mutation/survivors.md`` says which.
 Left out: ``eval/drawing``, whose numbers are places on paper, and tests on several ranks, whose processes would not see
 the fault; so is what only they test. Of ``datamodules`` it is what decides which sample comes when, and what a batch
-holds.
+holds; of ``lightning_modules`` the methods, the optimiser, gradient caching and checkpoints.
 """
 
 from __future__ import annotations
@@ -51,6 +51,21 @@ DATAMODULES = {  # by module: its tests in tests/datamodules, and in tests/light
     "sampling": ("collate", ""),
     "crops": ("crops", ""),
 }
+METHODS = {  # by module of lightning_modules: its tests there
+    "base": "optimisation beta_clip data_check average_weights fit",
+    "beta_clip": "beta_clip",
+    "clip": "optimisation",
+    "mul_clip": "mul_clip",
+    "harmo_clip": "harmo_clip harmo_training",
+    "region_targets": "region_targets harmo_clip",
+    "optim": "optimisation",
+    "memory": "memory",
+    "data_check": "data_check",
+    "averaging": "average_weights",
+    "atomic_io": "atomic_io",
+    "callbacks/average_weights": "average_weights optimisation",
+    "callbacks/checkpoints": "fit atomic_io",
+}
 PACKAGES = {  # where faults are planted, and what may notice them
     "losses": {"losses": ["losses/"]},
     "eval": {"eval": ["eval/", "lightning_modules/test_evaluate"]},
@@ -60,6 +75,10 @@ PACKAGES = {  # where faults are planted, and what may notice them
             *(f"lightning_modules/test_{name}.py" for name in others.split()),
         ]
         for module, (own, others) in DATAMODULES.items()
+    },
+    "lightning_modules": {
+        f"lightning_modules/{module}.py": [f"lightning_modules/test_{name}.py" for name in names.split()]
+        for module, names in METHODS.items()
     },
 }
 LEFT_OUT = ("eval/drawing", "eval/gather.py", "losses/gather.py")
