@@ -13,7 +13,7 @@ import torch
 from datamodules import GranularityData
 from datamodules.collate import Preparer
 from datamodules.indexed import IndexedBatches, IndexedPass, Source, TarReader
-from datamodules.loader import EpochLoader, PassLoader
+from datamodules.loader import EpochLoader, PassLoader, default_workers
 from datamodules.sample import SampleError
 from datamodules.sampling import GrainSampling
 from datamodules.shards import ShardError, find_shards
@@ -113,6 +113,12 @@ def test_workers_end_with_the_last_batch(tmp_path):
         assert len(multiprocessing.active_children()) == 1
         next(found)
         assert multiprocessing.active_children() == []
+
+
+def test_workers_follow_the_cores(monkeypatch):
+    for cores, workers in {1: 0, 2: 1, 4: 3, 9: 8, 64: 8}.items():
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
+        assert default_workers() == workers
 
 
 def test_mixtures_read_each_source_by_its_weight(tmp_path):
