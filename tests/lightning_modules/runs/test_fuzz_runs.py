@@ -62,7 +62,9 @@ class World:
         act = self.rng.choice((self.fit, self.fit, self.stop, self.stop, self.stop, self.two, self.anew, self.measure))
         ended = act(name)
         try:
-            self.check(before, name, act is self.anew, ended)
+            self.check(before, name, act == self.anew, ended)
+            if 0 in ended and act != self.measure and not any(status is not None and status < 0 for status in ended):
+                self.check_tidy(self.runs / name)
         except AssertionError as error:
             raise AssertionError(f"{error}\nafter: " + "\n       ".join(self.diary)) from error
 
@@ -118,10 +120,11 @@ class World:
         self.check_moved(mine, now, name, anew, ended)
         for run in sorted(self.runs.iterdir()) if self.runs.is_dir() else ():
             self.check_run(run, may_be_cut=killed and run.name == name)
-        for status in ended:
-            if status == 0 and not killed:
-                assert not (self.runs / name / LOCK).exists()
-                assert not list((self.runs / name).glob("**/.*"))
+
+    def check_tidy(self, run: Path) -> None:
+        """A training that has ended leaves neither its lock nor anything half written, of those before it either."""
+        assert not (run / LOCK).exists()
+        assert not list(run.glob("**/.*"))
 
     def check_moved(self, mine, now, name, anew, ended) -> None:
         """A run whose name another one has taken lies whole under a new name."""
