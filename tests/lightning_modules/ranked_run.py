@@ -30,7 +30,7 @@ GLOBAL_BATCH = 8
 OPTIM = OptimConfig(lr=3e-3, eps=1e-3, warmup_steps=2)
 METHODS = {
     "beta_clip": lambda **more: BetaClip("bce", per="row", bias=-3.0, pooling_gain=2.0, **more),
-    "mul_clip": lambda **more: MulClip(calibration=Calibration(3, gain=10.0), **more),
+    "mul_clip": lambda **more: MulClip(calibration=Calibration(3, gain=2.0), **more),
     "harmo_clip": lambda **more: HarmoClip(region_losses=[CropTarget(), PhraseTarget()], lexeme_space="own", **more),
 }
 
