@@ -94,9 +94,9 @@ class ClimLoss(nn.Module):
 
 
 def _agreement(
-    image: Float[Tensor, "*rows N D"], text: Float[Tensor, "*rows M D"], valid: Bool[Tensor, "*rows M"]
-) -> Float[Tensor, " *rows"]:
-    """R of images and captions; 0 for a caption without a token."""
+    image: Float[Tensor, "*images N D"], text: Float[Tensor, "captions M D"], valid: Bool[Tensor, "captions M"]
+) -> Float[Tensor, " *pairs"]:
+    """R of images and captions, whose leading axes are broadcast together; 0 for a caption without a token."""
     cosines = F.leaky_relu(image @ text.mT, SLOPE)
     there = valid[..., None, :]
     image_side = torch.where(there.any(-1), cosines.masked_fill(~there, -torch.inf).amax(-1), 0).mean(-1)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Num, Shaped
 from torch import Tensor
 
 
@@ -72,7 +72,7 @@ class Ranks(NamedTuple):
             dist.all_reduce(x)
         return x
 
-    def maximum(self, x: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
+    def maximum(self, x: Num[Tensor, " ..."]) -> Num[Tensor, " ..."]:
         """The largest over ranks, element by element, of a tensor of equal shape on each."""
         if self.size == 1:
             return x

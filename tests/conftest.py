@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
+
+from tests.helpers.shape_checker import PACKAGES
+
+jaxtyping.install_import_hook(PACKAGES, "tests.helpers.shape_checker.check_tensors")
 
 from tests.ranks import prepare_server
 
@@ -41,3 +46,9 @@ def nltk_data(request: pytest.FixtureRequest) -> None:
         nltk.data.path.insert(0, str(request.getfixturevalue("shared") / "nltk_data"))
     if missing_nltk_data():
         pytest.skip("needs NLTK's data: python -m nltk.downloader punkt_tab averaged_perceptron_tagger_eng")
+
+
+@pytest.fixture
+def unchecked_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let wrong tensors through to the product's own checks, for tests of their messages."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

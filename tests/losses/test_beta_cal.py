@@ -180,6 +180,7 @@ def test_bad_arguments(arguments, message):
         ({"weight": torch.zeros(4, 5)}, "weight must be"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_bad_inputs(changes, message):
     with pytest.raises(ValueError, match=message):
         BetaCalLoss()(*random_case()._replace(**changes))

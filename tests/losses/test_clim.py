@@ -56,6 +56,7 @@ def test_one_image_has_no_negatives():
     assert ClimLoss()(image[:1], text[:1], valid[:1]) == 0
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_bad_arguments_and_inputs():
     with pytest.raises(ValueError, match="margin must be 0 or more, got -1"):
         ClimLoss(-1)

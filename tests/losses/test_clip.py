@@ -74,6 +74,7 @@ def test_one_image_has_nothing_to_be_told_from(vectors):
         ((torch.zeros(3, 2), torch.zeros(3, 2), 1.0, None, torch.ones(3, 1)), "text_id must be"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_bad_inputs(arguments, message):
     with pytest.raises(ValueError, match=message):
         ClipLoss()(*arguments)

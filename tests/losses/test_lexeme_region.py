@@ -96,6 +96,7 @@ def test_half_precision_keeps_its_sums_in_float32():
         torch.testing.assert_close(LexemeRegionLoss()(*single), wanted)
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="same_lemma must be ignore, positive or negative, got 'drop'"):
         LexemeRegionLoss("drop")
@@ -130,6 +131,7 @@ def test_global_region_is_the_mean_cosine_distance(power):
     assert GlobalRegionLoss(power)(targets, targets) < 1e-12
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_global_region_without_regions_is_zero():
     empty = torch.zeros(0, 4, requires_grad=True)
     loss = GlobalRegionLoss()(empty, empty)

@@ -74,6 +74,7 @@ def test_no_text_at_all():
         ((torch.zeros(3, 2), torch.zeros(3, 1, 2), torch.ones(3, 1), 1.0), "valid must be bool"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_bad_inputs(arguments, message):
     with pytest.raises(ValueError, match=message):
         MultiPositiveClipLoss()(*arguments)

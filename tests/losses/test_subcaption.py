@@ -191,6 +191,7 @@ def test_bad_arguments(make, message):
         ({"text_id": torch.zeros(5)}, "text_id must be"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_bad_inputs(changes, message):
     inputs = {"regions": torch.zeros(5, 4, 6), "sentences": torch.zeros(5, 4, 6), "valid": COUNT[:, None] > 0}
     inputs["valid"] = inputs["valid"].expand(-1, 4)

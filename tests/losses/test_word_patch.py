@@ -165,6 +165,7 @@ def test_bad_arguments(arguments, message):
         WordPatchLoss(**arguments)
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_bad_inputs():
     image, text, valid = case()
     with pytest.raises(ValueError, match=r"got \[4, 5, 8\] and \[3, 6, 8\]"):
