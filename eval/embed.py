@@ -114,7 +114,7 @@ def ahead(load: Callable[[int], T], batches: Iterable[range]) -> Iterator[list[T
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def together(rows: list[Float[Tensor, "n D"]], batches: list[range]) -> Float[Tensor, "N D"]:
+def together(rows: list[Float[Tensor, "_ D"]], batches: list[range]) -> Float[Tensor, "N D"]:
     """The rows of all ranks in the order of the batches. Collective."""
     gathered = gather_rows(rows, torch.float32)
     if gathered is None:

@@ -14,7 +14,7 @@ from eval.drawing.canvas import COLOURS, HEADING, canvas, heading, place
 MARKS = "so^xD+"
 
 
-def plane_figure(groups: Mapping[str, Float[Tensor, "N D"]], title: str) -> Figure:
+def plane_figure(groups: Mapping[str, Float[Tensor, "_ D"]], title: str) -> Figure:
     """The groups by colour and mark, on the first two principal axes of all together."""
     rows = torch.cat([one.double().cpu() for one in groups.values()])
     centred = rows - rows.mean(0)

@@ -36,7 +36,7 @@ def geometry(seen: Seen) -> dict[str, float]:
     return {f"geometry/{name}": number for name, number in numbers.items()}
 
 
-def similarities(seen: Seen) -> dict[str, Float[Tensor, " n"]]:
+def similarities(seen: Seen) -> dict[str, Float[Tensor, " _"]]:
     """Cosines by ``GRAIN/KIND``; kinds of which there is no pair are left out."""
     found: dict[str, Tensor] = {}
     for grain in GRAINS:

@@ -144,7 +144,7 @@ def plane(seen: Seen, step: int) -> Tagged:
     yield "embeddings/plane", plane_figure(groups, f"Embeddings of {len(seen.images.image)} images, step {step}")
 
 
-def embeddings(seen: Seen) -> dict[str, tuple[Float[Tensor, "N D"], list[str]]]:
+def embeddings(seen: Seen) -> dict[str, tuple[Float[Tensor, "_ D"], list[str]]]:
     """Unit vectors and names, by modality and grain: images, then the unique texts of each grain there is."""
     found = {"image": (seen.images.image.float(), list(seen.batch.keys))}
     for grain in EVERY:

@@ -94,6 +94,7 @@ def test_a_picture_without_a_text_is_no_query():
         (torch.eye(2), torch.eye(2), [0], "owner must name one of 2 images for each of 2 texts"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_refusals(images, texts, owner, message):
     with pytest.raises(ValueError, match=message):
         rank_both_ways(images, texts, torch.tensor(owner, dtype=torch.long))
