@@ -9,24 +9,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datamodules.batch import Batch, Grain, Slots, Texts
-    from datamodules.module import GranularityData, SceneSet
+    from datamodules.batch import Batch, Grain, RaggedTexts, TextSlots
+    from datamodules.batching.image_transforms import CenterCrop, RandomCrop, Squash
+    from datamodules.batching.text_sampling import GrainSampling
+    from datamodules.batching.tokenizer import Tokenizer
+    from datamodules.datamodule import GranularityData, SceneSet
+    from datamodules.reading.bad_samples import DataError, SkipPolicy
     from datamodules.sample import Choice, Phrase, Region, Sample, SampleError
-    from datamodules.sampling import GrainSampling
-    from datamodules.shards import ShardError
-    from datamodules.skips import DataError, SkipPolicy
-    from datamodules.tokenizer import Tokenizer
-    from datamodules.transforms import CenterCrop, RandomCrop, Squash
+    from datamodules.shards.discovery import ShardError
 
 _HOMES = {
-    "batch": ("Batch", "Grain", "Slots", "Texts"),
-    "module": ("GranularityData", "SceneSet"),
+    "batch": ("Batch", "Grain", "TextSlots", "RaggedTexts"),
+    "datamodule": ("GranularityData", "SceneSet"),
     "sample": ("Choice", "Phrase", "Region", "Sample", "SampleError"),
-    "sampling": ("GrainSampling",),
-    "shards": ("ShardError",),
-    "skips": ("DataError", "SkipPolicy"),
-    "tokenizer": ("Tokenizer",),
-    "transforms": ("CenterCrop", "RandomCrop", "Squash"),
+    "batching.text_sampling": ("GrainSampling",),
+    "shards.discovery": ("ShardError",),
+    "reading.bad_samples": ("DataError", "SkipPolicy"),
+    "batching.tokenizer": ("Tokenizer",),
+    "batching.image_transforms": ("CenterCrop", "RandomCrop", "Squash"),
 }
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "GrainSampling",
     "GranularityData",
     "Phrase",
+    "RaggedTexts",
     "RandomCrop",
     "Region",
     "Sample",
@@ -45,9 +46,8 @@ __all__ = [
     "SceneSet",
     "ShardError",
     "SkipPolicy",
-    "Slots",
     "Squash",
-    "Texts",
+    "TextSlots",
     "Tokenizer",
 ]
 

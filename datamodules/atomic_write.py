@@ -14,6 +14,11 @@ def process_name() -> str:
     return f"{socket.gethostname()}.{os.getpid()}"
 
 
+def draft_name(name: str) -> str:
+    """The name under which this process writes what will be called ``name``: no two processes share it."""
+    return f".{name}.{process_name()}.writing"
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield the path of a draft beside ``path``; afterwards it takes ``path``'s place, with the mode of a new file.
@@ -24,7 +29,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: where the draft cannot be written or renamed; it names ``path``.
     """
     target = Path(path)
-    draft = target.with_name(f".{target.name}.{process_name()}.writing")
+    draft = target.with_name(draft_name(target.name))
     try:
         draft.touch()
         mode = draft.stat().st_mode & 0o777  # as the umask has it; some libraries write their files for the owner alone

@@ -27,32 +27,32 @@ class Grain(str, Enum):
     PHRASE = "phrase"
 
 
-class Texts(NamedTuple):
+class RaggedTexts(NamedTuple):
     """The unique token sequences of a batch, end to end; sequence ``u`` is ``tokens[offsets[u]:offsets[u + 1]]``."""
 
     tokens: Int[Tensor, " T"]  # SOT and EOT included, nothing padded
     offsets: Int[Tensor, " U+1"]
     ids: Int[Tensor, " U"]  # 64-bit hash of the sequence: equal texts have equal ids on every rank
 
-    def only(self, rows: Int[Tensor, " u"]) -> tuple[Texts, Int[Tensor, " t"]]:
+    def only(self, rows: Int[Tensor, " u"]) -> tuple[RaggedTexts, Int[Tensor, " t"]]:
         """Some of the texts, in the order of ``rows``, and where their tokens stand among all."""
         lengths = self.offsets.diff()[rows]
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         first = torch.repeat_interleave(self.offsets[rows] - offsets[:-1], lengths)
         at = first + torch.arange(len(first), device=rows.device)
-        return Texts(self.tokens[at], offsets, self.ids[rows]), at
+        return RaggedTexts(self.tokens[at], offsets, self.ids[rows]), at
 
 
-class Slots(NamedTuple):
+class TextSlots(NamedTuple):
     """Which text fills which slot of an image at one grain; an invalid slot points at text 0 and means nothing."""
 
     index: Int[Tensor, "B K"]
     valid: Bool[Tensor, "B K"]
 
 
-def join(*grains: Slots) -> Slots:
+def join(*grains: TextSlots) -> TextSlots:
     """Several grains as one, slot after slot: [B, K1 + K2 + ...]."""
-    return Slots(torch.cat([g.index for g in grains], dim=1), torch.cat([g.valid for g in grains], dim=1))
+    return TextSlots(torch.cat([g.index for g in grains], dim=1), torch.cat([g.valid for g in grains], dim=1))
 
 
 class Lexemes(NamedTuple):
@@ -82,7 +82,7 @@ class Crops(NamedTuple):
     region: Int[Tensor, " C"]  # row of ``Regions``
 
 
-class Choices(NamedTuple):
+class MultipleChoice(NamedTuple):
     """Multiple-choice questions about regions: which of N texts describes the box? Candidate 0 does.
 
     ``level`` indexes ``levels``.
@@ -125,12 +125,12 @@ class Batch(NamedTuple):
     """
 
     images: Shaped[Tensor, "B 3 H W"]  # uint8 from the loader; normalised floats once on the device
-    texts: Texts
-    grains: dict[Grain, Slots]
+    texts: RaggedTexts
+    grains: dict[Grain, TextSlots]
     lexemes: Lexemes
     regions: Regions
     crops: Crops
-    choices: Choices
+    choices: MultipleChoice
     keys: list[str]  # as the shards call the samples, for people: they may repeat
     ids: Int[Tensor, " B"]  # 64-bit identities: a hash of shard and number
     skipped: list[Skip]  # since the loader's previous batch

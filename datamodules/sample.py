@@ -95,7 +95,7 @@ class Sample:
     source: str = ""
     version: int = SCHEMA_VERSION
     extension: str = "jpg"
-    tokens: bytes = b""  # of its texts, where they are kept: datamodules.stored_tokens
+    tokens: bytes = b""  # of its texts, where they are kept: datamodules.batching.stored_tokens
 
     def members(self) -> dict[str, Any]:
         """What ``webdataset.ShardWriter.write`` takes: ``{"__key__", "jpg", "json"}``."""

@@ -11,18 +11,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eval.boxes import BoxAccuracy
-    from eval.hard_negatives import HardNegatives
-    from eval.ranking import Ranks, Ties, rank_embeddings, rank_matrix, recall_at_k
-    from eval.report import markdown, table, write_json
-    from eval.retrieval import Retrieval, slot_rows
+    from eval.metrics.boxes import BoxAccuracy
+    from eval.metrics.hard_negatives import HardNegatives
+    from eval.metrics.ranking import Ranks, Ties, rank_embeddings, rank_matrix, recall_at_k
+    from eval.metrics.retrieval import Retrieval, slot_rows
+    from eval.results.tables import markdown, table, write_json
 
 _HOMES = {
-    "boxes": ("BoxAccuracy",),
-    "hard_negatives": ("HardNegatives",),
-    "ranking": ("Ranks", "Ties", "rank_embeddings", "rank_matrix", "recall_at_k"),
-    "report": ("markdown", "table", "write_json"),
-    "retrieval": ("Retrieval", "slot_rows"),
+    "metrics.boxes": ("BoxAccuracy",),
+    "metrics.hard_negatives": ("HardNegatives",),
+    "metrics.ranking": ("Ranks", "Ties", "rank_embeddings", "rank_matrix", "recall_at_k"),
+    "results.tables": ("markdown", "table", "write_json"),
+    "metrics.retrieval": ("Retrieval", "slot_rows"),
 }
 
 __all__ = [

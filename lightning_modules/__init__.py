@@ -11,28 +11,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_modules.base import Features, Method
-    from lightning_modules.beta_clip import BetaClip
-    from lightning_modules.clip import ClipFinetune
-    from lightning_modules.harmo_clip import HarmoClip
-    from lightning_modules.mul_clip import MulClip
-    from lightning_modules.multi_positive import MultiPositiveClip
-    from lightning_modules.optim import OptimConfig
-    from lightning_modules.region_targets import CropTarget, ImageTarget, PhraseTarget, RegionTarget
+    from lightning_modules.methods.base import Features, Method
+    from lightning_modules.methods.beta_clip import BetaClip
+    from lightning_modules.methods.clip import ClipFinetune
+    from lightning_modules.methods.harmo_clip import HarmoClip
+    from lightning_modules.methods.harmo_region_losses import CropTarget, ImageTarget, PhraseTarget, RegionTarget
+    from lightning_modules.methods.mul_clip import MulClip
+    from lightning_modules.methods.multi_positive_clip import MultiPositiveClip
+    from lightning_modules.methods.optimizers import OptimConfig
 
 _HOMES = {
-    "BetaClip": "lightning_modules.beta_clip",
-    "ClipFinetune": "lightning_modules.clip",
-    "CropTarget": "lightning_modules.region_targets",
-    "Features": "lightning_modules.base",
-    "HarmoClip": "lightning_modules.harmo_clip",
-    "ImageTarget": "lightning_modules.region_targets",
-    "Method": "lightning_modules.base",
-    "MulClip": "lightning_modules.mul_clip",
-    "MultiPositiveClip": "lightning_modules.multi_positive",
-    "OptimConfig": "lightning_modules.optim",
-    "PhraseTarget": "lightning_modules.region_targets",
-    "RegionTarget": "lightning_modules.region_targets",
+    "BetaClip": "lightning_modules.methods.beta_clip",
+    "ClipFinetune": "lightning_modules.methods.clip",
+    "CropTarget": "lightning_modules.methods.harmo_region_losses",
+    "Features": "lightning_modules.methods.base",
+    "HarmoClip": "lightning_modules.methods.harmo_clip",
+    "ImageTarget": "lightning_modules.methods.harmo_region_losses",
+    "Method": "lightning_modules.methods.base",
+    "MulClip": "lightning_modules.methods.mul_clip",
+    "MultiPositiveClip": "lightning_modules.methods.multi_positive_clip",
+    "OptimConfig": "lightning_modules.methods.optimizers",
+    "PhraseTarget": "lightning_modules.methods.harmo_region_losses",
+    "RegionTarget": "lightning_modules.methods.harmo_region_losses",
 }
 
 __all__ = [

@@ -6,17 +6,17 @@ from losses.clip import ClipLoss
 from losses.global_region import GlobalRegionLoss
 from losses.lexeme_region import LexemeRegionLoss
 from losses.multi_positive import MultiPositiveClipLoss
-from losses.subcaption import Aggregation, SoftmaxWeights, SparseWeights, SubcaptionLoss, TopWeights
+from losses.subcaption import PatchWeighting, SoftmaxWeights, SparseWeights, SubcaptionLoss, TopWeights
 from losses.word_patch import WordPatchLoss
 
 __all__ = [
-    "Aggregation",
     "BetaCalLoss",
     "ClimLoss",
     "ClipLoss",
     "GlobalRegionLoss",
     "LexemeRegionLoss",
     "MultiPositiveClipLoss",
+    "PatchWeighting",
     "SoftmaxWeights",
     "SparseWeights",
     "SubcaptionLoss",

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from losses.beta_cal_reference import published_bce, published_ce
-from losses.contrastive import Scalar, Side, log_partition, softplus_sum
-from losses.gather import shared_mean
-from losses.pairs import Scope, check_scope
+from losses.core.contrastive import ContrastSide, Scalar, log_partition, softplus_sum
+from losses.core.pairs import Scope, check_scope
+from losses.core.process_group import shared_mean
 
 
 class BetaCalLoss(nn.Module):
@@ -113,7 +113,7 @@ class BetaCalLoss(nn.Module):
                 return published_ce(pooled, text, valid, scale, self.alpha, self.beta)
             return published_bce(pooled, text, valid, scale, self.beta)
         ids = None if text_id is None else text_id[..., None]
-        rows, cols = Side(pooled, valid, ids), Side(text, valid, ids)
+        rows, cols = ContrastSide(pooled, valid, ids), ContrastSide(text, valid, ids)
         dtype = torch.promote_types(pooled.dtype, torch.float32)
         weight = valid.to(dtype) if weight is None else torch.where(valid, weight, 0).to(dtype)
         return (self._ce if self.objective == "ce" else self._bce)(rows, cols, scale, weight)
@@ -127,7 +127,9 @@ class BetaCalLoss(nn.Module):
             return self._shares(valid, torch.get_default_dtype())
         return self._strengths(valid, 1.0, torch.get_default_dtype())
 
-    def _ce(self, rows: Side, cols: Side, scale: Scalar, weight: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
+    def _ce(
+        self, rows: ContrastSide, cols: ContrastSide, scale: Scalar, weight: Float[Tensor, "B K"]
+    ) -> Float[Tensor, ""]:
         logits = log_partition(rows, cols, scale, scope=self.scope)
         # Strengths are symmetric, so the targets of a row and of a column are the same numbers.
         aligned = self._shares(rows.valid, logits.own.dtype) * logits.own
@@ -135,7 +137,9 @@ class BetaCalLoss(nn.Module):
         col = logits.col_partition - aligned.sum(1)
         return shared_mean((weight * (row + col)).sum() / 2, weight.sum())
 
-    def _bce(self, rows: Side, cols: Side, scale: Scalar, weight: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
+    def _bce(
+        self, rows: ContrastSide, cols: ContrastSide, scale: Scalar, weight: Float[Tensor, "B K"]
+    ) -> Float[Tensor, ""]:
         bias = 0.0 if self.bias is None else self.bias
         logits = softplus_sum(rows, cols, scale, bias, (weight, weight), scope=self.scope)
         pair = (weight[:, :, None] + weight[:, None, :]) / 2 * (rows.valid[:, :, None] & rows.valid[:, None, :])

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from losses.contrastive import Scalar
+from losses.core.contrastive import Scalar
 
 
 def published_ce(

@@ -21,8 +21,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from losses.gather import Ranks
-from losses.tokens import checked_mask
+from losses.core.process_group import Ranks
+from losses.core.tokens import checked_mask
 
 PAIRS = 2**22
 SLOPE = 0.1

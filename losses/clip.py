@@ -1,7 +1,7 @@
 """CLIP's loss: each image picks its text among all texts, each text its image (Radford et al. 2021, figure 3).
 
 L = 1/2 [mean_i CE(row i) + mean_i CE(column i)] over the global batch of all ranks, with gradients to both sides on all
-ranks (many codes gather without). Exact in O(N D) memory: see `losses.contrastive`.
+ranks (many codes gather without). Exact in O(N D) memory: see `losses.core.contrastive`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from losses.contrastive import Scalar, Side, log_partition
-from losses.gather import shared_mean
-from losses.pairs import Scope, check_scope
+from losses.core.contrastive import ContrastSide, Scalar, log_partition
+from losses.core.pairs import Scope, check_scope
+from losses.core.process_group import shared_mean
 
 
 class ClipLoss(nn.Module):
@@ -56,7 +56,7 @@ class ClipLoss(nn.Module):
         if valid.dtype != torch.bool:
             raise ValueError(f"valid must be bool, got {valid.dtype}")
         ids = None if text_id is None else text_id[:, None, None]
-        rows, cols = (Side(x[:, None], valid[:, None], ids) for x in (image, text))
+        rows, cols = (ContrastSide(x[:, None], valid[:, None], ids) for x in (image, text))
         logits = log_partition(rows, cols, scale, scope=self.scope)
         own = logits.own.squeeze(2)
         return shared_mean(0.5 * (logits.row_partition + logits.col_partition - 2 * own).sum(), valid.sum().to(own))

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from losses.gather import shared_mean
+from losses.core.process_group import shared_mean
 
 
 class GlobalRegionLoss(nn.Module):

@@ -23,10 +23,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from losses.contrastive import Scalar, Side, log_partition
-from losses.gather import Ranks, shared_mean
-from losses.pairs import Scope, check_scope
-from losses.ragged import places, spread
+from losses.core.contrastive import ContrastSide, Scalar, log_partition
+from losses.core.pairs import Scope, check_scope
+from losses.core.process_group import Ranks, shared_mean
+from losses.core.ragged import places, spread
 
 SameLemma = Literal["ignore", "positive", "negative"]
 _REGION_KNOWS_NONE, _LEXEME_HAS_NONE = 1, 2  # ids of unknown lemmas: they differ, so they never meet
@@ -78,7 +78,7 @@ class LexemeRegionLoss(nn.Module):
         """
         _check(regions, lexemes, links, lemma, region_image, lexeme_image)
         b = _blocks(regions, lexemes, links, lemma, region_image, lexeme_image)
-        rows, cols = Side(b.regions, b.linked.any(2)), Side(b.lexemes, b.linked.any(1))
+        rows, cols = ContrastSide(b.regions, b.linked.any(2)), ContrastSide(b.lexemes, b.linked.any(1))
         keep = None
         if self.same_lemma == "ignore":
             known = b.region_lemmas.where(b.region_lemmas != 0, _REGION_KNOWS_NONE)
@@ -112,8 +112,8 @@ class LexemeRegionLoss(nn.Module):
         part = torch.cat([stands[:, 1], concept[there]])
         first = torch.arange(len(part), device=part.device) < len(rows)
         logits = log_partition(
-            Side(torch.cat([rows, torch.zeros_like(cols)])[:, None], first[:, None]),
-            Side(torch.cat([torch.zeros_like(rows), cols])[:, None], ~first[:, None]),
+            ContrastSide(torch.cat([rows, torch.zeros_like(cols)])[:, None], first[:, None]),
+            ContrastSide(torch.cat([torch.zeros_like(rows), cols])[:, None], ~first[:, None]),
             scale,
             part=part,
             scope="all" if self.scope == "all" else "rank",

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from losses.contrastive import Scalar, Side, log_partition
-from losses.gather import shared_mean
-from losses.pairs import Scope, check_scope
+from losses.core.contrastive import ContrastSide, Scalar, log_partition
+from losses.core.pairs import Scope, check_scope
+from losses.core.process_group import shared_mean
 
 
 class MultiPositiveClipLoss(nn.Module):
@@ -60,7 +60,7 @@ class MultiPositiveClipLoss(nn.Module):
         if valid.dtype != torch.bool:
             raise ValueError(f"valid must be bool, got {valid.dtype}")
         some = valid.any(1, keepdim=True)
-        images, texts = Side(image[:, None], some), Side(text, valid)
+        images, texts = ContrastSide(image[:, None], some), ContrastSide(text, valid)
         if text_id is not None:
             first = text_id.gather(1, valid.int().argmax(1, keepdim=True))
             known = torch.where(valid, text_id, first)  # an image bears the ids of its texts, and of nothing else

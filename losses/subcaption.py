@@ -7,7 +7,7 @@ s_n = q.x_n, and the region so found is contrasted with the sentence, over the i
 
 One B×B problem per sentence slot i: the other sentences of an image are no negatives. A slot is contrasted among the
 images that have a sentence there; a slot that fewer than two images of the whole batch fill is left out of the mean.
-All slots pass through the engine at once, as parts of one batch (`losses.contrastive`).
+All slots pass through the engine at once, as parts of one batch (`losses.core.contrastive`).
 
 The paper does not tell how α is made of s. "Extracts and aggregates" fits SPARC's sparse weights (arXiv 2401.09865),
 which DreamLIP uses for subcaptions too; they are the default, and plain softmax and the k nearest patches are there.
@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from losses.contrastive import Scalar, Side, log_partition
-from losses.gather import shared_means
+from losses.core.contrastive import ContrastSide, Scalar, log_partition
+from losses.core.process_group import shared_means
 
 EPS = 1e-6
 
 
-class Aggregation(ABC):
+class PatchWeighting(ABC):
     """How much each patch counts for a sentence, given their similarities."""
 
     @abstractmethod
@@ -39,7 +39,7 @@ class Aggregation(ABC):
         """Weights of the N patches; they sum to one."""
 
 
-class SparseWeights(Aggregation):
+class SparseWeights(PatchWeighting):
     """Similarities stretched to 0..1 over the patches; what is below ``threshold`` is dropped (SPARC).
 
     Where no patch stands out, all similarities being equal, all weigh alike.
@@ -64,7 +64,7 @@ class SparseWeights(Aggregation):
         return torch.where(total > 0, kept / torch.where(total > 0, total, 1), 1 / patches)
 
 
-class SoftmaxWeights(Aggregation):
+class SoftmaxWeights(PatchWeighting):
     """softmax(s / ``temperature``)."""
 
     def __init__(self, temperature: float = 0.07) -> None:
@@ -77,7 +77,7 @@ class SoftmaxWeights(Aggregation):
         return (similarity / self.temperature).softmax(-1)
 
 
-class TopWeights(Aggregation):
+class TopWeights(PatchWeighting):
     """The mean of the ``patches`` most similar ones, or of all where there are fewer."""
 
     def __init__(self, patches: int = 8) -> None:
@@ -99,7 +99,7 @@ def patch_weights(
     patches: Float[Tensor, "B N D"],
     sentences: Float[Tensor, "B M D"],
     valid: Bool[Tensor, "B M"],
-    aggregation: Aggregation,
+    aggregation: PatchWeighting,
 ) -> Float[Tensor, "B M N"]:
     """How much each patch counts for each sentence, in float32 or wider; alike for a padded sentence."""
     with torch.autocast(patches.device.type, enabled=False):
@@ -112,7 +112,7 @@ def aggregate(
     patches: Float[Tensor, "B N D"],
     sentences: Float[Tensor, "B M D"],
     valid: Bool[Tensor, "B M"],
-    aggregation: Aggregation,
+    aggregation: PatchWeighting,
 ) -> Float[Tensor, "B M D"]:
     """The region of each sentence: its image's patches, weighted and summed, of unit norm.
 
@@ -162,7 +162,9 @@ class SubcaptionLoss(nn.Module):
         # A block of the engine is one slot of one image; slots are parts, which do not meet.
         slot = torch.arange(slots, device=valid.device).repeat(images)
         rows, cols = (
-            Side(x.flatten(0, 1)[:, None], valid.reshape(-1, 1), None if text_id is None else text_id.reshape(-1, 1, 1))
+            ContrastSide(
+                x.flatten(0, 1)[:, None], valid.reshape(-1, 1), None if text_id is None else text_id.reshape(-1, 1, 1)
+            )
             for x in (regions, sentences)
         )
         logits = log_partition(rows, cols, scale, part=slot)

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from losses.gather import shared_mean
-from losses.tokens import checked_mask
+from losses.core.process_group import shared_mean
+from losses.core.tokens import checked_mask
 
 PAIRS = 2**22
 

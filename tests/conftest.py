@@ -12,7 +12,7 @@ from tests.helpers.shape_checker import PACKAGES
 
 jaxtyping.install_import_hook(PACKAGES, "tests.helpers.shape_checker.check_tensors")
 
-from tests.ranks import prepare_server
+from tests.helpers.ranks import prepare_server
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -40,7 +40,7 @@ def nltk_data(request: pytest.FixtureRequest) -> None:
     """NLTK's own data where it is installed, else the reference folder's; skips where neither is there."""
     import nltk  # takes seconds, which only the tests that ask for this fixture should pay
 
-    from datamodules.nltk_data import missing_nltk_data
+    from datamodules.granularity.nltk_data import missing_nltk_data
 
     if missing_nltk_data():
         nltk.data.path.insert(0, str(request.getfixturevalue("shared") / "nltk_data"))

@@ -12,14 +12,14 @@ from PIL import Image
 
 from datamodules import GrainSampling, GranularityData
 from datamodules.prepare.job import Job
-from eval.benchmark import Run
-from lightning_modules.cli import main
-from lightning_modules.evaluate_cli import evaluate
+from eval.interfaces import EvalContext
+from lightning_modules.cli.evaluate import evaluate
+from lightning_modules.cli.main import main
 from tests.examples.flags import flags
 from tests.examples.notes import prepare_notes
 from tests.examples.siglip import SigLip
-from tests.tiny import picture, write_shards
-from tests.tiny_run import TINY, fit
+from tests.helpers.tiny import picture, write_shards
+from tests.helpers.tiny_run import TINY, fit
 
 ROOT = Path(__file__).resolve().parents[1]
 COLOURS = ("red", "green", "blue")
@@ -72,6 +72,6 @@ def test_an_own_benchmark_tests_a_checkpoint(tmp_path):
         Image.new("RGB", (30, 20), colour).save(tmp_path / "flags" / f"{colour}.png")
     fit(tmp_path / "run", epochs=1)
     checkpoint = str(tmp_path / "run/checkpoints/last.ckpt")
-    found = evaluate(checkpoint, [flags], Run(tmp_path), torch.device("cpu"))
+    found = evaluate(checkpoint, [flags], EvalContext(tmp_path), torch.device("cpu"))
     assert found.numbers["flags/accuracy"] in (0, pytest.approx(1 / 3), pytest.approx(2 / 3), 1)
     assert found.results["flags"].counts == {"pictures": 3}

@@ -70,8 +70,8 @@ def test_imports_go_down_only(package):
 
 
 def test_imports_are_found_wherever_they_stand():
-    source = "import eval.ranking\nif True:\n    from losses import ClipLoss\ndef f():\n    from .a import b\n"
-    assert set(imports(source, ("datamodules",))) == {"eval.ranking", "losses", "datamodules.a"}
+    source = "import eval.metrics.ranking\nif True:\n    from losses import ClipLoss\ndef f():\n    from .a import b\n"
+    assert set(imports(source, ("datamodules",))) == {"eval.metrics.ranking", "losses", "datamodules.a"}
     assert set(imports("from ..x import y\nfrom . import z", ("eval", "sources"))) == {"eval.x", "eval.sources"}
 
 

@@ -14,19 +14,23 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 SURFACE = {
-    "losses": "Aggregation BetaCalLoss ClimLoss ClipLoss GlobalRegionLoss LexemeRegionLoss MultiPositiveClipLoss "
-    "SoftmaxWeights SparseWeights SubcaptionLoss TopWeights WordPatchLoss",
-    "datamodules": "Batch CenterCrop Choice DataError Grain GrainSampling GranularityData Phrase RandomCrop Region "
-    "Sample SampleError SceneSet ShardError SkipPolicy Slots Squash Texts Tokenizer",
+    "losses": "BetaCalLoss ClimLoss ClipLoss GlobalRegionLoss LexemeRegionLoss "
+    "MultiPositiveClipLoss PatchWeighting SoftmaxWeights SparseWeights "
+    "SubcaptionLoss TopWeights WordPatchLoss",
+    "datamodules": "Batch CenterCrop Choice DataError Grain GrainSampling GranularityData Phrase "
+    "RaggedTexts RandomCrop Region Sample SampleError SceneSet ShardError "
+    "SkipPolicy Squash TextSlots Tokenizer",
     "datamodules.scenes": "ScenesShards ensure_shards sample",
-    "eval": "BoxAccuracy HardNegatives Ranks Retrieval Ties markdown rank_embeddings rank_matrix recall_at_k slot_rows "
-    "table write_json",
+    "eval": "BoxAccuracy HardNegatives Ranks Retrieval Ties markdown rank_embeddings "
+    "rank_matrix recall_at_k slot_rows table write_json",
     "lightning_modules": "BetaClip ClipFinetune CropTarget Features HarmoClip ImageTarget Method MulClip "
     "MultiPositiveClip OptimConfig PhraseTarget RegionTarget",
-    "lightning_modules.callbacks": "Agreement AverageWeights Benchmarks BestCheckpoint CompileBlocks DataMonitor "
-    "Diagnostics LastCheckpoint LogLines Pictures Preemption RateMonitor ResultTable Throughput",
+    "lightning_modules.callbacks": "AverageWeights Benchmarks BestCheckpoint CompileBlocks ConsoleLogger "
+    "DataMonitor Diagnostics LastCheckpoint Preemption RankConsistency RateMonitor "
+    "ResultTable SampleImages Throughput",
     "lightning_modules.networks": "Calibrated DualEncoder EncoderConfig ImageFeatures PositionTable "
-    "TextConditionedPooling TextFeatures TokenCalibration pool_regions stretch_positions vit_b_16 vit_l_14 with_grid",
+    "TextConditionedPooling TextFeatures TokenCalibration pool_regions "
+    "stretch_positions vit_b_16 vit_l_14 with_grid",
 }
 
 

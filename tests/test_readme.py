@@ -1,5 +1,5 @@
-"""Every command in README.md and CONTRIBUTING.md runs: here, small, in the order in which they stand; or in a test that
-is named."""
+"""Every command and every Python block of the READMEs and CONTRIBUTING.md runs: here, small, trainings first; or in a
+test that is named. ``configs/README.md`` has a test of its own, ``tests/lightning_modules/runs/test_page.py``."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import pytest
 import yaml
 
 from lightning_modules import ClipFinetune
-from lightning_modules.cli import main
+from lightning_modules.cli.main import main
 from tests.eval import releases
 from tests.eval.benchmarks.test_classification import WNIDS
 from tests.eval.benchmarks.test_classification import picture as photograph
 from tests.eval.fgovd_release import write_fgovd
-from tests.tiny import picture, write_shards
-from tests.tiny_run import fit
+from tests.helpers.tiny import picture, write_shards
+from tests.helpers.tiny_run import fit
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = (
     "--data.scenes.train 16 --data.scenes.held_out 8 --data.batch_size 16 --data.workers 0 --trainer.max_epochs 1 "
     "--trainer.accumulate_grad_batches 1 --trainer.enable_progress_bar false --diagnostics.every_n_steps 0 "
-    "--pictures.every_n_steps 0 --trainer.accelerator cpu"
+    "--images.every_n_steps 0 --trainer.accelerator cpu"
 )
 START = "--model.init_args.pretrained openai/clip-vit-base-patch16 --model.init_args.encoder.image_size 16"
 MEASURE = "--device cpu --batch_size 8 --bootstrap 10"
@@ -39,6 +39,7 @@ ADDED = {
     "lightning doctor": "",
     "lightning fit --config configs/beta_ce.yaml --config configs/recipes/vitb16_sharegpt4v.yaml "
     "--data.shards 'shards/train-*.tar' --data.val_shards shards/val": f"{SMALL} {START}",
+    "lightning export runs/beta_bce/checkpoints/best.ckpt beta-clip": "",
     "lightning export runs/vitb16_sharegpt4v/checkpoints/best.ckpt my-clip": "",
     "lightning export runs/vitb16_sharegpt4v/checkpoints/best.ckpt my-open-clip --format open_clip": "",
     "lightning fit --config configs/beta_ce.yaml --config configs/recipes/ddp.yaml": f"{SMALL} --trainer.strategy auto",
@@ -72,7 +73,7 @@ ELSEWHERE = {  # the start of a command: the file with its test, and what stands
     "tensorboard --logdir runs": ("tests/lightning_modules/test_tensorboard.py", "--logdir"),
     "torchrun": ("tests/lightning_modules", "torchrun"),
     "sbatch": ("tests/slurm", "sbatch"),
-    "python -m nltk.downloader": ("datamodules/nltk_data.py", "nltk.downloader"),
+    "python -m nltk.downloader": ("datamodules/granularity/nltk_data.py", "nltk.downloader"),
 }
 
 
@@ -83,7 +84,22 @@ def commands(text: str) -> list[str]:
     return [one for line in lines if (one := re.sub(r"\s+", " ", re.sub(r"(^|\s)#.*", "", line)).strip())]
 
 
-FOUND = [one for name in ("README.md", "CONTRIBUTING.md") for one in commands((ROOT / name).read_text("utf-8"))]
+PAGES = (
+    *("README.md", "CONTRIBUTING.md", "configs/recipes/README.md", "configs/study/README.md"),
+    *(f"{package}/README.md" for package in ("lightning_modules", "losses", "datamodules", "eval")),
+)
+FOUND = list(dict.fromkeys(one for name in PAGES for one in commands((ROOT / name).read_text("utf-8"))))
+ORDER = (
+    "fit",
+    "doctor",
+    "prepare",
+    "inspect",
+    "export",
+    "evaluate",
+    "predict",
+    "explain",
+    "report",
+)  # what comes first
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +135,8 @@ def test_all_of_them_in_order(stage, monkeypatch, capsys):
     monkeypatch.setenv("GRAINCLIP_CACHE", str(stage / "cache"))
     monkeypatch.setattr("sys.argv", ["lightning"])
     monkeypatch.setattr("eval.benchmarks.imagenet.imagenet_templates", lambda: ("a photo of a {}.",))
-    for one in (one for one in FOUND if one.startswith("lightning ")):
+    ours = [one for one in FOUND if one.startswith("lightning ")]
+    for one in sorted(ours, key=lambda one: ORDER.index(one.split()[1])):
         given = shlex.split(f"{one} {ADDED[one]}")[1:]
         if "--print_config" in given:
             capsys.readouterr()
@@ -131,6 +148,14 @@ def test_all_of_them_in_order(stage, monkeypatch, capsys):
     for made in ("results/results.json", "both", "cat.html", "report.html", "page.html", "my-clip"):
         assert (stage / made).exists(), made
     assert any((stage / "embeddings").iterdir())
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_blocks_run(page, stage, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shards").symlink_to(stage / "shards")
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL):
+        exec(compile(block, page, "exec"), {"__name__": page})
 
 
 def test_each_is_known():

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from matplotlib.text import Text
 
-from lightning_modules.cli import main
+from lightning_modules.cli.main import main
 from tests.study import publish, run, training
 from tests.study import rows as study
 from tests.study.figures import draw

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules.shipped import PLACE, with_shipped_configs
+from lightning_modules.cli.packaged_configs import PLACE, with_shipped_configs
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = "import sys, setuptools.build_meta as b; print(b.build_wheel(sys.argv[1]))"
@@ -62,7 +62,7 @@ def test_its_commands_work_in_another_folder(installed, tmp_path):
         "0",
     )
     run("-m", "lightning_modules", "fit", "--config", "configs/clip.yaml", *quick, "--trainer.max_steps", "1",
-        "--pictures.every_n_steps", "0", "--diagnostics.every_n_steps", "0")  # fmt: skip
+        "--images.every_n_steps", "0", "--diagnostics.every_n_steps", "0")  # fmt: skip
     run("-m", "lightning_modules", "export", "runs/clip/checkpoints/last.ckpt", "model")
     assert (tmp_path / "model/model.safetensors").is_file()
 

@@ -5,10 +5,10 @@ from datamodules.prepare.dci import prepare_dci
 from datamodules.prepare.docci import prepare_docci
 from datamodules.prepare.flickr30k_entities import prepare_flickr30k_entities
 from datamodules.prepare.grit import prepare_grit
-from datamodules.prepare.grounded import prepare_grounded
 from datamodules.prepare.imageinwords import prepare_imageinwords
 from datamodules.prepare.karpathy import prepare_karpathy
 from datamodules.prepare.localized_narratives import prepare_localized_narratives
+from datamodules.prepare.mdetr import prepare_grounded
 from datamodules.prepare.sharegpt4v import prepare_sharegpt4v
 from datamodules.prepare.table import prepare_table
 from datamodules.prepare.tars import prepare_tars

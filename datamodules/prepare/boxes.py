@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias, TypeVar
 
-from datamodules.prepare.rejects import LeftOut, Rejects
+from datamodules.prepare.rejected import LeftOut, Rejects
 
 Box: TypeAlias = tuple[float, float, float, float]
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from datamodules.extractors import Extractor
-from datamodules.granularity import Span, sentence_spans
-from datamodules.prepare.rejects import LeftOut, Rejects
-from datamodules.prepare.text import tidy, tidy_span
+from datamodules.granularity.cutting import Span, sentence_spans
+from datamodules.granularity.extractors import Extractor
+from datamodules.prepare.rejected import LeftOut, Rejects
+from datamodules.prepare.text_cleaning import tidy, tidy_span
 from datamodules.sample import Phrase
 
 

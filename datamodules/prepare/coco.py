@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from datamodules.granularity import cut_phrases
+from datamodules.granularity.cutting import cut_phrases
 from datamodules.prepare.boxes import Box, usable
 from datamodules.prepare.coco_files import (
     CocoBox,
@@ -24,12 +24,12 @@ from datamodules.prepare.coco_files import (
     read_proposals,
 )
 from datamodules.prepare.coco_names import CategoryNames
+from datamodules.prepare.images import Picture, look_into, read_picture, require_pictures, sample_key
 from datamodules.prepare.job import Job
 from datamodules.prepare.layout import described
-from datamodules.prepare.pictures import Picture, look_into, read_picture, require_pictures, sample_key
-from datamodules.prepare.rejects import LeftOut, Rejects
-from datamodules.prepare.text import as_sentence
-from datamodules.prepare.units import Manifest, in_units, write_units
+from datamodules.prepare.rejected import LeftOut, Rejects
+from datamodules.prepare.shard_jobs import Manifest, in_units, write_units
+from datamodules.prepare.text_cleaning import as_sentence
 from datamodules.sample import Phrase, Region, Sample
 
 

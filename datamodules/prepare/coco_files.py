@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 from datamodules.prepare import layout
 from datamodules.prepare.boxes import Box, from_pixels
 from datamodules.prepare.layout import LayoutError, Rule, load_json, rows
-from datamodules.prepare.rejects import LeftOut, Rejects
+from datamodules.prepare.rejected import LeftOut, Rejects
 
 ImageId: TypeAlias = int | str
 

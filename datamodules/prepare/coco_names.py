@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from datamodules.nouns import singular
+from datamodules.granularity.lemmatizer import singular
 from datamodules.sample import Phrase
 
 _ALSO = {

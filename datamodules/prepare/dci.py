@@ -9,7 +9,7 @@ from typing import Literal
 from datamodules.prepare.job import Job
 from datamodules.prepare.layout import NAME, PATH, Rule, is_number, load_json
 from datamodules.prepare.records import Drawn, Record, path_key, write_records
-from datamodules.prepare.units import Manifest
+from datamodules.prepare.shard_jobs import Manifest
 
 _UNUSABLE = 2  # mask_quality
 

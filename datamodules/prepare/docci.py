@@ -9,8 +9,8 @@ from typing import Literal
 from datamodules.prepare.job import Job
 from datamodules.prepare.layout import NAME, PATH, described
 from datamodules.prepare.records import Record, path_key, write_records
-from datamodules.prepare.streams import json_lines
-from datamodules.prepare.units import Manifest
+from datamodules.prepare.row_readers import json_lines
+from datamodules.prepare.shard_jobs import Manifest
 
 
 def prepare_docci(

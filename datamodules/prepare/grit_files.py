@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from datamodules.prepare.layout import described
-from datamodules.prepare.rejects import Rejects
+from datamodules.prepare.rejected import Rejects
+from datamodules.prepare.shard_jobs import in_units
 from datamodules.prepare.tar_reader import read_members
-from datamodules.prepare.units import in_units
 from datamodules.sample import IMAGE_EXTENSIONS
-from datamodules.shards import ShardError, expand_shards, is_remote
-from datamodules.tar_members import IMAGE
+from datamodules.shards.discovery import ShardError, expand_shards, is_remote
+from datamodules.shards.tar_members import IMAGE
 
 _STATISTICS = "_stats.json"  # img2dataset's own, beside the pictures
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from datamodules.extractors import Extractor
-from datamodules.granularity import Span
+from datamodules.granularity.cutting import Span
+from datamodules.granularity.extractors import Extractor
 from datamodules.prepare.boxes import Box
 from datamodules.prepare.captions import Caption, phrases_at
-from datamodules.prepare.pictures import Picture
-from datamodules.prepare.rejects import Rejects
+from datamodules.prepare.images import Picture
+from datamodules.prepare.rejected import Rejects
 from datamodules.sample import Region, Sample
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datamodules.extractors import Extractor, ExtractorName, extractor_named
-from datamodules.prepare.pictures import Picture, at_most
+from datamodules.granularity.extractors import Extractor, ExtractorName, extractor_named
+from datamodules.prepare.images import Picture, at_most
 
 _LEAST_SIDE = 32  # pixels
 

@@ -13,10 +13,10 @@ from datamodules.prepare import layout
 from datamodules.prepare.coco import Annotated, CocoReader
 from datamodules.prepare.coco_files import CocoImage
 from datamodules.prepare.coco_names import CategoryNames
+from datamodules.prepare.images import require_pictures
 from datamodules.prepare.job import Job
 from datamodules.prepare.layout import Rule, checked, described, load_json, rows
-from datamodules.prepare.pictures import require_pictures
-from datamodules.prepare.units import Manifest, in_units, write_units
+from datamodules.prepare.shard_jobs import Manifest, in_units, write_units
 
 _SENTENCES = Rule("a list of {raw: text}", lambda v: isinstance(v, list))
 _FIELDS = {"filename": layout.PATH, "split": layout.NAME, "sentences": _SENTENCES}

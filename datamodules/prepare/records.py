@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.granularity import cut_phrases, split_sentences
+from datamodules.granularity.cutting import cut_phrases, split_sentences
 from datamodules.prepare.boxes import from_pixels
+from datamodules.prepare.images import Picture, look_into, read_picture, require_pictures, sample_key
 from datamodules.prepare.job import Job
-from datamodules.prepare.pictures import Picture, look_into, read_picture, require_pictures, sample_key
-from datamodules.prepare.rejects import LeftOut, Rejects
-from datamodules.prepare.text import mended, tidy, without_repeats
-from datamodules.prepare.units import Manifest, in_units, write_units
+from datamodules.prepare.rejected import LeftOut, Rejects
+from datamodules.prepare.shard_jobs import Manifest, in_units, write_units
+from datamodules.prepare.text_cleaning import mended, tidy, without_repeats
 from datamodules.sample import Region, Sample
 
 

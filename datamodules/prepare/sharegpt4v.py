@@ -12,8 +12,8 @@ from pathlib import Path
 from datamodules.prepare.job import Job
 from datamodules.prepare.layout import PATH, LayoutError, described
 from datamodules.prepare.records import Record, path_key, write_records
-from datamodules.prepare.streams import json_array
-from datamodules.prepare.units import Manifest
+from datamodules.prepare.row_readers import json_array
+from datamodules.prepare.shard_jobs import Manifest
 
 
 def prepare_sharegpt4v(

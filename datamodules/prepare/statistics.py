@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from datamodules.batching.tokenizer import Tokenizer
 from datamodules.sample import Sample
-from datamodules.tokenizer import Tokenizer
 
 _WORDS = {
     "caption_tokens": "tokens of a caption",

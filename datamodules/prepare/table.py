@@ -9,8 +9,8 @@ from typing import Any
 from datamodules.prepare.job import Job
 from datamodules.prepare.layout import PATH, LayoutError, Rule, described
 from datamodules.prepare.records import Record, path_key, write_records
-from datamodules.prepare.streams import EncodingError, table_rows
-from datamodules.prepare.units import Manifest
+from datamodules.prepare.row_readers import EncodingError, table_rows
+from datamodules.prepare.shard_jobs import Manifest
 
 
 def prepare_table(

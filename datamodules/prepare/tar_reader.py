@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO
 
-from datamodules.prepare.rejects import Rejects
-from datamodules.shards import ShardError
-from datamodules.tar_members import IMAGE, group_members
+from datamodules.prepare.rejected import Rejects
+from datamodules.shards.discovery import ShardError
+from datamodules.shards.tar_members import IMAGE, group_members
 
 
 def read_members(url: str, parts: Collection[str], rejects: Rejects) -> Iterator[tuple[str, dict[str, bytes]]]:

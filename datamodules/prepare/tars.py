@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from datamodules.prepare.images import sample_key
 from datamodules.prepare.job import Job
 from datamodules.prepare.layout import described
-from datamodules.prepare.pictures import sample_key
 from datamodules.prepare.records import Record, to_sample
-from datamodules.prepare.rejects import LeftOut, Rejects
+from datamodules.prepare.rejected import LeftOut, Rejects
+from datamodules.prepare.shard_jobs import Manifest, Unit, write_units
 from datamodules.prepare.tar_reader import read_members
-from datamodules.prepare.units import Manifest, Unit, write_units
 from datamodules.sample import Sample
-from datamodules.shards import ShardError, expand_shards, is_remote
-from datamodules.tar_members import IMAGE
+from datamodules.shards.discovery import ShardError, expand_shards, is_remote
+from datamodules.shards.tar_members import IMAGE
 
 
 def prepare_tars(

@@ -15,18 +15,18 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from eval.annotations import ID, NAME, PATH, Rule
-from eval.benchmark import Model, Result, Run
-from eval.choosing import Question, answer, items, numbers
-from eval.embed import embed_images
-from eval.fits import centre_crop
-from eval.image_text import text_counts
-from eval.items import Mean
-from eval.pictures import present
-from eval.places import first_there, place
-from eval.ranking import Ties
-from eval.records import read_records
-from eval.sources import Crop, ImageFile
+from eval.data.annotations import ID, NAME, PATH, Rule
+from eval.data.find_file import first_there, place
+from eval.data.image_files import present
+from eval.data.image_preprocessing import centre_crop
+from eval.data.records import read_records
+from eval.data.sources import Crop, ImageFile
+from eval.interfaces import EvalContext, Model, Result
+from eval.metrics.ranking import Ties
+from eval.protocols.embed import embed_images
+from eval.protocols.image_text_retrieval import text_counts
+from eval.protocols.multiple_choice import Question, answer, items, numbers
+from eval.results.per_item import Mean
 
 BOX = {f"bbox_{side}": ID for side in ("x", "y", "w", "h")}
 FIELDS = BOX | {"image_path": PATH, "true_caption": NAME, "false_caption": NAME}
@@ -46,17 +46,17 @@ RELATION = Kind("visual_genome_relation", {"relation_name": NAME}, lambda r: r["
 ATTRIBUTION = Kind("visual_genome_attribution", {"attributes": PAIR}, lambda r: "_".join(r["attributes"]), 25)
 
 
-def aro_relation(model: Model, run: Run) -> Result:
+def aro_relation(model: Model, run: EvalContext) -> Result:
     """Visual Genome Relation."""
     return _run("aro_relation", RELATION, model, run)
 
 
-def aro_attribution(model: Model, run: Run) -> Result:
+def aro_attribution(model: Model, run: EvalContext) -> Result:
     """Visual Genome Attribution."""
     return _run("aro_attribution", ATTRIBUTION, model, run)
 
 
-def _run(name: str, kind: Kind, model: Model, run: Run) -> Result:
+def _run(name: str, kind: Kind, model: Model, run: EvalContext) -> Result:
     fit = run.fit or centre_crop
     path = place(run.root, f"{kind.file}.json", f"aro/{kind.file}.json")
     records = read_records(path, FIELDS | kind.fields)

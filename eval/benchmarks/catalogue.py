@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from datamodules.spelling import did_you_mean
 
 if TYPE_CHECKING:
-    from eval.benchmark import Benchmark
+    from eval.interfaces import Benchmark
 
 _FILES: Mapping[str, tuple[str, ...]] = {
     "coco_boxes": ("coco_boxes", "lvis_boxes"),

@@ -14,33 +14,33 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.benchmark import Model, Result, Run
-from eval.cifar_files import read_cifar
-from eval.places import place
-from eval.prompts import CIFAR_TEMPLATES, imagenet_templates
-from eval.sources import Pixels
-from eval.zero_shot import Labelled, classify_images
+from eval.data.cifar_files import read_cifar
+from eval.data.find_file import place
+from eval.data.sources import Pixels
+from eval.interfaces import EvalContext, Model, Result
+from eval.protocols.prompts import CIFAR_TEMPLATES, imagenet_templates
+from eval.protocols.zero_shot_classification import Labelled, classify_images
 
 LONG_CLIP = "Long-CLIP: the files' class names in ImageNet's 80 prompts; published number top1"
 OWN = "CLIP_benchmark: class names with spaces in OpenAI's 18 prompts for CIFAR; published number top1"
 
 
-def cifar10(model: Model, run: Run) -> Result:
+def cifar10(model: Model, run: EvalContext) -> Result:
     """10 classes, 80 prompts."""
     return classify_images("cifar10", model, run, _ten(run.root), imagenet_templates(), LONG_CLIP)
 
 
-def cifar100(model: Model, run: Run) -> Result:
+def cifar100(model: Model, run: EvalContext) -> Result:
     """100 classes, 80 prompts."""
     return classify_images("cifar100", model, run, _hundred(run.root), imagenet_templates(), LONG_CLIP)
 
 
-def cifar10_own(model: Model, run: Run) -> Result:
+def cifar10_own(model: Model, run: EvalContext) -> Result:
     """10 classes, 18 prompts."""
     return classify_images("cifar10_own", model, run, _ten(run.root), CIFAR_TEMPLATES, OWN)
 
 
-def cifar100_own(model: Model, run: Run) -> Result:
+def cifar100_own(model: Model, run: EvalContext) -> Result:
     """100 classes, 18 prompts."""
     data = _hundred(run.root)
     data.classes = [name.replace("_", " ") for name in data.classes]

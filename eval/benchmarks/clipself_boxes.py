@@ -1,5 +1,5 @@
 """``coco_panoptic_clipself``: COCO val2017's panoptic segments, things and stuff apart, classified as CLIPSelf does it
-(Wu et al., ICLR 2024, arXiv 2310.01403). ``eval.panoptic_files`` says which segments count, and what files are read.
+(Wu et al., ICLR 2024, arXiv 2310.01403). ``protocols.panoptic_files`` says which segments count.
 
 A segment is embedded in three ways, by patches of unit norm from a large picture (the longer side 64 patches: 1024
 pixels for B/16, 896 for L/14; black at the right or the bottom), or by a crop:
@@ -24,22 +24,22 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from eval.benchmark import Model, Result, Run
-from eval.box_classification import Named, grade
-from eval.cache import digest
-from eval.embed import embed_classes, embed_images
-from eval.fits import fitted, letterbox, longest, no_fit
-from eval.panoptic_files import Mask, Segment, SegmentedPicture, read_panoptic
-from eval.prompts import VILD_TEMPLATES
-from eval.regions import Boxes, all_alike, embed_regions
-from eval.sources import Crop
+from eval.data.cache import digest
+from eval.data.image_preprocessing import fitted, letterbox, longest, no_fit
+from eval.data.sources import Crop
+from eval.interfaces import EvalContext, Model, Result
+from eval.protocols.box_classification import Named, grade
+from eval.protocols.embed import embed_classes, embed_images
+from eval.protocols.panoptic_files import Mask, Segment, SegmentedPicture, read_panoptic
+from eval.protocols.prompts import VILD_TEMPLATES
+from eval.protocols.regions import Boxes, all_alike, embed_regions
 
 NAME = "coco_panoptic_clipself"
 GRID = 64  # patches a side
 WIDER = 1.5  # of a thing's box, to cut it out
 
 
-def coco_panoptic_clipself(model: Model, run: Run) -> Result:
+def coco_panoptic_clipself(model: Model, run: EvalContext) -> Result:
     """COCO val2017's panoptic segments, 133 classes, in three ways."""
     no_fit(NAME, run.fit)
     data = read_panoptic(run, patches_of)

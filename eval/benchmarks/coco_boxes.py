@@ -15,9 +15,12 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from eval.annotations import CATEGORY, ID, IMAGE, NAME, PATH, XYWH, AnnotationFile, Rule
-from eval.benchmark import Model, Result, Run
-from eval.box_classification import (
+from eval.data.annotations import CATEGORY, ID, IMAGE, NAME, PATH, XYWH, AnnotationFile, Rule
+from eval.data.image_files import present
+from eval.data.image_preprocessing import squash
+from eval.data.sources import ImageFile
+from eval.interfaces import EvalContext, Model, Result
+from eval.protocols.box_classification import (
     BoxedPicture,
     BoxProtocol,
     BoxSet,
@@ -25,11 +28,8 @@ from eval.box_classification import (
     classify,
     fraction_box,
 )
-from eval.fits import squash
-from eval.pictures import present
-from eval.prompts import imagenet_templates
-from eval.regions import as_they_are
-from eval.sources import ImageFile
+from eval.protocols.prompts import imagenet_templates
+from eval.protocols.regions import as_they_are
 
 FG_CLIP = BoxProtocol(
     templates=imagenet_templates,
@@ -41,12 +41,12 @@ FG_CLIP = BoxProtocol(
 LVIS_FOLDERS = ("train2017", "val2017")
 
 
-def coco_boxes(model: Model, run: Run) -> Result:
+def coco_boxes(model: Model, run: EvalContext) -> Result:
     """COCO val2017, 80 classes."""
     return classify("coco_boxes", model, run, read_coco(run.root, run.skip_missing), FG_CLIP)
 
 
-def lvis_boxes(model: Model, run: Run) -> Result:
+def lvis_boxes(model: Model, run: EvalContext) -> Result:
     """LVIS v1 val, 1203 classes."""
     return classify("lvis_boxes", model, run, read_lvis(run.root, run.skip_missing), FG_CLIP)
 

@@ -15,23 +15,23 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from eval.annotations import ID, NAME, PATH, AnnotationFile
-from eval.benchmark import Model, Result, Run
-from eval.folds import retrieve_in_folds
-from eval.image_text import ImageTexts, gather_files, retrieve
-from eval.karpathy import read_karpathy
+from eval.data.annotations import ID, NAME, PATH, AnnotationFile
+from eval.interfaces import EvalContext, Model, Result
+from eval.protocols.folds import retrieve_in_folds
+from eval.protocols.image_text_retrieval import ImageTexts, gather_files, retrieve
+from eval.protocols.karpathy import read_karpathy
 
 FIRST = 5
 KARPATHY = ("dataset_coco.json", "annotations/dataset_coco.json", "coco_karpathy_test.json")
 
 
-def coco_karpathy(model: Model, run: Run) -> Result:
+def coco_karpathy(model: Model, run: EvalContext) -> Result:
     """Karpathy's test split, all captions."""
     words = "Karpathy test, all captions, any of a picture's own is right; published numbers R@1, R@5, R@10"
     return retrieve("coco_karpathy", model, run, read_karpathy(run, KARPATHY, _folder), words)
 
 
-def coco_karpathy_1k(model: Model, run: Run) -> Result:
+def coco_karpathy_1k(model: Model, run: EvalContext) -> Result:
     """The mean over five folds of Karpathy's test split, first five captions."""
     words = "VSE++: Karpathy test, first five captions, mean over five folds of 1000 pictures in the file's order"
     data = read_karpathy(run, KARPATHY, _folder)
@@ -39,19 +39,19 @@ def coco_karpathy_1k(model: Model, run: Run) -> Result:
     return retrieve_in_folds("coco_karpathy_1k", model, run, data, words)
 
 
-def coco_val2017(model: Model, run: Run) -> Result:
+def coco_val2017(model: Model, run: EvalContext) -> Result:
     """val2017, first five captions."""
     words = "Long-CLIP: val2017, first five captions, any of a picture's own is right; published numbers R@1, R@5, R@10"
     return retrieve("coco_val2017", model, run, read_val2017(run, FIRST), words)
 
 
-def coco_val2017_all(model: Model, run: Run) -> Result:
+def coco_val2017_all(model: Model, run: EvalContext) -> Result:
     """val2017, all captions."""
     words = "FLAIR: val2017, all captions, any of a picture's own is right"
     return retrieve("coco_val2017_all", model, run, read_val2017(run, None), words)
 
 
-def read_val2017(run: Run, most: int | None) -> ImageTexts:
+def read_val2017(run: EvalContext, most: int | None) -> ImageTexts:
     """Captions in the file's order, pictures in the order of their ids."""
     annotations = AnnotationFile(run.root / "annotations" / "captions_val2017.json")
     images = annotations.by_id("images", {"id": ID, "file_name": PATH})

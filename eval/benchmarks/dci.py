@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval.annotations import PATH, Rule, checked
-from eval.benchmark import Model, Result, Run
-from eval.cache import digest
-from eval.captions import Wording, lotlip, raw
-from eval.image_text import LONG_KS, gather_files, retrieve
-from eval.places import first_there, place
-from eval.records import read_json
+from eval.data.annotations import PATH, Rule, checked
+from eval.data.cache import digest
+from eval.data.caption_preprocessing import Wording, lotlip, raw
+from eval.data.find_file import first_there, place
+from eval.data.records import read_json
+from eval.interfaces import EvalContext, Model, Result
+from eval.protocols.image_text_retrieval import LONG_KS, gather_files, retrieve
 
 TEXT = Rule("a text", lambda v: isinstance(v, str))
 FIELDS = {"image": PATH, "short_caption": TEXT, "extra_caption": TEXT}
@@ -41,19 +41,19 @@ class Record(NamedTuple):
     extra: str
 
 
-def dci(model: Model, run: Run) -> Result:
+def dci(model: Model, run: EvalContext) -> Result:
     """LoTLIP's 7805: short and extra caption."""
     words = "LoTLIP: splits train + valid + test, short and extra caption; published number R@1"
     return _retrieve("dci", model, run, _of_splits, lambda r: f"{r.short}\n{r.extra}", lotlip, words)
 
 
-def dci_extra(model: Model, run: Run) -> Result:
+def dci_extra(model: Model, run: EvalContext) -> Result:
     """FG-CLIP's: every file, extra caption alone, empty or not."""
     words = "FG-CLIP: every file of annotations, extra caption alone, empty ones kept; published number R@1"
     return _retrieve("dci_extra", model, run, _of_folder, lambda r: r.extra, raw, words)
 
 
-def dci_long(model: Model, run: Run) -> Result:
+def dci_long(model: Model, run: EvalContext) -> Result:
     """FAST-GOAL's: those that have an extra caption."""
     words = "FAST-GOAL: those with an extra caption, which is the text"
     return _retrieve("dci_long", model, run, _of_folder, lambda r: r.extra if r.extra.strip() else None, raw, words)
@@ -62,7 +62,7 @@ def dci_long(model: Model, run: Run) -> Result:
 def _retrieve(
     name: str,
     model: Model,
-    run: Run,
+    run: EvalContext,
     list_files: Callable[[Path], list[Path]],
     text: Callable[[Record], str | None],
     wording: Wording,

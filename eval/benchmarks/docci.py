@@ -10,27 +10,27 @@ Read from the release::
 
 from __future__ import annotations
 
-from eval.annotations import NAME, PATH
-from eval.benchmark import Model, Result, Run
-from eval.image_text import LONG_KS, gather_files, retrieve
-from eval.places import place
-from eval.records import read_records
+from eval.data.annotations import NAME, PATH
+from eval.data.find_file import place
+from eval.data.records import read_records
+from eval.interfaces import EvalContext, Model, Result
+from eval.protocols.image_text_retrieval import LONG_KS, gather_files, retrieve
 
 FILE = "docci_descriptions.jsonlines"
 FIELDS = {"example_id": NAME, "split": NAME, "image_file": PATH, "description": NAME}
 
 
-def docci(model: Model, run: Run) -> Result:
+def docci(model: Model, run: EvalContext) -> Result:
     """The test split, 5000 pairs."""
     return _splits("docci", ("test",), model, run)
 
 
-def docci_goal(model: Model, run: Run) -> Result:
+def docci_goal(model: Model, run: EvalContext) -> Result:
     """GOAL's 5100 pairs: the splits test and qual_test."""
     return _splits("docci_goal", ("test", "qual_test"), model, run)
 
 
-def _splits(name: str, splits: tuple[str, ...], model: Model, run: Run) -> Result:
+def _splits(name: str, splits: tuple[str, ...], model: Model, run: EvalContext) -> Result:
     records = read_records(place(run.root, f"docci/{FILE}", FILE), FIELDS)
     folder = records.path.parent / "images"
     named = [

@@ -25,18 +25,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eval.benchmark import Model, Result, Run
-from eval.box_classification import fraction_box
-from eval.choosing import Answers, Question, answer, items, numbers
-from eval.embed import embed_images
-from eval.fgovd_files import Described, read_official, read_released_again
-from eval.fits import Fit, centre_crop, squash, whole_fit
-from eval.image_text import text_counts
-from eval.pictures import present
-from eval.places import place, user_file
-from eval.ranking import Ties
-from eval.regions import Box, Boxes, embed_regions
-from eval.sources import Crop, ImageFile
+from eval.data.find_file import place, user_file
+from eval.data.image_files import present
+from eval.data.image_preprocessing import Fit, centre_crop, squash, whole_fit
+from eval.data.sources import Crop, ImageFile
+from eval.interfaces import EvalContext, Model, Result
+from eval.metrics.ranking import Ties
+from eval.protocols.box_classification import fraction_box
+from eval.protocols.embed import embed_images
+from eval.protocols.fgovd_files import Described, read_official, read_released_again
+from eval.protocols.image_text_retrieval import text_counts
+from eval.protocols.multiple_choice import Answers, Question, answer, items, numbers
+from eval.protocols.regions import Box, Boxes, embed_regions
 
 LEVELS = {
     "hard": ("1_attributes", "h_attributes_llava"),
@@ -52,25 +52,25 @@ class Protocol(NamedTuple):
 
     words: str
     fit: Fit
-    embed: Callable[[Model, Run, list[Described], list[Box], Fit, str], Float[Tensor, "R D"]]
+    embed: Callable[[Model, EvalContext, list[Described], list[Box], Fit, str], Float[Tensor, "R D"]]
 
 
-def fgovd(model: Model, run: Run) -> Result:
+def fgovd(model: Model, run: EvalContext) -> Result:
     """The four levels, RoIAlign over the dense map."""
     return _levels("fgovd", LEVELS, REGION, model, run)
 
 
-def fgovd_crop(model: Model, run: Run) -> Result:
+def fgovd_crop(model: Model, run: EvalContext) -> Result:
     """The four levels, boxes cut out."""
     return _levels("fgovd_crop", LEVELS, CUT_OUT, model, run)
 
 
-def fgovd_attributes(model: Model, run: Run) -> Result:
+def fgovd_attributes(model: Model, run: EvalContext) -> Result:
     """Colour, material, pattern, transparency, RoIAlign over the dense map."""
     return _levels("fgovd_attributes", ATTRIBUTES, REGION, model, run)
 
 
-def fgovd_attributes_crop(model: Model, run: Run) -> Result:
+def fgovd_attributes_crop(model: Model, run: EvalContext) -> Result:
     """Colour, material, pattern, transparency, boxes cut out."""
     return _levels("fgovd_attributes_crop", ATTRIBUTES, CUT_OUT, model, run)
 
@@ -85,13 +85,13 @@ class FgovdFile:
     def __name__(self) -> str:
         return f"fgovd:{self.file}"
 
-    def __call__(self, model: Model, run: Run) -> Result:
+    def __call__(self, model: Model, run: EvalContext) -> Result:
         """RoIAlign over the dense map."""
         return _run("fgovd", {Path(self.file).stem: user_file(run.root, self.file)}, REGION, model, run)
 
 
 def _by_regions(
-    model: Model, run: Run, described: list[Described], boxes: list[Box], fit: Fit, label: str
+    model: Model, run: EvalContext, described: list[Described], boxes: list[Box], fit: Fit, label: str
 ) -> Float[Tensor, "R D"]:
     """Each picture is embedded once, whatever the number of its boxes."""
     groups: dict[ImageFile, list[int]] = {}
@@ -104,7 +104,7 @@ def _by_regions(
 
 
 def _by_crops(
-    model: Model, run: Run, described: list[Described], boxes: list[Box], fit: Fit, label: str
+    model: Model, run: EvalContext, described: list[Described], boxes: list[Box], fit: Fit, label: str
 ) -> Float[Tensor, "R D"]:
     del boxes  # in fractions; crops are cut at whole pixels
     crops = []
@@ -122,7 +122,9 @@ REGION = Protocol(
 CUT_OUT = Protocol("the box cut out at whole pixels, image embedding, a tie is a hit", centre_crop, _by_crops)
 
 
-def _levels(name: str, levels: dict[str, tuple[str, str]], protocol: Protocol, model: Model, run: Run) -> Result:
+def _levels(
+    name: str, levels: dict[str, tuple[str, str]], protocol: Protocol, model: Model, run: EvalContext
+) -> Result:
     files = {}
     for level, (official, again) in levels.items():
         heads = (("benchmarks/", official, ".json"), ("fgovd/", again, ".jsonl"))
@@ -131,7 +133,7 @@ def _levels(name: str, levels: dict[str, tuple[str, str]], protocol: Protocol, m
     return _run(name, files, protocol, model, run)
 
 
-def _run(name: str, files: dict[str, Path], protocol: Protocol, model: Model, run: Run) -> Result:
+def _run(name: str, files: dict[str, Path], protocol: Protocol, model: Model, run: EvalContext) -> Result:
     fit = whole_fit(name, run.fit, protocol.fit) if protocol is REGION else run.fit or protocol.fit
     result = Result({}, {}, {}, {})
     counts: Counter[str] = Counter()
@@ -176,7 +178,7 @@ def _mean_rank(head: str, answers: Answers) -> dict[str, float]:
 
 
 def _usable(
-    described: list[Described], file: Path, run: Run, counts: Counter[str]
+    described: list[Described], file: Path, run: EvalContext, counts: Counter[str]
 ) -> tuple[list[Described], list[Box]]:
     there = present([(one.image.file, one) for one in described], file, run.skip_missing, counts)
     found, boxes = [], []

@@ -13,30 +13,30 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from eval.benchmark import Model, Result, Run
-from eval.image_text import gather_files, retrieve
-from eval.karpathy import read_karpathy
-from eval.places import first_there, place
-from eval.records import file_sha256, read_text
+from eval.data.find_file import first_there, place
+from eval.data.records import file_sha256, read_text
+from eval.interfaces import EvalContext, Model, Result
+from eval.protocols.image_text_retrieval import gather_files, retrieve
+from eval.protocols.karpathy import read_karpathy
 
 FOLDERS = ("flickr30k-images", "flickr30k_images", "images", "Images", "")
 KARPATHY = ("dataset_flickr30k.json", "flickr30k/dataset_flickr30k.json")
 
 
-def flickr30k(model: Model, run: Run) -> Result:
+def flickr30k(model: Model, run: EvalContext) -> Result:
     """Karpathy's test split, 1000 pictures."""
     words = "Karpathy test, any of a picture's own captions is right; published numbers R@1, R@5, R@10"
     return retrieve("flickr30k", model, run, read_karpathy(run, (*KARPATHY, "flickr30k_test.json"), _files), words)
 
 
-def flickr30k_val(model: Model, run: Run) -> Result:
+def flickr30k_val(model: Model, run: EvalContext) -> Result:
     """Karpathy's validation split, 1014 pictures, which FLAIR's released command evaluates."""
     words = "FLAIR's released command: Karpathy's validation split"
     data = read_karpathy(run, (*KARPATHY, "flickr30k_val.json"), _files, "val")
     return retrieve("flickr30k_val", model, run, data, words)
 
 
-def flickr30k_all(model: Model, run: Run) -> Result:
+def flickr30k_all(model: Model, run: EvalContext) -> Result:
     """All 31,783 pictures."""
     path = place(run.root, "results_20130124.token", "flickr30k/results_20130124.token")
     captions: dict[str, list[str]] = {}

@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.prepare.flickr30k_files import ChainBox, read_objects, read_sentences, read_split
-from eval.benchmark import Model, Result, Run
-from eval.cache import digest
-from eval.detections import read_detections
-from eval.fits import squash
-from eval.image_text import text_counts
-from eval.localisation import (
+from eval.data.cache import digest
+from eval.data.detections import read_detections
+from eval.data.find_file import first_there, place
+from eval.data.image_files import present
+from eval.data.image_preprocessing import squash
+from eval.data.sources import ImageFile, Source
+from eval.interfaces import EvalContext, Model, Result
+from eval.protocols.image_text_retrieval import text_counts
+from eval.protocols.phrase_grounding import (
     Corners,
     Maps,
     Phrase,
@@ -35,17 +38,14 @@ from eval.localisation import (
     located_items,
     located_numbers,
 )
-from eval.pictures import present
-from eval.places import first_there, place
-from eval.sources import ImageFile, Source
 
 
-def flickr30k_entities(model: Model, run: Run) -> Result:
+def flickr30k_entities(model: Model, run: EvalContext) -> Result:
     """By cosines of patches."""
     return _locate("flickr30k_entities", model, run, by_similarity)
 
 
-def flickr30k_entities_attention(model: Model, run: Run) -> Result:
+def flickr30k_entities_attention(model: Model, run: EvalContext) -> Result:
     """By text-conditioned attention."""
     return _locate("flickr30k_entities_attention", model, run, by_attention)
 
@@ -59,7 +59,7 @@ class _Release(NamedTuple):
     phrases: list[Phrase]
 
 
-def _read(name: str, folder: Path, run: Run, counts: Counter[str]) -> _Release:
+def _read(name: str, folder: Path, run: EvalContext, counts: Counter[str]) -> _Release:
     pictures = [run.root / f for f in ("flickr30k-images", "flickr30k_images", "images")]
     listed = [(first_there([f / f"{n}.jpg" for f in pictures]), n) for n in read_split(folder / "test.txt")]
     there = set(present(listed, folder / "test.txt", run.skip_missing, counts))
@@ -78,7 +78,7 @@ def _read(name: str, folder: Path, run: Run, counts: Counter[str]) -> _Release:
     return found
 
 
-def _locate(name: str, model: Model, run: Run, maps: Maps) -> Result:
+def _locate(name: str, model: Model, run: EvalContext, maps: Maps) -> Result:
     folder = place(run.root, "flickr30k_entities/Sentences", "Sentences").parent
     counts: Counter[str] = Counter()
     images, numbers, drawn, phrases = _read(name, folder, run, counts)

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eval.annotations import NAME, PATH, Rule
-from eval.benchmark import Model, Result, Run
-from eval.image_text import LONG_KS, gather_files, retrieve
-from eval.places import first_there, place
-from eval.records import Records, read_records
+from eval.data.annotations import NAME, PATH, Rule
+from eval.data.find_file import first_there, place
+from eval.data.records import Records, read_records
+from eval.interfaces import EvalContext, Model, Result
+from eval.protocols.image_text_retrieval import LONG_KS, gather_files, retrieve
 
 PARTS = {  # file, the record's field for its picture, folders of the pictures
     "DOCCI_Test": ("image", ("docci", "docci/images")),
@@ -30,7 +30,7 @@ IIW = Rule(
 )
 
 
-def iiw(model: Model, run: Run) -> Result:
+def iiw(model: Model, run: EvalContext) -> Result:
     """LoTLIP's 612 pairs."""
     named, files, renamed = [], {}, 0
     for part, (field, folders) in PARTS.items():

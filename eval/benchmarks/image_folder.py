@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.benchmark import Model, Result, Run
-from eval.image_folders import class_folders, pictures
-from eval.prompts import imagenet_templates, read_templates
-from eval.records import read_text
-from eval.zero_shot import Labelled, classify_images
+from eval.data.image_folders import class_folders, pictures
+from eval.data.records import read_text
+from eval.interfaces import EvalContext, Model, Result
+from eval.protocols.prompts import imagenet_templates, read_templates
+from eval.protocols.zero_shot_classification import Labelled, classify_images
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ImageFolder:
     def __name__(self) -> str:
         return f"folder:{self.folder}"
 
-    def __call__(self, model: Model, run: Run) -> Result:
+    def __call__(self, model: Model, run: EvalContext) -> Result:
         """All pictures, all classes."""
         root = run.root / self.folder
         folders = class_folders(root)

@@ -17,20 +17,20 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from eval.benchmark import Model, Result, Run
-from eval.image_folders import class_folders, pictures
-from eval.places import place
-from eval.prompts import imagenet_classes, imagenet_templates
-from eval.records import read_text
-from eval.sources import Source
-from eval.zero_shot import Labelled, classify_images
+from eval.data.find_file import place
+from eval.data.image_folders import class_folders, pictures
+from eval.data.records import read_text
+from eval.data.sources import Source
+from eval.interfaces import EvalContext, Model, Result
+from eval.protocols.prompts import imagenet_classes, imagenet_templates
+from eval.protocols.zero_shot_classification import Labelled, classify_images
 
 WNID = re.compile(r"n\d{8}")
 CLASSES = 1000
 WORDS = "80 prompts of OpenAI, the first of equal classes is chosen; published number top1"
 
 
-def imagenet(model: Model, run: Run) -> Result:
+def imagenet(model: Model, run: EvalContext) -> Result:
     """The validation pictures, 1000 classes."""
     folders = class_folders(place(run.root, "imagenet/val", "imagenet-1k/val", "val"))
     _expect(folders, CLASSES)
@@ -45,7 +45,7 @@ def imagenet(model: Model, run: Run) -> Result:
     )
 
 
-def imagenet_v2(model: Model, run: Run) -> Result:
+def imagenet_v2(model: Model, run: EvalContext) -> Result:
     """Matched frequency, 10,000 pictures."""
     root = place(run.root, "imagenetv2-matched-frequency-format-val", "imagenetv2")
     images: list[Source] = []
@@ -60,22 +60,22 @@ def imagenet_v2(model: Model, run: Run) -> Result:
     return classify_images("imagenet_v2", model, run, data, imagenet_templates(), WORDS)
 
 
-def imagenet_a(model: Model, run: Run) -> Result:
+def imagenet_a(model: Model, run: EvalContext) -> Result:
     """Adversarially chosen, 200 classes."""
     return _subset("imagenet_a", "imagenet-a", model, run)
 
 
-def imagenet_o(model: Model, run: Run) -> Result:
+def imagenet_o(model: Model, run: EvalContext) -> Result:
     """Out of distribution, 200 classes, top-1."""
     return _subset("imagenet_o", "imagenet-o", model, run)
 
 
-def imagenet_r(model: Model, run: Run) -> Result:
+def imagenet_r(model: Model, run: EvalContext) -> Result:
     """Renditions, 200 classes."""
     return _subset("imagenet_r", "imagenet-r", model, run)
 
 
-def _subset(name: str, folder: str, model: Model, run: Run) -> Result:
+def _subset(name: str, folder: str, model: Model, run: EvalContext) -> Result:
     folders = class_folders(place(run.root, folder))
     ranks = {wnid: i for i, wnid in enumerate(_wnids(run.root))}
     names = imagenet_classes()

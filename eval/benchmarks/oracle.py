@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 
-from eval.benchmark import Result, Run
 from eval.benchmarks.retrieval_file import read_table
-from eval.both_ways import rank_both_ways
-from eval.captions import raw
-from eval.embed import ahead, embed_texts, in_batches, pixels, together
-from eval.fits import centre_crop
-from eval.gather import rank, world_size
-from eval.image_text import text_counts
-from eval.similarity import unit_rows
+from eval.data.caption_preprocessing import raw
+from eval.data.image_preprocessing import centre_crop
+from eval.interfaces import EvalContext, Result
+from eval.metrics.bidirectional_ranking import rank_both_ways
+from eval.metrics.gather import rank, world_size
+from eval.metrics.similarity import unit_rows
+from eval.protocols.embed import ahead, embed_texts, in_batches, pixels, together
+from eval.protocols.image_text_retrieval import text_counts
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class OracleFile:
     def __name__(self) -> str:
         return f"oracle:{self.file}"
 
-    def __call__(self, model: Any, run: Run) -> Result:
+    def __call__(self, model: Any, run: EvalContext) -> Result:
         """Both ways. Raises ValueError where the model has no text-conditioned attention."""
         data = read_table(run, self.file)
         wording, fit = run.wording or raw, run.fit or centre_crop

@@ -1,5 +1,5 @@
 """``coco_panoptic_boxes``: boxes of COCO val2017's panoptic segments, things and stuff together, as FineCLIP classifies
-them. ``eval.panoptic_files`` says which segments count, and what files they are read from.
+them. ``eval.protocols.panoptic_files`` says which segments count, and what files they are read from.
 
 Where we differ: class vectors always come from the model under test; the published ones were stored with the pretrained
 text tower, which is right only while that stays frozen.
@@ -7,12 +7,12 @@ text tower, which is right only while that stays frozen.
 
 from __future__ import annotations
 
-from eval.benchmark import Model, Result, Run
-from eval.box_classification import BoxedPicture, BoxProtocol, BoxSet, LabelledBox, classify
-from eval.fits import squash_bilinear
-from eval.panoptic_files import read_panoptic
-from eval.prompts import VILD_TEMPLATES
-from eval.regions import all_alike
+from eval.data.image_preprocessing import squash_bilinear
+from eval.interfaces import EvalContext, Model, Result
+from eval.protocols.box_classification import BoxedPicture, BoxProtocol, BoxSet, LabelledBox, classify
+from eval.protocols.panoptic_files import read_panoptic
+from eval.protocols.prompts import VILD_TEMPLATES
+from eval.protocols.regions import all_alike
 
 FINECLIP = BoxProtocol(
     templates=lambda: VILD_TEMPLATES,
@@ -23,7 +23,7 @@ FINECLIP = BoxProtocol(
 )
 
 
-def coco_panoptic_boxes(model: Model, run: Run) -> Result:
+def coco_panoptic_boxes(model: Model, run: EvalContext) -> Result:
     """COCO val2017's panoptic segments, 133 classes."""
     data = read_panoptic(run)
     pictures = [BoxedPicture(p.image, [LabelledBox(s.box, s.label) for s in p.segments]) for p in data.pictures]

@@ -17,17 +17,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.annotations import ID, LIST, NAME, PATH, SIDE_OR_NONE, XYWH, AnnotationFile, checked
-from eval.benchmark import Benchmark, Model, Result, Run
-from eval.detections import read_detections
-from eval.fits import squash
-from eval.image_text import text_counts
-from eval.localisation import Maps, Phrase, Xywh, by_attention, by_similarity, locate, located_items, located_numbers
-from eval.pictures import present
-from eval.places import first_there, place
-from eval.plain_pickles import read_pickle
-from eval.records import file_sha256
-from eval.sources import ImageFile
+from eval.data.annotations import ID, LIST, NAME, PATH, SIDE_OR_NONE, XYWH, AnnotationFile, checked
+from eval.data.detections import read_detections
+from eval.data.find_file import first_there, place
+from eval.data.image_files import present
+from eval.data.image_preprocessing import squash
+from eval.data.records import file_sha256
+from eval.data.restricted_pickle import read_pickle
+from eval.data.sources import ImageFile
+from eval.interfaces import Benchmark, EvalContext, Model, Result
+from eval.protocols.image_text_retrieval import text_counts
+from eval.protocols.phrase_grounding import (
+    Maps,
+    Phrase,
+    Xywh,
+    by_attention,
+    by_similarity,
+    locate,
+    located_items,
+    located_numbers,
+)
 
 SETS = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
 REF = {"ann_id": ID, "image_id": ID, "split": NAME, "sentences": LIST}
@@ -46,7 +55,7 @@ class RefCoco:
     def __name__(self) -> str:
         return f"{self.data}{self.ending}"
 
-    def __call__(self, model: Model, run: Run) -> Result:
+    def __call__(self, model: Model, run: EvalContext) -> Result:
         """All splits but train."""
         folder = place(run.root, self.data, f"refer/data/{self.data}")
         refs_file, dets_file = folder / SETS[self.data], folder / "dets.json"
@@ -85,7 +94,7 @@ class RefCoco:
     def _splits(
         self,
         model: Model,
-        run: Run,
+        run: EvalContext,
         annotations: AnnotationFile,
         images: dict[int, dict[str, Any]],
         splits: dict[str, dict[int, list[Phrase]]],

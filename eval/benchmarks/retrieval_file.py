@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datamodules.prepare.streams import DELIMITERS, LINES, PARQUET
-from eval.annotations import NAME, PATH, Rule, checked
-from eval.benchmark import Model, Result, Run
-from eval.image_text import LONG_KS, ImageTexts, gather_files, retrieve
-from eval.places import first_there, user_file
-from eval.records import Records, read_records
+from datamodules.prepare.row_readers import DELIMITERS, LINES, PARQUET
+from eval.data.annotations import NAME, PATH, Rule, checked
+from eval.data.find_file import first_there, user_file
+from eval.data.records import Records, read_records
+from eval.interfaces import EvalContext, Model, Result
+from eval.protocols.image_text_retrieval import LONG_KS, ImageTexts, gather_files, retrieve
 
 IMAGES = ("image", "filename", "filepath", "file_name", "image_path", "path")
 CAPTIONS = ("caption", "captions", "title", "raw", "text", "description")
@@ -39,13 +39,13 @@ class RetrievalFile:
     def __name__(self) -> str:
         return f"retrieval:{self.file}"
 
-    def __call__(self, model: Model, run: Run) -> Result:
+    def __call__(self, model: Model, run: EvalContext) -> Result:
         """Both ways; any caption of a picture is right."""
         words = "any of a picture's own captions is right, both ways"
         return retrieve(f"retrieval:{Path(self.file).stem}", model, run, read_table(run, self.file), words, LONG_KS)
 
 
-def read_table(run: Run, file: str) -> ImageTexts:
+def read_table(run: EvalContext, file: str) -> ImageTexts:
     """Pictures and captions of a file under the current folder, under ``run.root``, or anywhere.
 
     Raises:

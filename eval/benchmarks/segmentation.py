@@ -25,18 +25,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from datamodules.image_decoding import UNREADABLE
-from eval.benchmark import Model, Result, Run
-from eval.cache import digest
-from eval.embed import embed_classes
-from eval.fits import no_fit
-from eval.gather import gather_rows, rank, world_size
-from eval.image_folders import EXTENSIONS
-from eval.items import Items, Mean
-from eval.localisation import as_annotated
-from eval.places import user_folder
-from eval.prompts import imagenet_templates, read_templates
-from eval.records import file_sha256, read_text
-from eval.sources import ImageFile
+from eval.data.cache import digest
+from eval.data.find_file import user_folder
+from eval.data.image_folders import EXTENSIONS
+from eval.data.image_preprocessing import no_fit
+from eval.data.records import file_sha256, read_text
+from eval.data.sources import ImageFile
+from eval.interfaces import EvalContext, Model, Result
+from eval.metrics.gather import gather_rows, rank, world_size
+from eval.protocols.embed import embed_classes
+from eval.protocols.phrase_grounding import as_annotated
+from eval.protocols.prompts import imagenet_templates, read_templates
+from eval.results.per_item import Items, Mean
 
 IGNORED = 255
 LARGER = 1.5  # the shorter side, in squares
@@ -53,7 +53,7 @@ class Segmentation:
     def __name__(self) -> str:
         return f"segmentation:{self.folder}"
 
-    def __call__(self, model: Model, run: Run) -> Result:
+    def __call__(self, model: Model, run: EvalContext) -> Result:
         """All pictures."""
         root, name = user_folder(run.root, self.folder), f"segmentation:{Path(self.folder).name}"
         no_fit(name, run.fit)
@@ -88,7 +88,7 @@ class Segmentation:
 def _compared(
     name: str,
     model: Model,
-    run: Run,
+    run: EvalContext,
     pairs: list[tuple[ImageFile, Path]],
     vectors: Float[Tensor, "N D"],
     owner: Int[Tensor, " N"],

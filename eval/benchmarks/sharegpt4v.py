@@ -12,28 +12,28 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from eval.annotations import LIST, PATH
-from eval.benchmark import Model, Result, Run
-from eval.captions import one_line
-from eval.image_text import LONG_KS, gather_files, retrieve
-from eval.places import first_there, place
-from eval.records import first_records
+from eval.data.annotations import LIST, PATH
+from eval.data.caption_preprocessing import one_line
+from eval.data.find_file import first_there, place
+from eval.data.records import first_records
+from eval.interfaces import EvalContext, Model, Result
+from eval.protocols.image_text_retrieval import LONG_KS, gather_files, retrieve
 
 FILE = "share-captioner_coco_lcs_sam_1246k_1107.json"
 FOLDERS = ("", "sam/images", "images", "ShareGPT4V", "ShareGPT4V/data", "ShareGPT4V/data/sam/images")
 
 
-def sharegpt4v_1k(model: Model, run: Run) -> Result:
+def sharegpt4v_1k(model: Model, run: EvalContext) -> Result:
     """The first 1000 pairs."""
     return _first("sharegpt4v_1k", 1000, model, run)
 
 
-def sharegpt4v_10k(model: Model, run: Run) -> Result:
+def sharegpt4v_10k(model: Model, run: EvalContext) -> Result:
     """The first 10,000 pairs."""
     return _first("sharegpt4v_10k", 10_000, model, run)
 
 
-def _first(name: str, count: int, model: Model, run: Run) -> Result:
+def _first(name: str, count: int, model: Model, run: EvalContext) -> Result:
     path = place(run.root, FILE, f"ShareGPT4V/{FILE}", f"share4v/{FILE}")
     records = first_records(path, count, {"image": PATH, "conversations": LIST})
     named = []

@@ -12,24 +12,24 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from eval.annotations import NAME, PATH
-from eval.benchmark import Model, Result, Run
-from eval.choosing import Question, answer, items, numbers
-from eval.embed import embed_images
-from eval.fits import centre_crop
-from eval.image_text import text_counts
-from eval.items import Items, Mean
-from eval.pictures import present
-from eval.places import first_there, place
-from eval.ranking import Ties
-from eval.records import read_records
-from eval.sources import ImageFile
+from eval.data.annotations import NAME, PATH
+from eval.data.find_file import first_there, place
+from eval.data.image_files import present
+from eval.data.image_preprocessing import centre_crop
+from eval.data.records import read_records
+from eval.data.sources import ImageFile
+from eval.interfaces import EvalContext, Model, Result
+from eval.metrics.ranking import Ties
+from eval.protocols.embed import embed_images
+from eval.protocols.image_text_retrieval import text_counts
+from eval.protocols.multiple_choice import Question, answer, items, numbers
+from eval.results.per_item import Items, Mean
 
 KINDS = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
 FIELDS = {"filename": PATH, "caption": NAME, "negative_caption": NAME}
 
 
-def sugarcrepe(model: Model, run: Run) -> Result:
+def sugarcrepe(model: Model, run: EvalContext) -> Result:
     """The seven kinds of change."""
     fit = run.fit or centre_crop
     found: dict[str, float] = {}

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import hashlib
 
-from eval.benchmark import Model, Result, Run
-from eval.captions import first_filled_line
-from eval.image_text import LONG_KS, gather_files, retrieve
-from eval.places import place
-from eval.records import read_text
+from eval.data.caption_preprocessing import first_filled_line
+from eval.data.find_file import place
+from eval.data.records import read_text
+from eval.interfaces import EvalContext, Model, Result
+from eval.protocols.image_text_retrieval import LONG_KS, gather_files, retrieve
 
 PICTURES = (".jpg", ".jpeg", ".png")
 
 
-def urban1k(model: Model, run: Run) -> Result:
+def urban1k(model: Model, run: EvalContext) -> Result:
     """1000 pairs."""
     folder = place(run.root, "Urban1k/caption", "Urban-1k/caption", "caption").parent
     files = sorted(f for f in (folder / "caption").iterdir() if f.suffix == ".txt" and not f.name.startswith("."))

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from datamodules.tar_members import IMAGE, Entry, group_members
-from eval.benchmark import Model, Result, Run
-from eval.cache import digest
-from eval.image_text import ImageTexts, retrieve
-from eval.places import user_folder
-from eval.prompts import read_templates
-from eval.records import read_text
-from eval.sources import TarMember
-from eval.zero_shot import Labelled, classify_images
+from datamodules.shards.tar_members import IMAGE, Entry, group_members
+from eval.data.cache import digest
+from eval.data.find_file import user_folder
+from eval.data.records import read_text
+from eval.data.sources import TarMember
+from eval.interfaces import EvalContext, Model, Result
+from eval.protocols.image_text_retrieval import ImageTexts, retrieve
+from eval.protocols.prompts import read_templates
+from eval.protocols.zero_shot_classification import Labelled, classify_images
 
 TYPES = ("classification", "retrieval")
 
@@ -36,7 +36,7 @@ class WebDataset:
     def __name__(self) -> str:
         return f"wds:{self.folder}"
 
-    def __call__(self, model: Model, run: Run) -> Result:
+    def __call__(self, model: Model, run: EvalContext) -> Result:
         """The split test."""
         root, name = user_folder(run.root, self.folder), f"wds:{Path(self.folder).name}"
         kind_file = root / "dataset_type.txt"

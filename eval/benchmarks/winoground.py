@@ -16,17 +16,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eval.annotations import NAME, PATH, Rule, checked
-from eval.benchmark import Model, Result, Run
-from eval.embed import embed_images, embed_texts
-from eval.fits import centre_crop
-from eval.image_text import text_counts
-from eval.item_files import parquet
-from eval.items import Items, Mean
-from eval.pictures import present
-from eval.places import first_there, place
-from eval.records import file_sha256, read_records
-from eval.sources import Encoded, ImageFile, Source
+from eval.data.annotations import NAME, PATH, Rule, checked
+from eval.data.find_file import first_there, place
+from eval.data.image_files import present
+from eval.data.image_preprocessing import centre_crop
+from eval.data.records import file_sha256, read_records
+from eval.data.sources import Encoded, ImageFile, Source
+from eval.interfaces import EvalContext, Model, Result
+from eval.protocols.embed import embed_images, embed_texts
+from eval.protocols.image_text_retrieval import text_counts
+from eval.results.item_files import parquet
+from eval.results.per_item import Items, Mean
 
 IMAGES, CAPTIONS = ("image_0", "image_1"), ("caption_0", "caption_1")
 TEXTS = dict.fromkeys(CAPTIONS, NAME)
@@ -47,7 +47,7 @@ class Examples:
     counts: Counter[str] = field(default_factory=Counter)
 
 
-def winoground(model: Model, run: Run) -> Result:
+def winoground(model: Model, run: EvalContext) -> Result:
     """400 examples."""
     fit, data = run.fit or centre_crop, _read(run)
     seen = embed_images(model, run, data.images, fit, "winoground").unflatten(0, (-1, 2))
@@ -75,7 +75,7 @@ def winoground(model: Model, run: Run) -> Result:
     return Result(found, settings, dict(counts), {"winoground": table})
 
 
-def _read(run: Run) -> Examples:
+def _read(run: EvalContext) -> Examples:
     folders = ("winoground/data", "winoground", "data", "")
     shards = next((found for f in folders if (found := sorted((run.root / f).glob("test-*.parquet")))), [])
     lines = [f"{folder}/examples.jsonl".lstrip("/") for folder in folders]
@@ -102,7 +102,7 @@ def _of_parquet(shards: list[Path]) -> Examples:
     return Examples(range(len(texts) // 2), images, texts, {shard.name: file_sha256(shard) for shard in shards})
 
 
-def _of_lines(path: Path, run: Run) -> Examples:
+def _of_lines(path: Path, run: EvalContext) -> Examples:
     records = read_records(path, TEXTS | dict.fromkeys(IMAGES, PATH))
     counts: Counter[str] = Counter()
     listed = [(_picture(path.parent, r[side]), (i, side)) for i, r in enumerate(records.rows) for side in IMAGES]

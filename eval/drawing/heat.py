@@ -3,7 +3,7 @@
 Each map is drawn over the image in grey, on a colour scale of its own, from its smallest value to its largest: on a
 shared scale one text with a sharp peak leaves all others dark. The peak is told above the map, so that a text which
 looks at one place can be told from one that looks everywhere, and is marked by a ring: the point of the pointing game
-(``eval.localisation``).
+(``eval.protocols.phrase_grounding``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from eval.drawing.canvas import DPI, HEADING, HEAT, SCALE, canvas, heading, scale_bar, show, write
 from eval.drawing.words import wrapped
-from eval.localisation import draw_up
+from eval.protocols.phrase_grounding import draw_up
 
 OPACITY = 0.6  # of the map over the picture
 COLUMNS = 5

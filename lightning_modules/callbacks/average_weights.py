@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
 from datamodules.batch import Batch
-from lightning_modules.base import Method
+from lightning_modules.methods.base import Method
 
 
 class AverageWeights(Callback):

@@ -21,11 +21,11 @@ from rich.console import Console
 from typing_extensions import override
 
 from datamodules.batch import Batch
-from eval.benchmark import Run
 from eval.benchmarks.catalogue import benchmark
-from eval.report import table
-from lightning_modules.base import Method
-from lightning_modules.encoder_model import EncoderModel
+from eval.interfaces import EvalContext
+from eval.results.tables import table
+from lightning_modules.inference.evaluation_model import EvaluationModel
+from lightning_modules.methods.base import Method
 from lightning_modules.networks import TextConditionedPooling
 
 
@@ -51,7 +51,7 @@ class Benchmarks(Callback):
         if not Path(root).is_dir():
             raise ValueError(f"root must be the folder of the data sets, got {root}")
         self.benchmarks = [benchmark(name) for name in names]
-        self.settings = Run(Path(root), batch_size, skip_missing)
+        self.settings = EvalContext(Path(root), batch_size, skip_missing)
         self.every_n_steps, self._last = every_n_steps, 0
 
     @override
@@ -81,12 +81,12 @@ class Benchmarks(Callback):
 
     def _run(self, pl_module: LightningModule) -> dict[str, float]:
         assert isinstance(pl_module, Method)
-        encoder, pooling = pl_module.deployed(), getattr(pl_module, "pooling", None)
+        encoder, pooling = pl_module.inference_encoder(), getattr(pl_module, "pooling", None)
         pooling = pooling if isinstance(pooling, TextConditionedPooling) else None  # β-CLIP's attention
         used = [encoder] if pooling is None else [encoder, pooling]
         modes = {module: module.training for one in used for module in one.modules()}
         try:
-            model = EncoderModel(encoder, pl_module.device, pooling)
+            model = EvaluationModel(encoder, pl_module.device, pooling)
             results = [one(model, self.settings) for one in self.benchmarks]
         finally:
             for module, training in modes.items():

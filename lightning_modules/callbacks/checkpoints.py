@@ -1,7 +1,7 @@
 """Checkpoints: ``last.ckpt``, saved before validation can fail, and ``best.ckpt`` by a validation number.
 
 Lightning's own ``save_last`` waits for validation at the end of an epoch; a benchmark that fails there would cost the
-epoch. Both are written so that a kill at any moment leaves a whole file (``lightning_modules.atomic_io``).
+epoch. Both are written so that a kill at any moment leaves a whole file (``checkpoints.atomic_save``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from typing_extensions import override
 
-from lightning_modules.atomic_io import AtomicCheckpointIO, CheckpointError, is_whole, the_one_before
+from lightning_modules.checkpoints.atomic_save import AtomicCheckpointIO, CheckpointError, is_whole, the_one_before
 from lightning_modules.runs.keeper import RunKeeper
 
 logger = logging.getLogger("grainclip")

@@ -15,7 +15,7 @@ import torch._dynamo
 from lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from lightning_modules.base import Method
+from lightning_modules.methods.base import Method
 
 ROW_LENGTHS = (64, 96, 128, 160, 192, 248)
 

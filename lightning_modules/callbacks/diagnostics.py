@@ -22,15 +22,15 @@ from torch import nn
 from typing_extensions import override
 
 from datamodules.batch import Batch, Grain
-from datamodules.text_notes import FirstSamples
-from lightning_modules.base import Method
+from datamodules.reading.text_notes import FirstSamples
+from lightning_modules.boards import hparams
+from lightning_modules.boards.layout import layout_without
+from lightning_modules.boards.snapshot import Seen, first_samples, looking
+from lightning_modules.boards.statistics import geometry, short_retrieval, similarities
 from lightning_modules.callbacks.benchmarks import Benchmarks
-from lightning_modules.dashboards import hparams
-from lightning_modules.dashboards.layout import layout_without
-from lightning_modules.dashboards.measures import geometry, short_retrieval, similarities
-from lightning_modules.dashboards.seen import Seen, first_samples, looking
-from lightning_modules.flops import peak_flops
-from lightning_modules.provenance import provenance
+from lightning_modules.callbacks.flops import peak_flops
+from lightning_modules.checkpoints.metadata import provenance
+from lightning_modules.methods.base import Method
 
 logger = logging.getLogger("grainclip")
 
@@ -85,7 +85,7 @@ class Diagnostics(Callback):
             "geometry/": self._samples is not None,
             "gradient_norm/": self._active,
             "memory/": self._active,
-            "watch/": type(method).watched is not Method.watched,
+            "watch/": type(method).extra_metrics is not Method.extra_metrics,
             "throughput/mfu": peak_flops(method.device, str(trainer.precision)) is not None,
             "benchmark/": any(isinstance(c, Benchmarks) and c.every_n_steps for c in vars(trainer)["callbacks"]),
         }

@@ -9,8 +9,8 @@ from rich.console import Console
 from typing_extensions import override
 
 from eval import table, write_json
+from lightning_modules.boards.layout import is_fraction
 from lightning_modules.callbacks.checkpoints import BestCheckpoint
-from lightning_modules.dashboards.layout import is_fraction
 from lightning_modules.runs.measured import measured_step, place_of_results
 
 

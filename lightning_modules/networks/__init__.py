@@ -3,7 +3,7 @@
 from lightning_modules.networks.calibration import Calibrated, TokenCalibration
 from lightning_modules.networks.config import EncoderConfig, vit_b_16, vit_l_14
 from lightning_modules.networks.encoder import DualEncoder, ImageFeatures, TextFeatures
-from lightning_modules.networks.larger_pictures import with_grid
+from lightning_modules.networks.image_positions import with_grid
 from lightning_modules.networks.long_context import PositionTable, stretch_positions
 from lightning_modules.networks.pooling import TextConditionedPooling
 from lightning_modules.networks.regions import pool_regions

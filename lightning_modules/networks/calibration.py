@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lightning_modules.networks.unit import unit
+from lightning_modules.networks.normalize import unit
 
 NARROWING = 0.2  # width of the hidden layer, as a share of the tokens' width
 

@@ -13,13 +13,13 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from datamodules.batch import Texts
+from datamodules.batch import RaggedTexts
 from lightning_modules.networks.config import EncoderConfig
 from lightning_modules.networks.image_tower import ImageTower
 from lightning_modules.networks.long_context import CLIP_CONTEXT, KEPT
+from lightning_modules.networks.normalize import unit
 from lightning_modules.networks.temperature import Temperature
 from lightning_modules.networks.text_tower import TextTower
-from lightning_modules.networks.unit import unit
 from lightning_modules.networks.weights.checkpoint import Checkpoint, read_checkpoint
 from lightning_modules.networks.weights.export import save_open_clip, save_transformers
 from lightning_modules.networks.weights.state import load_state, whole_state
@@ -42,7 +42,7 @@ class TextFeatures(NamedTuple):
     """What the text tower read."""
 
     text: Float[Tensor, "U D"]  # one vector per unique text (its EOT), unit norm
-    tokens: Float[Tensor, "T D"]  # every token, in the order of ``Texts.tokens``, not normalised
+    tokens: Float[Tensor, "T D"]  # every token, in the order of ``RaggedTexts.tokens``, not normalised
 
 
 class DualEncoder(nn.Module):
@@ -84,7 +84,7 @@ class DualEncoder(nn.Module):
         tokens = self.image_tower(pixels.to(self.image_tower.projection.weight.dtype))
         return ImageFeatures(unit(tokens[:, 0]), tokens[:, 1:])
 
-    def encode_text(self, texts: Texts) -> TextFeatures:
+    def encode_text(self, texts: RaggedTexts) -> TextFeatures:
         """Unique texts to features, one vector each and one for each of their tokens.
 
         Raises:
@@ -155,6 +155,6 @@ class DualEncoder(nn.Module):
         """Write a folder that open_clip loads as ``local-dir:FOLDER``, with the same embeddings."""
         save_open_clip(self.config, whole_state(self), folder)
 
-    def forward(self, pixels: Float[Tensor, "B 3 H W"], texts: Texts) -> tuple[ImageFeatures, TextFeatures]:
+    def forward(self, pixels: Float[Tensor, "B 3 H W"], texts: RaggedTexts) -> tuple[ImageFeatures, TextFeatures]:
         """Both towers."""
         return self.encode_image(pixels), self.encode_text(texts)

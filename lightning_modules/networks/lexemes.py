@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_modules.networks.unit import unit
+from lightning_modules.networks.normalize import unit
 
 Pooling = Literal["mean", "last"]
 

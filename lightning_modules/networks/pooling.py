@@ -18,8 +18,8 @@ from jaxtyping import Float
 from timm.layers.activations import QuickGELU
 from torch import Tensor, nn
 
+from lightning_modules.networks.normalize import unit
 from lightning_modules.networks.temperature import Temperature
-from lightning_modules.networks.unit import unit
 from lightning_modules.networks.weights.beta_clip import pooling_state
 from lightning_modules.networks.weights.files import fetch, read_tensors
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from lightning_modules.networks.unit import unit
+from lightning_modules.networks.normalize import unit
 
 
 def pool_regions(

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from datamodules.batch import Texts
+from datamodules.batch import RaggedTexts
 from lightning_modules.networks.config import EncoderConfig
 from lightning_modules.networks.long_context import PositionTable
-from lightning_modules.networks.packing import pack
+from lightning_modules.networks.sequence_packing import pack
 
 
 class TextTower(nn.Module):
@@ -40,7 +40,7 @@ class TextTower(nn.Module):
         # the public switch changed its name within transformers 5; the method behind it did not
         self.transformer._set_gradient_checkpointing(enable, partial(checkpoint, use_reentrant=False))
 
-    def forward(self, texts: Texts) -> Float[Tensor, "T D"]:
+    def forward(self, texts: RaggedTexts) -> Float[Tensor, "T D"]:
         """Features of all tokens, in the order of ``texts.tokens``; text ``u`` is at ``texts.offsets[u + 1] - 1``.
 
         Raises:

@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
-from lightning_modules import beta_clip, harmo_clip, mul_clip  # noqa: F401  what checkpoints hold is known once imported
-from lightning_modules.atomic_io import CheckpointError, is_whole
-from lightning_modules.averaging import AVERAGED
+from lightning_modules.checkpoints.atomic_save import CheckpointError, is_whole
+from lightning_modules.checkpoints.metadata import KEY
+from lightning_modules.checkpoints.setting_changes import Change, Flat
+from lightning_modules.checkpoints.sharded import META
+from lightning_modules.checkpoints.weight_interpolation import AVERAGED
+from lightning_modules.methods import (
+    mul_clip,  # noqa: F401  what checkpoints hold is known once imported
+)
 from lightning_modules.networks.weights.unreadable import UNREADABLE, why_unreadable
-from lightning_modules.provenance import KEY
-from lightning_modules.runs.settings import Change, Flat
-from lightning_modules.sharded_files import META
 
 RUN = "grainclip_run"  # the key under which a checkpoint keeps its run's id, settings, config and history
 Shapes = dict[str, tuple[int, ...]]

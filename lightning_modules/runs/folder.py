@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.atomic_write import write_text
-from lightning_modules.atomic_io import CheckpointError, is_whole, remove, the_one_before
+from lightning_modules.checkpoints.atomic_save import CheckpointError, is_whole, remove, the_one_before
 
 RECORD, CONFIG, RESULTS, CHECKPOINTS = "run.json", "config.yaml", "results.json", "checkpoints"
 

@@ -19,8 +19,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from datamodules.atomic_write import process_name
-
 NAME = "run.lock"
 HEARTBEAT, SILENCE = 60.0, 600.0  # seconds
 
@@ -177,11 +175,6 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         pass
     return True
-
-
-def draft_name(name: str) -> str:
-    """The name under which this process writes what will be called ``name``: no two processes share it."""
-    return f".{name}.{process_name()}.writing"
 
 
 def _parse(content: bytes) -> Holder | None:

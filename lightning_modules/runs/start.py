@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.atomic_io import CheckpointError
+from lightning_modules.checkpoints.atomic_save import CheckpointError
+from lightning_modules.checkpoints.setting_changes import Change, Flat, accepted, changes
 from lightning_modules.runs.checkpoint import Facts, Shapes, misfit, read_facts
 from lightning_modules.runs.folder import RunFolder, new_id
-from lightning_modules.runs.settings import Change, Flat, accepted, changes
 
 logger = logging.getLogger("grainclip")
 ROOM = 200  # characters of an error's line

@@ -10,10 +10,10 @@ import torch
 import yaml
 
 from lightning_modules import BetaClip, ClipFinetune
-from lightning_modules.export_cli import export
+from lightning_modules.cli.export import export
 from tests.eval import releases
-from tests.tiny import picture, write_shards
-from tests.tiny_run import TINY, fit
+from tests.helpers.tiny import picture, write_shards
+from tests.helpers.tiny_run import TINY, fit
 
 FILES = {
     "binary.yaml": b"\x7fELF\xff\xfe\x00",
@@ -76,7 +76,7 @@ def write_config(file: Path) -> None:
         "trainer": {
             "max_epochs": 1, "accelerator": "cpu", "devices": 1, "precision": "32-true", "enable_progress_bar": False,
         },
-        "pictures": {"every_n_steps": 0},
+        "images": {"every_n_steps": 0},
         "diagnostics": {"every_n_steps": 0},
     }  # fmt: skip
     file.write_text(yaml.safe_dump(config))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 from huggingface_hub import constants
 
-from lightning_modules.cli import main
+from lightning_modules.cli.main import main
 from tests.bad_inputs.stage import write_stage
 
 MEASURE = "--device cpu --batch_size 8 --bootstrap 10"

@@ -45,17 +45,17 @@ def _measure(device: str) -> dict[str, float]:
     from lightning.pytorch.loggers import TensorBoardLogger
 
     from datamodules import GrainSampling, GranularityData
-    from lightning_modules.callbacks import Diagnostics, Pictures
+    from lightning_modules.callbacks import Diagnostics, SampleImages
 
     seed_everything(0)
-    method, images, diagnostics = demo_method(), Pictures(), Diagnostics(LOOKED)
+    method, images, diagnostics = demo_method(), SampleImages(), Diagnostics(LOOKED)
     spent: dict[str, float] = defaultdict(float)
     for owner, hook, part in (
         (diagnostics, "on_train_start", "start"),
         (images, "_draw", "images"),
         (diagnostics, "_look", "look"),
         (diagnostics, "on_before_optimizer_step", "gradient norms"),
-        (method, "watched", "loss by grain"),
+        (method, "extra_metrics", "loss by grain"),
     ):
         setattr(owner, hook, _timed(getattr(owner, hook), part, spent))
     ends: list[float] = []

@@ -42,10 +42,10 @@ def shards(images: Iterator[bytes], distinct: int, tokens: bool = False) -> list
 
     ``tokens``: their token ids are stored too.
     """
+    from datamodules.batching.stored_tokens import with_tokens
     from datamodules.sample import Phrase, Sample
-    from datamodules.shard_writer import write_shards
-    from datamodules.stored_tokens import with_tokens
-    from datamodules.tar_index import write_index
+    from datamodules.shards.tar_index import write_index
+    from datamodules.shards.writer import write_shards
     from tests.bench.texts import captions
 
     FOLDERS.append(tempfile.TemporaryDirectory())
@@ -86,12 +86,12 @@ def _read_by_webdataset(paths: list[Path]) -> None:
 
 
 def _read_by_index(paths: list[Path]) -> None:
-    from datamodules.indexed import Source, TarReader
-    from datamodules.order import Order
-    from datamodules.shards import find_shards
+    from datamodules.reading.shuffle_order import ShuffleOrder
+    from datamodules.shards.discovery import find_shards
+    from datamodules.shards.reader import Source, TarReader
 
     source = Source.of(find_shards(paths))
-    reader, order = TarReader(source), Order(source.sizes, 0, 64)
+    reader, order = TarReader(source), ShuffleOrder(source.sizes, 0, 64)
     for position in range(READ):
         members = reader.read(order.at(position)[1])
         assert len(members["jpg"]) > 90_000
@@ -104,8 +104,8 @@ def decoding(side: str, short_side: int) -> Callable[[], None]:
     import torch
     from torchvision import transforms
 
+    from datamodules.batching.image_transforms import CLIP_MEAN, CLIP_STD, RandomCrop
     from datamodules.image_decoding import open_image
-    from datamodules.transforms import CLIP_MEAN, CLIP_STD, RandomCrop
 
     images = list(photographs(DECODED, short_side))
     bicubic = transforms.InterpolationMode.BICUBIC
@@ -145,7 +145,7 @@ def _open_clip_style(paths: list[Path]) -> Callable[[], None]:
     import webdataset
     from torchvision import transforms
 
-    from datamodules.transforms import CLIP_MEAN, CLIP_STD
+    from datamodules.batching.image_transforms import CLIP_MEAN, CLIP_STD
 
     tokenizer = open_clip.get_tokenizer("ViT-B-16", context_length=248)
     image = transforms.Compose(
@@ -171,7 +171,7 @@ def _open_clip_style(paths: list[Path]) -> Callable[[], None]:
 
 
 def _ours(paths: list[Path]) -> Callable[[], None]:
-    from datamodules import tokenizer
+    from datamodules.batching import tokenizer
 
     reader = _reader(paths, 224)
 
@@ -183,15 +183,15 @@ def _ours(paths: list[Path]) -> Callable[[], None]:
 
 
 def _reader(paths: list[Path], size: int) -> Any:
-    from datamodules.collate import Preparer
-    from datamodules.reading import Reading
-    from datamodules.sampling import GrainSampling
-    from datamodules.shards import find_shards
-    from datamodules.skips import SkipPolicy
-    from datamodules.tokenizer import Tokenizer
-    from datamodules.transforms import RandomCrop
+    from datamodules.batching.collate import SamplePreprocessor
+    from datamodules.batching.image_transforms import RandomCrop
+    from datamodules.batching.text_sampling import GrainSampling
+    from datamodules.batching.tokenizer import Tokenizer
+    from datamodules.reading.bad_samples import SkipPolicy
+    from datamodules.reading.select_reader import Reading
+    from datamodules.shards.discovery import find_shards
 
-    prepare = Preparer(size, RandomCrop((0.9, 1.0)), GrainSampling(5, 30), Tokenizer(248), random_texts=True)
+    prepare = SamplePreprocessor(size, RandomCrop((0.9, 1.0)), GrainSampling(5, 30), Tokenizer(248), random_texts=True)
     return Reading(prepare, 64, 0, 0, 1, SkipPolicy()).train([find_shards(paths)], None, 64, 1000)
 
 

@@ -1,6 +1,6 @@
 """``make bench-gpu``: whole training steps of β-CLIP (CE) with ViT-B/16 and ViT-L/14 on a GPU, in bf16.
 
-Each row: images a second, MFU (useful operations of ``lightning_modules.flops`` as a share of the device's peak), peak
+Each row: images a second, MFU (useful operations of ``callbacks.flops`` as a share of the device's peak), peak
 memory, the share of the step that both losses take, forward and backward, with compiled blocks and without. A step is
 towers, pooling, losses, gradients and the optimiser's step, on a few batches in turn that lie on the device, so data is
 not waited for. Prints a table; ``runs/bench_gpu.json`` has the same numbers. Without a GPU tiny towers run on the CPU:
@@ -29,8 +29,8 @@ SHARED_NLTK = Path(__file__).resolve().parents[3] / "shared" / "nltk_data"
 if SHARED_NLTK.is_dir():
     os.environ.setdefault("NLTK_DATA", str(SHARED_NLTK))
 
+from lightning_modules.cli.precision import best_precision  # noqa: E402
 from lightning_modules.networks import EncoderConfig, vit_b_16, vit_l_14  # noqa: E402
-from lightning_modules.precision import best_precision  # noqa: E402
 from tests.bench.run import show  # noqa: E402
 from tests.bench.texts import PHRASES, SENTENCES, captions  # noqa: E402
 
@@ -61,8 +61,8 @@ def measure(work: Work, device: torch.device, steps: int, compiled: bool, backen
     """One row of the table."""
     from lightning_modules import BetaClip, OptimConfig
     from lightning_modules.callbacks import CompileBlocks
-    from lightning_modules.flops import peak_flops, training_flops
-    from lightning_modules.optim import adamw
+    from lightning_modules.callbacks.flops import peak_flops, training_flops
+    from lightning_modules.methods.optimizers import adamw
 
     torch.manual_seed(0)
     torch._dynamo.reset()
@@ -105,7 +105,7 @@ def measure(work: Work, device: torch.device, steps: int, compiled: bool, backen
 def loss_seconds(method: BetaClip, data: Sequence[Batch], steps: int, device: torch.device) -> float:
     """Seconds of CLIP's loss and of β-CAL, forward and backward, from the features of these batches."""
     from datamodules.batch import join
-    from lightning_modules.beta_clip import GRAINS
+    from lightning_modules.methods.beta_clip import GRAINS
 
     given = []
     for batch in data:
@@ -141,12 +141,14 @@ def timed(step: Callable[[int], None], steps: int, device: torch.device) -> floa
 def batches(work: Work, device: torch.device) -> list[Batch]:
     """Some batches on the device: pictures of the embedded scenes; real captions where they are there."""
     from datamodules import GrainSampling, GranularityData, Squash, scenes
-    from datamodules.collate import Preparer, collate
-    from datamodules.granularity import extract_phrases
-    from datamodules.tokenizer import Tokenizer
+    from datamodules.batching.collate import SamplePreprocessor, collate
+    from datamodules.batching.tokenizer import Tokenizer
+    from datamodules.granularity.cutting import extract_phrases
 
     size, length = work.encoder.image_size, work.encoder.context_length
-    prepare = Preparer(size, Squash(), GrainSampling(SENTENCES, PHRASES), Tokenizer(length), random_texts=True)
+    prepare = SamplePreprocessor(
+        size, Squash(), GrainSampling(SENTENCES, PHRASES), Tokenizer(length), random_texts=True
+    )
     source, grains = captions(BATCHES * work.images)
     samples = [scenes.sample(i, "train") for i in range(BATCHES * work.images)]
     if source != "scenes":

@@ -3,8 +3,9 @@
     python tests/bench/pointing.py MODEL [MODEL...]
 
 Every phrase of the embedded held-out scenes that names exactly one thing is looked for (the pointing game of
-``eval.localisation``), by the model's attention where it has any, else by similarity. The untrained model has the
-same sizes, and a pooling block that starts as the run's did. Chance is the mean share of the picture that boxes cover.
+``protocols.phrase_grounding``), by the model's attention where it has any, else by similarity. The untrained
+model has the same sizes, and a pooling block that starts as the run's did. Chance is the mean share
+of the image that boxes cover.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from datamodules import scenes
-from datamodules.shards import find_shards
-from eval.benchmark import Run
-from eval.localisation import Phrase, by_attention, by_similarity, locate
-from eval.shard_samples import Stored, stored
-from lightning_modules.encoder_model import EncoderModel
-from lightning_modules.evaluate_cli import load_model
-from lightning_modules.export_cli import read
+from datamodules.shards.discovery import find_shards
+from eval.data.shard_samples import Stored, stored
+from eval.interfaces import EvalContext
+from eval.protocols.phrase_grounding import Phrase, by_attention, by_similarity, locate
+from lightning_modules.checkpoints.metadata import KEY
+from lightning_modules.cli.evaluate import load_model
+from lightning_modules.cli.export import read
+from lightning_modules.inference.evaluation_model import EvaluationModel
 from lightning_modules.networks import DualEncoder, TextConditionedPooling
-from lightning_modules.provenance import KEY
 
 
 class Pointing(NamedTuple):
@@ -56,18 +57,18 @@ def named_things(samples: Sequence[Stored]) -> list[Phrase]:
     return found
 
 
-def pointing(model: EncoderModel, samples: Sequence[Stored]) -> Pointing:
+def pointing(model: EvaluationModel, samples: Sequence[Stored]) -> Pointing:
     """Measure one model."""
     pictures, phrases = [one.picture for one in samples], named_things(samples)
     maps = by_similarity if model.pooling is None else by_attention
-    found = locate("pointing", model, Run(Path()), pictures, phrases, maps, {})
+    found = locate("pointing", model, EvalContext(Path()), pictures, phrases, maps, {})
     areas = [(x1 - x0) * (y1 - y0) for phrase in phrases for x0, y0, x1, y1 in phrase.boxes]
     whole = [width * height for width, height in (pictures[phrase.image].open().size for phrase in phrases)]
     chance = sum(area / pixels for area, pixels in zip(areas, whole, strict=True)) / len(phrases)
     return Pointing(found.pointed.double().mean().item(), len(phrases), chance)
 
 
-def untrained(model: EncoderModel, source: str, seed: int = 0) -> EncoderModel:
+def untrained(model: EvaluationModel, source: str, seed: int = 0) -> EvaluationModel:
     """A model of the same sizes before its first step."""
     torch.manual_seed(seed)
     encoder, pooling = DualEncoder(model.encoder.config), None
@@ -76,7 +77,7 @@ def untrained(model: EncoderModel, source: str, seed: int = 0) -> EncoderModel:
         pooling = TextConditionedPooling(encoder.config.embed_dim, settings["pooling_heads"])
         if settings["pooling_gain"] is not None:
             pooling.start_transparent(settings["pooling_gain"])
-    return EncoderModel(encoder, model.device, pooling)
+    return EvaluationModel(encoder, model.device, pooling)
 
 
 def main(sources: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ def ranking(side: str, count: int) -> Callable[[], None]:
     texts = functional.normalize(images[owner] + 0.2 * torch.randn(len(owner), WIDTH), dim=1)
 
     def new() -> None:
-        from eval.both_ways import rank_both_ways
+        from eval.metrics.bidirectional_ranking import rank_both_ways
 
         found = rank_both_ways(images, texts, owner)
         for ranks in (found.text_to_image, found.image_to_text):

@@ -28,7 +28,7 @@ SHARED_NLTK = Path(__file__).resolve().parents[3] / "shared" / "nltk_data"
 if SHARED_NLTK.is_dir():
     os.environ.setdefault("NLTK_DATA", str(SHARED_NLTK))
 
-from lightning_modules.precision import best_precision  # noqa: E402
+from lightning_modules.cli.precision import best_precision  # noqa: E402
 from tests.bench import (  # noqa: E402
     dashboard_work,
     data_work,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from datamodules.shards import find_shards
-from eval.shard_samples import stored
+from datamodules.shards.discovery import find_shards
+from eval.data.shard_samples import stored
 from tests.bench import pointing as module
-from tests.tiny import make_sample, write_tar
+from tests.helpers.tiny import make_sample, write_tar
 
 
 class Knowing:

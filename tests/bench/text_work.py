@@ -29,7 +29,7 @@ def core_hours(captions_per_second: float) -> float:
 
 
 def _ours(caption: str) -> int:
-    from datamodules.granularity import extract_phrases, split_sentences
+    from datamodules.granularity.cutting import extract_phrases, split_sentences
 
     return len(extract_phrases(caption, split_sentences(caption)))
 

@@ -24,8 +24,8 @@ class Grains(NamedTuple):
 def captions(images: int) -> tuple[str, list[Grains]]:
     """Where the texts are from, and those of so many images."""
     from datamodules import scenes
-    from datamodules.granularity import extract_phrases, split_sentences
-    from datamodules.nltk_data import missing_nltk_data
+    from datamodules.granularity.cutting import extract_phrases, split_sentences
+    from datamodules.granularity.nltk_data import missing_nltk_data
 
     def first(phrases: list[str]) -> list[str]:
         return list(dict.fromkeys(phrases))[:PHRASES]
@@ -46,7 +46,7 @@ def captions(images: int) -> tuple[str, list[Grains]]:
 
 def padded(texts: list[list[str]], slots: int) -> Tensor:
     """Token ids [B, slots, L] as published: all padded to the batch's longest text, empty slots too."""
-    from datamodules.tokenizer import Tokenizer
+    from datamodules.batching.tokenizer import Tokenizer
 
     tokenizer = Tokenizer(248)
     ids = [[tokenizer(text) for text in group] for group in texts]

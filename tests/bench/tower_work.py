@@ -17,8 +17,8 @@ TEXT_IMAGES, STEP_IMAGES = 8, 8  # the more images, the longer the longest text,
 
 def text_tower(side: str) -> Callable[[], None]:
     """ViT-B/16's text tower on some images' captions, sentences and phrases, forward and backward."""
-    from datamodules.collate import pack_texts
-    from datamodules.tokenizer import Tokenizer
+    from datamodules.batching.collate import pack_texts
+    from datamodules.batching.tokenizer import Tokenizer
     from lightning_modules.networks import vit_b_16
     from lightning_modules.networks.text_tower import TextTower
 
@@ -40,8 +40,8 @@ def text_tower(side: str) -> Callable[[], None]:
 
 def step(side: str, device: str = "cpu", images: int = STEP_IMAGES) -> Callable[[], None]:
     """ViT-B/16, β-CLIP with CE: both towers, pooling, both losses, gradients and the optimiser's step."""
-    from datamodules.collate import pack_texts
-    from datamodules.tokenizer import Tokenizer
+    from datamodules.batching.collate import pack_texts
+    from datamodules.batching.tokenizer import Tokenizer
     from lightning_modules.networks import DualEncoder, TextConditionedPooling, vit_b_16
     from losses import BetaCalLoss, ClipLoss
 
@@ -116,7 +116,7 @@ def loss_share(repeats: int) -> float:
 
 def precision(device: str) -> AbstractContextManager[None]:
     """bf16 where the hardware has it, as in training."""
-    from lightning_modules.precision import best_precision
+    from lightning_modules.cli.precision import best_precision
 
     enabled = best_precision(device) == "bf16-mixed"
     return torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=enabled)

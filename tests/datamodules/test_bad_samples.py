@@ -10,8 +10,8 @@ import pytest
 
 from datamodules import GrainSampling, GranularityData, Squash
 from datamodules.batch import Skip
-from datamodules.skips import DataError, SkipNotes, SkipPolicy, ended
-from tests.tiny import make_sample, picture, write_tar
+from datamodules.reading.bad_samples import DataError, SkipNotes, SkipPolicy, ended
+from tests.helpers.tiny import make_sample, picture, write_tar
 
 BAD = {"jpg": b"no picture"}
 MEMBERS = make_sample(0, image=picture(0, 16, 16)).members()

@@ -6,15 +6,15 @@ import torch.distributed as dist
 
 from datamodules import GrainSampling, Squash
 from datamodules.batch import Skip
-from datamodules.collate import Preparer, empty_batch
-from datamodules.skips import BadSampleRate, DataError, SkipPolicy
-from datamodules.tokenizer import Tokenizer
-from tests.ranks import run_on_ranks
+from datamodules.batching.collate import SamplePreprocessor, empty_batch
+from datamodules.batching.tokenizer import Tokenizer
+from datamodules.reading.bad_samples import BadSampleRate, DataError, SkipPolicy
+from tests.helpers.ranks import run_on_ranks
 
 
 def batch_of(skips: int, good: int = 9):
     """Only its keys and skips matter."""
-    prepare = Preparer(16, Squash(), GrainSampling(0, 0), Tokenizer(77), random_texts=False)
+    prepare = SamplePreprocessor(16, Squash(), GrainSampling(0, 0), Tokenizer(77), random_texts=False)
     empty = empty_batch(prepare, [Skip("image", "a.tar", "k", "broken")] * skips)
     return empty._replace(keys=["k"] * good)
 

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from datamodules.batch import Grain, Skip, join
-from datamodules.collate import Preparer, collate, pack_texts
+from datamodules.batching.collate import SamplePreprocessor, collate, pack_texts
+from datamodules.batching.image_transforms import Squash
+from datamodules.batching.text_sampling import GrainSampling
+from datamodules.batching.tokenizer import Tokenizer, token_hash, word_hash
 from datamodules.sample import Choice, Phrase, Region
-from datamodules.sampling import GrainSampling
-from datamodules.tokenizer import Tokenizer, token_hash, word_hash
-from datamodules.transforms import Squash
-from tests.tiny import make_sample
+from tests.helpers.tiny import make_sample
 
 
-def preparer(context: int = 77, random_texts: bool = False, **sampling) -> Preparer:
-    return Preparer(32, Squash(), GrainSampling(**sampling), Tokenizer(context), random_texts)
+def preparer(context: int = 77, random_texts: bool = False, **sampling) -> SamplePreprocessor:
+    return SamplePreprocessor(32, Squash(), GrainSampling(**sampling), Tokenizer(context), random_texts)
 
 
 def batch_of(samples, prepare=None, **kwargs):
@@ -168,7 +168,7 @@ def test_a_text_as_long_as_the_context_is_not_cut():
     sample = make_sample(0)
     length = len(Tokenizer(77)(sample.caption))
     for context, cut in ((length, 0), (length - 1, 1)):
-        prepare = Preparer(16, Squash(), GrainSampling(0, 0), Tokenizer(context), random_texts=False)
+        prepare = SamplePreprocessor(16, Squash(), GrainSampling(0, 0), Tokenizer(context), random_texts=False)
         batch = collate([prepare(sample, random.Random(0))])
         assert batch.counts.get("truncated/caption", 0) == cut
 

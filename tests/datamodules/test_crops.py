@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from datamodules import GrainSampling, Squash
-from datamodules.collate import Preparer, collate
-from datamodules.crops import RegionSampling
+from datamodules.batching.collate import SamplePreprocessor, collate
+from datamodules.batching.region_sampling import RegionSampling
+from datamodules.batching.tokenizer import Tokenizer
 from datamodules.sample import Region, SampleError
-from datamodules.tokenizer import Tokenizer
-from tests.tiny import make_sample, picture
+from tests.helpers.tiny import make_sample, picture
 
 BOXES = ((0.0, 0.0, 0.5, 0.5), (0.5, 0.5, 1.0, 1.0), (0.25, 0.25, 0.75, 0.75), (0.0, 0.9, 0.1, 1.0))
 
@@ -31,7 +31,7 @@ def quarters():
 
 def prepared(regions, random_texts=True, seed=0):
     sample = make_sample(0, image=quarters(), extension="png", regions=tuple(Region(box) for box in BOXES))
-    preparer = Preparer(16, Squash(), GrainSampling(1, 1), Tokenizer(77), random_texts, regions)
+    preparer = SamplePreprocessor(16, Squash(), GrainSampling(1, 1), Tokenizer(77), random_texts, regions)
     return preparer(sample, random.Random(seed))
 
 

@@ -9,12 +9,12 @@ import pytest
 
 from datamodules.prepare import prepare_grit, prepare_tars
 from datamodules.prepare.job import Job
-from datamodules.shards import find_shards
-from eval.benchmark import Run
+from datamodules.shards.discovery import find_shards
 from eval.benchmarks.webdataset import WebDataset
-from eval.shard_samples import stored
+from eval.data.shard_samples import stored
+from eval.interfaces import EvalContext
 from tests.eval.official import ColourModel
-from tests.tiny import make_sample, picture, write_tar
+from tests.helpers.tiny import make_sample, picture, write_tar
 
 
 def cut(data: bytes) -> bytes:
@@ -52,7 +52,7 @@ READERS = {
     "tars": lambda path: prepare_tars(str(path), Job(path.parent / "out", extractor="rules")),
     "grit": lambda path: prepare_grit(str(path), Job(path.parent / "out", extractor="rules")),
     "predict": lambda path: list(stored(find_shards(path))),
-    "wds": lambda path: WebDataset(str(path.parent.parent))(ColourModel(), Run(Path())),
+    "wds": lambda path: WebDataset(str(path.parent.parent))(ColourModel(), EvalContext(Path())),
 }
 
 

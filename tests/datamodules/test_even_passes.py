@@ -6,11 +6,12 @@ from itertools import product
 
 import pytest
 
-from datamodules.indexed import IndexedPass, Source
-from datamodules.shards import find_shards
-from datamodules.skips import SkipPolicy
+from datamodules.reading.bad_samples import SkipPolicy
+from datamodules.reading.local_shards import IndexedPass
+from datamodules.shards.discovery import find_shards
+from datamodules.shards.reader import Source
 from tests.datamodules.test_indexed import PREPARE
-from tests.tiny import write_shards
+from tests.helpers.tiny import write_shards
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ import nltk
 import pytest
 
 from datamodules import scenes
-from datamodules.extractors import NLTK, RuleExtractor, SpacyExtractor, extractor_named
-from datamodules.granularity import extract_phrases, split_sentences
-from datamodules.prepare.streams import json_lines
-from lightning_modules.cli import main
+from datamodules.granularity.cutting import extract_phrases, split_sentences
+from datamodules.granularity.extractors import NLTK, RuleExtractor, SpacyExtractor, extractor_named
+from datamodules.prepare.row_readers import json_lines
+from lightning_modules.cli.main import main
 from tests.datamodules.prepared import read
-from tests.tiny import picture
+from tests.helpers.tiny import picture
 
 RULES = RuleExtractor()
 
@@ -86,7 +86,7 @@ def test_without_any_data_the_rules_prepare(tmp_path, monkeypatch, capsys):
     words = ["--images", str(tmp_path), "--annotations", str(tmp_path / "t.csv"), "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit):
         main(["prepare", "table", *words])
-    assert "`--extractor rules` needs no data" in capsys.readouterr().err
+    assert "--extractor rules needs none" in capsys.readouterr().err
     assert main(["prepare", "table", *words, "--extractor", "rules"]) == 0
     (sample,) = read(tmp_path / "out").values()
     assert sample.sentences == ("A red cube stands on a table.", "It is big.")

@@ -16,19 +16,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datamodules.collate import Preparer, collate
-from datamodules.fetch import FetchPolicy
-from datamodules.indexed import IndexedPass, Source
+from datamodules.batching.collate import SamplePreprocessor, collate
+from datamodules.batching.image_transforms import Squash
+from datamodules.batching.text_sampling import GrainSampling
+from datamodules.batching.tokenizer import Tokenizer
+from datamodules.reading.bad_samples import DataError, SkipPolicy
+from datamodules.reading.local_shards import IndexedPass
+from datamodules.reading.remote_shards import StreamPass
 from datamodules.sample import Sample, SampleError
-from datamodules.sampling import GrainSampling
-from datamodules.shards import ShardError, find_shards
-from datamodules.skips import DataError, SkipPolicy
-from datamodules.stream import StreamPass
-from datamodules.tokenizer import Tokenizer
-from datamodules.transforms import Squash
-from tests.tiny import make_sample, picture
+from datamodules.shards.discovery import ShardError, find_shards
+from datamodules.shards.download import FetchPolicy
+from datamodules.shards.reader import Source
+from tests.helpers.tiny import make_sample, picture
 
-PREPARE = Preparer(16, Squash(), GrainSampling(2, 2, 1), Tokenizer(77), random_texts=True)
+PREPARE = SamplePreprocessor(16, Squash(), GrainSampling(2, 2, 1), Tokenizer(77), random_texts=True)
 FEW = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 NAMES = st.one_of(
     st.sampled_from(["a.jpg", "a.json", "../../a.jpg", "../../a.json", "/etc/a.json", "a/../b.jpg", ".json", "b.png"]),

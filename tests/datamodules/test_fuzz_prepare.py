@@ -15,7 +15,7 @@ from datamodules.prepare.job import Job
 from datamodules.prepare.layout import LayoutError
 from tests.datamodules.prepared import read
 from tests.datamodules.test_fuzz import JSON, NAMES, png_bomb, tar_of
-from tests.tiny import picture
+from tests.helpers.tiny import picture
 
 FEW = settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
 ODD = st.text(max_size=40) | st.sampled_from(["A dog. " * 3000, "\ud800 dog", "\x00", "a\u202eb \ufeff", "<b>&#0;</b>"])

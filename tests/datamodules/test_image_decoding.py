@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 
 from datamodules import GrainSampling, Squash
-from datamodules.collate import Preparer
-from datamodules.crops import RegionSampling
+from datamodules.batching.collate import SamplePreprocessor
+from datamodules.batching.image_transforms import CenterCrop
+from datamodules.batching.region_sampling import RegionSampling
+from datamodules.batching.tokenizer import Tokenizer
 from datamodules.image_decoding import as_rgb, open_image, orientation, turn_box, upright_size
 from datamodules.sample import Region, SampleError
-from datamodules.tokenizer import Tokenizer
-from datamodules.transforms import CenterCrop
-from eval.sources import Encoded, ImageFile, TarMember
-from tests.tiny import TURNS, make_sample, picture, turned_away
+from eval.data.sources import Encoded, ImageFile, TarMember
+from tests.helpers.tiny import TURNS, make_sample, picture, turned_away
 
 BOX = (0.5, 0.125, 0.75, 0.5)
 
@@ -155,7 +155,9 @@ def test_training_sees_boxes_and_crops_upright(turn):
     regions = (Region(BOX),)
     stored = make_sample(0, image=turned_away(marked(), turn, "JPEG"), regions=regions)
     upright = make_sample(0, image=encoded(marked(), "JPEG", quality=95), regions=regions)
-    preparer = Preparer(32, Squash(), GrainSampling(1, 1), Tokenizer(77), True, RegionSampling(crops=1, context=1.0))
+    preparer = SamplePreprocessor(
+        32, Squash(), GrainSampling(1, 1), Tokenizer(77), True, RegionSampling(crops=1, context=1.0)
+    )
     one, other = (preparer(sample, random.Random(0)) for sample in (stored, upright))
     x0, y0, x1, y1 = (round(v * 32) for v in one.boxes[0])
     assert one.pixels[:, y0 + 1 : y1 - 1, x0 + 1 : x1 - 1].min() > 240

@@ -11,18 +11,19 @@ import pytest
 import torch
 
 from datamodules import GranularityData
-from datamodules.collate import Preparer
-from datamodules.indexed import IndexedBatches, IndexedPass, Source, TarReader
-from datamodules.loader import EpochLoader, PassLoader, default_workers
+from datamodules.batching.collate import SamplePreprocessor
+from datamodules.batching.image_transforms import RandomCrop
+from datamodules.batching.text_sampling import GrainSampling
+from datamodules.batching.tokenizer import Tokenizer
+from datamodules.reading.bad_samples import DataError, SkipPolicy
+from datamodules.reading.loader import EpochLoader, PassLoader, default_workers
+from datamodules.reading.local_shards import IndexedBatches, IndexedPass
 from datamodules.sample import SampleError
-from datamodules.sampling import GrainSampling
-from datamodules.shards import ShardError, find_shards
-from datamodules.skips import DataError, SkipPolicy
-from datamodules.tokenizer import Tokenizer
-from datamodules.transforms import RandomCrop
-from tests.tiny import make_sample, write_shards, write_tar
+from datamodules.shards.discovery import ShardError, find_shards
+from datamodules.shards.reader import Source, TarReader
+from tests.helpers.tiny import make_sample, write_shards, write_tar
 
-PREPARE = Preparer(16, RandomCrop(), GrainSampling(1, 1), Tokenizer(77), random_texts=True)
+PREPARE = SamplePreprocessor(16, RandomCrop(), GrainSampling(1, 1), Tokenizer(77), random_texts=True)
 
 
 def batches(urls, batch_size=4, rank=0, ranks=1, skip=None, seed=0, weights=(1.0,), window=2) -> IndexedBatches:
@@ -243,7 +244,7 @@ def batches_of(source) -> IndexedBatches:
 
 
 def test_few_files_are_open_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr("datamodules.indexed._OPEN", 2)
+    monkeypatch.setattr("datamodules.shards.reader._OPEN", 2)
     paths = write_shards(tmp_path, 14, 7)
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     reader = TarReader(Source.of(find_shards([str(p) for p in paths])))

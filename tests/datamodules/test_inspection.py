@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from datamodules.inspection import pieces
 from datamodules.sample import Phrase, Region
-from lightning_modules.cli import main
-from tests.tiny import make_sample, write_shards, write_tar
+from datamodules.shards.viewer import pieces
+from lightning_modules.cli.main import main
+from tests.helpers.tiny import make_sample, write_shards, write_tar
 
 
 class Page(HTMLParser):

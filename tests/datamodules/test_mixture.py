@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from datamodules.mixture import LONGEST_PERIOD, Mixture
+from datamodules.reading.mixture import LONGEST_PERIOD, Mixture
 
 WEIGHTS = st.lists(st.integers(1, 50), min_size=1, max_size=8)
 

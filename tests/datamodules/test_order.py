@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.mixture import Mixture
-from datamodules.order import Order, Schedule, permutation
+from datamodules.reading.mixture import Mixture
+from datamodules.reading.shuffle_order import Schedule, ShuffleOrder, permutation
 
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=12)
 
@@ -18,7 +18,7 @@ SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=12)
 @settings(deadline=None, max_examples=60)
 @given(SIZES, st.integers(1, 14), st.integers(0, 3))
 def test_every_pass_holds_every_sample_once(sizes, window, seed):
-    order = Order(sizes, seed, window)
+    order = ShuffleOrder(sizes, seed, window)
     total = sum(sizes)
     passes = [[order.at(e * total + i) for i in range(total)] for e in range(3)]
     for epoch, found in enumerate(passes):
@@ -28,7 +28,7 @@ def test_every_pass_holds_every_sample_once(sizes, window, seed):
 
 def test_passes_and_seeds_differ_and_repeat():
     def first(seed, epoch, window=2):
-        return [Order([50] * 4, seed, window).at(epoch * 200 + i)[1] for i in range(200)]
+        return [ShuffleOrder([50] * 4, seed, window).at(epoch * 200 + i)[1] for i in range(200)]
 
     assert first(0, 0) == first(0, 0)
     assert len({tuple(first(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
@@ -38,7 +38,7 @@ def test_passes_and_seeds_differ_and_repeat():
 
 
 def test_reading_in_any_order_gives_the_same():
-    order = Order([7, 3, 5, 11], 1, 2)
+    order = ShuffleOrder([7, 3, 5, 11], 1, 2)
     straight = [order.at(p) for p in range(100)]
     jumping = {p: order.at(p) for p in np.random.default_rng(0).permutation(100).tolist()}
     assert [jumping[p] for p in range(100)] == straight
@@ -48,7 +48,7 @@ def test_reading_in_any_order_gives_the_same():
 def test_the_numbers_never_change():
     """A checkpoint of today must find its place with any later version."""
     assert permutation(8, 12345).tolist() == sorted(range(8), key=lambda i: splitmix64(i, 12345)) == PINNED
-    assert [Order([3, 4, 2], 7, 2).at(p)[1] for p in range(9, 18)] == [1, 5, 4, 3, 6, 0, 2, 7, 8]
+    assert [ShuffleOrder([3, 4, 2], 7, 2).at(p)[1] for p in range(9, 18)] == [1, 5, 4, 3, 6, 0, 2, 7, 8]
 
 
 PINNED = [3, 7, 1, 4, 2, 6, 5, 0]
@@ -69,7 +69,7 @@ def test_permutations_are_even():
 
 
 def test_a_schedule_passes_over_each_source_by_itself():
-    schedule = Schedule([Order([6], 0, 1), Order([4, 5], "0/1", 1)], Mixture([1, 3]))
+    schedule = Schedule([ShuffleOrder([6], 0, 1), ShuffleOrder([4, 5], "0/1", 1)], Mixture([1, 3]))
     places = [schedule.at(p) for p in range(24)]
     assert sorted(p.index for p in places if p.source == 0) == list(range(6))
     assert sorted(p.index for p in places if p.source == 1 and p.epoch == 0) == list(range(9))
@@ -80,6 +80,6 @@ def test_a_schedule_passes_over_each_source_by_itself():
 
 def test_wrong_orders():
     with pytest.raises(ValueError, match="at least one sample"):
-        Order([0], 0, 1)
+        ShuffleOrder([0], 0, 1)
     with pytest.raises(ValueError, match="window"):
-        Order([1], 0, 0)
+        ShuffleOrder([1], 0, 0)

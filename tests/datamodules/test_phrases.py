@@ -7,10 +7,11 @@ import re
 
 import pytest
 
-from datamodules import phrases, scenes
-from datamodules.granularity import extract_phrases, split_sentences
-from datamodules.nltk_data import NltkDataError, perceptron_tagger
-from datamodules.tagger import Tagger, tagger
+from datamodules import scenes
+from datamodules.granularity import noun_phrases
+from datamodules.granularity.cutting import extract_phrases, split_sentences
+from datamodules.granularity.nltk_data import NltkDataError, perceptron_tagger
+from datamodules.granularity.tagger import Tagger, tagger
 
 pytestmark = pytest.mark.usefixtures("nltk_data")
 ADJECTIVE = "(<R>{0,2}<[JjGE]>|<Q>(?=<,>?<K><R>{0,2}<[JQ]>))"
@@ -47,7 +48,7 @@ def test_the_chunker_gives_what_nltks_parser_gives(captions, monkeypatch):
     """Offsets, lemmas, relations, actions, and what is left out."""
     cut = [(caption, split_sentences(caption)) for caption in captions]
     ours = [extract_phrases(*one) for one in cut]
-    monkeypatch.setattr(phrases, "_chunks", by_regexp_parser)
+    monkeypatch.setattr(noun_phrases, "_chunks", by_regexp_parser)
     assert [extract_phrases(*one) for one in cut] == ours
     assert sum(map(len, ours)) > 10 * len(ours)
 
@@ -62,7 +63,7 @@ def test_the_tagger_gives_nltks_tags(captions):
 
 
 def test_the_tagger_forgets_words_when_there_are_too_many(captions, monkeypatch):
-    monkeypatch.setattr("datamodules.tagger._MOST_WORDS", 100)
+    monkeypatch.setattr("datamodules.granularity.tagger._MOST_WORDS", 100)
     model = perceptron_tagger()
     small, words = Tagger(model.model.weights, model.tagdict), captions[0].split()[:40]
     for start in range(30):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules.cli import main
-from tests.tiny import picture, write_tar
+from lightning_modules.cli.main import main
+from tests.helpers.tiny import picture, write_tar
 
 COCO = {
     "images": [{"id": 1, "file_name": "1.jpg", "width": 48, "height": 40}],

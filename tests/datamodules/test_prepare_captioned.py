@@ -13,11 +13,11 @@ from PIL import Image
 from datamodules import prepare
 from datamodules.prepare.job import Job
 from datamodules.prepare.layout import LayoutError
-from datamodules.prepare.streams import json_array, json_lines
+from datamodules.prepare.row_readers import json_array, json_lines
 from datamodules.sample import Sample
-from datamodules.tar_index import load_index
-from lightning_modules.cli import main
-from tests.tiny import picture, write_tar
+from datamodules.shards.tar_index import load_index
+from lightning_modules.cli.main import main
+from tests.helpers.tiny import picture, write_tar
 
 pytestmark = pytest.mark.usefixtures("nltk_data")
 CAPTION = "A red cube lies on a wooden table. Next to it, about 3.5 m away, Mr. Smith holds a small blue ball."
@@ -239,7 +239,7 @@ def test_lines_and_lists_are_seen_before_they_are_joined(tmp_path):
 def test_arrays_are_read_in_pieces(tmp_path, monkeypatch):
     rows = [{"n": n, "text": "x" * (n % 50) + '"}],[{'} for n in range(300)]
     for size in (1, 7, 64, 10_000):
-        monkeypatch.setattr("datamodules.prepare.streams._CHUNK", size)
+        monkeypatch.setattr("datamodules.prepare.row_readers._CHUNK", size)
         for indent in (None, 2):
             path = tmp_path / "a.json"
             path.write_text(" " * 3 + json.dumps(rows, indent=indent) + "\n") if size > 7 else path.write_text(

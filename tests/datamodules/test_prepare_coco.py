@@ -10,12 +10,12 @@ import nltk
 import pytest
 from PIL import Image
 
-from datamodules.nltk_data import NltkDataError
+from datamodules.granularity.nltk_data import NltkDataError
 from datamodules.prepare import prepare_coco
 from datamodules.prepare.job import Job
 from datamodules.prepare.layout import LayoutError
-from datamodules.shards import find_shards
-from lightning_modules.cli import main
+from datamodules.shards.discovery import find_shards
+from lightning_modules.cli.main import main
 from tests.datamodules.prepared import linked, read
 from tests.datamodules.small_coco import DOG, MAN, Coco, change, picture, proposed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from datamodules.granularity import extract_phrases
+from datamodules.granularity.cutting import extract_phrases
 from datamodules.prepare.coco_names import CategoryNames
 
 pytestmark = pytest.mark.usefixtures("nltk_data")

@@ -11,15 +11,15 @@ import pytest
 from PIL import Image
 
 from datamodules.batch import Grain
-from datamodules.module import GranularityData
+from datamodules.batching.text_sampling import GrainSampling
+from datamodules.datamodule import GranularityData
 from datamodules.prepare import prepare_flickr30k_entities
 from datamodules.prepare.flickr30k_files import read_objects, read_sentences
 from datamodules.prepare.job import Job
 from datamodules.prepare.layout import LayoutError
-from datamodules.sampling import GrainSampling
-from lightning_modules.cli import main
+from lightning_modules.cli.main import main
 from tests.datamodules.prepared import linked, read
-from tests.tiny import picture
+from tests.helpers.tiny import picture
 
 SENTENCES = """\
 [/EN#1/people A man] with [/EN#3/clothing a black dog 's leash] stands in [/EN#4/vehicles/scene the subway] .

@@ -16,11 +16,11 @@ from datamodules.prepare import prepare_grit
 from datamodules.prepare.grit_files import find_works
 from datamodules.prepare.job import Job
 from datamodules.prepare.layout import LayoutError
-from datamodules.prepare.rejects import Rejects
-from datamodules.shards import ShardError
-from lightning_modules.cli import main
+from datamodules.prepare.rejected import Rejects
+from datamodules.shards.discovery import ShardError
+from lightning_modules.cli.main import main
 from tests.datamodules.prepared import linked, read
-from tests.tiny import picture
+from tests.helpers.tiny import picture
 
 pytestmark = pytest.mark.usefixtures("nltk_data")
 

@@ -13,9 +13,9 @@ from PIL import Image
 from datamodules.prepare import prepare_grounded
 from datamodules.prepare.job import Job
 from datamodules.prepare.layout import LayoutError
-from lightning_modules.cli import main
+from lightning_modules.cli.main import main
 from tests.datamodules.prepared import linked, read
-from tests.tiny import picture
+from tests.helpers.tiny import picture
 
 CAPTION = "Two men in a boat &amp; a dog. They row."
 

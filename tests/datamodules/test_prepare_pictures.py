@@ -11,17 +11,17 @@ import pytest
 from PIL import Image
 
 from datamodules import GrainSampling, Squash
-from datamodules.collate import Preparer
-from datamodules.crops import RegionSampling
+from datamodules.batching.collate import SamplePreprocessor
+from datamodules.batching.region_sampling import RegionSampling
+from datamodules.batching.tokenizer import Tokenizer
 from datamodules.image_decoding import open_image, turned_size, upright_size
 from datamodules.prepare import prepare_grit, prepare_grounded, prepare_table
+from datamodules.prepare.images import at_most, look_into
 from datamodules.prepare.job import Job
-from datamodules.prepare.pictures import at_most, look_into
-from datamodules.prepare.rejects import LeftOut
-from datamodules.tokenizer import Tokenizer
+from datamodules.prepare.rejected import LeftOut
 from tests.datamodules.prepared import read
 from tests.datamodules.small_coco import Coco
-from tests.tiny import TURNS, picture, turned_away
+from tests.helpers.tiny import TURNS, picture, turned_away
 
 BOX = (20, 5, 10, 10)  # x, y, width, height in pixels of the upright image of 40 × 20
 
@@ -42,9 +42,9 @@ def as_stored(turn: int) -> tuple[tuple[int, int], list[int]]:
 
 def shows_white(sample) -> bool:
     """Whether training sees white in the sample's only box, in the square and in its crop."""
-    item = Preparer(40, Squash(), GrainSampling(1, 1), Tokenizer(77), True, RegionSampling(crops=1, context=1.0))(
-        sample, random.Random(0)
-    )
+    item = SamplePreprocessor(
+        40, Squash(), GrainSampling(1, 1), Tokenizer(77), True, RegionSampling(crops=1, context=1.0)
+    )(sample, random.Random(0))
     x0, y0, x1, y1 = (round(v * 40) for v in item.boxes[0])
     assert (x1 - x0, y1 - y0) == (10, 20)
     inside = item.pixels[:, y0 + 2 : y1 - 2, x0 + 2 : x1 - 2]

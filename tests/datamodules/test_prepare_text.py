@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from datamodules.prepare.rejects import Rejects
-from datamodules.prepare.text import as_sentence, mended, tidy, without_repeats
+from datamodules.prepare.rejected import Rejects
+from datamodules.prepare.text_cleaning import as_sentence, mended, tidy, without_repeats
 
 
 @pytest.mark.parametrize(

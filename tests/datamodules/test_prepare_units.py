@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from datamodules.prepare.job import Job
-from datamodules.prepare.rejects import Rejects
+from datamodules.prepare.rejected import Rejects
+from datamodules.prepare.shard_jobs import Unit, in_units, write_units
 from datamodules.prepare.statistics import Statistics
-from datamodules.prepare.units import Unit, in_units, write_units
-from datamodules.tar_index import kept_index
-from tests.killing import kill_once_going
-from tests.tiny import make_sample
+from datamodules.shards.tar_index import kept_index
+from tests.helpers.killing import kill_once_going
+from tests.helpers.tiny import make_sample
 
 
 def samples(numbers: list[int], rejects: Rejects):

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from datamodules.sample import Choice, Phrase, Region, Sample, SampleError
-from tests.tiny import make_sample
+from tests.helpers.tiny import make_sample
 
 
 def members(**changes) -> dict:

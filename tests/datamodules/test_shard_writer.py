@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from datamodules.sample import SCHEMA_VERSION, Phrase, Region, Sample
-from datamodules.shard_writer import require_free, write_shards
-from datamodules.shards import find_shards
+from datamodules.shards.discovery import find_shards
+from datamodules.shards.writer import require_free, write_shards
 
 
 def make(key: str, **changes) -> Sample:

@@ -10,20 +10,20 @@ from collections import Counter
 
 import pytest
 
-from datamodules import fetch
-from datamodules.collate import Preparer
-from datamodules.fetch import FetchPolicy
-from datamodules.loader import EpochLoader, PassLoader
-from datamodules.order import hash_key, permutation
-from datamodules.sampling import GrainSampling
-from datamodules.skips import DataError, SkipPolicy
-from datamodules.stream import StreamBatches, StreamPass
-from datamodules.tokenizer import Tokenizer
-from datamodules.transforms import Squash
-from tests.flaky_server import FAULTS, FlakyServer
-from tests.tiny import write_shards
+from datamodules.batching.collate import SamplePreprocessor
+from datamodules.batching.image_transforms import Squash
+from datamodules.batching.text_sampling import GrainSampling
+from datamodules.batching.tokenizer import Tokenizer
+from datamodules.reading.bad_samples import DataError, SkipPolicy
+from datamodules.reading.loader import EpochLoader, PassLoader
+from datamodules.reading.remote_shards import StreamBatches, StreamPass
+from datamodules.reading.shuffle_order import hash_key, permutation
+from datamodules.shards import download
+from datamodules.shards.download import FetchPolicy
+from tests.helpers.flaky_server import FAULTS, FlakyServer
+from tests.helpers.tiny import write_shards
 
-PREPARE = Preparer(16, Squash(), GrainSampling(0, 0), Tokenizer(77), random_texts=True)
+PREPARE = SamplePreprocessor(16, Squash(), GrainSampling(0, 0), Tokenizer(77), random_texts=True)
 POLICY = FetchPolicy(stall=1.0, patience=60.0, tries=20)
 SHORT = FetchPolicy(stall=20.0, patience=60.0, tries=2)  # answers come late on a busy machine, but they come
 IMPATIENT = FetchPolicy(stall=0.5, patience=1.0, tries=2)
@@ -31,7 +31,7 @@ IMPATIENT = FetchPolicy(stall=0.5, patience=1.0, tries=2)
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(fetch, "_PAUSE", 0.01)
+    monkeypatch.setattr(download, "_PAUSE", 0.01)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
@@ -220,7 +220,7 @@ def test_a_hanging_transfer_ends_with_its_reader(tmp_path):
     good = write_shards(tmp_path, 4, 1)[0]
     steps = [(0, f"pipe:cat {good}"), (1, "pipe:sleep 1000")]
     threads, start = threading.active_count(), time.monotonic()
-    shards = fetch.fetched_ahead(steps, FetchPolicy())
+    shards = download.fetched_ahead(steps, FetchPolicy())
     shard = next(shards)[1]
     assert shard is not None
     shard.file.close()
@@ -242,7 +242,7 @@ def test_a_hanging_transfer_ends_with_its_reader(tmp_path):
     ],
 )
 def test_problems_are_one_line(url, message):
-    shard = fetch.fetch(url, IMPATIENT)
+    shard = download.fetch(url, IMPATIENT)
     shard.file.close()
     assert len(shard.index) == 0
     assert len(shard.problem.splitlines()) == 1
@@ -257,11 +257,11 @@ def test_storage_that_is_busy_or_breaks_off_does_not_refuse(tmp_path, answers):
     with FlakyServer(tmp_path) as server:
         url = served(server, 3, 1)[0]
         server.script = list(answers)
-        shard = fetch.fetch(url, policy)
+        shard = download.fetch(url, policy)
         shard.file.close()
         assert (shard.problem, len(shard.index)) == ("", 3)
         server.script = ["missing"]
-        refused = fetch.fetch(url, policy)
+        refused = download.fetch(url, policy)
         refused.file.close()
         assert "404 (exit status 22) (1 tries in" in refused.problem
         assert server.script == []
@@ -269,7 +269,7 @@ def test_storage_that_is_busy_or_breaks_off_does_not_refuse(tmp_path, answers):
 
 def test_a_command_that_is_not_installed(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    shard = fetch.fetch("gs://bucket/a.tar", SHORT)
+    shard = download.fetch("gs://bucket/a.tar", SHORT)
     shard.file.close()
     assert "there is no command 'gsutil' on this machine" in shard.problem
 
@@ -291,7 +291,7 @@ def test_cut_files_leave_nothing_open(tmp_path):
     path = write_shards(tmp_path, 6, 1)[0]
     path.write_bytes(path.read_bytes()[: 512 * 9])
     before = len(os.listdir("/proc/self/fd"))
-    shard = fetch.fetch(f"file:{path}", SHORT)
+    shard = download.fetch(f"file:{path}", SHORT)
     assert len(os.listdir("/proc/self/fd")) == before + 1
     assert "the tar cannot be read on" in shard.problem
     assert "(2 tries in" in shard.problem

@@ -9,13 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.collate import Preparer, collate
+from datamodules.batching.collate import SamplePreprocessor, collate
+from datamodules.batching.image_transforms import Squash
+from datamodules.batching.stored_tokens import read_tokens, with_tokens
+from datamodules.batching.text_sampling import GrainSampling
+from datamodules.batching.tokenizer import Tokenizer
 from datamodules.sample import Phrase, Sample, SampleError
-from datamodules.sampling import GrainSampling
-from datamodules.stored_tokens import read_tokens, with_tokens
-from datamodules.tokenizer import Tokenizer
-from datamodules.transforms import Squash
-from tests.tiny import make_sample
+from tests.helpers.tiny import make_sample
 
 
 def odd(number: int) -> Sample:
@@ -31,7 +31,7 @@ def odd(number: int) -> Sample:
 @pytest.mark.parametrize(("context", "stop_phrases"), [(8, 0), (77, 0), (77, 1)])
 def test_batches_are_the_same(caption, context, stop_phrases):
     sampling = GrainSampling(2, 3, 1, caption, stop_phrases=stop_phrases)
-    prepare = Preparer(16, Squash(), sampling, Tokenizer(context), random_texts=True)
+    prepare = SamplePreprocessor(16, Squash(), sampling, Tokenizer(context), random_texts=True)
     samples = [make_sample(n) for n in range(4)] + [odd(n) for n in range(4)] + [make_sample(9, phrases=(), regions=())]
     kept = [Sample.from_members(with_tokens(s).members()) for s in samples]
     assert all(s.tokens for s in kept)
@@ -45,9 +45,9 @@ def test_batches_are_the_same(caption, context, stop_phrases):
 
 def test_plain_texts_are_not_tokenised(monkeypatch):
     sample = with_tokens(make_sample(0))
-    monkeypatch.setattr("datamodules.tokenizer._encode", None)
+    monkeypatch.setattr("datamodules.batching.tokenizer._encode", None)
     for caption in ("whole", "sampled"):
-        prepare = Preparer(16, Squash(), GrainSampling(2, 3, 1, caption), Tokenizer(77), random_texts=True)
+        prepare = SamplePreprocessor(16, Squash(), GrainSampling(2, 3, 1, caption), Tokenizer(77), random_texts=True)
         assert prepare(sample, random.Random(0)).grains
 
 

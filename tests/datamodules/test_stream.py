@@ -9,25 +9,25 @@ from collections import Counter
 import pytest
 import torch
 
-from datamodules import fetch
-from datamodules.collate import Preparer
-from datamodules.fetch import FetchPolicy
-from datamodules.loader import EpochLoader, PassLoader
-from datamodules.sampling import GrainSampling
-from datamodules.shard_sequence import UNKNOWN, ShardSequence, Share
-from datamodules.shards import ShardError, find_shards
-from datamodules.skips import DataError, SkipNotes, SkipPolicy
-from datamodules.stream import StreamBatches, StreamPass
-from datamodules.tokenizer import Tokenizer
-from datamodules.transforms import RandomCrop
-from tests.tiny import make_sample, write_shards, write_tar
+from datamodules.batching.collate import SamplePreprocessor
+from datamodules.batching.image_transforms import RandomCrop
+from datamodules.batching.text_sampling import GrainSampling
+from datamodules.batching.tokenizer import Tokenizer
+from datamodules.reading.bad_samples import DataError, SkipNotes, SkipPolicy
+from datamodules.reading.loader import EpochLoader, PassLoader
+from datamodules.reading.remote_order import UNKNOWN, ShardSequence, Share
+from datamodules.reading.remote_shards import StreamBatches, StreamPass
+from datamodules.shards import download
+from datamodules.shards.discovery import ShardError, find_shards
+from datamodules.shards.download import FetchPolicy
+from tests.helpers.tiny import make_sample, write_shards, write_tar
 
-PREPARE = Preparer(16, RandomCrop(), GrainSampling(1, 1), Tokenizer(77), random_texts=True)
+PREPARE = SamplePreprocessor(16, RandomCrop(), GrainSampling(1, 1), Tokenizer(77), random_texts=True)
 
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch):
-    monkeypatch.setattr(fetch, "_PAUSE", 0.0)
+    monkeypatch.setattr(download, "_PAUSE", 0.0)
 
 
 def remote(paths) -> list[str]:
@@ -98,13 +98,13 @@ def test_the_order_of_shards_differs_from_pass_to_pass(tmp_path):
 def test_a_resumed_run_opens_no_shard_that_is_done(tmp_path, monkeypatch):
     paths = write_shards(tmp_path, 12, 6)
     opened: list[str] = []
-    copy = fetch._copy
+    copy = download._copy
 
     def noted(url, *more):
         opened.append(url)
         return copy(url, *more)
 
-    monkeypatch.setattr(fetch, "_copy", noted)
+    monkeypatch.setattr(download, "_copy", noted)
     reader = stream([remote(paths)], batch_size=2, shuffle=1)
     list(reader.loader(0, 6, 0))
     first, opened[:] = list(opened[:6]), []
@@ -124,8 +124,8 @@ def test_no_more_shards_are_kept_than_asked(tmp_path):
             asked.append(n)
             yield n, url
 
-    for n, shard in fetch.fetched_ahead(steps(), FetchPolicy()):
-        assert len(asked) - 1 - n <= fetch.AHEAD
+    for n, shard in download.fetched_ahead(steps(), FetchPolicy()):
+        assert len(asked) - 1 - n <= download.AHEAD
         assert shard is not None
         shard.file.close()
 

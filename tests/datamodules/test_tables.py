@@ -9,12 +9,12 @@ import pytest
 
 from datamodules.prepare import prepare_table
 from datamodules.prepare.job import Job
-from datamodules.prepare.streams import table_rows
-from eval.benchmark import Run
+from datamodules.prepare.row_readers import table_rows
 from eval.benchmarks.retrieval_file import read_table
-from lightning_modules.cli import main
+from eval.interfaces import EvalContext
+from lightning_modules.cli.main import main
 from tests.datamodules.prepared import read
-from tests.tiny import picture
+from tests.helpers.tiny import picture
 
 ROWS = [("1.jpg", "Un café à gauche, l’été."), ("2.jpg", "Zwei grüne Bälle; rot.")]
 
@@ -50,7 +50,7 @@ WANTED = ["Un café à gauche, l'été.", "Zwei grüne Bälle; rot."]  # the apo
 def test_delimiters_and_byte_order_marks(tmp_path, delimiter, encoding, name):
     table = put(tmp_path, text_of(delimiter), encoding, name)
     assert captions(tmp_path, table) == WANTED
-    data = read_table(Run(tmp_path), str(table))
+    data = read_table(EvalContext(tmp_path), str(table))
     assert data.captions == [[caption] for _, caption in ROWS]
 
 
@@ -80,7 +80,7 @@ def test_damaged_letters_are_refused_with_their_line(tmp_path, encoding, capsys)
     assert main([*words, "--out", str(tmp_path / "out"), "--encoding", encoding]) == 0
     assert [sample.caption for sample in read(tmp_path / "out").values()] == ["A red cube.", *WANTED]
     with pytest.raises(ValueError, match="line 3 is not utf-8") as caught:
-        read_table(Run(tmp_path), str(table))
+        read_table(EvalContext(tmp_path), str(table))
     assert "--encoding" not in str(caught.value)
 
 

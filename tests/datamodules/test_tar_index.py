@@ -11,12 +11,13 @@ import pytest
 import webdataset
 from webdataset.tariterators import tarfile_to_samples
 
-from datamodules.indexed import Source
 from datamodules.sample import SampleError
-from datamodules.shards import ShardError, find_shards
-from datamodules.tar_index import TarError, index_path, kept_index, load_index, scan, write_index
-from lightning_modules.cli import main
-from tests.tiny import make_sample, write_shards, write_tar
+from datamodules.shards import tar_index
+from datamodules.shards.discovery import ShardError, find_shards
+from datamodules.shards.reader import Source
+from datamodules.shards.tar_index import TarError, index_path, kept_index, load_index, scan, write_index
+from lightning_modules.cli.main import main
+from tests.helpers.tiny import make_sample, write_shards, write_tar
 
 
 def everything(path) -> list[dict]:
@@ -76,7 +77,7 @@ def test_odd_names_beside_a_sample_belong_to_it(tmp_path):
     assert load_index(path).strays == 0
 
 
-def test_members_of_no_sample_are_counted_and_told(tmp_path, capsys, caplog):
+def test_members_of_no_sample_are_counted_and_told(tmp_path, capsys, caplog, monkeypatch):
     path = tmp_path / "a.tar"
     strays = ["README.md", "e.cls", "f.tokens", "._a.jpg", "._a.json", "g.h.txt", "notes"]
     sample = make_sample(0).members()
@@ -89,11 +90,11 @@ def test_members_of_no_sample_are_counted_and_told(tmp_path, capsys, caplog):
     kept = kept_index(path)
     assert kept is not None
     assert (kept.strays, kept.stray) == (7, index.stray)
-    logging.getLogger("grainclip").propagate = True
+    monkeypatch.setattr(logging.getLogger("grainclip"), "propagate", True)
+    caplog.clear()
     Source.of(find_shards(path))
-    assert [r.getMessage() for r in caplog.records] == [
-        f"7 members of 1 shards belong to no sample and are not read, such as {index.stray!r} of {path}"
-    ]
+    told = f"7 members of 1 shards belong to no sample and are not read, such as {index.stray!r} of {path}"
+    assert {r.getMessage() for r in caplog.records} == {told}
 
 
 def test_a_compressed_tar_says_so(tmp_path):
@@ -149,7 +150,7 @@ def test_a_damaged_tar_tells_what_it_still_holds(tmp_path):
 
 def test_absurdly_large_members_are_not_read(tmp_path, monkeypatch):
     path = write_shards(tmp_path, 2, 1)[0]
-    monkeypatch.setitem(__import__("datamodules.tar_index").tar_index.MOST_BYTES, "json", 10)
+    monkeypatch.setitem(tar_index.MOST_BYTES, "json", 10)
     with pytest.raises(SampleError, match="at most 10"):
         everything(path)
 

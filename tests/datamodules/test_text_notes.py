@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datamodules import GrainSampling, GranularityData
 from datamodules.batch import Grain
-from datamodules.text_notes import read_part
-from datamodules.tokenizer import Tokenizer
-from tests.tiny import make_sample, write_tar
+from datamodules.batching.tokenizer import Tokenizer
+from datamodules.reading.text_notes import read_part
+from tests.helpers.tiny import make_sample, write_tar
 
 
 def first(tmp_path, samples, context_length):

@@ -7,8 +7,8 @@ import tracemalloc
 
 import pytest
 
-from datamodules import tokenizer as tokenizer_module
-from datamodules.tokenizer import EOT, SOT, Tokenizer, token_hash, word_hash
+from datamodules.batching import tokenizer as tokenizer_module
+from datamodules.batching.tokenizer import EOT, SOT, Tokenizer, token_hash, word_hash
 from tests.helpers.golden import GOLDEN
 
 TEXTS = [

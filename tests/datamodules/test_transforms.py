@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules.batching.image_transforms import CenterCrop, RandomCrop, Squash, move_boxes
 from datamodules.image_decoding import open_image
 from datamodules.sample import SampleError
-from datamodules.transforms import CenterCrop, RandomCrop, Squash, move_boxes
-from tests.tiny import picture
+from tests.helpers.tiny import picture
 
 
 def marked(box: tuple[float, float, float, float], width: int, height: int) -> bytes:

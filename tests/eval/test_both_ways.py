@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional
 from torchmetrics.retrieval import RetrievalHitRate
 
-from eval.both_ways import rank_both_ways
-from eval.ranking import NEVER, Ties
+from eval.metrics.bidirectional_ranking import rank_both_ways
+from eval.metrics.ranking import NEVER, Ties
 
 
 def scored(matrix):
@@ -30,7 +30,7 @@ MATRIX = [
 @pytest.mark.parametrize("keep", [0, 1 << 20])
 @pytest.mark.parametrize("height", [1, 3, 1024])
 def test_four_pictures_and_eight_texts_by_hand(keep, height, monkeypatch):
-    monkeypatch.setattr("eval.both_ways.SLICE", height)
+    monkeypatch.setattr("eval.metrics.bidirectional_ranking.SLICE", height)
     found = rank_both_ways(*scored(MATRIX), OWNER, keep)
     assert found.text_to_image.optimistic.tolist() == [0, 0, 2, 0, 0, 1, 0, 3]
     assert found.text_to_image.pessimistic.tolist() == [0, 1, 2, 0, 3, 2, 0, 3]
@@ -74,7 +74,7 @@ def test_slices_change_nothing(monkeypatch):
     captions[7] = captions[3]
     whole = rank_both_ways(pictures, captions, owner)
     for height, keep in ((10, 0), (10, 1 << 30), (33, 0)):
-        monkeypatch.setattr("eval.both_ways.SLICE", height)
+        monkeypatch.setattr("eval.metrics.bidirectional_ranking.SLICE", height)
         parts = rank_both_ways(pictures, captions, owner, keep)
         for one, other in zip(parts, whole, strict=True):
             assert all(map(torch.equal, one, other)) if isinstance(one, tuple) else torch.equal(one, other)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from eval.compare import differences, intervals
-from eval.items import Items, Mean
-from eval.retention import retention
+from eval.metrics.retention import retention
+from eval.results.compare import differences, intervals
+from eval.results.per_item import Items, Mean
 
 
 def items(hits, clusters=None):
@@ -31,7 +31,7 @@ def test_five_captions_of_a_picture_are_no_five_pictures():
 def test_draws_in_parts_are_the_same(monkeypatch):
     hits = (np.random.default_rng(3).random(50) < 0.5).tolist()
     whole = intervals(items(hits), 101)
-    monkeypatch.setattr("eval.compare.CELLS", 500)
+    monkeypatch.setattr("eval.results.compare.CELLS", 500)
     assert intervals(items(hits), 101) == whole
 
 

@@ -5,14 +5,14 @@ import json
 import pytest
 import torch.distributed as dist
 
-from eval.benchmark import Run
 from eval.benchmarks.coco_captions import coco_val2017
-from eval.cache import Cache
-from eval.embed import embed_texts
-from eval.fits import squash
+from eval.data.cache import Cache
+from eval.data.image_preprocessing import squash
+from eval.interfaces import EvalContext
+from eval.protocols.embed import embed_texts
 from tests.eval import releases
 from tests.eval.official import ColourModel
-from tests.ranks import run_on_ranks
+from tests.helpers.ranks import run_on_ranks
 
 
 class Counting(ColourModel):
@@ -30,9 +30,9 @@ class Counting(ColourModel):
 def test_embeddings_are_computed_once(tmp_path):
     releases.write_val2017(tmp_path)
     cache, first, second = Cache(tmp_path / "cache"), Counting(), Counting()
-    expected = coco_val2017(first, Run(tmp_path, cache=cache))
+    expected = coco_val2017(first, EvalContext(tmp_path, cache=cache))
     assert (first.pictures, len(first.texts), cache.found) == (3, 14, 0)  # one of 15 texts stands twice
-    assert coco_val2017(second, Run(tmp_path, cache=cache)) == expected
+    assert coco_val2017(second, EvalContext(tmp_path, cache=cache)) == expected
     assert (second.pictures, len(second.texts), cache.found) == (0, 0, 2)
     said = [json.loads(file.read_text()) for file in sorted((tmp_path / "cache").glob("*.json"))]
     assert {one["of"] for one in said} == {"3 pictures", "14 texts"}
@@ -43,20 +43,20 @@ def test_embeddings_are_computed_once(tmp_path):
 def test_what_changes_embeddings_is_not_taken_from_the_cache(tmp_path, change):
     releases.write_val2017(tmp_path)
     cache, model, fit = Cache(tmp_path / "cache"), Counting(), None
-    coco_val2017(Counting(), Run(tmp_path, cache=cache))
+    coco_val2017(Counting(), EvalContext(tmp_path, cache=cache))
     if change == "model":
         model.digest = "other weights"
     elif change == "picture":
         releases.plain(tmp_path / "val2017" / f"{10:012d}.jpg", "red", (25, 20))
     else:
         fit = squash
-    coco_val2017(model, Run(tmp_path, cache=cache, fit=fit))
+    coco_val2017(model, EvalContext(tmp_path, cache=cache, fit=fit))
     assert model.pictures == 3
 
 
 def test_damaged_files_of_the_cache_are_told(tmp_path):
     cache, model = Cache(tmp_path), ColourModel()
-    run = Run(tmp_path, cache=cache)
+    run = EvalContext(tmp_path, cache=cache)
     rows = embed_texts(model, run, ["red", "blue", "red"], "x")
     assert rows.tolist() == [[1, 0, 0], [0, 0, 1], [1, 0, 0]]
     (file,) = tmp_path.glob("*.npy")
@@ -67,29 +67,33 @@ def test_damaged_files_of_the_cache_are_told(tmp_path):
 
 def test_ranks_agree_where_a_cache_is_there_for_one_alone(tmp_path):
     releases.write_val2017(tmp_path)
-    coco_val2017(ColourModel(), Run(tmp_path, cache=Cache(tmp_path / "0")))
-    expected = coco_val2017(ColourModel(), Run(tmp_path)).numbers
+    coco_val2017(ColourModel(), EvalContext(tmp_path, cache=Cache(tmp_path / "0")))
+    expected = coco_val2017(ColourModel(), EvalContext(tmp_path)).numbers
     assert run_on_ranks(with_own_cache, 2, tmp_path) == [expected] * 2
 
 
 def with_own_cache(root):
-    return coco_val2017(ColourModel(), Run(root, cache=Cache(root / str(dist.get_rank())))).numbers
+    return coco_val2017(ColourModel(), EvalContext(root, cache=Cache(root / str(dist.get_rank())))).numbers
 
 
 def test_fits_that_move_boxes_are_refused(tmp_path):
     from eval.benchmarks.coco_boxes import coco_boxes
     from eval.benchmarks.fgovd import fgovd, fgovd_crop
-    from eval.fits import centre_crop, squash_bilinear
+    from eval.data.image_preprocessing import centre_crop, squash_bilinear
     from tests.eval.fgovd_release import write_fgovd
     from tests.eval.official import write_coco
 
     write_fgovd(tmp_path)
     write_coco(tmp_path)
     with pytest.raises(ValueError, match="fgovd: --fit must be of squash, squash_bilinear, longest, got centre_crop"):
-        fgovd(ColourModel(), Run(tmp_path, fit=centre_crop))
+        fgovd(ColourModel(), EvalContext(tmp_path, fit=centre_crop))
     with pytest.raises(
         ValueError, match="coco_boxes prepares pictures in its own way, --fit does not apply, got squash"
     ):
-        coco_boxes(ColourModel(), Run(tmp_path, fit=squash))
-    assert fgovd(ColourModel(), Run(tmp_path, fit=squash_bilinear)).settings["picture"].startswith("squash_bilinear")
-    assert fgovd_crop(ColourModel(), Run(tmp_path, fit=squash)).settings["picture"].startswith("squash,")
+        coco_boxes(ColourModel(), EvalContext(tmp_path, fit=squash))
+    assert (
+        fgovd(ColourModel(), EvalContext(tmp_path, fit=squash_bilinear))
+        .settings["picture"]
+        .startswith("squash_bilinear")
+    )
+    assert fgovd_crop(ColourModel(), EvalContext(tmp_path, fit=squash)).settings["picture"].startswith("squash,")

@@ -7,8 +7,8 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 from torchvision.transforms.functional import pad, resize
 
-from eval.embed import as_pixels
-from eval.fits import centre_crop, letterbox, longest, squash, squash_bilinear
+from eval.data.image_preprocessing import centre_crop, letterbox, longest, squash, squash_bilinear
+from eval.protocols.embed import as_pixels
 
 
 def noise(width, height):

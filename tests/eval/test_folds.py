@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from eval.benchmark import Run
 from eval.benchmarks.coco_captions import coco_karpathy, coco_karpathy_1k
-from eval.compare import intervals
-from eval.folds import retrieve_in_folds
-from eval.image_text import ImageTexts, retrieve
-from eval.sources import Pixels
+from eval.data.sources import Pixels
+from eval.interfaces import EvalContext
+from eval.protocols.folds import retrieve_in_folds
+from eval.protocols.image_text_retrieval import ImageTexts, retrieve
+from eval.results.compare import intervals
 from tests.eval import releases
 from tests.eval.official import ColourModel
 
@@ -32,12 +32,12 @@ def example(pictures):
 def test_numbers_are_the_means_of_the_folds(tmp_path):
     whole = example(20)
     data = ImageTexts([s for s, _ in whole], [t for _, t in whole], {})
-    found = retrieve_in_folds("x", Words(), Run(tmp_path), data, "words", folds=4)
+    found = retrieve_in_folds("x", Words(), EvalContext(tmp_path), data, "words", folds=4)
     parts = []
     for first in range(0, 20, 5):
         fold = whole[first : first + 5]
         own = ImageTexts([s for s, _ in fold], [t for _, t in fold], {})
-        parts.append(retrieve("x", Words(), Run(tmp_path), own, "words", (1, 5, 10)))
+        parts.append(retrieve("x", Words(), EvalContext(tmp_path), own, "words", (1, 5, 10)))
     for name, number in found.numbers.items():
         mean = sum(part.numbers[name] for part in parts) / 4
         assert number == pytest.approx(4 * mean if name.endswith("queries") else mean), name
@@ -55,7 +55,7 @@ def test_numbers_are_the_means_of_the_folds(tmp_path):
 
 def test_coco_s_1k_takes_five_captions_in_the_file_s_order(tmp_path):
     releases.write_karpathy(tmp_path, 10)
-    found, whole = (one(ColourModel(), Run(tmp_path)) for one in (coco_karpathy_1k, coco_karpathy))
+    found, whole = (one(ColourModel(), EvalContext(tmp_path)) for one in (coco_karpathy_1k, coco_karpathy))
     assert (found.settings["texts"], whole.settings["texts"]) == (50, 51)
     assert found.settings["folds"] == [2] * 5
     assert found.numbers["coco_karpathy_1k/text_to_image/strict_R@1"] == 1.0  # two colours a fold
@@ -66,4 +66,4 @@ def test_coco_s_1k_takes_five_captions_in_the_file_s_order(tmp_path):
 def test_fewer_pictures_than_folds_are_refused(tmp_path):
     releases.write_karpathy(tmp_path)
     with pytest.raises(ValueError, match="coco_karpathy_1k needs a picture for each of 5 folds, got 3"):
-        coco_karpathy_1k(ColourModel(), Run(tmp_path))
+        coco_karpathy_1k(ColourModel(), EvalContext(tmp_path))

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from datamodules.batch import Choices
+from datamodules.batch import MultipleChoice
 from eval import BoxAccuracy, HardNegatives, Retrieval
-from eval.gather import gather_names, gather_rows
-from tests.ranks import run_on_ranks
+from eval.metrics.gather import gather_names, gather_rows
+from tests.helpers.ranks import run_on_ranks
 
 IMAGES, WIDTH = 11, 6
 
@@ -27,7 +27,9 @@ def measure(batches):
         valid = torch.tensor([[True, True, False]]).repeat(len(batch), 1)
         level = torch.tensor([n % 2 for n in batch])
         owner = rows.repeat_interleave(2)
-        questions.update(regions, sentences, Choices(rows * 2, level, index, valid, ("hard", "easy")), owner, keys)
+        questions.update(
+            regions, sentences, MultipleChoice(rows * 2, level, index, valid, ("hard", "easy")), owner, keys
+        )
         labels = torch.tensor([(n + j) % 5 for n in batch for j in range(2)])
         boxes.update(regions, classes, labels, owner, keys)
     return {**caption.compute(), **sentence.compute(), **questions.compute(), **boxes.compute()}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from eval.geometry import alignment, effective_rank, modality_gap, uniformity
+from eval.metrics.embedding_geometry import alignment, effective_rank, modality_gap, uniformity
 
 
 def test_against_loops():

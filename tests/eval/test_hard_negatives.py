@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from datamodules.batch import Choices
+from datamodules.batch import MultipleChoice
 from eval import HardNegatives, Ties
 
 LEVELS = ("hard", "medium", "easy", "trivial")
@@ -17,7 +17,7 @@ def example(seed=0, questions=60, regions=15, texts=40, candidates=11):
     generator = torch.Generator().manual_seed(seed)
     valid = torch.rand(questions, candidates, generator=generator) < 0.6
     valid[:, :2] = True
-    choices = Choices(
+    choices = MultipleChoice(
         region=torch.randint(0, regions, (questions,), generator=generator),
         level=torch.randint(0, 4, (questions,), generator=generator),
         index=torch.randint(0, texts, (questions, candidates), generator=generator),
@@ -32,13 +32,13 @@ def example(seed=0, questions=60, regions=15, texts=40, candidates=11):
 
 def select(choices, questions):
     region, level, index, valid, levels = choices
-    return Choices(region[questions], level[questions], index[questions], valid[questions], levels)
+    return MultipleChoice(region[questions], level[questions], index[questions], valid[questions], levels)
 
 
 def one_question(regions, texts, index, valid=None):
     index = torch.tensor([index])
     valid = torch.ones_like(index, dtype=torch.bool) if valid is None else torch.tensor([valid])
-    choices = Choices(torch.tensor([0]), torch.tensor([0]), index, valid, ("hard",))
+    choices = MultipleChoice(torch.tensor([0]), torch.tensor([0]), index, valid, ("hard",))
     return regions, texts, choices, torch.tensor([0]), ["a"]
 
 

@@ -10,18 +10,18 @@ import torch
 from PIL import Image
 
 from datamodules.image_decoding import turned_size
-from eval.benchmark import Run
 from eval.benchmarks.clipself_boxes import coco_panoptic_clipself
 from eval.benchmarks.coco_boxes import coco_boxes
 from eval.benchmarks.fgovd import fgovd, fgovd_crop
 from eval.benchmarks.flickr30k_entities import flickr30k_entities
 from eval.benchmarks.refcoco import RefCoco
 from eval.benchmarks.segmentation import Segmentation
-from eval.localisation import as_annotated, by_similarity
+from eval.interfaces import EvalContext
+from eval.protocols.phrase_grounding import as_annotated, by_similarity
 from tests.eval.benchmarks.test_localisation import write_entities, write_refcoco, write_segmentation
 from tests.eval.fgovd_release import write_fgovd
 from tests.eval.official import ColourModel, rows, write_coco, write_json, write_panoptic
-from tests.tiny import TURNS, turned_away
+from tests.helpers.tiny import TURNS, turned_away
 
 
 def store_turned(file: Path, turn: int) -> None:
@@ -58,27 +58,27 @@ def test_what_is_drawn_over_the_upright_image_goes_back_to_the_stored_pixels(tmp
 @pytest.mark.parametrize("turn", TURNS[1:])
 def test_boxes_of_the_upright_image(tmp_path, turn):
     file = write_coco(tmp_path)
-    wanted = coco_boxes(ColourModel(), Run(tmp_path)).numbers
+    wanted = coco_boxes(ColourModel(), EvalContext(tmp_path)).numbers
     for picture in (tmp_path / "val2017").iterdir():
         store_turned(picture, turn)
-    assert coco_boxes(ColourModel(), Run(tmp_path)).numbers == wanted
+    assert coco_boxes(ColourModel(), EvalContext(tmp_path)).numbers == wanted
     document = rows(file)
     document["images"][0]["width"] = 30
     write_json(file, document)
     with pytest.raises(ValueError, match="must have 30×20 pixels, as its annotation says, got 40×20"):
-        coco_boxes(ColourModel(), Run(tmp_path))
+        coco_boxes(ColourModel(), EvalContext(tmp_path))
 
 
 @pytest.mark.parametrize("turn", [5, 6, 7, 8])
 def test_boxes_of_the_stored_pixels_are_turned_with_them(tmp_path, turn):
     file = write_coco(tmp_path)
-    wanted = coco_boxes(ColourModel(), Run(tmp_path)).numbers
+    wanted = coco_boxes(ColourModel(), EvalContext(tmp_path)).numbers
     for picture in (tmp_path / "val2017").iterdir():
         store_turned(picture, turn)
     document = rows(file)
     redraw(document, turn)
     write_json(file, document)
-    assert coco_boxes(ColourModel(), Run(tmp_path)).numbers == wanted
+    assert coco_boxes(ColourModel(), EvalContext(tmp_path)).numbers == wanted
 
 
 @pytest.mark.parametrize("turn", [5, 6, 7, 8])
@@ -91,23 +91,23 @@ def test_questions_about_boxes_of_the_stored_pixels(tmp_path, turn, cut_out):
     stems = ("1_attributes", "2_attributes", "3_attributes", "shuffle_negatives")
     for stem in stems:
         write_json(tmp_path / "benchmarks" / f"{stem}.json", document)
-    wanted = benchmark(ColourModel(), Run(tmp_path)).numbers
+    wanted = benchmark(ColourModel(), EvalContext(tmp_path)).numbers
     for folder in ("val2017", "train2017"):
         for picture in (tmp_path / folder).iterdir():
             store_turned(picture, turn)
     redraw(document, turn)
     for stem in stems:
         write_json(tmp_path / "benchmarks" / f"{stem}.json", document)
-    assert benchmark(ColourModel(), Run(tmp_path)).numbers == wanted
+    assert benchmark(ColourModel(), EvalContext(tmp_path)).numbers == wanted
 
 
 @pytest.mark.parametrize("turn", [3, 6, 8])
 def test_grounding_in_both_conventions(tmp_path, turn):
     write_refcoco(tmp_path)
     picture = next((tmp_path / "train2014").iterdir())
-    wanted = RefCoco("refcoco", by_similarity)(ColourModel(), Run(tmp_path)).numbers
+    wanted = RefCoco("refcoco", by_similarity)(ColourModel(), EvalContext(tmp_path)).numbers
     store_turned(picture, turn)
-    assert RefCoco("refcoco", by_similarity)(ColourModel(), Run(tmp_path)).numbers == wanted
+    assert RefCoco("refcoco", by_similarity)(ColourModel(), EvalContext(tmp_path)).numbers == wanted
     if turn == 3:
         return
     file = tmp_path / "refcoco" / "instances.json"
@@ -116,40 +116,40 @@ def test_grounding_in_both_conventions(tmp_path, turn):
     redraw(document, turn)
     write_json(file, document)
     write_json(tmp_path / "refcoco" / "dets.json", {"4": [b["bbox"] for b in document["annotations"]]})
-    numbers = RefCoco("refcoco", by_similarity)(ColourModel(), Run(tmp_path)).numbers
+    numbers = RefCoco("refcoco", by_similarity)(ColourModel(), EvalContext(tmp_path)).numbers
     pointed = [name for name in wanted if name.endswith(("pointing_accuracy", "annotated_box_accuracy"))]
     assert {name: numbers[name] for name in pointed} == {name: wanted[name] for name in pointed}
 
 
 def test_phrases_of_flickr30k_are_looked_for_in_the_upright_image(tmp_path):
     write_entities(tmp_path)
-    wanted = flickr30k_entities(ColourModel(), Run(tmp_path)).numbers
+    wanted = flickr30k_entities(ColourModel(), EvalContext(tmp_path)).numbers
     store_turned(tmp_path / "flickr30k-images" / "11.jpg", 8)
-    assert flickr30k_entities(ColourModel(), Run(tmp_path)).numbers == wanted
+    assert flickr30k_entities(ColourModel(), EvalContext(tmp_path)).numbers == wanted
     xml = tmp_path / "flickr30k_entities" / "Annotations" / "11.xml"
     xml.write_text(xml.read_text().replace("<width>40", "<width>50"))
     with pytest.raises(ValueError, match=r"11\.jpg must have 50×20 pixels, as its annotation says, got 40×20"):
-        flickr30k_entities(ColourModel(), Run(tmp_path))
+        flickr30k_entities(ColourModel(), EvalContext(tmp_path))
 
 
 def test_label_maps_of_both_conventions(tmp_path):
     write_segmentation(tmp_path)
-    wanted = Segmentation("s")(ColourModel(), Run(tmp_path)).numbers
+    wanted = Segmentation("s")(ColourModel(), EvalContext(tmp_path)).numbers
     for picture in (tmp_path / "s" / "images").iterdir():
         store_turned(picture, 6)
-    assert Segmentation("s")(ColourModel(), Run(tmp_path)).numbers == wanted
+    assert Segmentation("s")(ColourModel(), EvalContext(tmp_path)).numbers == wanted
     for labels in (tmp_path / "s" / "labels").iterdir():
         with Image.open(labels) as image:
             stored = image.transpose(Image.Transpose.ROTATE_90)
         stored.save(labels)
-    assert Segmentation("s")(ColourModel(), Run(tmp_path)).numbers == wanted
+    assert Segmentation("s")(ColourModel(), EvalContext(tmp_path)).numbers == wanted
 
 
 def test_segment_maps_of_stored_pixels_are_refused(tmp_path):
     file = write_panoptic(tmp_path)
-    wanted = coco_panoptic_clipself(ColourModel(), Run(tmp_path)).numbers
+    wanted = coco_panoptic_clipself(ColourModel(), EvalContext(tmp_path)).numbers
     store_turned(tmp_path / "val2017" / "000000000005.png", 6)
-    assert coco_panoptic_clipself(ColourModel(), Run(tmp_path)).numbers == wanted
+    assert coco_panoptic_clipself(ColourModel(), EvalContext(tmp_path)).numbers == wanted
     document = rows(file)
     document["images"][0] |= {"width": 20, "height": 40}
     write_json(file, document)
@@ -158,4 +158,4 @@ def test_segment_maps_of_stored_pixels_are_refused(tmp_path):
         stored = image.transpose(Image.Transpose.ROTATE_90)
     stored.save(labels)
     with pytest.raises(ValueError, match=r"5\.png is stored turned \(EXIF orientation 6\) and its segment map is not"):
-        coco_panoptic_clipself(ColourModel(), Run(tmp_path))
+        coco_panoptic_clipself(ColourModel(), EvalContext(tmp_path))

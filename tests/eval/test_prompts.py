@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from eval import prompts
-from eval.prompts import VILD_TEMPLATES, class_vectors, imagenet_templates, vild_name
+from eval.protocols import prompts
+from eval.protocols.prompts import VILD_TEMPLATES, class_vectors, imagenet_templates, vild_name
 
 
 def embed(texts):

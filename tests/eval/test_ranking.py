@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalRecall
 
-import eval.ranking as ranking
+import eval.metrics.ranking as ranking
 from eval import Ties, rank_embeddings, rank_matrix, recall_at_k
 
 # Four queries, eight candidates. Positives: query 0 has {0}, 1 has {2, 5}, 2 has {1}, 3 has {6, 7}.

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from eval import markdown, table, write_json
-from eval.report import Section, narrow
+from eval.results.tables import Section, narrow
 
 NUMBERS = {
     "caption/text_to_image/R@1": 0.5234,

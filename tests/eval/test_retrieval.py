@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from datamodules.batch import Slots
+from datamodules.batch import TextSlots
 from eval import Retrieval, Ties, recall_at_k, slot_rows
 
 
@@ -185,6 +185,8 @@ def test_wrong_input_is_named():
 
 
 def test_slot_rows_lists_the_filled_slots():
-    slots = Slots(torch.tensor([[4, 0], [0, 2], [0, 0]]), torch.tensor([[True, False], [True, True], [False, False]]))
+    slots = TextSlots(
+        torch.tensor([[4, 0], [0, 2], [0, 0]]), torch.tensor([[True, False], [True, True], [False, False]])
+    )
     text, image = slot_rows(slots)
     assert (text.tolist(), image.tolist()) == ([4, 0, 2], [0, 1, 1])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eval.rows import Rows, key_ids, member_ids
+from eval.metrics.distributed_table import Rows, key_ids, member_ids
 
 
 def test_key_ids_are_stable_distinct_and_leave_integers():

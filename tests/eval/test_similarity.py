@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eval.similarity import exact_fp32, unit_rows
+from eval.metrics.similarity import exact_fp32, unit_rows
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

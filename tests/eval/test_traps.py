@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from eval.box_classification import fraction_box
-from eval.captions import deduplicated, first_filled_line, first_line, lotlip, one_line, raw
-from eval.fits import covered, longest, squash
-from eval.regions import Boxes, as_they_are
-from eval.sources import Encoded, ImageFile
+from eval.data.caption_preprocessing import deduplicated, first_filled_line, first_line, lotlip, one_line, raw
+from eval.data.image_preprocessing import covered, longest, squash
+from eval.data.sources import Encoded, ImageFile
+from eval.protocols.box_classification import fraction_box
+from eval.protocols.regions import Boxes, as_they_are
 from tests.eval.official import ColourModel
 
 

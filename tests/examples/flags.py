@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from eval.benchmark import Model, Result, Run
-from eval.embed import embed_images
-from eval.fits import squash
-from eval.places import place
-from eval.sources import ImageFile
+from eval.data.find_file import place
+from eval.data.image_preprocessing import squash
+from eval.data.sources import ImageFile
+from eval.interfaces import EvalContext, Model, Result
+from eval.protocols.embed import embed_images
 
 
-def flags(model: Model, run: Run) -> Result:
+def flags(model: Model, run: EvalContext) -> Result:
     """The share of pictures that are nearest to their own name."""
     files = sorted(place(run.root, "flags").glob("*.png"))
     pictures = [ImageFile(file, file.name) for file in files]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from datamodules.prepare.job import Job
 from datamodules.prepare.records import Record, write_records
-from datamodules.prepare.units import Manifest
+from datamodules.prepare.shard_jobs import Manifest
 
 
 def prepare_notes(images: Path, job: Job) -> Manifest | None:

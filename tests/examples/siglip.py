@@ -7,7 +7,7 @@ from typing_extensions import override
 
 from datamodules.batch import Batch, Grain
 from lightning_modules import Method, OptimConfig
-from lightning_modules.base import Features, Terms
+from lightning_modules.methods.base import Features, LossTerms
 from lightning_modules.networks import EncoderConfig
 from losses import BetaCalLoss
 
@@ -28,7 +28,7 @@ class SigLip(Method):
         self.sigmoid = BetaCalLoss("bce", beta=0.0, per="row", bias=bias)
 
     @override
-    def losses(self, batch: Batch, features: Features) -> Terms:
+    def losses(self, batch: Batch, features: Features) -> LossTerms:
         captions = batch.grains[Grain.CAPTION]
         pictures, texts = features.images.image[:, None], features.of(captions)[:, :1]
         there = torch.ones(pictures.shape[:2], dtype=torch.bool, device=pictures.device)

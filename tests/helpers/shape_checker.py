@@ -1,7 +1,8 @@
 """A type checker for jaxtyping's import hook that checks tensors only: shapes, element types, and that axes of one name
 have one length in all arguments, results and dataclass fields.
 
-Other arguments stay free, since tests pass wrong ones on purpose, to see them refused in one clear line.
+Other arguments stay free, since tests pass wrong ones on purpose, to see them refused in one clear line. Methods are
+left out: Lightning reads their settings from the frame of ``__init__``, which the hook would wrap.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TypeVar
 from beartype import BeartypeConf, beartype
 
 F = TypeVar("F", bound=Callable)
-PACKAGES = ("losses", "datamodules", "eval", "lightning_modules")
+PACKAGES = ("losses", "datamodules", "eval", "lightning_modules.networks", "lightning_modules.inference")
 
 
 def check_tensors(function: F) -> F:

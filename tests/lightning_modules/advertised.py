@@ -19,7 +19,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 from datamodules import GranularityData
 from lightning_modules import Method
-from lightning_modules.trainer_cli import GrainCli
+from lightning_modules.cli.trainer import GrainCli
 
 ROOT = Path(__file__).resolve().parents[2]
 LINE = re.compile(r"#   (?!lightning |torchrun )(\S.*?) +(--\S.*)")

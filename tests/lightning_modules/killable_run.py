@@ -11,8 +11,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from datamodules import GrainSampling, GranularityData, Squash
 from lightning_modules import ClipFinetune, OptimConfig
 from lightning_modules.callbacks import LastCheckpoint, Preemption
-from tests.diary import Diary
-from tests.tiny_run import TINY
+from tests.helpers.diary import Diary
+from tests.helpers.tiny_run import TINY
 
 GLOBAL_BATCH, STEPS = 4, 12
 

@@ -15,15 +15,15 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from datamodules import GrainSampling, GranularityData, Squash
-from datamodules.crops import RegionSampling
+from datamodules.batching.region_sampling import RegionSampling
 from datamodules.sample import Region
 from lightning_modules import BetaClip, CropTarget, HarmoClip, Method, MulClip, OptimConfig, PhraseTarget
 from lightning_modules.callbacks import AverageWeights, CompileBlocks
-from lightning_modules.fsdp2 import FullySharded
-from lightning_modules.memory import MemoryConfig
-from lightning_modules.mul_clip import Calibration
-from tests.tiny import make_sample, write_tar
-from tests.tiny_run import TINY
+from lightning_modules.distributed.fsdp2 import FullySharded
+from lightning_modules.methods.gradient_cache import MemoryConfig
+from lightning_modules.methods.mul_clip import Calibration
+from tests.helpers.tiny import make_sample, write_tar
+from tests.helpers.tiny_run import TINY
 
 GLOBAL_BATCH = 8
 # A gradient that is nothing but rounding (a key's bias has none) is not blown up to a step of full size.
@@ -31,7 +31,9 @@ OPTIM = OptimConfig(lr=3e-3, eps=1e-3, warmup_steps=2)
 METHODS = {
     "beta_clip": lambda **more: BetaClip("bce", per="row", bias=-3.0, pooling_gain=2.0, **more),
     "mul_clip": lambda **more: MulClip(calibration=Calibration(3, gain=2.0), **more),
-    "harmo_clip": lambda **more: HarmoClip(region_losses=[CropTarget(), PhraseTarget()], lexeme_space="own", **more),
+    "harmo_clip": lambda **more: HarmoClip(
+        region_losses=[CropTarget(), PhraseTarget()], lexeme_projection="own", **more
+    ),
 }
 
 
@@ -44,7 +46,7 @@ class Spec:
     steps: int = 20
     accumulate: int = 1
     clip: float | None = None
-    cache_part: int | None = None
+    grad_cache_chunk: int | None = None
     recompute: bool = False
     resume: str | None = None
     save: str | None = None  # a checkpoint half-way
@@ -118,7 +120,7 @@ def train(spec: Spec, shards: list[str], ranks: int, *callbacks: Callback) -> Re
         use_distributed_sampler=False, accumulate_grad_batches=spec.accumulate, gradient_clip_val=spec.clip,
         callbacks=[seen, *extras, *callbacks],
     )  # fmt: skip
-    memory = MemoryConfig(spec.cache_part, spec.recompute)
+    memory = MemoryConfig(spec.grad_cache_chunk, spec.recompute)
     encoder = replace(TINY, frozen_positions=20)
     method: Method = METHODS[spec.method](encoder=encoder, optim=OPTIM, memory=memory)
     trainer.fit(method, data, ckpt_path=spec.resume)

@@ -12,14 +12,14 @@ from torch.distributed import DistBackendError
 
 from datamodules.batch import Grain
 from lightning_modules import OptimConfig
-from lightning_modules.callbacks import agreement
-from lightning_modules.callbacks.agreement import Agreement, compare
-from lightning_modules.cli import main
-from lightning_modules.trainer_cli import unconnected
+from lightning_modules.callbacks import rank_consistency
+from lightning_modules.callbacks.rank_consistency import RankConsistency, compare
+from lightning_modules.cli.main import main
+from lightning_modules.cli.trainer import unconnected
 from losses import SoftmaxWeights
+from tests.helpers.tiny import write_shards
+from tests.helpers.warm_ranks import WarmRanks
 from tests.lightning_modules.test_cli import ROOT, SHORT, elsewhere  # noqa: F401  a fixture
-from tests.tiny import write_shards
-from tests.warm_ranks import WarmRanks
 
 TWO = ["--trainer.devices=2", "--trainer.accelerator=cpu"]
 FACTS = {"host": "a", "code": "c1", "packages": "torch 2", "settings of the model": "m1", "data": "d1"}
@@ -39,7 +39,7 @@ def test_what_differs_is_named(name, value):
 
 
 def test_a_single_process_agrees_with_itself():
-    Agreement().setup(None, None, "fit")
+    RankConsistency().setup(None, None, "fit")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -74,7 +74,7 @@ def fit_differing(kind: str, folder: str, shards: list[str]) -> None:
     """A rank that differs from the other in one thing."""
     rank = dist.get_rank()
     if kind == "code" and rank:
-        agreement.commit = lambda: "another one"
+        rank_consistency.commit = lambda: "another one"
     mine = shards[: 2 - rank] if kind == "data" else shards
     beta = 0.25 if kind == "settings of the model" and rank else 0.5
     main(["fit", f"--config={ROOT}/configs/beta_bce.yaml", f"--config={ROOT}/configs/recipes/ddp.yaml", *SHORT, *TWO,
@@ -103,7 +103,7 @@ def test_the_advice_names_the_settings_that_help():
 
 def test_settings_are_compared_by_what_they_hold():
     """Objects that print alike, too."""
-    digest = agreement._digest
+    digest = rank_consistency._digest
     assert digest({"aggregation": SoftmaxWeights(0.5)}) == digest({"aggregation": SoftmaxWeights(0.5)})
     assert digest({"aggregation": SoftmaxWeights(0.5)}) != digest({"aggregation": SoftmaxWeights(0.07)})
     assert digest([1, Grain.CAPTION]) != digest([1, Grain.PHRASE])

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_modules.atomic_io import AtomicCheckpointIO, CheckpointError, put_in_place
-from lightning_modules.runs.lock import draft_name
+from datamodules.atomic_write import draft_name
+from lightning_modules.checkpoints.atomic_save import AtomicCheckpointIO, CheckpointError, put_in_place
 
 
 def write(path, text):

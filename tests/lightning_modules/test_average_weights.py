@@ -10,9 +10,9 @@ from lightning import Callback
 
 from lightning_modules import BetaClip, ClipFinetune
 from lightning_modules.callbacks import AverageWeights
-from lightning_modules.cli import main
-from lightning_modules.export_cli import encoder_of, read
-from tests.tiny_run import TINY, fit
+from lightning_modules.cli.export import encoder_of, read
+from lightning_modules.cli.main import main
+from tests.helpers.tiny_run import TINY, fit
 
 
 class Weights(Callback):

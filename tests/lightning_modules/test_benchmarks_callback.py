@@ -10,16 +10,16 @@ import yaml
 from lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from eval.benchmark import Run
 from eval.benchmarks.coco_captions import coco_val2017
+from eval.interfaces import EvalContext
 from lightning_modules.callbacks import Benchmarks
-from lightning_modules.cli import main
-from lightning_modules.encoder_model import EncoderModel
-from lightning_modules.evaluate_cli import load
+from lightning_modules.cli.evaluate import load
+from lightning_modules.cli.main import main
+from lightning_modules.inference.evaluation_model import EvaluationModel
 from tests.eval.benchmarks.test_localisation import write_entities
 from tests.eval.releases import write_val2017
-from tests.tiny import write_shards
-from tests.tiny_run import TINY, fit
+from tests.helpers.tiny import write_shards
+from tests.helpers.tiny_run import TINY, fit
 
 
 class Modes(Callback):
@@ -46,8 +46,8 @@ def test_every_few_steps_and_training_goes_on(tmp_path):
     for one, other in zip(trainer.model.parameters(), plain.model.parameters(), strict=True):
         assert torch.equal(one, other)  # measuring changes nothing
     assert trainer.model.pooling.training
-    model = EncoderModel(load(str(tmp_path / "with" / "checkpoints" / "last.ckpt"))[0], torch.device("cpu"))
-    found = coco_val2017(model, Run(tmp_path / "data")).numbers["coco_val2017/text_to_image/R@1"]
+    model = EvaluationModel(load(str(tmp_path / "with" / "checkpoints" / "last.ckpt"))[0], torch.device("cpu"))
+    found = coco_val2017(model, EvalContext(tmp_path / "data")).numbers["coco_val2017/text_to_image/R@1"]
     assert trainer.global_step == 12
     assert events.Scalars(name)[-1].value == pytest.approx(found)
 
@@ -86,7 +86,7 @@ def test_lightning_test_runs_what_the_config_names(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"names": ["cocoa"]}, "--benchmark must be of coco_boxes"),
+        ({"names": ["cocoa"]}, "no benchmark 'cocoa'"),
         ({"every_n_steps": -1}, "every_n_steps must be at least 0, got -1"),
         ({"root": "no/such/folder"}, "root must be the folder of the data sets, got no/such/folder"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),

@@ -10,12 +10,12 @@ import torch
 
 from datamodules import GrainSampling, GranularityData
 from datamodules.batch import Grain
-from datamodules.module import normalise
+from datamodules.datamodule import normalise
 from lightning_modules import BetaClip
-from lightning_modules.beta_clip import GrainWeights
+from lightning_modules.methods.beta_clip import GrainWeights
+from tests.helpers.tiny import make_sample, write_shards, write_tar
+from tests.helpers.tiny_run import TINY
 from tests.losses.oracle import Case, oracle_bce, oracle_ce
-from tests.tiny import make_sample, write_shards, write_tar
-from tests.tiny_run import TINY
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_without_its_local_term_it_is_clip(batch):
     method = BetaClip(encoder=TINY, local_weight=0)
     assert set(method.losses(batch, method.features(batch))) == {"global"}
     assert not list(method.new_modules())
-    assert method.attention_block() is None
+    assert method.text_pooling() is None
     with pytest.raises(ValueError, match="global_weight or local_weight must be above 0, got 0 for both"):
         BetaClip(encoder=TINY, local_weight=0, global_weight=0)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lightning_modules.cli import main
-from tests.tiny import write_shards
+from lightning_modules.cli.main import main
+from tests.helpers.tiny import write_shards
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -20,7 +20,7 @@ SHORT = [
     "--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1",
     "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--data.scenes.train=64",
     "--data.scenes.held_out=32", "--data.batch_size=8", "--data.val_batch_size=16", "--data.workers=0",
-    "--pictures.every_n_steps=0",
+    "--images.every_n_steps=0",
 ]  # fmt: skip
 
 
@@ -189,5 +189,5 @@ def test_the_program_under_all_its_names():
     for name in names:
         shown = subprocess.run([*name, "--help"], capture_output=True, text=True, check=True, env=environment)
         assert "lightning fit --config" in shown.stdout
-    code = "import sys; from lightning_modules.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    code = "import sys; from lightning_modules.cli.main import main; main(['--help']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True).returncode == 0

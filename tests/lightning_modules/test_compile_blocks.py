@@ -9,10 +9,10 @@ from lightning import Callback
 from torch._dynamo.testing import CompileCounter
 
 from lightning_modules.callbacks import CompileBlocks
-from lightning_modules.memory import MemoryConfig
-from lightning_modules.networks.packing import row_length
+from lightning_modules.methods.gradient_cache import MemoryConfig
+from lightning_modules.networks.sequence_packing import row_length
+from tests.helpers.tiny_run import fit
 from tests.lightning_modules.test_fit import Losses
-from tests.tiny_run import fit
 
 
 class Compiled(Callback):
@@ -38,7 +38,7 @@ def test_training_is_the_same_and_nothing_is_compiled_after_the_first_epochs(tmp
 
 def test_compiled_blocks_can_be_recomputed(tmp_path):
     torch._dynamo.reset()
-    losses, plain, memory = Losses(), Losses(), MemoryConfig(recompute_blocks=True)
+    losses, plain, memory = Losses(), Losses(), MemoryConfig(activation_checkpointing=True)
     fit(tmp_path / "plain", plain, epochs=1)
     fit(tmp_path / "compiled", losses, CompileBlocks(backend="eager"), epochs=1, memory=memory)
     assert losses.values == pytest.approx(plain.values, rel=1e-5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_modules.config_files import ConfigError, check_configs, line_of
+from lightning_modules.cli.config_files import ConfigError, check_configs, line_of
 
 
 @pytest.mark.parametrize(

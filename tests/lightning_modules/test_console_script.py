@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.bad_inputs.stage import write_config
-from tests.tiny import write_shards
+from tests.helpers.tiny import write_shards
 
 NOISE = (
     "litlogger",

@@ -13,18 +13,18 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_modules.callbacks import DataMonitor, Diagnostics, Pictures, Throughput
-from tests.ranks import run_on_ranks
-from tests.tiny_methods import METHODS, method_data
+from lightning_modules.callbacks import DataMonitor, Diagnostics, SampleImages, Throughput
+from tests.helpers.ranks import run_on_ranks
+from tests.helpers.tiny_methods import METHODS, method_data
 
 STEPS, PLAIN = 2, "beta_bce"  # of one pass, with a validation after it; the method that trains without as well
-Run = tuple[int, list[str], torch.Tensor]
+EvalContext = tuple[int, list[str], torch.Tensor]
 
 
-def train(folder: Path, name: str, dashboards: bool) -> Run:
+def train(folder: Path, name: str, dashboards: bool) -> EvalContext:
     """On this rank: how often the image tower ran, the files this process opened for logs, the weights."""
     seed_everything(3)
-    callbacks = [Pictures(samples=1), Diagnostics(), Throughput(), DataMonitor()]
+    callbacks = [SampleImages(samples=1), Diagnostics(), Throughput(), DataMonitor()]
     trainer = Trainer(
         max_steps=STEPS, accelerator="cpu", devices=2, strategy=DDPStrategy(process_group_backend="gloo"),
         num_sanity_val_steps=0, log_every_n_steps=1, use_distributed_sampler=False, enable_progress_bar=False,
@@ -38,7 +38,7 @@ def train(folder: Path, name: str, dashboards: bool) -> Run:
     return len(passes), mine, torch.cat([p.detach().flatten() for p in method.parameters()])
 
 
-def train_all(folder: str) -> tuple[dict[str, Run], Run]:
+def train_all(folder: str) -> tuple[dict[str, EvalContext], EvalContext]:
     """Every method on this rank with dashboards, and one without."""
     rank, world = dist.get_rank(), dist.get_world_size()
     os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1")

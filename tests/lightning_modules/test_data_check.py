@@ -8,12 +8,12 @@ import pytest
 from lightning import Trainer
 
 from datamodules import GrainSampling, GranularityData
-from datamodules.crops import RegionSampling
+from datamodules.batching.region_sampling import RegionSampling
 from lightning_modules import BetaClip, ClipFinetune, CropTarget, HarmoClip, ImageTarget, MulClip
-from lightning_modules.data_check import MethodError
+from lightning_modules.methods.data_check import MethodError
+from tests.helpers.tiny import make_sample, write_tar
+from tests.helpers.tiny_run import TINY
 from tests.lightning_modules.ranked_run import strategy
-from tests.tiny import make_sample, write_tar
-from tests.tiny_run import TINY
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SAMPLING = GrainSampling(2, 2, summaries=1)

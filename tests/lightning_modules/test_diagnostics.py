@@ -14,14 +14,14 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from lightning_modules import BetaClip, ClipFinetune, OptimConfig
+from lightning_modules.boards.layout import LAYOUT
+from lightning_modules.boards.statistics import kinds
 from lightning_modules.callbacks import Benchmarks, DataMonitor, Diagnostics, Throughput
-from lightning_modules.dashboards.layout import LAYOUT
-from lightning_modules.dashboards.measures import kinds
-from lightning_modules.flops import peak_flops, training_flops
+from lightning_modules.callbacks.flops import peak_flops, training_flops
 from lightning_modules.networks import DualEncoder
-from lightning_modules.networks.packing import empty_share
-from tests.tiny_methods import METHODS, method_data
-from tests.tiny_run import TINY, data, fit, fit_method
+from lightning_modules.networks.sequence_packing import empty_share
+from tests.helpers.tiny_methods import METHODS, method_data
+from tests.helpers.tiny_run import TINY, data, fit, fit_method
 
 
 class Norms(Callback):
@@ -157,7 +157,7 @@ def test_retention_is_one_where_nothing_is_learnt(tmp_path):
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
         callbacks=[watcher],
     )  # fmt: skip
-    still = OptimConfig(lr=0.0, new_lr=0.0, temperature_lr=0.0, weight_decay=0.0)
+    still = OptimConfig(lr=0.0, added_modules_lr=0.0, temperature_lr=0.0, weight_decay=0.0)
     trainer.fit(ClipFinetune(encoder=TINY, pretrained=str(tmp_path / "start"), optim=still), data(tmp_path))
     events = EventAccumulator(str(tmp_path)).Reload()
     assert set(watcher.start) == {"caption", "short text"}
@@ -200,8 +200,8 @@ def test_kinds_of_pairs():
 def test_operations_are_those_that_torch_counts():
     from torch.utils.flop_counter import FlopCounterMode
 
-    from datamodules.collate import pack_texts
-    from datamodules.tokenizer import Tokenizer
+    from datamodules.batching.collate import pack_texts
+    from datamodules.batching.tokenizer import Tokenizer
 
     encoder = DualEncoder(TINY)
     texts, _ = pack_texts(["a red cube of some kind " * 5], Tokenizer(77))

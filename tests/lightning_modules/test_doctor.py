@@ -13,8 +13,8 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from lightning_modules import doctor as doctoring
-from lightning_modules.doctor import Check, gather, has_kernels, render
+from lightning_modules.cli import doctor as doctoring
+from lightning_modules.cli.doctor import Check, gather, has_kernels, render
 
 
 def pretend_versions(monkeypatch, **versions):
@@ -145,7 +145,7 @@ def test_no_cuda_device(monkeypatch, reasons, driver, status):
     assert all(reason in check.found for reason in reasons)
 
 
-OURS = "from lightning_modules.cli import main"
+OURS = "from lightning_modules.cli.main import main"
 THEIRS = "from lightning_sdk.cli.entrypoint import main_cli"
 
 

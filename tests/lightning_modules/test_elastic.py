@@ -13,14 +13,15 @@ import pytest
 import torch
 from lightning import Callback
 
-from datamodules import GranularityData, global_batch
-from datamodules.shards import ShardError
-from tests import tiny_run
-from tests.diary import diary
+from datamodules import GranularityData
+from datamodules.reading import global_batch
+from datamodules.shards.discovery import ShardError
+from tests.helpers import tiny_run
+from tests.helpers.diary import diary
+from tests.helpers.tiny import write_shards
+from tests.helpers.tiny_run import fit
+from tests.helpers.warm_ranks import WarmRanks
 from tests.lightning_modules.killable_run import train
-from tests.tiny import write_shards
-from tests.tiny_run import fit
-from tests.warm_ranks import WarmRanks
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

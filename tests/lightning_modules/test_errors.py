@@ -6,13 +6,13 @@ import pytest
 from jsonargparse import Namespace
 
 from lightning_modules import BetaClip, Method
-from lightning_modules.errors import first_sentence, named, one_line, shortened, unknown
-from lightning_modules.setting_names import class_settings, flat
+from lightning_modules.cli.parser_errors import first_sentence, named, one_line, shortened, unknown
+from lightning_modules.cli.setting_names import class_settings, flat
 
 KNOWN = ["model", "data.batch_size", "data.shards", "trainer.max_steps", "trainer.max_epochs", "model.optim.lr"]
 UNION = """Parser key "model":
   Does not validate against any of the Union subtypes
-  Subtypes: [<class 'lightning_modules.base.Method'>, <class 'NoneType'>]
+  Subtypes: [<class 'lightning_modules.methods.base.Method'>, <class 'NoneType'>]
   Errors:
     - Problem with given class_path 'lightning_modules.BetaClip':
         {}
@@ -83,7 +83,7 @@ def test_a_long_list_of_choices_does_not_hide_the_value():
 
 
 def test_names_of_rules_become_whole():
-    optim = Namespace(lr=-1.0, final_lr=0.1)
+    optim = Namespace(lr=-1.0, final_lr_ratio=0.1)
     settings = Namespace(
         model=Namespace(class_path="a.B", init_args=Namespace(beta=1.5, size=8, optim=optim)),
         data=Namespace(size=8, shards="none"),

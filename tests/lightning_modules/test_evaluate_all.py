@@ -9,15 +9,15 @@ import re
 import pytest
 
 from eval.benchmarks.catalogue import BENCHMARKS
-from lightning_modules.cli import main
+from lightning_modules.cli.main import main
 from tests.eval import releases
 from tests.eval.benchmarks.test_choosing import write_aro, write_sugarcrepe
 from tests.eval.benchmarks.test_classification import WNIDS, picture
 from tests.eval.benchmarks.test_localisation import write_entities, write_refcoco, write_segmentation
 from tests.eval.fgovd_release import write_fgovd
 from tests.eval.official import write_coco, write_lvis, write_panoptic
-from tests.ranks import run_on_ranks
-from tests.tiny_run import fit
+from tests.helpers.ranks import run_on_ranks
+from tests.helpers.tiny_run import fit
 
 ON_RANKS = (
     "coco_boxes,coco_panoptic_clipself,coco_val2017,coco_karpathy_1k,fgovd,flickr30k_entities,refcoco,segmentation:s,"

@@ -8,13 +8,13 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from eval.item_files import parquet
-from eval.report import latex
-from lightning_modules.cli import main
+from eval.results.item_files import parquet
+from eval.results.tables import latex
+from lightning_modules.cli.main import main
 from lightning_modules.networks import DualEncoder
 from tests.eval.fgovd_release import write_fgovd
 from tests.eval.releases import write_flickr, write_val2017
-from tests.tiny_run import TINY
+from tests.helpers.tiny_run import TINY
 
 
 @pytest.fixture(scope="module")

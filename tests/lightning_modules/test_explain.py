@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 
 from lightning_modules import ClipFinetune
-from lightning_modules.cli import main
-from lightning_modules.evaluate_cli import load_model
-from lightning_modules.explain_cli import explain
+from lightning_modules.checkpoints.metadata import KEY
+from lightning_modules.cli.evaluate import load_model
+from lightning_modules.cli.explain import explain
+from lightning_modules.cli.main import main
 from lightning_modules.networks import DualEncoder
-from lightning_modules.networks.unit import unit
-from lightning_modules.provenance import KEY
-from tests.tiny import picture, turned_away
-from tests.tiny_run import TINY, fit
+from lightning_modules.networks.normalize import unit
+from tests.helpers.tiny import picture, turned_away
+from tests.helpers.tiny_run import TINY, fit
 
 TEXTS = ["a red cube", "the ball", "a red cube. it stands left of a ball."]
 

@@ -14,14 +14,14 @@ from PIL import Image
 from torch.nn import functional
 from transformers import CLIPModel, CLIPProcessor
 
-from datamodules.transforms import normalise
-from eval.embed import as_pixels
-from eval.fits import centre_crop
+from datamodules.batching.image_transforms import normalise
+from eval.data.image_preprocessing import centre_crop
+from eval.protocols.embed import as_pixels
 from lightning_modules import BetaClip
-from lightning_modules.cli import main
+from lightning_modules.cli.main import main
 from tests.datamodules.test_atomic_write import full_disk
-from tests.tiny import picture
-from tests.tiny_run import fit
+from tests.helpers.tiny import picture
+from tests.helpers.tiny_run import fit
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Twenty faults during one training on two ranks: each restart goes on from the newest whole checkpoint, no sample is
 lost or comes twice, the weights at the end are those of a run that nothing happened to, and no rank waits longer than
-``tests.warm_ranks.TIMEOUT`` for one that is gone.
+``tests.helpers.warm_ranks.TIMEOUT`` for one that is gone.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import pytest
 import torch
 from lightning import Callback
 
-from tests.diary import diary, wait_for
+from tests.helpers.diary import diary, wait_for
+from tests.helpers.tiny import write_shards
+from tests.helpers.warm_ranks import TIMEOUT, WarmRanks
 from tests.lightning_modules.killable_run import train
-from tests.tiny import write_shards
-from tests.warm_ranks import TIMEOUT, WarmRanks
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800), pytest.mark.filterwarnings("ignore")]
 TERM, KILL, FULL, WRITING, SHORT = KINDS = (

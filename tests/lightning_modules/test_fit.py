@@ -9,7 +9,7 @@ from lightning import Callback
 from datamodules import Squash
 from lightning_modules import BetaClip, ClipFinetune
 from lightning_modules.callbacks import DataMonitor, ResultTable, Throughput
-from tests.tiny_run import TINY, fit
+from tests.helpers.tiny_run import TINY, fit
 
 
 class Losses(Callback):

@@ -9,11 +9,11 @@ import torch
 from torch.nn.functional import normalize
 
 from datamodules.batch import Grain
-from datamodules.crops import RegionSampling
+from datamodules.batching.region_sampling import RegionSampling
 from lightning_modules import ClipFinetune, CropTarget, HarmoClip, ImageTarget, PhraseTarget
 from losses import ClipLoss, LexemeRegionLoss
-from tests.tiny_regions import first_batch, write_regions
-from tests.tiny_run import TINY, assert_caching_changes_nothing
+from tests.helpers.tiny_regions import first_batch, write_regions
+from tests.helpers.tiny_run import TINY, assert_caching_changes_nothing
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_without_its_terms_it_is_clip(batch):
         {},
         {"lexeme": "last"},
         {"lexeme": "phrase", "region_losses": []},
-        {"lexeme_space": "own"},
+        {"lexeme_projection": "own"},
         {"same_lemma": "positive", "scope": 1},
         {"same_lemma": "negative", "temperature": "shared"},
         {"region_losses": [CropTarget(teacher="trained", power=2.0), PhraseTarget(same_lemma="negative")]},
@@ -156,7 +156,7 @@ def test_temperatures(batch):
 
 def test_readings_of_the_lexeme_differ_and_an_own_space_starts_as_the_shared_one(batch):
     mean = terms(batch)["lexeme_region"]
-    torch.testing.assert_close(terms(batch, lexeme_space="own")["lexeme_region"], mean)
+    torch.testing.assert_close(terms(batch, lexeme_projection="own")["lexeme_region"], mean)
     for settings in ({"lexeme": "last"}, {"lexeme": "phrase"}, {"same_lemma": "negative"}, {"scope": 1}):
         assert not terms(batch, **settings)["lexeme_region"].isclose(mean, rtol=1e-6), settings
 
@@ -206,7 +206,7 @@ def test_lexemes_beyond_the_context_are_dropped_and_counted(shards):
     method = HarmoClip(encoder=TINY.__class__(**(vars(TINY) | {"context_length": 8}))).double()
     features = method.features(cut)
     assert cut.counts["dropped/lexeme"] == 6  # the second phrase of each image
-    seen = method.watched(cut, features)
+    seen = method.extra_metrics(cut, features)
     assert 0.3 < seen["lexemes_cut"] < 0.7
     whole = method.losses(cut, features)["lexeme_region"]
     assert whole.isfinite()
@@ -214,7 +214,7 @@ def test_lexemes_beyond_the_context_are_dropped_and_counted(shards):
 
 
 def test_frozen_text_tower_has_no_gradients_and_no_optimiser(batch):
-    method = make(text_tower="frozen", lexeme_space="own")
+    method = make(text_tower="frozen", lexeme_projection="own")
     torch.stack(list(method.losses(batch, method.features(batch)).values())).sum().backward()
     tower = list(method.encoder.text_tower.parameters())
     assert all(p.grad is None for p in tower)

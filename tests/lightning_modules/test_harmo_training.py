@@ -6,12 +6,12 @@ import pytest
 import torch
 from lightning import seed_everything
 
-from datamodules.crops import RegionSampling
+from datamodules.batching.region_sampling import RegionSampling
 from lightning_modules import CropTarget, HarmoClip, OptimConfig
 from lightning_modules.callbacks import BestCheckpoint, LastCheckpoint
-from lightning_modules.export_cli import encoder_of, read
-from tests.tiny_regions import region_data, write_regions
-from tests.tiny_run import TINY, fit_method
+from lightning_modules.cli.export import encoder_of, read
+from tests.helpers.tiny_regions import region_data, write_regions
+from tests.helpers.tiny_run import TINY, fit_method
 
 
 @pytest.fixture

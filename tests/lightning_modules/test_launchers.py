@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.diary import diary
-from tests.tiny import write_shards
+from tests.helpers.diary import diary
+from tests.helpers.tiny import write_shards
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,11 +26,11 @@ def start(folder: Path, shards: Path, launcher: tuple[str, ...], devices: int, r
     folder.mkdir()
     files = ["configs/beta_bce.yaml", *([f"configs/recipes/{recipe}.yaml"] if recipe else [])]
     settings = {
-        "data.shards": f"{shards}/*.tar", "data.global_batch_size": 8, "data.workers": 1, "pictures.every_n_steps": 0,
+        "data.shards": f"{shards}/*.tar", "data.global_batch_size": 8, "data.workers": 1, "images.every_n_steps": 0,
         "trainer.max_epochs": 1, "trainer.enable_progress_bar": "false", "trainer.accelerator": "cpu",
         "trainer.enable_model_summary": "false", "trainer.precision": "32-true", "trainer.deterministic": "true",
         "runs": folder, "trainer.devices": devices,
-        "trainer.callbacks+": "tests.diary.Diary", "trainer.callbacks.folder": folder,
+        "trainer.callbacks+": "tests.helpers.diary.Diary", "trainer.callbacks.folder": folder,
     }  # fmt: skip
     words = [*(f"--config={ROOT / file}" for file in files), *(f"--{name}={value}" for name, value in settings.items())]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_modules.callbacks import LogLines
-from tests.tiny_run import fit
+from lightning_modules.callbacks import ConsoleLogger
+from tests.helpers.tiny_run import fit
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def lines(caplog, monkeypatch):
 
 
 def test_a_line_for_each_logged_step_and_validation(tmp_path, lines):
-    fit(tmp_path, LogLines(), epochs=2)
+    fit(tmp_path, ConsoleLogger(), epochs=2)
     steps = [line for line in lines() if "validation" not in line]
     found = [re.fullmatch(r"step (\d) of 6, loss (\S+), \S+ images/s, 0:00:\d\d left", line) for line in steps]
     assert [int(one[1]) for one in found] == [1, 2, 3, 4, 5, 6]
@@ -39,11 +39,11 @@ def test_a_line_for_each_logged_step_and_validation(tmp_path, lines):
 
 def test_a_run_that_goes_on_tells_its_own_pace(tmp_path, lines):
     fit(tmp_path, epochs=1)
-    fit(tmp_path, LogLines(), epochs=2)
+    fit(tmp_path, ConsoleLogger(), epochs=2)
     assert [line.split(",")[0] for line in lines() if "loss" in line] == ["step 4 of 6", "step 5 of 6", "step 6 of 6"]
 
 
 def test_a_terminal_has_a_bar_and_no_lines(tmp_path, lines, monkeypatch):
     monkeypatch.setattr(Console, "is_terminal", True)
-    fit(tmp_path, LogLines(), epochs=1)
+    fit(tmp_path, ConsoleLogger(), epochs=1)
     assert lines() == []

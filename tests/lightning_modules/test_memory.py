@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from datamodules import GrainSampling, GranularityData
-from datamodules.batch import Texts
-from datamodules.module import normalise
+from datamodules.batch import RaggedTexts
+from datamodules.datamodule import normalise
 from lightning_modules import BetaClip, ClipFinetune
-from lightning_modules.memory import MemoryConfig, split_texts
-from tests.tiny import write_shards
-from tests.tiny_run import TINY
+from lightning_modules.methods.gradient_cache import MemoryConfig, split_texts
+from tests.helpers.tiny import write_shards
+from tests.helpers.tiny_run import TINY
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_parts_give_the_gradients_of_the_whole_batch(batch, make, part):
     method = make(encoder=TINY).double()
     batch = batch._replace(images=batch.images.double())
     loss, whole = gradients(method, batch)
-    method.memory = MemoryConfig(cache_part=part)
+    method.memory = MemoryConfig(grad_cache_chunk=part)
     loss_by_parts, by_parts = gradients(method, batch)
     torch.testing.assert_close(loss_by_parts, loss, rtol=1e-12, atol=0)
     for name, gradient in whole.items():
@@ -49,7 +49,7 @@ def test_parts_give_the_gradients_of_the_whole_batch(batch, make, part):
 
 def test_the_replay_draws_the_same_dropout(batch):
     seen = []
-    method = ClipFinetune(encoder=TINY, memory=MemoryConfig(cache_part=4))
+    method = ClipFinetune(encoder=TINY, memory=MemoryConfig(grad_cache_chunk=4))
     dropout = torch.nn.Dropout(0.5)
     dropout.register_forward_hook(lambda module, inputs, output: seen.append(output.detach() == 0))
     method.encoder.image_tower.pos_drop = dropout
@@ -75,8 +75,8 @@ def test_activations_of_one_part_at_a_time(batch):
         return sum(sizes)
 
     whole = kept(MemoryConfig())
-    assert kept(MemoryConfig(cache_part=2)) < whole / 5
-    assert kept(MemoryConfig(recompute_blocks=True)) < whole / 2
+    assert kept(MemoryConfig(grad_cache_chunk=2)) < whole / 5
+    assert kept(MemoryConfig(activation_checkpointing=True)) < whole / 2
 
 
 def test_split_texts_keeps_every_text(batch):
@@ -93,7 +93,7 @@ def test_split_texts_keeps_every_text(batch):
 def test_long_texts_change_no_number_of_parts(lengths):
     """On which ranks agree under FSDP2."""
     offsets = torch.tensor([0, *lengths]).cumsum(0)
-    texts = Texts(torch.arange(sum(lengths)), offsets, torch.arange(len(lengths)))
+    texts = RaggedTexts(torch.arange(sum(lengths)), offsets, torch.arange(len(lengths)))
     for parts in range(1, 12):
         pieces = list(split_texts(texts, parts))
         assert len(pieces) == min(parts, len(lengths))
@@ -101,5 +101,5 @@ def test_long_texts_change_no_number_of_parts(lengths):
 
 
 def test_part_must_be_positive():
-    with pytest.raises(ValueError, match=r"memory\.cache_part must be at least 1, got 0"):
-        MemoryConfig(cache_part=0)
+    with pytest.raises(ValueError, match=r"memory\.grad_cache_chunk must be at least 1, got 0"):
+        MemoryConfig(grad_cache_chunk=0)

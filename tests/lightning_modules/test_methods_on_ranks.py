@@ -10,15 +10,15 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from datamodules import GrainSampling, GranularityData
-from datamodules.module import normalise
+from datamodules.datamodule import normalise
 from lightning_modules import BetaClip, ClipFinetune, HarmoClip
-from lightning_modules.data_check import MethodError
-from lightning_modules.memory import MemoryConfig
-from lightning_modules.validation import MeanLosses
+from lightning_modules.methods.data_check import MethodError
+from lightning_modules.methods.gradient_cache import MemoryConfig
+from lightning_modules.methods.validation_metrics import MeanLosses
+from tests.helpers.ranks import run_on_ranks
+from tests.helpers.tiny import write_shards
+from tests.helpers.tiny_run import TINY
 from tests.lightning_modules.test_data_check import train, write
-from tests.ranks import run_on_ranks
-from tests.tiny import write_shards
-from tests.tiny_run import TINY
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -36,7 +36,7 @@ class Step(torch.nn.Module):
 
 def gradients_on_ranks(batches, part):
     torch.manual_seed(1)
-    method = BetaClip(encoder=TINY, memory=MemoryConfig(cache_part=part)).double()
+    method = BetaClip(encoder=TINY, memory=MemoryConfig(grad_cache_chunk=part)).double()
     DistributedDataParallel(Step(method))(batches[dist.get_rank()]).backward()
     return {name: parameter.grad for name, parameter in method.named_parameters()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_modules.model_names import model_names
+from lightning_modules.cli.model_names import model_names
 
 
 @pytest.mark.parametrize(("sources", "names"), [

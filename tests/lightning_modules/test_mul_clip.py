@@ -11,13 +11,13 @@ from torch.nn.functional import normalize
 
 from datamodules import GrainSampling, GranularityData
 from datamodules.batch import Grain
-from datamodules.module import normalise
+from datamodules.datamodule import normalise
 from lightning_modules import MulClip, OptimConfig
-from lightning_modules.mul_clip import Calibration, Reconstruction, caption_words
+from lightning_modules.methods.mul_clip import Calibration, Reconstruction, caption_words
 from losses import ClimLoss, ClipLoss, SoftmaxWeights, SparseWeights, SubcaptionLoss, TopWeights, WordPatchLoss
 from losses.subcaption import aggregate
-from tests.tiny import make_sample, write_shards, write_tar
-from tests.tiny_run import TINY, assert_caching_changes_nothing, fit_method
+from tests.helpers.tiny import make_sample, write_shards, write_tar
+from tests.helpers.tiny_run import TINY, assert_caching_changes_nothing, fit_method
 
 CAPTIONS = {
     0: ("A red cube lies here.", "It is beside a ball."),
@@ -190,7 +190,7 @@ def test_the_summary_is_the_shards_or_the_first_sentence_read_once(shards):
 def test_what_is_watched(batch):
     method = make(calibration=Calibration(4, 5))
     with torch.no_grad():
-        seen = method.watched(batch, method.features(batch))
+        seen = method.extra_metrics(batch, method.features(batch))
     assert set(seen) == {
         "alike/image", "alike/text", "drawn_on/image", "drawn_on/text", "drawn_on/by_patch", "drawn_on/by_word",
         "gathered",
@@ -199,8 +199,8 @@ def test_what_is_watched(batch):
     assert 3.9 < seen["drawn_on/image"] <= 4.001
     assert 0 < seen["gathered"] <= 1
     raw = make(calibration=None)
-    assert set(raw.watched(batch, raw.features(batch))) == {"drawn_on/by_patch", "drawn_on/by_word", "gathered"}
-    assert not make(word_weight=0, subcaption_weight=0).watched(batch, method.features(batch))
+    assert set(raw.extra_metrics(batch, raw.features(batch))) == {"drawn_on/by_patch", "drawn_on/by_word", "gathered"}
+    assert not make(word_weight=0, subcaption_weight=0).extra_metrics(batch, method.features(batch))
 
 
 def test_a_larger_gain_draws_the_tokens_apart(batch):
@@ -210,7 +210,7 @@ def test_a_larger_gain_draws_the_tokens_apart(batch):
             torch.manual_seed(seed)
             method = MulClip(encoder=TINY, calibration=Calibration(4, gain=gain)).double()
             with torch.no_grad():
-                alike.append(method.watched(batch, method.features(batch))["alike/image"])
+                alike.append(method.extra_metrics(batch, method.features(batch))["alike/image"])
         assert alike[0] > 0.9
         assert alike[1] < alike[0] - 0.3
 

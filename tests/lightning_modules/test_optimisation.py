@@ -12,11 +12,11 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch.amp.grad_scaler import GradScaler
 
 from lightning_modules import BetaClip, ClipFinetune, HarmoClip, OptimConfig
-from lightning_modules.base import MethodError
 from lightning_modules.callbacks import AverageWeights
-from lightning_modules.data_check import DataCheck
-from lightning_modules.optim import ScheduleError, adamw, warmup_cosine
-from tests.tiny_run import TINY, data, fit
+from lightning_modules.methods.base import MethodError
+from lightning_modules.methods.data_check import DataCheck
+from lightning_modules.methods.optimizers import ScheduleError, adamw, warmup_cosine
+from tests.helpers.tiny_run import TINY, data, fit
 
 
 class Gradients(Callback):
@@ -145,7 +145,9 @@ def test_the_last_window_of_accumulated_gradients_counts_in_full(tmp_path):
 
 def test_groups_rates_and_decay_by_hand():
     """Of every parameter: where it belongs, how fast it learns, whether it shrinks."""
-    config = OptimConfig(lr=1e-3, new_lr=2e-3, temperature_lr=3e-3, weight_decay=0.1, betas=(0.8, 0.9), eps=1e-7)
+    config = OptimConfig(
+        lr=1e-3, added_modules_lr=2e-3, temperature_lr=3e-3, weight_decay=0.1, betas=(0.8, 0.9), eps=1e-7
+    )
     method = BetaClip("bce", per="row", bias=-5.0, encoder=TINY)
     method.encoder.text_tower.projection.requires_grad_(False)
     optimizer = adamw(method, method.new_modules(), config)
@@ -182,7 +184,7 @@ TEN = {  # warm-up of 4 steps to 1, then a cosine over 16 to 0.1
 def test_the_schedule_at_ten_points():
     weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
     optimizer = torch.optim.AdamW([{"params": weights[:1], "lr": 2.0}, {"params": weights[1:], "lr": 0.5}])
-    schedule = warmup_cosine(optimizer, OptimConfig(warmup_steps=4, final_lr=0.1), 20)
+    schedule = warmup_cosine(optimizer, OptimConfig(warmup_steps=4, final_lr_ratio=0.1), 20)
     for step in range(23):
         if step in TEN:
             assert schedule.get_last_lr() == pytest.approx([2 * TEN[step], 0.5 * TEN[step]], abs=1e-6)
@@ -209,7 +211,7 @@ def test_a_run_follows_the_schedule_and_decays_matrices_alone(tmp_path, monkeypa
     monkeypatch.setattr(ClipFinetune, "losses", lambda self, *_: {"none": 0 * sum(p.sum() for p in self.parameters())})
     monkeypatch.setattr(DataCheck, "on_train_batch_end", lambda *_: None)
     rates = Rates()
-    optim = OptimConfig(lr=0.1, temperature_lr=0.2, weight_decay=0.5, warmup_steps=1, final_lr=0.5)
+    optim = OptimConfig(lr=0.1, temperature_lr=0.2, weight_decay=0.5, warmup_steps=1, final_lr_ratio=0.5)
     trainer = run(tmp_path, callbacks=[rates], optim=optim)
     seed_everything(3)
     before = ClipFinetune(encoder=TINY).state_dict()

@@ -10,19 +10,19 @@ import torch
 from PIL import Image
 
 from eval.drawing.page import png_of
-from lightning_modules.dashboards.run_files import RunFiles
-from lightning_modules.encoder_model import EncoderModel
-from lightning_modules.explain_cli import explain_page
+from lightning_modules.boards.run_logs import RunFiles
+from lightning_modules.cli.explain import explain_page
+from lightning_modules.cli.report import report_page
+from lightning_modules.inference.evaluation_model import EvaluationModel
 from lightning_modules.networks import DualEncoder
-from lightning_modules.report_cli import report_page
-from tests.tiny_run import TINY
+from tests.helpers.tiny_run import TINY
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="needs Chromium")]
 
 
 def explained():
-    model = EncoderModel(DualEncoder(TINY), torch.device("cpu"))
+    model = EvaluationModel(DualEncoder(TINY), torch.device("cpu"))
     return explain_page(model, "a model", Image.new("RGB", (60, 40), "red"), ["a cube", "word" * 50], "red.png")
 
 

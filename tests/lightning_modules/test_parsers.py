@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from eval.benchmarks.catalogue import BENCHMARKS, benchmark
-from eval.captions import WORDINGS
-from eval.fits import FITS
-from lightning_modules import parsers
-from lightning_modules.cli import COMMANDS, main, underscored
+from eval.data.caption_preprocessing import WORDINGS
+from eval.data.image_preprocessing import FITS
+from lightning_modules.cli import parsers
+from lightning_modules.cli.main import COMMANDS, main, underscored
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHOUT_TORCH = """
 import contextlib, io, sys
-from lightning_modules.cli import COMMANDS, main
+from lightning_modules.cli.main import COMMANDS, main
 for words in [["--help"], ["--version"], ["trian"], *([name, "--help"] for name in COMMANDS), ["evaluate"],
               ["fit", "--help"], ["evaluate", "--model", "a", "--benchmark", "coco_boxs", "--root", "."],
               ["export", "a"], ["prepare"], ["prepare", "--help"], ["prepare", "table", "--help"],

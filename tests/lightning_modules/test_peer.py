@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from lightning_modules.cli import main
+from lightning_modules.cli.main import main
 from lightning_modules.networks import DualEncoder
-from tests.tiny import COLOURS, THINGS, picture
-from tests.tiny_run import TINY
+from tests.helpers.tiny import COLOURS, THINGS, picture
+from tests.helpers.tiny_run import TINY
 
 IMAGES, CLASSES = 24, 6
 TEMPLATES = ["a photo of a {c}.", "my {c}"]

@@ -17,12 +17,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from datamodules.batch import Grain
 from datamodules.sample import Region
 from lightning_modules import BetaClip, ClipFinetune, OptimConfig
-from lightning_modules.callbacks import Pictures
-from lightning_modules.callbacks import pictures as module
-from lightning_modules.dashboards.seen import differing, first_samples, looking
-from tests.tiny import make_sample, write_tar
-from tests.tiny_methods import METHODS, method_data
-from tests.tiny_run import TINY, data, fit
+from lightning_modules.boards.snapshot import differing, first_samples, looking
+from lightning_modules.callbacks import SampleImages
+from lightning_modules.callbacks import images as module
+from tests.helpers.tiny import make_sample, write_tar
+from tests.helpers.tiny_methods import METHODS, method_data
+from tests.helpers.tiny_run import TINY, data, fit
 
 ONE_BY_ONE = ("attention", "boxes", "similarity within an image")
 TAGS = {
@@ -37,7 +37,7 @@ def events(folder):
 
 
 def test_all_kinds_at_their_steps_and_training_goes_on(tmp_path):
-    trainer = fit(tmp_path / "with", Pictures(every_n_steps=2, samples=2), epochs=1)
+    trainer = fit(tmp_path / "with", SampleImages(every_n_steps=2, samples=2), epochs=1)
     found = events(tmp_path / "with")
     assert set(found.Tags()["images"]) == TAGS
     for tag in TAGS:
@@ -64,7 +64,7 @@ def test_all_kinds_at_their_steps_and_training_goes_on(tmp_path):
 def test_every_method_has_images_from_its_start_to_its_end(tmp_path, name, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("grainclip"), "handlers", [caplog.handler])
     seed_everything(3)
-    trainer = short_trainer(TensorBoardLogger(tmp_path, "", ""), Pictures(samples=1), max_epochs=1)
+    trainer = short_trainer(TensorBoardLogger(tmp_path, "", ""), SampleImages(samples=1), max_epochs=1)
     trainer.fit(METHODS[name](), method_data(tmp_path))
     assert "failed" not in caplog.text
     found = events(tmp_path)
@@ -113,7 +113,7 @@ def test_every_logger_that_can_takes_the_images_and_the_others_are_told_of_once(
     monkeypatch.setattr(logging.getLogger("grainclip"), "propagate", False)
     monkeypatch.setattr(logging.getLogger("grainclip"), "level", logging.INFO)
     wandb, table = LikeWandb(), CSVLogger(tmp_path, "csv", "")
-    trainer = short_trainer([wandb, table, TakesNone()], Pictures(samples=1), max_steps=2)
+    trainer = short_trainer([wandb, table, TakesNone()], SampleImages(samples=1), max_steps=2)
     trainer.fit(BetaClip(encoder=TINY), data(tmp_path))
     kinds = {tag for tag in TAGS if not tag.endswith("2")}
     assert {(key, step) for key, step, *_ in wandb.images} == {(tag, step) for tag in kinds for step in (0, 2)}
@@ -130,7 +130,7 @@ def test_every_logger_that_can_takes_the_images_and_the_others_are_told_of_once(
 
 def test_a_run_that_goes_on_draws_nothing_twice(tmp_path):
     for epochs in (1, 2):
-        fit(tmp_path, Pictures(samples=1), epochs=epochs)
+        fit(tmp_path, SampleImages(samples=1), epochs=epochs)
     assert [event.step for event in events(tmp_path).Images("attention/sample 1")] == [0, 3, 6]
 
 
@@ -163,7 +163,7 @@ def test_without_regions_and_phrases_and_with_a_single_step(tmp_path):
     trainer = Trainer(
         max_steps=1, accelerator="cpu", devices=1, logger=TensorBoardLogger(tmp_path, "", ""), log_every_n_steps=1,
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
-        callbacks=[Pictures(samples=20)],
+        callbacks=[SampleImages(samples=20)],
     )  # fmt: skip
     trainer.fit(ClipFinetune(encoder=TINY, optim=OptimConfig(lr=1e-2)), run)
     tags = events(tmp_path).Tags()["images"]
@@ -183,13 +183,13 @@ def test_nothing_is_looked_at_where_no_one_takes_it(tmp_path, monkeypatch, logge
         max_steps=1, accelerator="cpu", devices=1, logger=logger, default_root_dir=tmp_path,
         fast_dev_run=logger is None, enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=False, num_sanity_val_steps=0,
-        callbacks=[Pictures(every_n_steps=1)],
+        callbacks=[SampleImages(every_n_steps=1)],
     )  # fmt: skip
     trainer.fit(ClipFinetune(encoder=TINY), data(tmp_path))
 
 
 def test_zero_is_no_images_at_all(tmp_path):
-    fit(tmp_path, Pictures(every_n_steps=0), epochs=1)
+    fit(tmp_path, SampleImages(every_n_steps=0), epochs=1)
     assert events(tmp_path).Tags()["images"] == []
 
 
@@ -198,10 +198,10 @@ def test_a_picture_that_fails_does_not_end_training(tmp_path, monkeypatch, caplo
         raise OSError("disk full")
         yield
 
-    monkeypatch.setattr(module.pictures, "attention", fails)
+    monkeypatch.setattr(module.images, "attention", fails)
     monkeypatch.setattr(logging.getLogger("grainclip"), "propagate", False)
     monkeypatch.setattr(logging.getLogger("grainclip"), "handlers", [caplog.handler])
-    trainer = fit(tmp_path, Pictures(every_n_steps=1), epochs=1)
+    trainer = fit(tmp_path, SampleImages(every_n_steps=1), epochs=1)
     assert trainer.global_step == 3
     assert [record.message for record in caplog.records].count("no more images, this one failed") == 1
     assert "disk full" in caplog.text
@@ -240,9 +240,9 @@ def test_the_first_samples_are_read_once_and_forgotten_by_a_new_set_up(tmp_path)
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"every_n_steps": -1}, "pictures.every_n_steps must be at least 0, got -1"),
-    ({"samples": 0}, "pictures.samples must be at least 1, got 0"),
+    ({"every_n_steps": -1}, "images.every_n_steps must be at least 0, got -1"),
+    ({"samples": 0}, "images.samples must be at least 1, got 0"),
 ])  # fmt: skip
 def test_refusals(changes, message):
     with pytest.raises(ValueError, match=message):
-        Pictures(**changes)
+        SampleImages(**changes)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_modules.precision import best_precision
+from lightning_modules.cli.precision import best_precision
 
 
 def hardware(monkeypatch, cuda=None, cpu=()):

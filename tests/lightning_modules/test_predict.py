@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from eval.fits import centre_crop
-from eval.item_files import parquet
-from lightning_modules.cli import main
-from lightning_modules.encoder_model import EncoderModel
+from eval.data.image_preprocessing import centre_crop
+from eval.results.item_files import parquet
+from lightning_modules.cli.main import main
+from lightning_modules.inference.evaluation_model import EvaluationModel
 from lightning_modules.networks import DualEncoder
-from tests.tiny import make_sample, write_shards, write_tar
-from tests.tiny_run import TINY
+from tests.helpers.tiny import make_sample, write_shards, write_tar
+from tests.helpers.tiny_run import TINY
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_rows_are_the_model_s_vectors_in_the_shards_order(model, tmp_path, capsy
     assert "image.npy: [7, 16]" in capsys.readouterr().out
     order = [0, 2, 4, 6, 1, 3, 5]  # two shards, samples in turn
     samples = [make_sample(number) for number in order]
-    encoder = EncoderModel(DualEncoder.from_pretrained(model), torch.device("cpu"))
+    encoder = EvaluationModel(DualEncoder.from_pretrained(model), torch.device("cpu"))
     rows = {kind: np.load(tmp_path / "out" / f"{kind}.npy") for kind in kinds.split(",")}
     said = {
         kind: [json.loads(line) for line in (tmp_path / "out" / f"{kind}.jsonl").read_text().splitlines()]
@@ -49,8 +49,8 @@ def test_rows_are_the_model_s_vectors_in_the_shards_order(model, tmp_path, capsy
     expected = encoder.encode_text([sample.caption for sample in samples])
     np.testing.assert_allclose(rows["caption"], expected, atol=1e-6)
     assert rows["phrase"].shape == (14, 16)
-    from eval.embed import pixels
-    from eval.sources import TarMember
+    from eval.data.sources import TarMember
+    from eval.protocols.embed import pixels
 
     class Whole(TarMember):
         def open(self):
@@ -105,7 +105,7 @@ def test_files_of_which_nothing_is_known_stay(model, tmp_path, capsys):
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_the_work(model, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("lightning_modules.predict_cli.load_model", lambda *_: 1 / 0)
+    monkeypatch.setattr("lightning_modules.cli.predict.load_model", lambda *_: 1 / 0)
     with pytest.raises(SystemExit):
         predict(model, tmp_path / "shards", "/dev/null/out")
     assert (

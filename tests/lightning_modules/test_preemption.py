@@ -13,13 +13,13 @@ import torch
 from lightning import Trainer
 
 from lightning_modules import ClipFinetune
-from lightning_modules.atomic_io import AtomicCheckpointIO, CheckpointError
 from lightning_modules.callbacks import Preemption
-from tests.diary import diary, wait_for
+from lightning_modules.checkpoints.atomic_save import AtomicCheckpointIO, CheckpointError
+from tests.helpers.diary import diary, wait_for
+from tests.helpers.tiny import write_shards
+from tests.helpers.tiny_run import TINY
+from tests.helpers.warm_ranks import WarmRanks
 from tests.lightning_modules.killable_run import STEPS, train
-from tests.tiny import write_shards
-from tests.tiny_run import TINY
-from tests.warm_ranks import WarmRanks
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

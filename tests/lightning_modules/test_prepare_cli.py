@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from datamodules.prepare import SOURCES
-from lightning_modules.cli import main
-from lightning_modules.prepare_cli import parser
+from lightning_modules.cli.main import main
+from lightning_modules.cli.prepare import parser
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).resolve().parents[2] / "datamodules" / "README.md").read_text(encoding="utf-8")
 PARSER = parser()
 NAMES = [source.__name__.removeprefix("prepare_") for source in SOURCES]
 

@@ -17,20 +17,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_modules.atomic_io import AtomicCheckpointIO, CheckpointError, is_whole, put_in_place
-from lightning_modules.cli import main
-from lightning_modules.evaluate_cli import load_model
-from lightning_modules.export_cli import encoder_of, export, read
-from lightning_modules.fsdp2 import FullySharded
-from lightning_modules.sharded_files import _AllOfIt, put_together
+from lightning_modules.checkpoints.atomic_save import AtomicCheckpointIO, CheckpointError, is_whole, put_in_place
+from lightning_modules.checkpoints.sharded import _AllOfIt, put_together
+from lightning_modules.cli.evaluate import load_model
+from lightning_modules.cli.export import encoder_of, export, read
+from lightning_modules.cli.main import main
+from lightning_modules.distributed.fsdp2 import FullySharded
+from tests.helpers.ranks import run_on_ranks
 from tests.lightning_modules.ranked_run import METHODS, Result, Spec, train, train_all, write_uneven
-from tests.ranks import run_on_ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 BETA = Spec("beta_clip", "ddp")
 SHARDED = Spec("mul_clip", "sharded", save="sharded.ckpt")
 WHOLE = Spec("harmo_clip", "whole", steps=10, accumulate=2, clip=0.1, save="whole.ckpt")
-CACHED = Spec("beta_clip", "whole", steps=4, cache_part=3, recompute=True)
+CACHED = Spec("beta_clip", "whole", steps=4, grad_cache_chunk=3, recompute=True)
 EXTRAS = [Spec("beta_clip", strategy, steps=4, averaged=True, compiled=True) for strategy in ("ddp", "whole")]
 
 

@@ -23,12 +23,12 @@ from typing import get_args
 import pytest
 import torch
 
-from datamodules.module import normalise
-from lightning_modules.memory import MemoryConfig
+from datamodules.datamodule import normalise
+from lightning_modules.methods.gradient_cache import MemoryConfig
+from tests.helpers.ranks import run_on_ranks
 from tests.lightning_modules.advertised import OF_RECIPES, Setting, build, in_header, settings
 from tests.lightning_modules.conditions import LIMIT, Conditions, Precision, Ranks, Steps, run, run_all, told
 from tests.lightning_modules.ranked_run import write_uneven
-from tests.ranks import run_on_ranks
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]
 SETTINGS = settings()
@@ -92,7 +92,7 @@ def built(shards):
 def job(built, row, folder):
     setting, conditions = row
     method, data = built(setting)
-    method.memory = MemoryConfig(3 if conditions.cached else None, method.memory.recompute_blocks)
+    method.memory = MemoryConfig(3 if conditions.cached else None, method.memory.activation_checkpointing)
     start = 0.001 if conditions.resumed else 2.659  # of log_scale: just above its bound, or CLIP's
     with torch.no_grad():
         for name, parameter in method.named_parameters():

@@ -1,6 +1,6 @@
 import pytest
 
-from datamodules.crops import RegionSampling
+from datamodules.batching.region_sampling import RegionSampling
 from lightning_modules import CropTarget, ImageTarget, PhraseTarget
 
 

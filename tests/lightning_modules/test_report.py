@@ -11,9 +11,9 @@ import yaml
 from torch.utils.tensorboard import SummaryWriter
 
 from eval.drawing.curves import curves_figure
-from lightning_modules.cli import main
-from lightning_modules.dashboards.layout import is_fraction
-from lightning_modules.dashboards.run_files import read_run
+from lightning_modules.boards.layout import is_fraction
+from lightning_modules.boards.run_logs import read_run
+from lightning_modules.cli.main import main
 from tests.datamodules.test_atomic_write import full_disk
 
 

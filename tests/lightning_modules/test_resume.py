@@ -15,12 +15,12 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from datamodules import GrainSampling, GranularityData
 from lightning_modules import ClipFinetune, OptimConfig
-from lightning_modules.atomic_io import AtomicCheckpointIO, CheckpointError
 from lightning_modules.callbacks import LastCheckpoint
-from tests.killing import kill_once_going
-from tests.ranks import run_on_ranks
-from tests.tiny import write_shards
-from tests.tiny_run import TINY
+from lightning_modules.checkpoints.atomic_save import AtomicCheckpointIO, CheckpointError
+from tests.helpers.killing import kill_once_going
+from tests.helpers.ranks import run_on_ranks
+from tests.helpers.tiny import write_shards
+from tests.helpers.tiny_run import TINY
 
 SAMPLES, BATCH, EPOCHS = 24, 4, 3
 

@@ -7,8 +7,8 @@ from lightning import Trainer, seed_everything
 
 from datamodules import GrainSampling, GranularityData
 from lightning_modules import BetaClip
-from tests.tiny import make_sample, write_tar
-from tests.tiny_run import TINY
+from tests.helpers.tiny import make_sample, write_tar
+from tests.helpers.tiny_run import TINY
 
 
 @pytest.mark.filterwarnings("ignore")

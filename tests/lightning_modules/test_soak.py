@@ -17,12 +17,12 @@ import pytest
 from lightning import Callback, Trainer, seed_everything
 
 from datamodules import GrainSampling, GranularityData, SkipPolicy
-from datamodules.fetch import FetchPolicy
+from datamodules.shards.download import FetchPolicy
 from lightning_modules import BetaClip, OptimConfig
 from lightning_modules.callbacks import DataMonitor, LastCheckpoint
-from tests.flaky_server import FlakyServer
-from tests.tiny import make_sample, write_tar
-from tests.tiny_run import TINY
+from tests.helpers.flaky_server import FlakyServer
+from tests.helpers.tiny import make_sample, write_tar
+from tests.helpers.tiny_run import TINY
 
 MINUTES = float(os.environ.get("GRAINCLIP_SOAK_MINUTES", "30"))
 pytestmark = [

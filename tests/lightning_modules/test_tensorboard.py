@@ -11,8 +11,8 @@ from urllib.request import Request, urlopen
 import pytest
 from PIL import Image
 
-from lightning_modules.callbacks import DataMonitor, Diagnostics, Pictures, Throughput
-from tests.tiny_run import fit
+from lightning_modules.callbacks import DataMonitor, Diagnostics, SampleImages, Throughput
+from tests.helpers.tiny_run import fit
 
 pytestmark = pytest.mark.slow
 ALL = {
@@ -27,7 +27,7 @@ def ask(tmp_path_factory):
     from tensorboard import default, program
 
     folder = tmp_path_factory.mktemp("run")
-    fit(folder, Pictures(every_n_steps=256, samples=1), Diagnostics(), Throughput(), DataMonitor(), epochs=1)
+    fit(folder, SampleImages(every_n_steps=256, samples=1), Diagnostics(), Throughput(), DataMonitor(), epochs=1)
     board = program.TensorBoard(plugins=default.get_plugins())
     board.configure(argv=[None, "--logdir", str(folder), "--port", "0", "--host", "127.0.0.1", "--load_fast", "false"])
     address = board.launch().rstrip("/")

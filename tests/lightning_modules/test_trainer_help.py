@@ -8,11 +8,11 @@ import sys
 import pytest
 
 from lightning_modules import BetaClip
-from lightning_modules.cli import main
+from lightning_modules.cli.main import main
+from lightning_modules.cli.setting_names import class_settings
+from lightning_modules.cli.trainer import GrainCli, Method
+from lightning_modules.cli.trainer_help import HELP, short_help, wants_short_help, without_all
 from lightning_modules.networks import EncoderConfig
-from lightning_modules.setting_names import class_settings
-from lightning_modules.trainer_cli import GrainCli, Method
-from lightning_modules.trainer_help import HELP, short_help, wants_short_help, without_all
 
 TOLD = re.findall(r"^  --([\w.]+)\+?=?(?: (\S+))?", HELP, re.MULTILINE)
 

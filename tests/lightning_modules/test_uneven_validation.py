@@ -15,10 +15,10 @@ from lightning import Trainer, seed_everything
 from datamodules import GrainSampling, GranularityData, SkipPolicy
 from lightning_modules import BetaClip, HarmoClip, MulClip
 from lightning_modules.callbacks import DataMonitor
+from tests.helpers.ranks import run_on_ranks
+from tests.helpers.tiny import make_sample, write_tar
+from tests.helpers.tiny_run import TINY
 from tests.lightning_modules.ranked_run import strategy
-from tests.ranks import run_on_ranks
-from tests.tiny import make_sample, write_tar
-from tests.tiny_run import TINY
 
 METHODS = {"beta_clip": BetaClip, "mul_clip": MulClip, "harmo_clip": HarmoClip}
 Numbers = dict[str, float]

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
-from losses import BetaCalLoss, ClipLoss, pairs
+from losses import BetaCalLoss, ClipLoss
+from losses.core import pairs
 from tests.helpers.golden import GOLDEN
 from tests.losses.oracle import oracle_bce, oracle_ce, random_case
 

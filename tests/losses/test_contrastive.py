@@ -8,8 +8,9 @@ from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from losses import BetaCalLoss, pairs
-from losses.contrastive import Side, log_partition, softplus_sum
+from losses import BetaCalLoss
+from losses.core import pairs
+from losses.core.contrastive import ContrastSide, log_partition, softplus_sum
 from tests.losses.oracle import oracle_bce, oracle_ce, random_case
 
 LOSSES = [BetaCalLoss("ce"), BetaCalLoss("bce")]
@@ -44,7 +45,7 @@ def test_regions_and_lexemes_with_many_links():
     region_lemmas = torch.where(links, lemmas, first)
     elsewhere = (region_lemmas[..., None] == lemma[:, None, None]).any(2) & ~links
 
-    sides = Side(regions, region_valid, region_lemmas), Side(lexemes, lexeme_valid, lemma[..., None])
+    sides = ContrastSide(regions, region_valid, region_lemmas), ContrastSide(lexemes, lexeme_valid, lemma[..., None])
     logits = log_partition(*sides, scale, keep=~elsewhere)
     positive = logits.own.masked_fill(~links, torch.finfo(logits.own.dtype).min)
     to_lexeme = (logits.row_partition - positive.logsumexp(2))[region_valid].mean()
@@ -79,7 +80,7 @@ def test_one_problem_per_sentence_slot(scope):
     image, text = unit(6, 3, 5), unit(6, 3, 5, seed=1)
     valid = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 1, 0], [0, 0, 0], [1, 1, 0]], dtype=torch.bool)
     slot = torch.arange(3).repeat(6)
-    rows, cols = (Side(x.flatten(0, 1)[:, None], valid.flatten()[:, None]) for x in (image, text))
+    rows, cols = (ContrastSide(x.flatten(0, 1)[:, None], valid.flatten()[:, None]) for x in (image, text))
     logits = log_partition(rows, cols, 6.0, part=slot, scope=scope)
     for m in range(3):
         for group in ([0, 1, 2, 3, 4, 5],) if scope == "all" else ([0, 1, 2], [3, 4, 5]):
@@ -99,11 +100,11 @@ def test_sides_of_different_length():
     row_valid[1], col_valid[2], col_valid[3, 1:] = False, False, False
     z = torch.einsum("bkd,cqd->bkcq", rows, cols) * 5
     z = z.masked_fill(~(row_valid[:, :, None, None] & col_valid), -math.inf)
-    logits = log_partition(Side(rows, row_valid), Side(cols, col_valid), 5.0)
+    logits = log_partition(ContrastSide(rows, row_valid), ContrastSide(cols, col_valid), 5.0)
     torch.testing.assert_close(logits.row_partition[row_valid], z.flatten(2).logsumexp(2)[row_valid])
     torch.testing.assert_close(logits.col_partition[col_valid], z.flatten(0, 1).logsumexp(0)[col_valid])
     other = ~torch.eye(4, dtype=torch.bool)[:, None, :, None]
-    sums = softplus_sum(Side(rows, row_valid), Side(cols, col_valid), 5.0, bias=-1.0)
+    sums = softplus_sum(ContrastSide(rows, row_valid), ContrastSide(cols, col_valid), 5.0, bias=-1.0)
     torch.testing.assert_close(sums.total, torch.where(other, torch.nn.functional.softplus(z - 1), 0).sum())
     assert sums.weight == (row_valid[:, :, None, None] & col_valid & other).sum()
     own = torch.einsum("bkd,bqd->bkq", rows, cols) * 5 - 1

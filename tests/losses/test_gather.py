@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from losses.gather import Ranks, shared_mean
-from tests.ranks import run_on_ranks
+from losses.core.process_group import Ranks, shared_mean
+from tests.helpers.ranks import run_on_ranks
 
 COUNTS = [3, 0, 2, 5]
 

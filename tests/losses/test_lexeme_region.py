@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
-from losses import GlobalRegionLoss, LexemeRegionLoss, pairs
+from losses import GlobalRegionLoss, LexemeRegionLoss
+from losses.core import pairs
 from tests.losses.region_oracle import RegionCase, lexeme_region, region_case
 
 MODES = ("ignore", "positive", "negative")

@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
-from losses import BetaCalLoss, ClipLoss, MultiPositiveClipLoss, pairs
-from tests.ranks import run_on_ranks
+from losses import BetaCalLoss, ClipLoss, MultiPositiveClipLoss
+from losses.core import pairs
+from tests.helpers.ranks import run_on_ranks
 
 MODES = {
     "ce": {},

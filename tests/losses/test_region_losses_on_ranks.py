@@ -9,9 +9,10 @@ from torch import nn
 from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
-from losses import GlobalRegionLoss, LexemeRegionLoss, pairs
+from losses import GlobalRegionLoss, LexemeRegionLoss
+from losses.core import pairs
+from tests.helpers.ranks import run_on_ranks
 from tests.losses.region_oracle import region_case
-from tests.ranks import run_on_ranks
 
 MODES = {name: LexemeRegionLoss(name) for name in ("ignore", "positive", "negative")}
 SPLITS = {1: [6], 2: [4, 2], 3: [2, 1, 3]}  # images; of the third rank of three, image 2 has no region

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from losses import SoftmaxWeights, SparseWeights, SubcaptionLoss, TopWeights, pairs
+from losses import SoftmaxWeights, SparseWeights, SubcaptionLoss, TopWeights
+from losses.core import pairs
 from losses.subcaption import aggregate, patch_weights
 
 B, M, N, D = 5, 4, 7, 6

@@ -9,9 +9,10 @@ from torch import nn
 from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
-from losses import ClimLoss, SoftmaxWeights, SparseWeights, SubcaptionLoss, WordPatchLoss, pairs
+from losses import ClimLoss, SoftmaxWeights, SparseWeights, SubcaptionLoss, WordPatchLoss
+from losses.core import pairs
 from losses.subcaption import aggregate
-from tests.ranks import run_on_ranks
+from tests.helpers.ranks import run_on_ranks
 
 MODES = {"sparse": SparseWeights(), "softmax": SoftmaxWeights(0.2), "word patch": WordPatchLoss(), "clim": ClimLoss()}
 # Image 3 has no sentence; slots 3 and 4 are filled by one or two images, which stand on different ranks.

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.diary import diary, wait_for
+from tests.helpers.diary import diary, wait_for
+from tests.helpers.tiny import picture
 from tests.slurm.cluster import Cluster, NotHere, install
-from tests.tiny import picture
 
 pytestmark = [pytest.mark.long, pytest.mark.slurm, pytest.mark.timeout(1800)]
 PATIENCE = float(os.environ.get("GRAINCLIP_PATIENCE", "600"))  # seconds for a job; on a busy machine more
@@ -42,7 +42,7 @@ def submit(cluster: Cluster, folder: Path, cache: Path, pause: float) -> str:
         "data.scenes.train": 64, "data.scenes.held_out": 16, "data.batch_size": 4, "data.val_batch_size": 8,
         "data.workers": 1, "trainer.max_epochs": STEPS // 8, "trainer.enable_progress_bar": "false",
         "trainer.accelerator": "cpu", "runs": folder, "trainer.precision": "32-true",
-        "trainer.enable_model_summary": "false", "trainer.callbacks+": "tests.diary.Diary",
+        "trainer.enable_model_summary": "false", "trainer.callbacks+": "tests.helpers.diary.Diary",
         "trainer.callbacks.folder": folder, "trainer.callbacks.pause": pause, "trainer.log_every_n_steps": 1,
     }  # fmt: skip
     words = [f"--{name}={value}" for name, value in settings.items()]

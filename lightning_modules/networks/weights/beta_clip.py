@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from lightning_modules.networks.weights.layout import Layout
-from lightning_modules.networks.weights.links import POSITIONS, Link, State, read, same
+from lightning_modules.networks.weights.checkpoint_format import Layout
+from lightning_modules.networks.weights.parameter_map import POSITIONS, Link, State, read, same
 
 POOLING = "text_conditioned_patches_block."
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from lightning_modules.networks.config import ACTIVATIONS, EncoderConfig
 from lightning_modules.networks.long_context import KEPT
 from lightning_modules.networks.weights import beta_clip, openai_clip, transformers_clip
+from lightning_modules.networks.weights.checkpoint_format import Layout, Traceless, sizes
 from lightning_modules.networks.weights.files import fetch, read_tensors
-from lightning_modules.networks.weights.layout import Layout, Traceless, sizes
-from lightning_modules.networks.weights.links import State
+from lightning_modules.networks.weights.parameter_map import State
 
 LAYOUTS = (transformers_clip.LAYOUT, openai_clip.LAYOUT, beta_clip.LAYOUT)
 TABLE, TRAINED_TABLE = "positional_embedding", "positional_embedding_res"  # Long-CLIP's and β-CLIP's pair

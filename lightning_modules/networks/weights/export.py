@@ -18,11 +18,11 @@ from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPProcessor, CLIPTokenizer
 
 from datamodules.atomic_write import atomic_write
-from datamodules.tokenizer import vocabulary
-from datamodules.transforms import CLIP_MEAN, CLIP_STD
+from datamodules.batching.image_transforms import CLIP_MEAN, CLIP_STD
+from datamodules.batching.tokenizer import vocabulary
 from lightning_modules.networks.config import EncoderConfig
 from lightning_modules.networks.weights import openai_clip, transformers_clip
-from lightning_modules.networks.weights.links import write
+from lightning_modules.networks.weights.parameter_map import write
 
 
 def save_transformers(config: EncoderConfig, state: Mapping[str, Tensor], folder: str | Path) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lightning_modules.networks.weights.hub import OPEN_CLIP, TRANSFORMERS, from_hub, weights_of
-from lightning_modules.networks.weights.links import State
+from lightning_modules.networks.weights.parameter_map import State
 from lightning_modules.networks.weights.unreadable import UNREADABLE, why_unreadable
 
 CONTAINERS = ("state_dict", "model")  # keys under which training scripts keep the weights

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from lightning_modules.networks.config import EncoderConfig
-from lightning_modules.networks.weights.layout import Layout
-from lightning_modules.networks.weights.links import POSITIONS, Link, same
+from lightning_modules.networks.weights.checkpoint_format import Layout
+from lightning_modules.networks.weights.parameter_map import POSITIONS, Link, same
 
 
 def links(image_layers: int, text_layers: int) -> list[Link]:

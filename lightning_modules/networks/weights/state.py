@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from lightning_modules.networks.long_context import PositionTable, stretch_positions
-from lightning_modules.networks.weights.links import POSITIONS, State, complain
+from lightning_modules.networks.weights.parameter_map import POSITIONS, State, complain
 
 if TYPE_CHECKING:
     from lightning_modules.networks.encoder import DualEncoder

@@ -15,9 +15,9 @@ from transformers import CLIPTextConfig
 from lightning_modules.networks.config import EncoderConfig
 from lightning_modules.networks.weights import transformers_clip
 from lightning_modules.networks.weights.checkpoint import Checkpoint, read_json
+from lightning_modules.networks.weights.checkpoint_format import Traceless, depth, sizes
 from lightning_modules.networks.weights.files import fetch, read_tensors
-from lightning_modules.networks.weights.layout import Traceless, depth, sizes
-from lightning_modules.networks.weights.links import Link, State, read, same
+from lightning_modules.networks.weights.parameter_map import Link, State, read, same
 
 BIAS = "head.bias"
 

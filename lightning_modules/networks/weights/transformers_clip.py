@@ -10,8 +10,8 @@ from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 
 from lightning_modules.networks.config import EncoderConfig
 from lightning_modules.networks.text_tower import text_config
-from lightning_modules.networks.weights.layout import Layout, Traceless
-from lightning_modules.networks.weights.links import POSITIONS, Link, same
+from lightning_modules.networks.weights.checkpoint_format import Layout, Traceless
+from lightning_modules.networks.weights.parameter_map import POSITIONS, Link, same
 
 VISION, TEXT = "vision_model.", "text_model."
 

@@ -5,13 +5,13 @@ import hashlib
 import pytest
 import torch
 
-from eval.benchmark import Run
 from eval.benchmarks.aro import aro_attribution, aro_relation
 from eval.benchmarks.fgovd import FgovdFile, fgovd, fgovd_attributes, fgovd_crop, official_ranks
 from eval.benchmarks.sugarcrepe import KINDS, sugarcrepe
 from eval.benchmarks.winoground import winoground
-from eval.choosing import Answers
-from eval.fgovd_files import read_official, read_released_again
+from eval.interfaces import EvalContext
+from eval.protocols.fgovd_files import read_official, read_released_again
+from eval.protocols.multiple_choice import Answers
 from tests.eval.fgovd_release import write_fgovd
 from tests.eval.official import ColourModel, paint, rows, write_json
 from tests.eval.releases import plain, write_lines
@@ -22,7 +22,7 @@ from tests.eval.releases import plain, write_lines
 def test_fgovd_by_hand(tmp_path, official, protocol):
     write_fgovd(tmp_path, official)
     model, name = ColourModel(), protocol.__name__
-    result = protocol(model, Run(tmp_path, batch_size=1))
+    result = protocol(model, EvalContext(tmp_path, batch_size=1))
     found = {n.removeprefix(f"{name}/hard/"): v for n, v in result.numbers.items() if "/hard/" in n}
     assert found["accuracy"] == 0.75  # the tie is a hit
     assert found["ties"] == 0.25
@@ -38,7 +38,7 @@ def test_fgovd_by_hand(tmp_path, official, protocol):
     columns = result.items[f"{name}/hard"].columns
     assert columns["hit"] == [True, True, True, False]
     assert columns["chosen"][3] == "a blue wall."
-    assert protocol(model, Run(tmp_path, batch_size=5)).numbers == result.numbers
+    assert protocol(model, EvalContext(tmp_path, batch_size=5)).numbers == result.numbers
     file = next(tmp_path.rglob("*attributes*"))
     assert result.settings["files"][file.name] == hashlib.sha256(file.read_bytes()).hexdigest()
 
@@ -65,7 +65,7 @@ def test_fgovd_s_mean_rank_reads_the_first_wrong_texts(tmp_path):
     red, blue, green = document["annotations"][2]["neg_category_ids"]
     document["annotations"][2]["neg_category_ids"] = [red, green, blue]
     write_json(tmp_path / "benchmarks" / "color.json", document)
-    numbers = FgovdFile("benchmarks/color.json")(ColourModel(), Run(tmp_path)).numbers
+    numbers = FgovdFile("benchmarks/color.json")(ColourModel(), EvalContext(tmp_path)).numbers
     assert numbers["fgovd/color/mean_rank_of_3"] == 1.0
 
 
@@ -90,33 +90,33 @@ def test_fgovd_counts_what_it_leaves_out(tmp_path):
     document = rows(tmp_path / "benchmarks" / "1_attributes.json")
     document["annotations"][1]["bbox"] = [5, 5, 0, 3]
     write_json(file, document)
-    result = FgovdFile("benchmarks/color.json")(ColourModel(), Run(tmp_path))
+    result = FgovdFile("benchmarks/color.json")(ColourModel(), EvalContext(tmp_path))
     assert (result.counts, result.numbers["fgovd/color/questions"]) == ({"box without area": 1}, 3)
     (tmp_path / "train2017" / "000000000008.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"^1 of the 2 files of .*color\.json are missing, such as .*--skip_m"):
-        FgovdFile("benchmarks/color.json")(ColourModel(), Run(tmp_path))
-    result = FgovdFile("benchmarks/color.json")(ColourModel(), Run(tmp_path, skip_missing=True))
+        FgovdFile("benchmarks/color.json")(ColourModel(), EvalContext(tmp_path))
+    result = FgovdFile("benchmarks/color.json")(ColourModel(), EvalContext(tmp_path, skip_missing=True))
     assert result.counts["picture missing"] == 1
     assert result.counts["item of a missing picture"] == 2
-    with pytest.raises(FileNotFoundError, match=r"must hold benchmarks/material.json or fgovd/material_llava.jsonl"):
-        fgovd_attributes(ColourModel(), Run(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"holds no benchmarks/material\.json, no fgovd/material_llava\.jsonl"):
+        fgovd_attributes(ColourModel(), EvalContext(tmp_path))
     document["annotations"][0]["neg_category_ids"] = [100, 9]
     write_json(file, document)
     with pytest.raises(
         ValueError, match=r"'annotations\[id 0\].neg_category_ids' must be the id of one of 'categories'"
     ):
-        FgovdFile("benchmarks/color.json")(ColourModel(), Run(tmp_path))
+        FgovdFile("benchmarks/color.json")(ColourModel(), EvalContext(tmp_path))
     document["annotations"][0]["neg_category_ids"] = []
     write_json(file, document)
     with pytest.raises(ValueError, match="a question needs at least two texts"):
-        FgovdFile("benchmarks/color.json")(ColourModel(), Run(tmp_path, skip_missing=True))
+        FgovdFile("benchmarks/color.json")(ColourModel(), EvalContext(tmp_path, skip_missing=True))
 
 
 def test_fgovd_refuses_pictures_of_another_size(tmp_path):
     write_fgovd(tmp_path)
     plain(tmp_path / "val2017" / "000000000007.jpg", "red")
     with pytest.raises(ValueError, match=r"7\.jpg must have 40×20 pixels, as its annotation says, got 24×20"):
-        fgovd(ColourModel(), Run(tmp_path))
+        fgovd(ColourModel(), EvalContext(tmp_path))
 
 
 def write_sugarcrepe(root):
@@ -138,7 +138,7 @@ def write_sugarcrepe(root):
 
 def test_sugarcrepe_skips_no_number_and_a_tie_is_a_miss(tmp_path):
     write_sugarcrepe(tmp_path)
-    result = sugarcrepe(ColourModel(), Run(tmp_path))
+    result = sugarcrepe(ColourModel(), EvalContext(tmp_path))
     assert result.numbers["sugarcrepe/swap_obj/questions"] == 3
     assert result.numbers["sugarcrepe/swap_obj/accuracy"] == pytest.approx(2 / 3)
     assert result.numbers["sugarcrepe/swap_obj/ties"] == pytest.approx(1 / 3)
@@ -147,9 +147,9 @@ def test_sugarcrepe_skips_no_number_and_a_tie_is_a_miss(tmp_path):
     assert len(result.settings["files"]) == 7
     model = ColourModel()
     model.context_length = 4  # words, SOT and EOT: "a red thing" and "a blue one" have five
-    assert sugarcrepe(model, Run(tmp_path)).settings["counts"] == {"text cut at 4 tokens": 40}
+    assert sugarcrepe(model, EvalContext(tmp_path)).settings["counts"] == {"text cut at 4 tokens": 40}
     model.context_length = 5
-    assert sugarcrepe(model, Run(tmp_path)).settings["counts"] == {}
+    assert sugarcrepe(model, EvalContext(tmp_path)).settings["counts"] == {}
 
 
 def write_aro(root):
@@ -166,11 +166,11 @@ def write_aro(root):
 
 def test_aro_cuts_the_box_and_averages_over_groups(tmp_path):
     write_aro(tmp_path)
-    result = aro_relation(ColourModel(), Run(tmp_path))
+    result = aro_relation(ColourModel(), EvalContext(tmp_path))
     assert result.numbers["aro_relation/accuracy"] == pytest.approx(2 / 6)
     assert result.numbers["aro_relation/macro_accuracy"] == pytest.approx((1 / 4 + 1 / 2) / 2)
     assert result.items["aro_relation"].columns["group"][:2] == ["on", "on"]
-    result = aro_attribution(ColourModel(), Run(tmp_path))
+    result = aro_attribution(ColourModel(), EvalContext(tmp_path))
     assert result.numbers["aro_attribution/macro_accuracy"] == 24 / 25  # the pair of 24 questions does not count
     assert result.settings["groups that count"] == 1
 
@@ -183,7 +183,7 @@ def test_winoground_by_hand(tmp_path):
         for n, (c0, c1) in enumerate([("red", "blue"), ("blue", "red"), ("red", "red"), ("green", "blue")])
     ]
     write_lines(tmp_path / "winoground" / "data" / "examples.jsonl", examples)
-    result = winoground(ColourModel(), Run(tmp_path))
+    result = winoground(ColourModel(), EvalContext(tmp_path))
     table = result.items["winoground"].columns
     assert table["text"] == [True, False, False, False]
     assert table["image"] == [True, False, False, False]
@@ -214,7 +214,7 @@ def write_winoground_parquet(root, examples):
 def test_winoground_from_parquet(tmp_path):
     captions = [("red", "blue"), ("blue", "red"), ("red", "red"), ("green", "blue")]
     file = write_winoground_parquet(tmp_path, [("red", "blue", *pair) for pair in captions])
-    result = winoground(ColourModel(), Run(tmp_path))
+    result = winoground(ColourModel(), EvalContext(tmp_path))
     table = result.items["winoground"].columns
     assert table["text"] == table["image"] == [True, False, False, False]
     assert table["caption_1"] == ["blue", "red", "red", "blue"]
@@ -223,7 +223,7 @@ def test_winoground_from_parquet(tmp_path):
     assert result.settings["files"][file.name] == hashlib.sha256(file.read_bytes()).hexdigest()
     file.write_bytes(b"PAR1 no table")
     with pytest.raises(ValueError, match=r"of-00002\.parquet is no Parquet file with image_0"):
-        winoground(ColourModel(), Run(tmp_path))
+        winoground(ColourModel(), EvalContext(tmp_path))
 
 
 def test_winoground_s_text_and_image_scores_ask_different_things(tmp_path):
@@ -242,5 +242,5 @@ def test_winoground_s_text_and_image_scores_ask_different_things(tmp_path):
         ([[0.28, 0.0, 0.96], [0.0, 0.0, 1.0]], (True, False)),
     ):
         model.encode_text = lambda texts, vectors=vectors: torch.tensor(vectors)
-        found = winoground(model, Run(tmp_path)).numbers
+        found = winoground(model, EvalContext(tmp_path)).numbers
         assert (found["winoground/text_accuracy"] == 1, found["winoground/image_accuracy"] == 1) == expected

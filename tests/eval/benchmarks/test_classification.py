@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from eval.benchmark import Run
 from eval.benchmarks.cifar import cifar10, cifar10_own, cifar100, cifar100_own
 from eval.benchmarks.image_folder import ImageFolder
 from eval.benchmarks.imagenet import imagenet, imagenet_a, imagenet_r, imagenet_v2
 from eval.benchmarks.webdataset import WebDataset
-from eval.prompts import CIFAR_TEMPLATES, imagenet_classes, imagenet_templates, read_templates
-from eval.sources import Pixels
-from eval.zero_shot import Labelled, classify_images
+from eval.data.sources import Pixels
+from eval.interfaces import EvalContext
+from eval.protocols.prompts import CIFAR_TEMPLATES, imagenet_classes, imagenet_templates, read_templates
+from eval.protocols.zero_shot_classification import Labelled, classify_images
 from tests.eval import releases
 from tests.eval.official import ColourModel
 
@@ -69,7 +69,7 @@ def test_imagenet_s_labels_are_ranks_of_wnids_and_twins_take_the_first(tmp_path,
     for place in range(1000):
         right = place if place != 5 else 6
         picture(tmp_path / "imagenet" / "val" / WNIDS[place] / "ILSVRC2012_val_00000001", right)
-    found = imagenet(Namer(), Run(tmp_path, batch_size=500))
+    found = imagenet(Namer(), EvalContext(tmp_path, batch_size=500))
     hits = found.items["imagenet"].columns["top1"]
     missed = [place for place, hit in enumerate(hits) if not hit]
     # the second of two equal classes is never chosen; a picture of the second shows the second's own vector
@@ -86,7 +86,7 @@ def test_imagenet_s_labels_are_ranks_of_wnids_and_twins_take_the_first(tmp_path,
 def test_the_second_of_equal_classes_misses(tmp_path):
     images = [Pixels(str(n), np.full((4, 4, 3), (255, 0, 0), np.uint8)) for n in range(2)]
     data = Labelled(images, [0, 2], ["red", "blue", "red"])
-    found = classify_images("twins", ColourModel(), Run(tmp_path), data, ("{}",), "")
+    found = classify_images("twins", ColourModel(), EvalContext(tmp_path), data, ("{}",), "")
     assert found.items["twins"].columns["top1"] == [True, False]
     assert found.items["twins"].columns["rank"] == [0, 1]
     assert found.numbers["twins/ties"] == 1.0
@@ -97,47 +97,47 @@ def test_imagenet_v2_s_labels_are_its_folders_numbers(tmp_path, one_template):
     folder = tmp_path / "imagenetv2-matched-frequency-format-val"
     for place in (0, 1, 2, 10, 100, 999):
         picture(folder / str(place) / "a", place)
-    found = imagenet_v2(Namer(), Run(tmp_path))
+    found = imagenet_v2(Namer(), EvalContext(tmp_path))
     assert found.numbers["imagenet_v2/top1"] == 1.0
     assert found.items["imagenet_v2"].columns["class"][3] == imagenet_classes()[100]
     (folder / "tench").mkdir()
     with pytest.raises(ValueError, match="must hold folders 0 to 999, got tench"):
-        imagenet_v2(Namer(), Run(tmp_path))
+        imagenet_v2(Namer(), EvalContext(tmp_path))
 
 
 def test_imagenet_a_s_classes_are_its_folders(tmp_path, one_template):
     (tmp_path / "imagenet_wnids.txt").write_text("\n".join(WNIDS))
     for place in (3, 40, 500):
         picture(tmp_path / "imagenet-a" / WNIDS[place] / "x", place)
-    found = imagenet_a(Namer(), Run(tmp_path))
+    found = imagenet_a(Namer(), EvalContext(tmp_path))
     assert (found.numbers["imagenet_a/top1"], found.settings["classes"]) == (1.0, 3)
     (tmp_path / "imagenet-a" / "n99999999").mkdir()
     with pytest.raises(ValueError, match="must hold folders of ImageNet-1k's wnids, got n99999999"):
-        imagenet_a(Namer(), Run(tmp_path))
+        imagenet_a(Namer(), EvalContext(tmp_path))
     (tmp_path / "imagenet_wnids.txt").write_text("n00000001")
     with pytest.raises(ValueError, match="must hold 1000 wnids in the order of their names, got 1"):
-        imagenet_a(Namer(), Run(tmp_path))
+        imagenet_a(Namer(), EvalContext(tmp_path))
     with pytest.raises(FileNotFoundError, match="holds no imagenet-r; --root must be the folder above"):
-        imagenet_r(Namer(), Run(tmp_path))
+        imagenet_r(Namer(), EvalContext(tmp_path))
     picture(tmp_path / "imagenet" / "val" / WNIDS[0] / "x", 0)
     with pytest.raises(ValueError, match="val must hold 1000 folders, got 1"):
-        imagenet(Namer(), Run(tmp_path))
+        imagenet(Namer(), EvalContext(tmp_path))
 
 
 def test_cifar_s_own_files(tmp_path):
     releases.write_cifar(tmp_path)
     model = ColourModel()
-    result = cifar10(model, Run(tmp_path))
+    result = cifar10(model, EvalContext(tmp_path))
     assert (result.numbers["cifar10/top1"], result.numbers["cifar10/pictures"]) == (1.0, 6)
     assert result.settings["prompts per class"] == 80
     assert set(result.settings["files"]) == {"test_batch", "batches.meta"}
     model = ColourModel()
-    assert cifar100(model, Run(tmp_path)).numbers["cifar100/class_mean_top1"] == 1.0
+    assert cifar100(model, EvalContext(tmp_path)).numbers["cifar100/class_mean_top1"] == 1.0
     assert "a bad photo of a red_fish." in model.texts
     model = ColourModel()
-    assert cifar100_own(model, Run(tmp_path)).settings["prompts per class"] == 18
+    assert cifar100_own(model, EvalContext(tmp_path)).settings["prompts per class"] == 18
     assert "a low contrast photo of the red fish." in model.texts
-    assert cifar10_own(model, Run(tmp_path)).numbers["cifar10_own/top1"] == 1.0
+    assert cifar10_own(model, EvalContext(tmp_path)).numbers["cifar10_own/top1"] == 1.0
 
 
 def test_cifar_s_pickles_run_nothing(tmp_path):
@@ -149,13 +149,13 @@ def test_cifar_s_pickles_run_nothing(tmp_path):
 
     (tens / "test_batch").write_bytes(pickle.dumps({"data": Evil()}))
     with pytest.raises(ValueError, match=r"test_batch is no pickle of plain data: it names builtins.print"):
-        cifar10(ColourModel(), Run(tmp_path))
+        cifar10(ColourModel(), EvalContext(tmp_path))
     (tens / "test_batch").write_bytes(pickle.dumps({"data": np.zeros((2, 3), np.uint8), "labels": [0, 1]}, protocol=2))
     with pytest.raises(ValueError, match=r"test_batch: 'data' must be 2 rows of 3072 bytes, got \(2, 3\)"):
-        cifar10(ColourModel(), Run(tmp_path))
+        cifar10(ColourModel(), EvalContext(tmp_path))
     (tens / "test_batch").write_bytes(pickle.dumps({"labels": []}))
     with pytest.raises(ValueError, match="test_batch must hold 'data', got labels"):
-        cifar10(ColourModel(), Run(tmp_path))
+        cifar10(ColourModel(), EvalContext(tmp_path))
 
 
 def test_openai_s_templates():
@@ -168,43 +168,43 @@ def test_any_folder(tmp_path):
     for colour in releases.NAMES:
         releases.plain(tmp_path / "mine" / f"{colour}_things" / "a.jpg", colour)
     model = ColourModel()
-    result = ImageFolder("mine")(model, Run(tmp_path))
+    result = ImageFolder("mine")(model, EvalContext(tmp_path))
     assert result.numbers["folder:mine/top1"] == 1.0
     assert "a bad photo of a red things." in model.texts
     (tmp_path / "mine" / "templates.txt").write_text("one {c}\n")
     (tmp_path / "mine" / "classnames.txt").write_text("blue\ngreen\nblue\n")
     model = ColourModel()
-    result = ImageFolder("mine")(model, Run(tmp_path))
+    result = ImageFolder("mine")(model, EvalContext(tmp_path))
     assert model.texts == ["one blue", "one green", "one blue"]
     assert result.numbers["folder:mine/top1"] == pytest.approx(2 / 3)  # blue, green and red, which is now called blue
     (tmp_path / "mine" / "classnames.txt").write_text("blue\n")
     with pytest.raises(ValueError, match=r"classnames.txt must hold 3 names, one a folder, got 1"):
-        ImageFolder("mine")(model, Run(tmp_path))
+        ImageFolder("mine")(model, EvalContext(tmp_path))
     (tmp_path / "mine" / "red_things" / "notes.txt").write_text("")
     (tmp_path / "mine" / "classnames.txt").unlink()
     with pytest.raises(ValueError, match=r"red_things must hold pictures \(.*\), got notes.txt"):
-        ImageFolder("mine")(model, Run(tmp_path))
+        ImageFolder("mine")(model, EvalContext(tmp_path))
 
 
 def test_wds_classification_round_trip(tmp_path):
     shards = [[("red", "0"), ("blue", "2")], [("green", "1"), ("red", "2")]]
     folder = releases.write_wds(tmp_path / "wds", "classification", shards)
     model = ColourModel()
-    result = WebDataset("wds")(model, Run(tmp_path))
+    result = WebDataset("wds")(model, EvalContext(tmp_path))
     assert result.numbers["wds:wds/top1"] == 0.75
     assert model.texts[:2] == ["a photo of red.", "my red"]
     assert result.items["wds:wds"].columns["image"] == ["0/s0000000", "0/s0000001", "1/s0000000", "1/s0000001"]
     (folder / "test" / "nshards.txt").write_text("3")
     with pytest.raises(FileNotFoundError, match=r"the shard .*2\.tar does not exist"):
-        WebDataset("wds")(model, Run(tmp_path))
+        WebDataset("wds")(model, EvalContext(tmp_path))
     for count in ("0", "two"):
         (folder / "test" / "nshards.txt").write_text(count)
         with pytest.raises(ValueError, match=rf"nshards\.txt must be the number of shards, got '{count}'"):
-            WebDataset("wds")(model, Run(tmp_path))
+            WebDataset("wds")(model, EvalContext(tmp_path))
     (folder / "test" / "nshards.txt").write_text("2")
     (folder / "test" / "1.tar").write_bytes((folder / "test" / "1.tar").read_bytes()[:700])
     with pytest.raises(ValueError, match=r"1\.tar is cut short or no tar|every sample must have a picture"):
-        WebDataset("wds")(model, Run(tmp_path))
+        WebDataset("wds")(model, EvalContext(tmp_path))
     (folder / "zeroshot_classification_templates.txt").write_text("no place")
     with pytest.raises(ValueError, match=r"a prompt must hold \{c\} once, the place of the name, got 'no place'"):
         read_templates(folder / "zeroshot_classification_templates.txt")
@@ -212,14 +212,14 @@ def test_wds_classification_round_trip(tmp_path):
 
 def test_wds_retrieval_has_a_caption_a_line(tmp_path):
     releases.write_wds(tmp_path / "r", "retrieval", [[("red", "red one\nred two"), ("blue", "blue one\n")]])
-    result = WebDataset("r")(ColourModel(), Run(tmp_path))
+    result = WebDataset("r")(ColourModel(), EvalContext(tmp_path))
     assert (result.settings["texts"], result.numbers["wds:r/image_to_text/R@1"]) == (3, 1.0)
     (tmp_path / "r" / "dataset_type.txt").write_text("multilabel")
     with pytest.raises(ValueError, match="must be one of classification, retrieval, got 'multilabel'"):
-        WebDataset("r")(ColourModel(), Run(tmp_path))
+        WebDataset("r")(ColourModel(), EvalContext(tmp_path))
 
 
 def test_labels_outside_the_classes_are_refused(tmp_path):
     releases.write_wds(tmp_path / "w", "classification", [[("red", "3")]])
     with pytest.raises(ValueError, match=r"wds:w: labels must lie in \[0, 3\), got 3"):
-        WebDataset("w")(ColourModel(), Run(tmp_path))
+        WebDataset("w")(ColourModel(), EvalContext(tmp_path))

@@ -8,20 +8,20 @@ from torch.nn import functional
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import pad, resize
 
-from eval.benchmark import Run
 from eval.benchmarks import clipself_boxes
 from eval.benchmarks.clipself_boxes import coco_panoptic_clipself, cut_out, patches_of, unpacked
-from eval.cache import Cache
-from eval.embed import as_pixels
-from eval.panoptic_files import Segment, SegmentedPicture, read_panoptic
-from eval.prompts import VILD_TEMPLATES, class_vectors
-from eval.sources import ImageFile
-from lightning_modules.encoder_model import EncoderModel
+from eval.data.cache import Cache
+from eval.data.sources import ImageFile
+from eval.interfaces import EvalContext
+from eval.protocols.embed import as_pixels
+from eval.protocols.panoptic_files import Segment, SegmentedPicture, read_panoptic
+from eval.protocols.prompts import VILD_TEMPLATES, class_vectors
+from lightning_modules.inference.evaluation_model import EvaluationModel
 from lightning_modules.networks import DualEncoder
 from tests.eval.benchmarks.test_coco_boxes import crop
 from tests.eval.official import ColourModel, rows, write_json, write_panoptic
+from tests.helpers.tiny_run import TINY
 from tests.lightning_modules.networks.test_larger_pictures import cubic
-from tests.tiny_run import TINY
 
 NAME = "coco_panoptic_clipself"
 WAYS = [f"{way}/{kind}" for way in ("rois", "masks", "crops") for kind in ("thing", "stuff")]
@@ -29,7 +29,7 @@ WAYS = [f"{way}/{kind}" for way in ("rois", "masks", "crops") for kind in ("thin
 
 def test_things_and_stuff_in_three_ways(tmp_path):
     write_panoptic(tmp_path)
-    result = coco_panoptic_clipself(ColourModel(), Run(tmp_path))
+    result = coco_panoptic_clipself(ColourModel(), EvalContext(tmp_path))
     assert {name.removeprefix(f"{NAME}/").rpartition("/")[0] for name in result.numbers} == set(WAYS)
     for way in WAYS:
         assert result.numbers[f"{NAME}/{way}/class_mean_top1"] == 1.0
@@ -39,15 +39,15 @@ def test_things_and_stuff_in_three_ways(tmp_path):
     assert (result.settings["picture"], result.settings["crop"]) == ("longest, 256×256", "letterbox, 16×16")
     assert result.counts == {"box under 8² or over 1024² pixels": 2}
     with pytest.raises(ValueError, match=f"{NAME} prepares pictures in its own way"):
-        coco_panoptic_clipself(ColourModel(), Run(tmp_path, fit=clipself_boxes.longest))
+        coco_panoptic_clipself(ColourModel(), EvalContext(tmp_path, fit=clipself_boxes.longest))
 
 
 def test_the_cache_knows_the_larger_picture_from_the_small_one(tmp_path):
     write_panoptic(tmp_path)
     cache = Cache(tmp_path / "cache")
-    first = coco_panoptic_clipself(ColourModel(), Run(tmp_path, cache=cache))
+    first = coco_panoptic_clipself(ColourModel(), EvalContext(tmp_path, cache=cache))
     assert cache.found == 0
-    assert coco_panoptic_clipself(ColourModel(), Run(tmp_path, cache=cache)) == first
+    assert coco_panoptic_clipself(ColourModel(), EvalContext(tmp_path, cache=cache)) == first
     assert cache.found == 3  # classes, regions, crops
 
 
@@ -99,7 +99,7 @@ def test_all_ways_against_loops(tmp_path, monkeypatch):
     for weight in encoder.parameters():
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, std=0.3)  # so that answers differ
-    model = EncoderModel(encoder, torch.device("cpu"))
+    model = EvaluationModel(encoder, torch.device("cpu"))
     seen, grade = {}, clipself_boxes.grade
 
     def watch(name, rows, *more):
@@ -107,8 +107,8 @@ def test_all_ways_against_loops(tmp_path, monkeypatch):
         return grade(name, rows, *more)
 
     monkeypatch.setattr(clipself_boxes, "grade", watch)
-    result = coco_panoptic_clipself(model, Run(tmp_path))
-    data = read_panoptic(Run(tmp_path))
+    result = coco_panoptic_clipself(model, EvalContext(tmp_path))
+    data = read_panoptic(EvalContext(tmp_path))
     classes = class_vectors(model.encode_text, data.classes, VILD_TEMPLATES).double()
 
     image = Image.open(tmp_path / "val2017" / "000000000005.png")
@@ -148,7 +148,7 @@ def test_a_mask_on_no_patch_is_pooled_by_its_box_and_counted(tmp_path, monkeypat
     monkeypatch.setattr(clipself_boxes, "GRID", 4)
     write_panoptic(tmp_path)
     monkeypatch.setattr(clipself_boxes, "patches_of", lambda mask: bytes(2))
-    result = coco_panoptic_clipself(ColourModel(), Run(tmp_path))
+    result = coco_panoptic_clipself(ColourModel(), EvalContext(tmp_path))
     assert result.counts["segment that shows on no patch, its box pooled"] == 2
     masks, rois = (result.items[f"{NAME}/{way}/stuff"].columns for way in ("masks", "rois"))
     assert masks == rois

@@ -10,19 +10,19 @@ import pytest
 import torch
 from PIL import Image
 
-from eval.benchmark import Run
 from eval.benchmarks.coco_boxes import FG_CLIP, coco_boxes, lvis_boxes, read_coco, read_lvis
-from eval.cache import Cache
-from eval.prompts import class_vectors, imagenet_templates
-from lightning_modules.evaluate_cli import EncoderModel
+from eval.data.cache import Cache
+from eval.interfaces import EvalContext
+from eval.protocols.prompts import class_vectors, imagenet_templates
+from lightning_modules.cli.evaluate import EvaluationModel
 from lightning_modules.networks import DualEncoder
 from tests.eval.official import ColourModel, rows, write_coco, write_json, write_lvis
-from tests.tiny_run import TINY
+from tests.helpers.tiny_run import TINY
 
 
 def test_coco_by_hand(tmp_path):
     file, model = write_coco(tmp_path), ColourModel()
-    result = coco_boxes(model, Run(tmp_path, batch_size=1))
+    result = coco_boxes(model, EvalContext(tmp_path, batch_size=1))
     numbers = {name.removeprefix("coco_boxes/"): number for name, number in result.numbers.items()}
     assert (numbers["top1"], numbers["top5"], numbers["boxes"]) == (0.8, 1.0, 5)
     assert numbers["class_mean_top1"] == pytest.approx((1 + 2 / 3) / 2)
@@ -31,13 +31,13 @@ def test_coco_by_hand(tmp_path):
     assert result.counts == {}
     assert result.settings["picture"] == "squash, 16×16"
     assert "a bad photo of a red." in model.texts
-    assert coco_boxes(model, Run(tmp_path, batch_size=7)).numbers == result.numbers
+    assert coco_boxes(model, EvalContext(tmp_path, batch_size=7)).numbers == result.numbers
 
 
 def test_single_boxes_and_the_cache(tmp_path):
     write_coco(tmp_path)
     cache = Cache(tmp_path / "cache")
-    result = coco_boxes(ColourModel(), Run(tmp_path, cache=cache))
+    result = coco_boxes(ColourModel(), EvalContext(tmp_path, cache=cache))
     table = result.items["coco_boxes"]
     columns = table.columns
     assert columns["image"][0] == "val2017/000000000001.png"
@@ -53,7 +53,7 @@ def test_single_boxes_and_the_cache(tmp_path):
         shares = [sum(own) / len(own) for own in hits.values()]
         assert result.numbers[name] == pytest.approx(sum(shares) / len(shares))
     assert len(table.means) == 4
-    assert coco_boxes(ColourModel(), Run(tmp_path, cache=cache)) == result
+    assert coco_boxes(ColourModel(), EvalContext(tmp_path, cache=cache)) == result
     assert cache.found == 2  # class vectors and boxes
 
 
@@ -76,7 +76,7 @@ def test_lvis_pictures_come_by_url_from_both_folders(tmp_path):
     assert data.classes == ("deep red (colour)", "deep blue (colour)", "deep green (colour)")
     assert [p.image.file.parent.name for p in data.pictures] == ["val2017", "train2017"]
     assert [[box.label for box in picture.boxes] for picture in data.pictures] == [[1], [2]]
-    numbers = lvis_boxes(ColourModel(), Run(tmp_path)).numbers
+    numbers = lvis_boxes(ColourModel(), EvalContext(tmp_path)).numbers
     assert (numbers["lvis_boxes/top1"], numbers["lvis_boxes/boxes"]) == (0.5, 2)
 
 
@@ -97,7 +97,7 @@ def test_boxes_that_leave_the_picture_or_have_no_area_are_counted(tmp_path):
         "box without area": 1, "box outside its picture": 1, "box cut at its picture's border": 1
     }  # fmt: skip
     assert [box.box for picture in data.pictures for box in picture.boxes[:1]] == [(0.5, 0, 1, 1)] * 2
-    result = coco_boxes(ColourModel(), Run(tmp_path))
+    result = coco_boxes(ColourModel(), EvalContext(tmp_path))
     assert result.numbers["coco_boxes/boxes"] == 3
     assert result.settings["counts"] == result.counts == dict(data.counts)
 
@@ -106,13 +106,13 @@ def test_missing_pictures_stop_the_run_or_are_counted(tmp_path):
     write_coco(tmp_path)
     (tmp_path / "val2017" / "000000000002.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of the 2 files of .*json are missing, such as .*2\.png"):
-        coco_boxes(ColourModel(), Run(tmp_path))
-    result = coco_boxes(ColourModel(), Run(tmp_path, skip_missing=True))
+        coco_boxes(ColourModel(), EvalContext(tmp_path))
+    result = coco_boxes(ColourModel(), EvalContext(tmp_path, skip_missing=True))
     assert result.counts == {"picture missing": 1, "box of a missing picture": 3}
     assert result.numbers["coco_boxes/top1"] == 1.0
     (tmp_path / "val2017" / "000000000001.png").unlink()
     with pytest.raises(ValueError, match="coco_boxes: no box is left to classify"):
-        coco_boxes(ColourModel(), Run(tmp_path, skip_missing=True))
+        coco_boxes(ColourModel(), EvalContext(tmp_path, skip_missing=True))
 
 
 @pytest.mark.parametrize(
@@ -161,11 +161,11 @@ def test_lvis_refuses_other_urls_and_gaps_in_the_ids(tmp_path):
 def test_pictures_of_another_size_or_kind_are_refused(tmp_path):
     change(write_coco(tmp_path), "images", 0, width=41)
     with pytest.raises(ValueError, match=r"1\.png must have 41×20 pixels, as its annotation says, got 40×20"):
-        coco_boxes(ColourModel(), Run(tmp_path))
+        coco_boxes(ColourModel(), EvalContext(tmp_path))
     write_coco(tmp_path)
     (tmp_path / "val2017" / "000000000001.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"1\.png is not a picture that can be read"):
-        coco_boxes(ColourModel(), Run(tmp_path))
+        coco_boxes(ColourModel(), EvalContext(tmp_path))
 
 
 def bilinear(grid, y, x):
@@ -198,7 +198,7 @@ def crop(grid, box, size):
     return mean / np.linalg.norm(mean)
 
 
-class Recorder(EncoderModel):
+class Recorder(EvaluationModel):
     """Keeps what it pooled."""
 
     def __init__(self, encoder):
@@ -214,7 +214,7 @@ def test_photographs_equal_a_loop_over_the_dense_map(shared):
     root = shared / "data" / "coco_tiny"
     torch.manual_seed(0)
     model = Recorder(DualEncoder(replace(TINY, image_size=64)))
-    result = coco_boxes(model, Run(root, batch_size=9))
+    result = coco_boxes(model, EvalContext(root, batch_size=9))
     document = json.loads((root / "annotations" / "instances_val2017.json").read_text())
     names = {c["id"]: c["name"] for c in document["categories"]}
     order = sorted(names)

@@ -10,19 +10,26 @@ import torch
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
-from eval.benchmark import Run
 from eval.benchmarks.catalogue import benchmark
 from eval.benchmarks.flickr30k_entities import flickr30k_entities, flickr30k_entities_attention
 from eval.benchmarks.oracle import OracleFile
 from eval.benchmarks.refcoco import RefCoco
 from eval.benchmarks.segmentation import Segmentation, overlaps, scores, starts
-from eval.compare import intervals
-from eval.localisation import best_box_is_right, by_attention, by_similarity, draw_up, overlap, points_into
-from lightning_modules.encoder_model import EncoderModel
+from eval.interfaces import EvalContext
+from eval.protocols.phrase_grounding import (
+    best_box_is_right,
+    by_attention,
+    by_similarity,
+    draw_up,
+    overlap,
+    points_into,
+)
+from eval.results.compare import intervals
+from lightning_modules.inference.evaluation_model import EvaluationModel
 from lightning_modules.networks import DualEncoder, TextConditionedPooling
 from tests.eval import releases
 from tests.eval.official import COLOURS, ColourModel, paint, write_json
-from tests.tiny_run import TINY
+from tests.helpers.tiny_run import TINY
 
 
 class Attentive(ColourModel):
@@ -104,7 +111,7 @@ def write_entities(root):
 @pytest.mark.parametrize("point", [flickr30k_entities, flickr30k_entities_attention])
 def test_flickr30k_entities_by_hand(tmp_path, point):
     write_entities(tmp_path)
-    result = point(Attentive(), Run(tmp_path))
+    result = point(Attentive(), EvalContext(tmp_path))
     name = point.__name__
     assert result.numbers == {  # "blue" for the red wall
         f"{name}/pointing_accuracy": 0.75,
@@ -117,12 +124,12 @@ def test_flickr30k_entities_by_hand(tmp_path, point):
     assert table["pointed"] == table["annotated_box"] == [True, True, True, False]
     # a detector that saw the left half and a stripe in the middle
     write_json(tmp_path / "flickr30k_entities" / "dets.json", {"11": [[0, 0, 20, 20], [14, 0, 12, 20]]})
-    result = point(Attentive(), Run(tmp_path))
+    result = point(Attentive(), EvalContext(tmp_path))
     assert result.items[name].columns["box"] == [True, False, False, False]
     assert (result.numbers[f"{name}/box_accuracy"], len(result.settings["files"]["dets.json"])) == (0.25, 64)
     (tmp_path / "flickr30k_entities" / "Annotations" / "11.xml").write_text("<annotation>")
     with pytest.raises(ValueError, match=r"11\.xml is not XML"):
-        point(Attentive(), Run(tmp_path))
+        point(Attentive(), EvalContext(tmp_path))
 
 
 def write_refcoco(root, dets=True):
@@ -148,7 +155,7 @@ def write_refcoco(root, dets=True):
 @pytest.mark.parametrize("maps", [by_similarity, by_attention])
 def test_refcoco_by_hand(tmp_path, maps):
     write_refcoco(tmp_path)
-    result = RefCoco("refcoco", maps)(Attentive(), Run(tmp_path))
+    result = RefCoco("refcoco", maps)(Attentive(), EvalContext(tmp_path))
     assert result.numbers["refcoco/testA/pointing_accuracy"] == 0.5
     assert result.numbers["refcoco/testA/box_accuracy"] == 0.5
     assert result.numbers["refcoco/testA/annotated_box_accuracy"] == 0.5
@@ -160,26 +167,30 @@ def test_refcoco_by_hand(tmp_path, maps):
 
 def test_refcoco_without_detections_says_so(tmp_path):
     write_refcoco(tmp_path, dets=False)
-    result = benchmark("refcoco")(ColourModel(), Run(tmp_path))
+    result = benchmark("refcoco")(ColourModel(), EvalContext(tmp_path))
     assert result.counts == {"box score left out: no dets.json": 1}
     assert {name.partition("/")[0] for name in result.numbers if "box" in name} == {"refcoco"}
     assert {name.split("/")[-1] for name in result.numbers if "box" in name} == {"annotated_box_accuracy"}
-    with pytest.raises(FileNotFoundError, match=r"must hold refcoco\+ or refer/data/refcoco\+"):
-        benchmark("refcoco+")(ColourModel(), Run(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"holds no refcoco\+, no refer/data/refcoco\+"):
+        benchmark("refcoco+")(ColourModel(), EvalContext(tmp_path))
     (tmp_path / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps([Path("a")]))
     with pytest.raises(ValueError, match=r"is no pickle of plain data: it names"):
-        benchmark("refcoco")(ColourModel(), Run(tmp_path))
+        benchmark("refcoco")(ColourModel(), EvalContext(tmp_path))
 
 
 def test_attention_is_asked_of_a_model_that_has_it(tmp_path):
     write_refcoco(tmp_path)
     torch.manual_seed(0)
-    plain = EncoderModel(DualEncoder(TINY), torch.device("cpu"))
+    plain = EvaluationModel(DualEncoder(TINY), torch.device("cpu"))
     with pytest.raises(ValueError, match="needs text-conditioned attention"):
-        benchmark("refcoco_attention")(plain, Run(tmp_path))
+        benchmark("refcoco_attention")(plain, EvalContext(tmp_path))
     pooling = TextConditionedPooling(16, 4)
-    model = EncoderModel(DualEncoder(TINY), torch.device("cpu"), pooling)
-    assert 0 <= benchmark("refcoco_attention")(model, Run(tmp_path)).numbers["refcoco_attention/val/box_accuracy"] <= 1
+    model = EvaluationModel(DualEncoder(TINY), torch.device("cpu"), pooling)
+    assert (
+        0
+        <= benchmark("refcoco_attention")(model, EvalContext(tmp_path)).numbers["refcoco_attention/val/box_accuracy"]
+        <= 1
+    )
     texts, dense = torch.nn.functional.normalize(torch.randn(3, 16), dim=1), torch.randn(2, 4, 16)
     image = torch.tensor([1, 0, 1])
     heat = model.attend(texts, dense, image)
@@ -207,16 +218,16 @@ def write_segmentation(root, size=(48, 24)):
 
 def test_segmentation_of_two_halves(tmp_path):
     write_segmentation(tmp_path)
-    result = Segmentation("s")(ColourModel(), Run(tmp_path, batch_size=3))
+    result = Segmentation("s")(ColourModel(), EvalContext(tmp_path, batch_size=3))
     assert result.numbers["segmentation:s/mean_IoU"] > 0.9
     assert result.numbers["segmentation:s/pixel_accuracy"] > 0.95
     assert result.settings["classes"] == 3
-    assert Segmentation("s")(ColourModel(), Run(tmp_path, batch_size=1)).numbers == result.numbers
+    assert Segmentation("s")(ColourModel(), EvalContext(tmp_path, batch_size=1)).numbers == result.numbers
 
 
 def test_segmented_classes_one_by_one(tmp_path):
     labels = write_segmentation(tmp_path)
-    result = Segmentation("s")(ColourModel(), Run(tmp_path))
+    result = Segmentation("s")(ColourModel(), EvalContext(tmp_path))
     table = result.items["segmentation:s"]
     columns = table.columns
     assert columns["image"] == ["a.png"] * 2
@@ -254,18 +265,18 @@ def test_label_maps_that_do_not_fit_are_refused(tmp_path):
     file = tmp_path / "s" / "labels" / "a.png"
     Image.fromarray(np.full((24, 48), 3, np.uint8)).save(file)
     with pytest.raises(ValueError, match=r"a\.png must hold numbers below 3, or 255, got 3"):
-        Segmentation("s")(ColourModel(), Run(tmp_path))
+        Segmentation("s")(ColourModel(), EvalContext(tmp_path))
     Image.fromarray(np.zeros((24, 47), np.uint8)).save(file)
     with pytest.raises(
         ValueError, match=r"a\.png must have 47×24 pixels, as its label map labels/a\.png says, got 48×24"
     ):
-        Segmentation("s")(ColourModel(), Run(tmp_path))
+        Segmentation("s")(ColourModel(), EvalContext(tmp_path))
     Image.new("RGB", (48, 24)).save(file)
     with pytest.raises(ValueError, match=r"a\.png is no label map: its pixels must be numbers, got mode RGB"):
-        Segmentation("s")(ColourModel(), Run(tmp_path))
+        Segmentation("s")(ColourModel(), EvalContext(tmp_path))
     file.unlink()
     with pytest.raises(FileNotFoundError, match="every picture must have a label map"):
-        Segmentation("s")(ColourModel(), Run(tmp_path))
+        Segmentation("s")(ColourModel(), EvalContext(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -276,7 +287,7 @@ def test_class_names_that_are_none(tmp_path, content, message):
     write_segmentation(tmp_path)
     (tmp_path / "s" / "classnames.txt").write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        Segmentation("s")(ColourModel(), Run(tmp_path))
+        Segmentation("s")(ColourModel(), EvalContext(tmp_path))
 
 
 def test_the_oracle_is_labelled_and_always_right(tmp_path):
@@ -285,10 +296,10 @@ def test_the_oracle_is_labelled_and_always_right(tmp_path):
         releases.plain(tmp_path / f"{number}.png", "red")
     table = [{"image": f"{n}.png", "caption": f"a {colour} thing"} for n, colour in enumerate(COLOURS)]
     releases.write_csv(tmp_path / "m.csv", table)
-    leaking = OracleFile("m.csv")(Attentive(), Run(tmp_path))
+    leaking = OracleFile("m.csv")(Attentive(), EvalContext(tmp_path))
     assert leaking.numbers["oracle:m (leaks)/text_to_image/R@1"] == 1.0
     assert all("(leaks)" in name for name in leaking.numbers)
     assert leaking.settings["protocol"].startswith("LEAKS")
-    honest = benchmark("retrieval:m.csv")(Attentive(), Run(tmp_path))
+    honest = benchmark("retrieval:m.csv")(Attentive(), EvalContext(tmp_path))
     assert honest.numbers["retrieval:m/text_to_image/strict_R@1"] == 0.0
     assert math.isclose(honest.numbers["retrieval:m/image_to_text/R@1"], 1 / 3)

@@ -6,15 +6,15 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from eval import panoptic_files
-from eval.benchmark import Run
 from eval.benchmarks.panoptic_boxes import FINECLIP, coco_panoptic_boxes
-from eval.panoptic_files import read_panoptic, segment_ids, tight_box
+from eval.interfaces import EvalContext
+from eval.protocols import panoptic_files
+from eval.protocols.panoptic_files import read_panoptic, segment_ids, tight_box
 from tests.eval.official import ColourModel, rows, write_json, write_panoptic
 
 
 def read(root, skip_missing=False):
-    return read_panoptic(Run(root, skip_missing=skip_missing))
+    return read_panoptic(EvalContext(root, skip_missing=skip_missing))
 
 
 def test_things_from_the_annotation_and_stuff_from_the_mask(tmp_path):
@@ -31,7 +31,7 @@ def test_things_from_the_annotation_and_stuff_from_the_mask(tmp_path):
 def test_numbers_by_hand(tmp_path):
     write_panoptic(tmp_path)
     model = ColourModel()
-    result = coco_panoptic_boxes(model, Run(tmp_path))
+    result = coco_panoptic_boxes(model, EvalContext(tmp_path))
     assert result.numbers["coco_panoptic_boxes/class_mean_top1"] == 1.0
     assert result.numbers["coco_panoptic_boxes/boxes"] == 2
     assert result.settings["prompts per class"] == 63
@@ -81,7 +81,7 @@ def test_missing_maps_and_pictures(tmp_path):
     file = tmp_path / "annotations" / "panoptic_val2017" / "000000000005.png"
     data = file.read_bytes()
     file.unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 of the 1 files of .* missing: .*panoptic_val2017.*5\.png"):
+    with pytest.raises(FileNotFoundError, match=r"1 of the 1 files of .* missing, such as .*panoptic_val2017.*5\.png"):
         read(tmp_path)
     assert read(tmp_path, skip_missing=True).counts["picture missing"] == 1
     file.write_bytes(data)

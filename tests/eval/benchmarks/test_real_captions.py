@@ -4,19 +4,19 @@ import json
 
 import torch
 
-from datamodules.tokenizer import Tokenizer
-from eval.benchmark import Run
+from datamodules.batching.tokenizer import Tokenizer
 from eval.benchmarks.coco_captions import coco_val2017
 from eval.benchmarks.docci import docci
-from eval.embed import pixels
-from eval.fits import centre_crop
-from eval.sources import ImageFile
-from lightning_modules.encoder_model import EncoderModel
+from eval.data.image_preprocessing import centre_crop
+from eval.data.sources import ImageFile
+from eval.interfaces import EvalContext
+from eval.protocols.embed import pixels
+from lightning_modules.inference.evaluation_model import EvaluationModel
 from lightning_modules.networks import DualEncoder
 from tests.eval import releases
 from tests.eval.benchmarks.test_image_text import measures
 from tests.eval.official import rows
-from tests.tiny_run import TINY
+from tests.helpers.tiny_run import TINY
 
 
 def test_real_captions_of_coco(shared):
@@ -27,8 +27,8 @@ def test_real_captions_of_coco(shared):
     for weight in encoder.parameters():
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, std=0.3)  # so that answers differ by more than rounding
-    model = EncoderModel(encoder, torch.device("cpu"))
-    result = coco_val2017(model, Run(root))
+    model = EvaluationModel(encoder, torch.device("cpu"))
+    result = coco_val2017(model, EvalContext(root))
     own: dict[int, list[str]] = {}
     for annotation in document["annotations"]:
         own.setdefault(annotation["image_id"], []).append(annotation["caption"])
@@ -64,8 +64,8 @@ def test_real_captions_of_docci_are_cut_as_the_tokenizer_says(shared, tmp_path):
         records.append({"example_id": line["id"], "split": "test", "image_file": image, "description": line["caption"]})
     releases.write_lines(tmp_path / "docci" / "docci_descriptions.jsonlines", records)
     torch.manual_seed(0)
-    model = EncoderModel(DualEncoder(TINY), torch.device("cpu"))
-    result = docci(model, Run(tmp_path))
+    model = EvaluationModel(DualEncoder(TINY), torch.device("cpu"))
+    result = docci(model, EvalContext(tmp_path))
     cut = sum(len(Tokenizer(10_000)(record["description"])) > 77 for record in records)
     assert 20 < cut <= 40
     assert result.counts == {"text cut at 77 tokens": cut}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.batch import Texts
+from datamodules.batch import RaggedTexts
 from lightning_modules.networks import DualEncoder, EncoderConfig
 
 SMALL = EncoderConfig(
@@ -53,12 +53,12 @@ def encoder(small) -> DualEncoder:
 
 
 @pytest.fixture
-def ragged() -> Callable[[Sequence[Tensor]], Texts]:
+def ragged() -> Callable[[Sequence[Tensor]], RaggedTexts]:
     """Token sequences as the ragged set of a batch."""
 
     def make(sequences):
         offsets = torch.tensor([0, *(len(sequence) for sequence in sequences)]).cumsum(0)
-        return Texts(torch.cat(list(sequences)), offsets, torch.arange(len(sequences)))
+        return RaggedTexts(torch.cat(list(sequences)), offsets, torch.arange(len(sequences)))
 
     return make
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from lightning_modules.networks import DualEncoder, EncoderConfig, TextConditionedPooling, stretch_positions
 from lightning_modules.networks.weights import beta_clip
 from lightning_modules.networks.weights.checkpoint import joined_tables, without_pooling
-from lightning_modules.networks.weights.links import POSITIONS, write
+from lightning_modules.networks.weights.parameter_map import POSITIONS, write
 from lightning_modules.networks.weights.state import load_state
 from tests.helpers.golden import GOLDEN
 

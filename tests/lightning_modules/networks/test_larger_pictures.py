@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lightning_modules.networks import DualEncoder, with_grid
-from lightning_modules.networks.larger_pictures import stretch_grid
-from tests.tiny_run import TINY
+from lightning_modules.networks.image_positions import stretch_grid
+from tests.helpers.tiny_run import TINY
 
 
 def cubic(x):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_modules.networks.packing import pack, place, row_length
+from lightning_modules.networks.sequence_packing import pack, place, row_length
 
 
 @settings(max_examples=60, deadline=None)

@@ -17,7 +17,7 @@ from transformers import CLIPModel, CLIPTextModelWithProjection
 from lightning_modules.networks import DualEncoder, TextConditionedPooling, stretch_positions
 from lightning_modules.networks.text_tower import text_config
 from lightning_modules.networks.weights import beta_clip, openai_clip
-from lightning_modules.networks.weights.links import POSITIONS, write
+from lightning_modules.networks.weights.parameter_map import POSITIONS, write
 from lightning_modules.networks.weights.state import whole_state
 
 

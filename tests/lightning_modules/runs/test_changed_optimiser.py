@@ -10,19 +10,21 @@ from lightning import Callback, Trainer, seed_everything
 
 from lightning_modules import BetaClip, OptimConfig
 from lightning_modules.callbacks import LastCheckpoint
-from tests.tiny_run import TINY, data
+from tests.helpers.tiny_run import TINY, data
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-BEFORE = OptimConfig(lr=1e-3, new_lr=2e-3, temperature_lr=3e-3, weight_decay=0.01, betas=(0.9, 0.98), warmup_steps=1)
+BEFORE = OptimConfig(
+    lr=1e-3, added_modules_lr=2e-3, temperature_lr=3e-3, weight_decay=0.01, betas=(0.9, 0.98), warmup_steps=1
+)
 AFTER = OptimConfig(
     lr=1e-5,
-    new_lr=4e-3,
+    added_modules_lr=4e-3,
     temperature_lr=5e-4,
     weight_decay=0.5,
     betas=(0.8, 0.95),
     eps=1e-6,
     warmup_steps=2,
-    final_lr=0.1,
+    final_lr_ratio=0.1,
 )
 
 
@@ -54,7 +56,7 @@ def factor(step: int, optim: OptimConfig, total: int) -> float:
     if step < optim.warmup_steps:
         return (step + 1) / (optim.warmup_steps + 1)
     done = (step - optim.warmup_steps) / (total - optim.warmup_steps)
-    return optim.final_lr + (1 - optim.final_lr) * (1 + math.cos(math.pi * done)) / 2
+    return optim.final_lr_ratio + (1 - optim.final_lr_ratio) * (1 + math.cos(math.pi * done)) / 2
 
 
 def test_all_of_them_from_the_first_step_on(tmp_path):
@@ -81,7 +83,7 @@ def test_a_longer_training_follows_its_own_schedule_at_once(tmp_path):
     steps = train(tmp_path, BEFORE, 12).steps
     for step in range(4, 12):
         assert steps[step]["towers"]["lr"] == pytest.approx(1e-3 * factor(step, BEFORE, 12), rel=1e-12)
-    assert steps[4]["towers"]["lr"] > 10 * 1e-3 * BEFORE.final_lr
+    assert steps[4]["towers"]["lr"] > 10 * 1e-3 * BEFORE.final_lr_ratio
 
 
 def test_the_same_settings_change_nothing(tmp_path):

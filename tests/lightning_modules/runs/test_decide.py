@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_modules.atomic_io import CheckpointError
-from lightning_modules.provenance import KEY
+from lightning_modules.checkpoints.atomic_save import CheckpointError
+from lightning_modules.checkpoints.metadata import KEY
 from lightning_modules.runs.checkpoint import RUN
 from lightning_modules.runs.folder import RunFolder
 from lightning_modules.runs.start import Limits, Resume, RunRefused, Wanted, check_shards, decide

@@ -17,11 +17,11 @@ import pytest
 import torch
 import yaml
 
-from lightning_modules.atomic_io import is_whole
+from lightning_modules.checkpoints.atomic_save import is_whole
+from lightning_modules.checkpoints.setting_changes import recorded
 from lightning_modules.runs.checkpoint import RUN
 from lightning_modules.runs.lock import NAME as LOCK
-from lightning_modules.runs.settings import recorded
-from tests.commands import Commands, Started, tiny_config
+from tests.helpers.commands import Commands, Started, tiny_config
 from tests.lightning_modules.runs.test_life import files
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -15,7 +15,7 @@ import yaml
 
 from lightning_modules.runs.checkpoint import RUN
 from lightning_modules.runs.lock import NAME as LOCK
-from tests.commands import Commands, tiny_config
+from tests.helpers.commands import Commands, tiny_config
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

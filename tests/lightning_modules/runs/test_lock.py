@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from lightning_modules.atomic_io import AtomicCheckpointIO, is_whole
+from lightning_modules.checkpoints.atomic_save import AtomicCheckpointIO, is_whole
 from lightning_modules.runs import lock
 from lightning_modules.runs.lock import NAME, Holder, RunLock, RunTaken, holder
 

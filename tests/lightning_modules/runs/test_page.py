@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import Commands
+from tests.helpers.commands import Commands
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "configs" / "README.md").read_text("utf-8")
 SMALL = (
     "--data.scenes.train 16 --data.scenes.held_out 8 --data.batch_size 16 --data.workers 0 --trainer.accelerator cpu "
-    "--trainer.enable_progress_bar false --diagnostics.every_n_steps 0 --pictures.every_n_steps 0 "
+    "--trainer.enable_progress_bar false --diagnostics.every_n_steps 0 --images.every_n_steps 0 "
     "--trainer.precision 32-true --model.encoder.image_layers 1 --model.encoder.text_layers 1"
 )
 LINES = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
@@ -39,7 +39,7 @@ def test_all_of_them_in_order(tmp_path):
 
 def test_the_page_names_what_may_change():
     """In the page and in the code stands the same."""
-    from lightning_modules.runs.settings import FREE, TRAINER
+    from lightning_modules.checkpoints.setting_changes import FREE, TRAINER
 
     for name in (*FREE, *TRAINER):
         assert f"`{name}`" in PAGE or f"`trainer.{name}`" in PAGE, name

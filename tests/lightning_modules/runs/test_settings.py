@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules.runs.settings import Change, accepted, changes, recorded
+from lightning_modules.checkpoints.setting_changes import Change, accepted, changes, recorded
 from lightning_modules.runs.start import refusal
 
 CONFIG = {
@@ -14,11 +14,11 @@ CONFIG = {
     "name": "a",
     "model": {
         "class_path": "lightning_modules.BetaClip",
-        "init_args": {"beta": 0.5, "memory": {"cache_part": None}, "optim": {"lr": 1e-3, "betas": [0.9, 0.98]}},
+        "init_args": {"beta": 0.5, "memory": {"grad_cache_chunk": None}, "optim": {"lr": 1e-3, "betas": [0.9, 0.98]}},
     },
     "data": {"shards": ["a.tar", "b.tar"], "workers": 2, "skip": {"max_rate": 0.01}, "sampling": {"phrases": 5}},
     "trainer": {"max_epochs": 4, "devices": 2, "accumulate_grad_batches": 1, "strategy": "ddp"},
-    "pictures": {"every_n_steps": 5},
+    "images": {"every_n_steps": 5},
 }
 
 
@@ -61,7 +61,7 @@ def test_what_belongs_to_a_run(change, said):
     "change",
     [
         {"data__workers": 0}, {"data__skip__max_rate": 0.5}, {"model__init_args__memory__cache_part": 4},
-        {"trainer__devices": 8}, {"trainer__strategy": "auto"}, {"pictures__every_n_steps": 0}, {"name": "b"},
+        {"trainer__devices": 8}, {"trainer__strategy": "auto"}, {"images__every_n_steps": 0}, {"name": "b"},
     ],
 )  # fmt: skip
 def test_what_may_change_freely(change):

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from lightning_modules.runs.checkpoint import RUN
-from tests.commands import Commands, tiny_config
+from tests.helpers.commands import Commands, tiny_config
 from tests.lightning_modules.runs.test_life import error, files, held
 
 ROOT = Path(__file__).resolve().parents[3]

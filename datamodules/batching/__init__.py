@@ -1,0 +1,1 @@
+"""A sample into a batch: tokens, drawn texts and regions, transformed images."""

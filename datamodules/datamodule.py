@@ -1,0 +1,309 @@
+"""``GranularityData``: the one DataModule. Shards in, batches with texts at every grain out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningDataModule
+from typing_extensions import override
+
+from datamodules import scenes
+from datamodules.batch import Batch
+from datamodules.batching.collate import SamplePreprocessor
+from datamodules.batching.image_transforms import ImageTransform, RandomCrop, Squash, normalise
+from datamodules.batching.region_sampling import RegionSampling
+from datamodules.batching.text_sampling import GrainSampling
+from datamodules.batching.tokenizer import Tokenizer
+from datamodules.bounds import at_least
+from datamodules.reading.bad_samples import SkipPolicy
+from datamodules.reading.global_batch import GlobalBatch, tell_of_another
+from datamodules.reading.loader import EpochLoader, PassLoader, default_workers
+from datamodules.reading.remote_shards import StreamBatches
+from datamodules.reading.resume import ResumeState, fit_epoch
+from datamodules.reading.select_reader import Reading
+from datamodules.reading.text_notes import FirstSamples, first_samples
+from datamodules.shards.discovery import Shard, ShardError, find_shards
+from datamodules.shards.download import FetchPolicy
+
+logger = logging.getLogger("grainclip")
+
+
+@dataclass(frozen=True)
+class SceneSet:
+    """The embedded data: how many scenes to train on and to hold out, their seed, a picture's side in pixels."""
+
+    train: int = 7040
+    held_out: int = 512
+    seed: int = 0
+    size: int = 64
+
+    def __post_init__(self) -> None:
+        at_least("data.scenes", 1, train=self.train, held_out=self.held_out)
+        at_least("data.scenes", 0, seed=self.seed)
+        at_least("data.scenes", 32, size=self.size)
+
+
+class GranularityData(LightningDataModule):
+    """Images with captions, sentences, phrases and regions from WebDataset shards.
+
+    Args:
+        shards: training shards: tars, folders, globs, braces or remote URLs. None: the embedded ``scenes``, written
+            once into a cache folder.
+        val_shards: validation shards; None: the held-out scenes where ``shards`` is None, else no validation.
+        batch_size: images per batch and rank.
+        global_batch_size: images per batch over all ranks, in place of ``batch_size``: any number of ranks that divides
+            it trains the same. Losses compare the images of one batch; of accumulated gradients, of each apart.
+        val_batch_size: images per batch and rank in validation.
+        batches_per_epoch: batches per rank that make an epoch; None: one pass over the training samples. Needed for
+            remote shards, which are not counted.
+        workers: loader processes per rank; None: one for each core but one, at most 8.
+        image_size: side of the square in pixels (follows the encoder when run from the command line).
+        context_length: tokens of the longest text, SOT and EOT included (follows the encoder likewise).
+        sampling: how many texts of each grain an image brings.
+        regions: which boxes an image brings, and which of them as crops too.
+        train_transform: which part of a training picture is kept; None: a random part of 50 to 100 % of its area.
+        val_transform: the same in validation; None: all of it, squashed, so that every box stays.
+        skip: what to do about samples that cannot be used.
+        fetch: remote shards: how long storage is waited for.
+        scenes: size of the embedded data set.
+        shuffle: remote shards: samples that a reader mixes at least.
+        seed: of order, crops and drawn texts.
+        weights: what share of the samples each entry of ``shards`` gives, in any unit; None: all are one set, and every
+            sample comes once per pass.
+        window: local shards: how many of them are mixed at a time.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        shards: str | list[str] | None = None,
+        val_shards: str | list[str] | None = None,
+        batch_size: int = 64,
+        val_batch_size: int = 64,
+        batches_per_epoch: int | None = None,
+        workers: int | None = None,
+        image_size: int = 64,
+        context_length: int = 248,
+        sampling: GrainSampling = GrainSampling(),
+        regions: RegionSampling = RegionSampling(),
+        train_transform: ImageTransform | None = None,
+        val_transform: ImageTransform | None = None,
+        skip: SkipPolicy = SkipPolicy(),
+        scenes: SceneSet = SceneSet(),
+        shuffle: int = 1000,
+        seed: int = 0,
+        weights: list[float] | None = None,
+        window: int = 64,
+        global_batch_size: int | None = None,
+        fetch: FetchPolicy = FetchPolicy(),
+    ) -> None:
+        super().__init__()
+        at_least("data", 1, batch_size=batch_size, val_batch_size=val_batch_size, shuffle=shuffle, window=window)
+        at_least("data", 1, batches_per_epoch=1 if batches_per_epoch is None else batches_per_epoch)
+        at_least("data", 1, global_batch_size=1 if global_batch_size is None else global_batch_size)
+        at_least("data", 0, workers=0 if workers is None else workers, seed=seed)
+        at_least("data", 8, image_size=image_size)
+        self.shards, self.val_shards = shards, val_shards
+        self._batch = GlobalBatch(batch_size, global_batch_size)
+        self.val_batch_size, self.batches_per_epoch = val_batch_size, batches_per_epoch
+        self.workers = default_workers() if workers is None else workers
+        self.image_size, self.tokenizer = image_size, Tokenizer(context_length)
+        self.sampling, self.regions = sampling, regions
+        self.train_transform, self.val_transform = train_transform or RandomCrop(), val_transform or Squash()
+        self.skip, self.fetch, self.shuffle, self.seed = skip, fetch, shuffle, seed
+        self.scenes, self.weights, self.window = scenes, weights, window
+        self._train: list[list[Shard]] = []  # of each source
+        self._val: list[Shard] = []
+        self._progress = ResumeState()
+        self._stream: StreamBatches | None = None
+        self._first_val: FirstSamples | None = None
+
+    def prepare_data(self) -> None:
+        """Write the embedded data set if it is asked for and not there yet (one process per node)."""
+        if self.shards is None:
+            self._scenes()
+
+    def setup(self, stage: str) -> None:
+        """Find and check all shards, before training starts.
+
+        Raises:
+            ShardError: a shard is missing, damaged or empty, or there are too few samples for one batch, or
+                ``global_batch_size`` cannot be shared out.
+        """
+        train: str | Sequence[str | Path] | None = self.shards
+        val: str | Sequence[str | Path] | None = self.val_shards
+        if train is None:
+            embedded = self._scenes()
+            train, val = embedded.train, val or embedded.held_out
+        self._train = self._sources(train) if stage == "fit" else []
+        self._val, self._first_val = find_shards(val) if val else [], None
+        if stage == "fit":
+            if self.trainer is not None:
+                self._progress = ResumeState()  # a checkpoint's comes after this
+            self._check_epoch()
+            if self._first():
+                self._batch.tell(self._ranks(), 1 if self.trainer is None else self.trainer.accumulate_grad_batches)
+            if not self._val:
+                logger.info("no validation: data.val_shards is not set")
+
+    def train_dataloader(self) -> EpochLoader:
+        """The training batches of one rank; without ``setup`` before, all shards are found and checked now."""
+        if not self._train:
+            self.setup("fit")
+        batches = self._epoch()
+        reader = self._reading(self._each(), training=True).train(self._train, self.weights, self.window, self.shuffle)
+        self._stream = reader if isinstance(reader, StreamBatches) else None
+        if self._stream is not None:
+            self._stream.take_up(self._progress.stream)
+        return EpochLoader(
+            reader, batches, self.workers, lambda: self._progress.place(self.trainer, reader.global_batch, batches)
+        )
+
+    def val_dataloader(self) -> PassLoader | list[Any]:
+        """Every validation sample once, split over ranks; empty where there is no validation set."""
+        reading = self._reading(self.val_batch_size, training=False)
+        return PassLoader(reading.once(self._val), self.workers) if self._val else []
+
+    def first_val_samples(self) -> FirstSamples | None:
+        """The first validation batch of this rank, on the CPU, with its texts; None where there is no validation set.
+
+        Read once, which takes as long as a step, without worker processes or a change of the random state.
+        """
+        if self._first_val is None and self._val:
+            self._first_val = first_samples(self._reading(self.val_batch_size, training=False), self._val)
+        return self._first_val
+
+    def test_dataloader(self) -> PassLoader | list[Any]:
+        """The validation samples."""
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> PassLoader | list[Any]:
+        """The validation samples."""
+        return self.val_dataloader()
+
+    @override
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """uint8 pixels to CLIP's normalised floats, on the device."""
+        crops = batch.crops._replace(pixels=normalise(batch.crops.pixels))
+        return batch._replace(images=normalise(batch.images), crops=crops)
+
+    def describe(self) -> dict[str, Any]:
+        """What it reads, in plain words and numbers, for a model card."""
+        return {
+            "shards": "the embedded scenes" if self.shards is None else self.shards,
+            "samples": self._samples(),
+            "batch_size": self._each(),
+            "ranks": self._ranks(),
+            "sampling": asdict(self.sampling),
+            "regions": asdict(self.regions),
+        }
+
+    def fingerprint(self) -> list[Any]:
+        """What decides which samples come when: settings, and every shard that was found, with its samples."""
+        shards = [[(shard.url, shard.samples) for shard in source] for source in self._train]
+        return [self.describe(), self.seed, self.window, self.weights, self.image_size, shards, len(self._val)]
+
+    def trained_on(self) -> str | None:
+        """The training shards in a few words, alike wherever they lie; None where remote ones are not counted."""
+        samples, shards = self._samples(), [shard for source in self._train for shard in source]
+        if samples is None:
+            return None
+        names = repr([(Path(shard.url).name, shard.samples) for shard in shards])
+        return f"{len(shards)} shards, {samples} samples ({hashlib.sha256(names.encode()).hexdigest()[:8]})"
+
+    def global_batch(self, ranks: int) -> int:
+        """Images per batch over all ``ranks``."""
+        return self._batch.on(ranks) * ranks
+
+    def label_names(self) -> tuple[str, ...]:
+        """The labels that boxes of the validation set may have; empty where any shard's manifest does not tell."""
+        manifests = {Path(shard.url).parent / "manifest.json" for shard in self._val}
+        known = [json.loads(m.read_text()).get("labels", []) if m.is_file() else [] for m in manifests]
+        return tuple(sorted({label for labels in known for label in labels})) if all(known) else ()
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many samples all ranks together have been trained on: where a resumed run goes on.
+
+        Of remote shards also ``StreamBatches.state``. Collective then: every rank must call it.
+        """
+        batch = self._each() * self._ranks()
+        state: dict[str, Any] = {"samples": self._progress.samples(self.trainer, batch), "global_batch": batch}
+        return state if self._stream is None else state | {"stream": self._stream.state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the count of a checkpoint."""
+        self._progress.load(state_dict)
+
+    def fit_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make a checkpoint of a run with another global batch fit this one, before Lightning restores its counts."""
+        before = checkpoint.get(type(self).__qualname__, {}).get("global_batch")
+        now = self._each() * self._ranks()
+        if before not in (None, now) and self._train:
+            fit_epoch(checkpoint, before, now, self._epoch())
+            if self._first():
+                tell_of_another(before, now)
+
+    def _ranks(self) -> int:
+        return self.trainer.world_size if self.trainer is not None else 1
+
+    def _each(self) -> int:
+        return self._batch.on(self._ranks())
+
+    def _first(self) -> bool:
+        return self.trainer is None or self.trainer.is_global_zero
+
+    def _scenes(self) -> scenes.ScenesShards:
+        wanted = self.scenes
+        return scenes.ensure_shards(train=wanted.train, held_out=wanted.held_out, seed=wanted.seed, size=wanted.size)
+
+    def _sources(self, shards: str | Sequence[str | Path]) -> list[list[Shard]]:
+        if self.weights is None:
+            return [find_shards(shards)]
+        entries = [shards] if isinstance(shards, str) else list(shards)
+        if len(entries) != len(self.weights):
+            raise ShardError(
+                f"data.weights must have one number for each of the {len(entries)} entries of data.shards, got "
+                f"{self.weights}"
+            )
+        return [find_shards(entry) for entry in entries]
+
+    def _samples(self) -> int | None:
+        known = [shard.samples for source in self._train for shard in source]
+        return None if None in known else sum(n for n in known if n is not None)
+
+    def _epoch(self) -> int:
+        if self.batches_per_epoch is not None:
+            return self.batches_per_epoch
+        return (self._samples() or 0) // (self._each() * self._ranks())
+
+    def _check_epoch(self) -> None:
+        samples = self._samples()
+        if complaint := self._batch.complaint(self._ranks()):
+            raise ShardError(complaint)
+        if self.batches_per_epoch is None and samples is None:
+            raise ShardError("remote shards are not counted beforehand: set data.batches_per_epoch")
+        if self._epoch() == 0:
+            raise ShardError(
+                f"{samples} training samples do not fill one batch of {self._each()} on each of {self._ranks()} "
+                "ranks: lower data.batch_size or set data.batches_per_epoch"
+            )
+
+    def _reading(self, batch_size: int, *, training: bool) -> Reading:
+        prepare = SamplePreprocessor(
+            image_size=self.image_size,
+            transform=self.train_transform if training else self.val_transform,
+            sampling=self.sampling,
+            tokenizer=self.tokenizer,
+            random_texts=training,
+            regions=self.regions,
+        )
+        rank = self.trainer.global_rank if self.trainer is not None else 0
+        return Reading(prepare, batch_size, self.seed, rank, self._ranks(), self.skip, self.fetch)

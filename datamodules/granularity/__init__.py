@@ -1,0 +1,1 @@
+"""Captions into sentences and phrases."""

@@ -1,0 +1,100 @@
+"""Who finds sentences and phrases: NLTK, rules that need no data, or spaCy.
+
+NLTK's Punkt and tagger are the default. Where their data cannot be had, rules take their place. spaCy is slower, and
+its model better: its noun chunks are what β-CLIP trains on. An extractor is a value that other processes can be given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+from datamodules.granularity import rule_tagger, spacy_phrases
+from datamodules.granularity.nltk_data import require_nltk_data, sentence_tokenizer
+from datamodules.granularity.noun_phrases import Found, phrases_of
+from datamodules.granularity.tagger import tagger
+
+ExtractorName: TypeAlias = Literal["nltk", "rules", "spacy"]
+
+
+class Extractor(Protocol):
+    """Finds the sentences of a text and the phrases of a sentence."""
+
+    def require(self) -> None:
+        """Raise ``LookupError`` or ``ImportError``, saying what to do, where what it needs is missing."""
+        ...
+
+    def sentence_starts(self, text: str) -> Iterable[int]:
+        """Where sentences of ``text`` may start; the captions' own rules are applied afterwards."""
+        ...
+
+    def phrases(self, sentence: str) -> list[Found]:
+        """The phrases of ``sentence``, by start, then end."""
+        ...
+
+
+@dataclass(frozen=True)
+class NltkExtractor:
+    """Punkt's sentences, the perceptron's tags, our chunker."""
+
+    def require(self) -> None:
+        """Raise ``NltkDataError`` where NLTK's data is missing."""
+        require_nltk_data()
+
+    def sentence_starts(self, text: str) -> Iterable[int]:
+        """Punkt's."""
+        return (start for start, _ in sentence_tokenizer().span_tokenize(text))
+
+    def phrases(self, sentence: str) -> list[Found]:
+        """By tags."""
+        return phrases_of(sentence, tagger().tag)
+
+
+@dataclass(frozen=True)
+class RuleExtractor:
+    """No data at all: lists of words and endings, our chunker."""
+
+    def require(self) -> None:
+        """It needs nothing."""
+
+    def sentence_starts(self, text: str) -> Iterable[int]:
+        """After full stops."""
+        return rule_tagger.sentence_starts(text)
+
+    def phrases(self, sentence: str) -> list[Found]:
+        """By tags that rules give."""
+        return phrases_of(sentence, rule_tagger.tag_by_rules)
+
+
+@dataclass(frozen=True)
+class SpacyExtractor:
+    """A spaCy pipeline with a parser, such as en_core_web_sm."""
+
+    model: str = "en_core_web_sm"
+
+    def require(self) -> None:
+        """Raise ``ModuleNotFoundError`` without spaCy, ``OSError`` without the model, ``ValueError`` without parser."""
+        spacy_phrases.pipeline(self.model)
+
+    def sentence_starts(self, text: str) -> Iterable[int]:
+        """The parser's."""
+        return spacy_phrases.sentence_starts(self.model, text)
+
+    def phrases(self, sentence: str) -> list[Found]:
+        """Noun chunks, verbs with their preposition, relations."""
+        return spacy_phrases.phrases(self.model, sentence)
+
+
+NLTK = NltkExtractor()
+
+
+def extractor_named(name: ExtractorName, spacy_model: str) -> Extractor:
+    """The extractor of a command line's words. Raises ``ValueError`` for another name."""
+    if name == "nltk":
+        return NLTK
+    if name == "rules":
+        return RuleExtractor()
+    if name == "spacy":
+        return SpacyExtractor(spacy_model)
+    raise ValueError(f"extractor must be 'nltk', 'rules' or 'spacy', got {name!r}")

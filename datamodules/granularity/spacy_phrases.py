@@ -1,0 +1,68 @@
+"""Phrases by spaCy, as β-CLIP finds them: noun chunks, each verb with the preposition behind it, relations.
+
+As everywhere here pronouns are left out, phrases that say nothing are marked, and a phrase is a verbatim piece of its
+sentence.
+spaCy is an extra (``pip install 'grainclip[spacy]'``) and its models are no packages of the registry: each is fetched
+once by ``python -m spacy download``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib import import_module
+from itertools import pairwise
+from typing import Any
+
+from datamodules.granularity.noun_phrases import Found, relations_in, says_nothing
+
+_NAMES = ("NOUN", "PROPN", "NUM", "ADJ", "SYM", "X")  # what a head may be: pronouns name no thing
+
+
+@lru_cache(maxsize=1)
+def pipeline(model: str) -> Any:
+    """The pipeline called ``model``, a name or a folder.
+
+    Raises:
+        ModuleNotFoundError: spaCy is not installed.
+        OSError: the model is not.
+        ValueError: it has no parser.
+    """
+    try:
+        spacy = import_module("spacy")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("the extractor 'spacy' needs spaCy: pip install 'grainclip[spacy]'") from error
+    try:
+        loaded = spacy.load(model, exclude=["ner"])
+    except OSError as error:
+        raise OSError(
+            f"spaCy has no model {model!r}: python -m spacy download {model}, or give a folder as --spacy_model"
+        ) from error
+    if not loaded("A dog.").has_annotation("DEP"):
+        raise ValueError(f"spacy_model must have a parser, as en_core_web_sm has; {model!r} has {loaded.pipe_names}")
+    return loaded
+
+
+def sentence_starts(model: str, text: str) -> list[int]:
+    """Where the parser's sentences start."""
+    return [sentence.start_char for sentence in pipeline(model)(text).sents]
+
+
+def phrases(model: str, sentence: str) -> list[Found]:
+    """The phrases of ``sentence``, by start, then end."""
+    document = pipeline(model)(sentence)
+    relations = [Found(start, end, "") for start, end in relations_in(sentence)]
+    return sorted({*relations, *_noun_chunks(document), *_actions(document)})
+
+
+def _noun_chunks(document: Any) -> Iterator[Found]:
+    for chunk in document.noun_chunks:
+        words = [token.lower_ for token in chunk if not token.is_space]
+        if chunk.root.pos_ in _NAMES:
+            yield Found(chunk.start_char, chunk.end_char, chunk.root.lemma_.lower(), says_nothing(words))
+
+
+def _actions(document: Any) -> Iterator[Found]:
+    for verb, preposition in pairwise(document):
+        if verb.pos_ == "VERB" and preposition.pos_ == "ADP":
+            yield Found(verb.idx, preposition.idx + len(preposition), "")

@@ -1,0 +1,1 @@
+"""Which sample comes when: shuffle order, mixture, local and remote shards, resume, bad samples."""

@@ -1,0 +1,121 @@
+"""Loaders that know their length and their place: an epoch goes on where a resumed run stopped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+import torch
+
+from datamodules.batch import Batch
+from datamodules.batching.collate import empty_batch
+from datamodules.reading.bad_samples import BadSampleRate, SkipPolicy
+from datamodules.reading.local_shards import IndexedPass
+from datamodules.reading.ranks import gather
+from datamodules.reading.remote_shards import StreamPass
+from datamodules.reading.worker_signals import heed_parent_only
+
+
+def default_workers() -> int:
+    """Loader processes per rank: one for each core of this process but one, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return min(cores - 1, 8)
+
+
+class TrainingBatches(Protocol):
+    """Batches from any position in the sequence of samples."""
+
+    global_batch: int
+    skip: SkipPolicy
+
+    @property
+    def samples(self) -> int | None:
+        """Samples of a pass; None where they are not counted."""
+        ...
+
+    def loader(self, position: int, batches: int, workers: int, **settings: Any) -> Iterable[Batch]:
+        """``batches`` batches of this rank, the first one of the global batch at ``position``."""
+        ...
+
+
+class EpochLoader:
+    """The training loader. Each ``iter`` asks ``place`` how many samples all ranks together have been trained on and
+    how many batches of this epoch are done, and yields the rest of the epoch. Collective where there are ranks.
+    """
+
+    def __init__(
+        self, reader: TrainingBatches, batches: int, workers: int, place: Callable[[], tuple[int, int]]
+    ) -> None:
+        self.reader, self.batches, self.workers, self.place = reader, batches, workers, place
+        self._rate = BadSampleRate(reader.skip)
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        samples, done = self.place()
+        self._rate.restart(self.reader.samples)
+        left = self.batches - done
+        batches = iter(self.reader.loader(samples, left, self.workers, **_settings(self.workers)))
+        for number in range(1, left + 1):
+            batch = next(batches)
+            if number == left:
+                next(batches, None)  # the workers end now, not when the next epoch begins
+            self._rate.add(batch, number, last=number == left)
+            yield batch
+
+
+class PassLoader:
+    """The evaluation loader: every sample once. Collective: all ranks get equally many batches, some of them empty
+    where a rank has no samples left, or none that can be used. Its length is known where the shards are local.
+
+    Args:
+        reader: this rank's samples.
+        workers: loader processes.
+        alone: this rank reads for itself, while others do something else.
+    """
+
+    def __init__(self, reader: IndexedPass | StreamPass, workers: int, alone: bool = False) -> None:
+        self.reader, self.workers, self.alone = reader, workers, alone
+
+    def __len__(self) -> int:
+        if isinstance(self.reader, StreamPass):
+            raise TypeError("remote shards are not counted beforehand")
+        return len(self.reader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        rate = BadSampleRate(self.reader.skip, self.alone)
+        for number, (batch, last) in enumerate(self._batches(), start=1):
+            rate.add(batch, number, last=last)
+            if last:
+                rate.judge()
+            yield batch
+
+    def _batches(self) -> Iterator[tuple[Batch, bool]]:
+        """The batches, each with whether it is the last one of all ranks."""
+        batches = iter(self.reader.loader(self.workers, **_settings(self.workers)))
+        batch = next(batches, None)
+        more = self._any(batch is not None)
+        while more:
+            coming = next(batches, None)  # its workers end with the last batch, not with the loader
+            more = self._any(coming is not None)
+            yield empty_batch(self.reader.prepare) if batch is None else batch, not more
+            batch = coming
+
+    def _any(self, mine: bool) -> bool:
+        """Whether any rank has a batch; of local shards all have equally many."""
+        return mine if self.alone or isinstance(self.reader, IndexedPass) else any(gather(mine))
+
+
+def _settings(workers: int) -> dict[str, Any]:
+    return {
+        "pin_memory": torch.cuda.is_available(),
+        "prefetch_factor": 4 if workers else None,
+        "collate_fn": _as_it_is,
+        "worker_init_fn": heed_parent_only,
+    }
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch

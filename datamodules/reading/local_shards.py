@@ -1,0 +1,153 @@
+"""Local shards by index: the exact order of ``reading.shuffle_order``, whatever the number of ranks and workers.
+
+A batch is asked for by the position of its global batch and made of this rank's slice. So nothing is kept between
+batches, a worker may make any of them, and a run goes on from the number of samples seen. Randomness of a sample comes
+from (seed, pass, its number).
+
+A sample that cannot be used is counted and replaced by another one of the same pass: no position moves, and every rank
+makes its number of batches.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.batch import Batch, Skip
+from datamodules.batching.collate import Item, SamplePreprocessor, collate, empty_batch
+from datamodules.reading.bad_samples import DataError, SkipNotes, SkipPolicy, ended
+from datamodules.reading.mixture import Mixture
+from datamodules.reading.shuffle_order import Place, Schedule, ShuffleOrder
+from datamodules.sample import Sample, SampleError
+from datamodules.shards.reader import Source, TarReader
+
+logger = logging.getLogger("grainclip")
+
+_TRIES = 100  # substitutes before a run gives up
+
+
+def prepared(members: dict[str, Any], prepare: SamplePreprocessor, draws: str, identity: int) -> Item:
+    """An item of the batch from a sample's members; ``draws`` names its random choices. Raises ``SampleError``."""
+    item = prepare(Sample.from_members(members), random.Random(draws))
+    item.id = identity
+    return item
+
+
+class IndexedBatches(Dataset[Batch]):
+    """Training batches of one rank: ``self[position]`` is its part of the global batch that begins at ``position``.
+
+    Args:
+        sources: what is read.
+        weights: how often each source's samples come.
+        prepare: from a stored sample to an item of the batch.
+        batch_size: images per batch and rank.
+        seed: of order and randomness.
+        window: shards whose samples are mixed.
+        rank, ranks: this process among all.
+        skip: what to do about samples that cannot be used.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        weights: Sequence[float],
+        prepare: SamplePreprocessor,
+        batch_size: int,
+        *,
+        seed: int,
+        window: int,
+        rank: int,
+        ranks: int,
+        skip: SkipPolicy,
+    ) -> None:
+        self.readers = [TarReader(source) for source in sources]
+        orders = [ShuffleOrder(s.sizes, f"{seed}/{i}" if i else seed, window) for i, s in enumerate(sources)]
+        self.samples = sum(order.samples for order in orders)
+        self.schedule = Schedule(orders, Mixture(weights))
+        self.prepare, self.batch_size, self.seed = prepare, batch_size, seed
+        self.rank, self.global_batch = rank, batch_size * ranks
+        self.skip, self._notes = skip, SkipNotes()
+
+    def __getitem__(self, position: int) -> Batch:
+        first = position + self.rank * self.batch_size
+        items = [self._item(p) for p in range(first, first + self.batch_size)]
+        return collate(items, self._notes.take())
+
+    def loader(self, position: int, batches: int, workers: int, **settings: Any) -> DataLoader[Batch]:
+        """Loads ``batches`` batches from ``position`` on."""
+        starts = range(position, position + batches * self.global_batch, self.global_batch)
+        return DataLoader(self, batch_size=None, sampler=starts, num_workers=workers, **settings)
+
+    def _item(self, position: int) -> Item:
+        wanted = self.schedule.at(position)
+        item = self._try(wanted, f"{self.seed}/{wanted.source}/{wanted.epoch}/{wanted.index}")
+        for attempt in range(_TRIES):
+            if item is not None:
+                return item
+            place = self.schedule.substitute(position, attempt)
+            item = self._try(place, f"{self.seed}/{place.source}/{place.epoch}/{place.index}/for {wanted.index}")
+        raise DataError(ended(f"{_TRIES} samples in a row cannot be used", self._notes.last))
+
+    def _try(self, place: Place, draws: str) -> Item | None:
+        return try_item(self.readers[place.source], place.index, self.prepare, draws, self._notes)
+
+
+class IndexedPass(Dataset[Batch]):
+    """Every sample once, in the shards' order, split over ranks; ``self[i]`` is this rank's ``i``-th batch.
+
+    All ranks have equally many batches, since losses over all ranks and sliced weights make them wait for each other: a
+    rank with a sample less takes it from its last full batch. A batch of which no sample can be used is empty.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        prepare: SamplePreprocessor,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int,
+        ranks: int,
+        skip: SkipPolicy,
+    ) -> None:
+        self.reader = TarReader(source)
+        self.prepare, self.batch_size, self.seed = prepare, batch_size, seed
+        self.mine = range(rank, len(self.reader), ranks)
+        self.batches = -(-len(range(0, len(self.reader), ranks)) // batch_size)
+        self.skip, self._notes = skip, SkipNotes()
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __getitem__(self, number: int) -> Batch:
+        items = []
+        for index in self.mine[self._start(number) : self._start(number + 1)]:
+            item = try_item(self.reader, index, self.prepare, f"{self.seed}/{index}", self._notes)
+            items += [] if item is None else [item]
+        return collate(items, self._notes.take()) if items else empty_batch(self.prepare, self._notes.take())
+
+    def _start(self, number: int) -> int:
+        """The first sample of a batch: full ones come first, and one sample at least remains for each of the others,
+        where there are so many.
+        """
+        return min(number * self.batch_size, max(len(self.mine) - (self.batches - number), 0))
+
+    def loader(self, workers: int, **settings: Any) -> DataLoader[Batch]:
+        """Loads them all."""
+        return DataLoader(self, batch_size=None, num_workers=workers, **settings)
+
+
+def try_item(reader: TarReader, number: int, prepare: SamplePreprocessor, draws: str, notes: SkipNotes) -> Item | None:
+    """The item of sample ``number``; None, and a note, where it cannot be used."""
+    shard, key = reader.name(number)
+    try:
+        return prepared(reader.read(number), prepare, draws, reader.id(number))
+    except SampleError as error:
+        notes.add(Skip(error.reason, shard, key, str(error)))
+    except Exception as error:
+        raise DataError(f"{shard}, sample {key!r}: {error!r}") from error
+    return None

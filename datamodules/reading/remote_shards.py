@@ -1,0 +1,223 @@
+"""Remote shards as they come: an order from (seed, pass), resumable to the shard and sample.
+
+Each reader (a worker of a rank) has an endless sequence of its own (``reading.remote_order``) and makes every
+n-th batch of its rank. Its place follows from the number of batches made and from how many samples the shards before
+hold. Readers note these counts as they go, in memory shared with the main process, and send gaps, where a shard was not
+whole, along with their batches; both travel in checkpoints. So a resumed run opens no shard that it has done with. It
+repeats the uninterrupted run where ranks and workers are as they were, and otherwise goes on with the same number of
+samples.
+
+A sample that cannot be used is counted and replaced by another one of its window, or of the next where there is none. A
+shard that cannot be fetched is counted with all its samples and left out of the pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from datamodules.batch import Batch, Gap, Skip
+from datamodules.batching.collate import Item, SamplePreprocessor, collate, empty_batch
+from datamodules.reading.bad_samples import DataError, SkipNotes, SkipPolicy, ended
+from datamodules.reading.local_shards import prepared
+from datamodules.reading.mixture import Mixture
+from datamodules.reading.ranks import gather
+from datamodules.reading.remote_order import UNKNOWN, ShardSequence, Share, Slot
+from datamodules.sample import SampleError
+from datamodules.shards.download import FetchPolicy
+from datamodules.shards.reader import sample_id
+
+_TRIES = 100  # samples in a row that cannot be used before a run gives up
+
+logger = logging.getLogger("grainclip")
+
+
+class StreamBatches(IterableDataset[Batch]):
+    """Training batches of one rank; the same interface as ``IndexedBatches``.
+
+    Args:
+        sources: the shards' URLs of each source, the same on every rank.
+        weights: how often each source's samples come.
+        prepare: from a stored sample to an item of the batch.
+        batch_size: images per batch and rank.
+        seed: of order and randomness.
+        shuffle: samples that are mixed at least.
+        rank, ranks: this process among all.
+        skip: what to do about samples that cannot be used.
+        fetch: how long storage is waited for.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[list[str]],
+        weights: Sequence[float],
+        prepare: SamplePreprocessor,
+        batch_size: int,
+        *,
+        seed: int,
+        shuffle: int,
+        rank: int,
+        ranks: int,
+        skip: SkipPolicy,
+        fetch: FetchPolicy = FetchPolicy(),
+    ) -> None:
+        super().__init__()
+        self.sources, self.mixture, self.prepare = list(sources), Mixture(weights), prepare
+        self.batch_size, self.global_batch = batch_size, batch_size * ranks
+        self.seed, self.shuffle, self.rank, self.ranks, self.skip = seed, shuffle, rank, ranks, skip
+        self.fetch = fetch
+        self.gaps: set[Gap] = set()  # of all ranks before this run, of this one since
+        self.counts = torch.full((sum(map(len, self.sources)),), UNKNOWN).share_memory_()
+        self.first = self.batches = 0
+
+    def loader(self, position: int, batches: int, workers: int, **settings: Any) -> Iterator[Batch]:
+        """Loads ``batches`` batches from the one on that ``position`` samples come before."""
+        self.first, self.batches = position // self.global_batch, batches
+        for batch in DataLoader(self, batch_size=None, num_workers=workers, **settings):
+            self.gaps.update(skip.gap for skip in batch.skipped if skip.gap is not None)
+            yield batch
+
+    @property
+    def samples(self) -> int | None:
+        """Samples of a pass; None as long as no one has opened all shards."""
+        return None if (self.counts == UNKNOWN).any() else int(self.counts.sum())
+
+    def state(self) -> dict[str, Any]:
+        """Counts and gaps of the shards, as far as any rank knows them, for a checkpoint. Collective."""
+        ranks = gather((self.counts.tolist(), self.gaps))
+        counts = [max(known) for known in zip(*(counts for counts, _ in ranks), strict=True)]
+        gaps = sorted(set().union(*(gaps for _, gaps in ranks)))
+        return {"shards": self._digest(), "counts": counts, "gaps": [list(gap) for gap in gaps]}
+
+    def take_up(self, state: dict[str, Any] | None) -> None:
+        """Take over what an earlier run knew, where its shards had the same names in the same order."""
+        if state is None:
+            return
+        if state["shards"] != self._digest():
+            logger.warning("the remote shards are not those of the checkpoint: they are counted anew")
+            return
+        self.counts.copy_(torch.tensor(state["counts"]))
+        self.gaps = {Gap(*gap) for gap in state["gaps"]}
+
+    def _digest(self) -> str:
+        names = [[url.rpartition("/")[2] for url in urls] for urls in self.sources]  # the folder may be another one
+        return hashlib.blake2b(repr(names).encode(), digest_size=16).hexdigest()
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker, workers = _worker()
+        reader = (self.first + worker) % workers  # the loader asks its workers in turn; the first makes batch ``first``
+        made = len(range(reader, self.first, workers))
+        mine = len(range(worker, self.batches, workers))
+        notes = SkipNotes()
+        items = self._items(Share(self.rank * workers + reader, self.ranks * workers), made * self.batch_size, notes)
+        for _ in range(mine):
+            yield collate(list(itertools.islice(items, self.batch_size)), notes.take())
+
+    def _items(self, share: Share, position: int, notes: SkipNotes) -> Iterator[Item]:
+        """A reader's items from ``position`` of its sequence on, sources interleaved."""
+        counts = self.counts.split([len(urls) for urls in self.sources])
+        streams = [
+            self._items_of(
+                ShardSequence(
+                    urls, counts[i], share, f"{self.seed}/{i}", self.shuffle, self.fetch, i, self._gaps(share, i)
+                ), done, notes,
+            )
+            for i, (urls, done) in enumerate(zip(self.sources, self.mixture.counts(position), strict=True))
+        ]  # fmt: skip
+        for at in itertools.count(position):
+            yield next(streams[self.mixture.at(at)[0]])
+
+    def _gaps(self, share: Share, source: int) -> dict[tuple[int, int], int]:
+        mine = (share.readers, share.index, source)
+        return {(gap.epoch, gap.shard): gap.found for gap in self.gaps if gap[:3] == mine}
+
+    def _items_of(self, sequence: ShardSequence, done: int, notes: SkipNotes) -> Iterator[Item]:
+        owed: list[tuple[int, str]] = []  # places of windows without a usable sample, with their random choices
+        failures = 0  # tries that told so
+        for (epoch, slots), first in sequence.windows(done, notes):
+            draws = f"{sequence.seed}/{epoch}"
+            owed += [(i, draws) for i in range(first, len(slots))]
+            own = len(slots) - first
+            while owed and slots:
+                i, choices = owed[0]
+                item = self._item(slots, i % len(slots), choices if len(owed) <= own else f"{choices}/owed {i}", notes)
+                if item is None:
+                    failures += len(slots)
+                    break
+                owed.pop(0)
+                failures = 0
+                yield item
+            if failures >= _TRIES:
+                raise DataError(ended(f"none of {failures} samples can be used", notes.last))
+
+    def _item(self, slots: list[Slot], i: int, draws: str, notes: SkipNotes) -> Item | None:
+        """Sample ``i`` of a window, or a substitute; None where none of them can be used."""
+        for attempt in range(-1, len(slots)):
+            slot = slots[i] if attempt < 0 else slots[(i + len(slots) // 2 + attempt) % len(slots)]
+            item = _try(slot, self.prepare, draws if attempt < 0 else f"{draws}/for {i}", notes)
+            if item is not None:
+                return item
+        return None
+
+
+class StreamPass(IterableDataset[Batch]):
+    """Every sample once, split over ranks and workers; how many there are is not known beforehand."""
+
+    def __init__(
+        self, urls: list[str], prepare: SamplePreprocessor, batch_size: int, *, seed: int, rank: int, ranks: int,
+        skip: SkipPolicy, fetch: FetchPolicy = FetchPolicy(),
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.urls, self.prepare, self.batch_size, self.seed = urls, prepare, batch_size, seed
+        self.rank, self.ranks, self.skip, self.fetch = rank, ranks, skip, fetch
+        self.counts = torch.full((len(urls),), UNKNOWN).share_memory_()  # a later pass knows what a lost shard holds
+
+    def loader(self, workers: int, **settings: Any) -> DataLoader[Batch]:
+        """Loads them all."""
+        return DataLoader(self, batch_size=None, num_workers=workers, **settings)
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker, workers = _worker()
+        notes = SkipNotes()
+        items = self._items(Share(self.rank * workers + worker, self.ranks * workers), notes)
+        item = next(items, None)
+        while item is not None:  # one item ahead: skips at the very end still travel with the last batch
+            chunk = [item]
+            while (item := next(items, None)) is not None and len(chunk) < self.batch_size:
+                chunk.append(item)
+            yield collate(chunk, notes.take())
+        if left := notes.take():  # no batch was made at all
+            yield empty_batch(self.prepare, left)
+
+    def _items(self, share: Share, notes: SkipNotes) -> Iterator[Item]:
+        sequence = ShardSequence(self.urls, self.counts, share, None, 1, self.fetch)
+        for (_, slots), _ in sequence.windows(0, notes):
+            for slot in slots:
+                item = _try(slot, self.prepare, f"{self.seed}/0", notes)
+                if item is not None:
+                    yield item
+
+
+def _worker() -> tuple[int, int]:
+    info = get_worker_info()
+    return (info.id, info.num_workers) if info else (0, 1)
+
+
+def _try(slot: Slot, prepare: SamplePreprocessor, draws: str, notes: SkipNotes) -> Item | None:
+    """The item of a sample; None, and counted, where it cannot be used."""
+    key = slot.shard.index.key(slot.number)
+    name = slot.shard.url.rpartition("/")[2]  # moving the data must not change what is drawn
+    try:
+        members = slot.shard.read(slot.number)
+        return prepared(members, prepare, f"{draws}/{name}/{slot.number}", sample_id(slot.shard.url, slot.number))
+    except SampleError as error:
+        notes.add(Skip(error.reason, slot.shard.url, key, str(error)))
+    except Exception as error:
+        raise DataError(f"{slot.shard.url}, sample {key!r}: {error!r}") from error
+    return None

@@ -1,0 +1,73 @@
+"""The strings behind a batch: a batch holds tokens only, and tokens have lost case and spacing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import NamedTuple
+
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from datamodules.batch import Batch
+from datamodules.batching.collate import SamplePreprocessor, Tokens
+from datamodules.batching.stored_tokens import StoredTokens
+from datamodules.batching.text_sampling import Drawn
+from datamodules.batching.tokenizer import Tokenizer, token_hash
+from datamodules.reading.loader import PassLoader
+from datamodules.reading.select_reader import Reading
+from datamodules.shards.discovery import Shard
+
+
+@dataclass(frozen=True)
+class NotingPreparer(SamplePreprocessor):
+    """A ``SamplePreprocessor`` that notes every text that it draws, by the id that the text has in the batch.
+
+    Args:
+        texts: where it notes them: the text as it stands in the shard, on one line; of a text beyond the context as
+            many words as the model reads, and an ellipsis.
+    """
+
+    texts: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def like(cls, plain: SamplePreprocessor, texts: dict[int, str]) -> NotingPreparer:
+        """The same preparer, noting in ``texts``."""
+        return cls(**{one.name: getattr(plain, one.name) for one in fields(SamplePreprocessor)}, texts=texts)
+
+    def _whole(self, text: str, drawn: Drawn, stored: StoredTokens | None) -> Tokens:
+        tokens = super()._whole(text, drawn, stored)
+        whole = len(tokens) <= self.tokenizer.context_length
+        line = " ".join(text.split()) if whole else read_part(text, self.tokenizer)
+        self.texts.setdefault(token_hash(self.tokenizer.cut(tokens)), line)
+        return tokens
+
+
+class FirstSamples(NamedTuple):
+    """A batch, and its texts as they stand in the shards, by their id in the batch."""
+
+    batch: Batch
+    texts: dict[int, str]
+
+
+def first_samples(reading: Reading, shards: Sequence[Shard]) -> FirstSamples | None:
+    """The first batch of a pass that has any sample, read by this rank alone, without worker processes; None where no
+    batch has any. The random state stays as it is.
+    """
+    texts: dict[int, str] = {}
+    noting = replace(reading, prepare=NotingPreparer.like(reading.prepare, texts))
+    with isolate_rng():
+        batches = PassLoader(noting.once(shards), 0, alone=True)
+        return next((FirstSamples(batch, texts) for batch in batches if batch.keys), None)
+
+
+def read_part(text: str, tokenizer: Tokenizer) -> str:
+    """The first words of ``text`` that fit the context, and an ellipsis."""
+    words = text.split()
+    fits, beyond = 0, len(words)
+    while beyond - fits > 1:
+        middle = (fits + beyond) // 2
+        if tokenizer.length(" ".join(words[:middle])) <= tokenizer.context_length:
+            fits = middle
+        else:
+            beyond = middle
+    return " ".join([*words[:fits], "…"])

@@ -1,0 +1,1 @@
+"""Tars on disk: discovery, index, writer, download, viewer."""

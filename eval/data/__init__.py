@@ -1,0 +1,1 @@
+"""Files of benchmarks: images, annotations, records, and the cache of embeddings."""

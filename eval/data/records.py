@@ -1,0 +1,114 @@
+"""Lists of records from released files: JSON, JSON Lines, CSV, TSV and Parquet, with the file's checksum.
+
+A file whose JSON is too large to read whole (ShareGPT4V's list of 1.2 million captions, 1.5 GB) is read record by
+record up to the number that is asked for; then the checksum is that of the records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datamodules.prepare.row_readers import DELIMITERS, LINES, PARQUET, json_array, table_rows
+from eval.data.annotations import Rule, checked
+
+
+class Records(NamedTuple):
+    """The records of a file, checked, and its SHA-256."""
+
+    path: Path
+    rows: list[dict[str, Any]]
+    sha256: str
+
+    @property
+    def files(self) -> dict[str, str]:
+        """As results tell it: the file's name and checksum."""
+        return {self.path.name: self.sha256}
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes. Raises FileNotFoundError, naming the option to look at, where there is none."""
+    if not path.is_file():
+        raise FileNotFoundError(f"the file {path} does not exist; --root must be the folder of the data sets")
+    return path.read_bytes()
+
+
+def read_text(path: Path) -> str:
+    """A text in UTF-8. Raises FileNotFoundError as ``read_bytes``, ValueError, naming the file, where it is none."""
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}") from error
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file. Raises FileNotFoundError as ``read_bytes``."""
+    return hashlib.sha256(read_bytes(path)).hexdigest()
+
+
+def read_json(path: Path) -> tuple[Any, str]:
+    """A JSON document and its SHA-256."""
+    data = read_bytes(path)
+    return parse(path, data), hashlib.sha256(data).hexdigest()
+
+
+def read_records(path: Path, fields: Mapping[str, Rule], section: str | None = None) -> Records:
+    """The records of a JSON list (or of the list ``section`` of an object), or of a table (``prepare.streams``).
+
+    A dictionary of records counts as the list of its values, in its order: numbers left out in its keys do not matter;
+    one of a single list (FLAIR's ``{"annotations": [...]}``) as that list.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: naming file, record, field, rule and value where one is not as it should be.
+    """
+    data = read_bytes(path)
+    if path.suffix.lower() in (*LINES, *DELIMITERS, PARQUET):
+        rows = list(table_rows(path))
+    else:
+        rows = parse(path, data)
+        if section is not None:
+            if not isinstance(rows, dict):
+                raise ValueError(f"{path}: the JSON must be an object, got {type(rows).__name__}")
+            rows = rows.get(section)
+        elif isinstance(rows, dict):
+            rows = list(rows.values())
+            rows = rows[0] if len(rows) == 1 and isinstance(rows[0], list) else rows
+        if not isinstance(rows, list):
+            what = "the JSON" if section is None else f"'{section}'"
+            raise ValueError(f"{path}: {what} must be a list, got {type(rows).__name__}")
+    found = list(checked(path, section or "records", rows, fields))
+    if not found:
+        raise ValueError(f"{path} must hold records, got none")
+    for number, row in enumerate(found):
+        try:
+            json.dumps(row, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError as error:
+            where = f"'{section or 'records'}[{number}]'"
+            raise ValueError(f"{path}: {where} holds half of a surrogate pair, which is no character") from error
+    return Records(path, found, hashlib.sha256(data).hexdigest())
+
+
+def first_records(path: Path, count: int, fields: Mapping[str, Rule]) -> Records:
+    """The first ``count`` records of a JSON list, read no further. Raises as ``read_records``, and where there are
+    fewer.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"the file {path} does not exist; --root must be the folder of the data sets")
+    rows = list(islice(json_array(path), count))
+    if len(rows) < count:
+        raise ValueError(f"{path} must hold at least {count} records, got {len(rows)}")
+    found = list(checked(path, "records", rows, fields))
+    return Records(path, found, hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest())
+
+
+def parse(path: Path, data: bytes, where: str = "") -> Any:
+    """JSON. Raises ValueError naming the file."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}{where} is not JSON: {error}") from error

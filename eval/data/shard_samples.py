@@ -1,0 +1,48 @@
+"""The pictures and texts of shards, for embedding them: headers are walked once, pictures are read when needed.
+
+Any WebDataset tar with our schema (``datamodules.sample``); only files of this machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from datamodules.sample import IMAGE_EXTENSIONS, Sample, SampleError
+from datamodules.shards.discovery import Shard
+from datamodules.shards.tar_index import PARTS, TarIndex
+from eval.data.sources import TarMember
+
+
+class Stored(NamedTuple):
+    """A sample of a shard: where its picture is, and all else (``sample.image`` is empty)."""
+
+    picture: TarMember
+    sample: Sample
+
+
+def stored(shards: list[Shard]) -> Iterator[Stored]:
+    """All samples, in the shards' order.
+
+    Raises ValueError, naming shard and key, for a sample that breaks the schema, and for a shard that is damaged or no
+    local file.
+    """
+    for shard in shards:
+        if shard.samples is None:
+            raise ValueError(f"--shards must be files of this machine, got {shard.url}")
+        path, index = Path(shard.url), shard.index()
+        with path.open("rb") as file:
+            for number in range(len(index)):
+                yield _stored(path, index, number, file.fileno())
+
+
+def _stored(path: Path, index: TarIndex, number: int, file: int) -> Stored:
+    try:
+        members = index.read(file, number, PARTS[1:])
+        key, extension = members["__key__"], IMAGE_EXTENSIONS[index.kinds[number]]
+        (offset, size), *_ = index.spans[number].tolist()
+        sample = Sample.from_members(members | ({extension: b""} if offset >= 0 else {}))
+    except SampleError as error:
+        raise ValueError(f"{path}, sample {index.key(number)!r}: {error}") from error
+    return Stored(TarMember(path, f"{path.stem}/{key}", offset, size), sample)

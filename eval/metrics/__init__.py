@@ -1,0 +1,1 @@
+"""Numbers from embeddings, streaming and exact over ranks."""

@@ -1,0 +1,108 @@
+"""Image-text retrieval: R@K in both directions, for captions (one text an image) and sentences (several).
+
+Two protocols, chosen by what is handed to :meth:`Retrieval.update`. Without ``text_ids`` every text is its own query
+and only its image is right: the papers' protocol (COCO's 25,000 captions count 25,000 times, although 321 are verbatim
+shared). With ``text_ids`` texts of equal id are one text, one query and one candidate, and all images that have it
+are right: the protocol for sentences, where "The sky is blue." truly belongs to many images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from datamodules.batch import TextSlots
+from eval.metrics.distributed_table import Rows, first_of_each, key_ids, member_ids
+from eval.metrics.ranking import Ranks, Ties, rank_embeddings
+from eval.metrics.similarity import unit_rows
+
+
+def slot_rows(slots: TextSlots) -> tuple[Int[Tensor, " M"], Int[Tensor, " M"]]:
+    """The filled slots of a grain as rows: (text of the batch, image of the batch) for each."""
+    image, slot = slots.valid.nonzero(as_tuple=True)
+    return slots.index[image, slot], image
+
+
+class Retrieval:
+    """Collects embeddings over batches and ranks; ``compute`` gives ``{name/direction/measure: number}``.
+
+    ``name`` opens the names ("caption", "val/sentence"), ``ks`` are the K of R@K.
+    """
+
+    def __init__(self, name: str, ks: Sequence[int] = (1, 5, 10), ties: Ties = Ties.OPTIMISTIC) -> None:
+        if not ks or min(ks) < 1:
+            raise ValueError(f"ks must be numbers from 1 on, got {tuple(ks)}")
+        self.name, self.ks, self.ties = name, tuple(ks), Ties(ties)
+        self._images = Rows(embedding=torch.float32)
+        self._texts = Rows(embedding=torch.float32, image=torch.int64, text=torch.int64)
+
+    def reset(self) -> None:
+        """Forget everything seen."""
+        self._images.reset()
+        self._texts.reset()
+
+    def update(
+        self,
+        image_embeddings: Float[Tensor, "B D"],
+        text_embeddings: Float[Tensor, "M D"],
+        text_image: Int[Tensor, " M"],
+        keys: Sequence[str] | Int[Tensor, " B"],
+        text_ids: Int[Tensor, " M"] | None = None,
+    ) -> None:
+        """Add a batch of unit embeddings.
+
+        ``text_image``: the row of this batch's images each text belongs to. ``keys``: unique over the data set; a key
+        seen before is a repetition and counts once, with its texts. ``text_ids``: see the module's head.
+        Raises ValueError for embeddings that are not finite or not unit, and rows out of range.
+        """
+        images = unit_rows(f"{self.name}: image_embeddings", image_embeddings)
+        texts = unit_rows(f"{self.name}: text_embeddings", text_embeddings)
+        ids = key_ids(keys).to(images.device)
+        if len(ids) != len(images):
+            raise ValueError(f"{self.name}: keys must be one an image, got {len(ids)} for {len(images)}")
+        if len(text_image) != len(texts):
+            raise ValueError(f"{self.name}: text_image must be one a text, got {len(text_image)} for {len(texts)}")
+        if len(texts) and not 0 <= int(text_image.min()) <= int(text_image.max()) < len(images):
+            found = f"{int(text_image.min())} to {int(text_image.max())}"
+            raise ValueError(f"{self.name}: text_image must lie in [0, {len(images)}), got {found}")
+        members = member_ids(ids, text_image)
+        self._images.add(id=ids, embedding=images)
+        self._texts.add(
+            id=members, embedding=texts, image=ids[text_image], text=members if text_ids is None else text_ids
+        )
+
+    def compute(self) -> dict[str, float]:
+        """Per direction: ``R@K``, ``chance`` (of R@1 by guessing), ``ties`` (share of queries they could decide), all
+        in [0, 1], and the number of ``queries``. {} where no rank saw a text. Collective: all ranks must call it.
+
+        An image without a text is a candidate but no query.
+        """
+        images, texts = self._images.gather(f"{self.name}: keys"), self._texts.gather(f"{self.name}: keys")
+        if not images or not texts:
+            return {}
+        first, text = first_of_each(texts["text"], texts["embedding"], f"{self.name}: text_ids")
+        image = torch.searchsorted(images["id"], texts["image"])
+        pairs = torch.stack([text, image], dim=1)
+        candidates, gallery = images["embedding"], texts["embedding"][first]
+        asked, asker = image.unique(return_inverse=True)
+        return {
+            **self._numbers("text_to_image", rank_embeddings(gallery, candidates, pairs), pairs, len(candidates)),
+            **self._numbers(
+                "image_to_text",
+                rank_embeddings(candidates[asked], gallery, torch.stack([asker, text], dim=1)),
+                pairs,
+                len(gallery),
+            ),
+        }
+
+    def _numbers(self, direction: str, ranks: Ranks, pairs: Tensor, candidates: int) -> dict[str, float]:
+        head, queries = f"{self.name}/{direction}", len(ranks.optimistic)
+        return {
+            **{f"{head}/R@{k}": ranks.recall(k, self.ties) for k in self.ks},
+            f"{head}/chance": len(pairs.unique(dim=0)) / (queries * candidates),
+            f"{head}/ties": ranks.tied(),
+            f"{head}/queries": float(queries),
+        }

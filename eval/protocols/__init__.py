@@ -1,0 +1,1 @@
+"""How one kind of benchmark is measured: retrieval, multiple choice, classification, boxes, grounding."""

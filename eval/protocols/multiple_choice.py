@@ -1,0 +1,102 @@
+"""Multiple choice: which of several texts describes this picture, or this region? The first one does.
+
+What FG-OVD, SugarCrepe and ARO share. They differ in who wins a tie: FG-CLIP's FG-OVD counts it as a hit, the others as
+a miss; both are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from eval.interfaces import EvalContext, Model
+from eval.metrics.ranking import Ties
+from eval.protocols.embed import embed_texts
+from eval.results.per_item import Items, Mean
+
+
+class Question(NamedTuple):
+    """``row`` is the picture's, or region's; the first of ``texts`` is right."""
+
+    row: int
+    texts: tuple[str, ...]
+    name: str
+
+
+class Answers(NamedTuple):
+    """Per question: how many wrong texts score more than, and as much as, the right one; and their number."""
+
+    better: Int[Tensor, " Q"]
+    tied: Int[Tensor, " Q"]
+    wrong: Int[Tensor, " Q"]
+    chosen: Int[Tensor, " Q"]  # the first of the best
+    not_below: Bool[Tensor, "Q W"]  # which wrong texts, in order, score as much or more
+
+    def hits(self, ties: Ties) -> Bool[Tensor, " Q"]:
+        """Whether the right text is chosen."""
+        beaten = self.better if ties is Ties.OPTIMISTIC else self.better + self.tied
+        return beaten == 0
+
+
+def answer(
+    model: Model, run: EvalContext, rows: Float[Tensor, "R D"], questions: Sequence[Question], label: str
+) -> Answers:
+    """Compare each question's row with its texts, in fp32. Collective.
+
+    Raises ValueError for a question without a wrong text.
+    """
+    for question in questions:
+        if len(question.texts) < 2:
+            raise ValueError(f"{label}: a question needs at least two texts, got {question.texts} in {question.name}")
+    texts = embed_texts(model, run, [text for question in questions for text in question.texts], label)
+    sizes = torch.tensor([len(question.texts) for question in questions])
+    index = torch.zeros(len(questions), int(sizes.max()), dtype=torch.long)
+    valid = torch.arange(index.shape[1]) < sizes[:, None]
+    index[valid] = torch.arange(len(texts))
+    found, not_below = [], []
+    of = torch.tensor([question.row for question in questions])
+    for part in torch.arange(len(questions)).split(1024):
+        # Products and a sum per pair: a score does not depend on what else is compared.
+        scores = (texts[index[part]] * rows[of[part]][:, None]).sum(2).masked_fill(~valid[part], -torch.inf)
+        right, wrong = scores[:, :1], scores[:, 1:]
+        found.append(torch.stack([(wrong > right).sum(1), (wrong == right).sum(1), scores.argmax(1)]))
+        not_below.append(wrong >= right)
+    better, tied, chosen = torch.cat(found, dim=1)
+    return Answers(better, tied, sizes - 1, chosen, torch.cat(not_below))
+
+
+def numbers(head: str, answers: Answers, ties: Ties) -> dict[str, float]:
+    """``accuracy`` by the protocol's reading of ties, ``chance``, ``ties`` and the number of ``questions``."""
+    decided = (answers.tied > 0) & (answers.better == 0)
+    return {
+        f"{head}/accuracy": answers.hits(ties).double().mean().item(),
+        f"{head}/chance": (answers.wrong + 1).double().reciprocal().mean().item(),
+        f"{head}/ties": decided.double().mean().item(),
+        f"{head}/questions": float(len(answers.better)),
+    }
+
+
+def items(
+    head: str,
+    questions: Sequence[Question],
+    answers: Answers,
+    ties: Ties,
+    names: Sequence[str],
+    more: Mapping[str, list[Any]] | None = None,
+) -> Items:
+    """A row per question; ``names`` are the pictures' of the questions."""
+    columns = {
+        "question": [question.name for question in questions],
+        "image": list(names),
+        "right": [question.texts[0] for question in questions],
+        "chosen": [q.texts[c] for q, c in zip(questions, answers.chosen.tolist(), strict=True)],
+        "better": answers.better.tolist(),
+        "tied": answers.tied.tolist(),
+        "hit": answers.hits(ties).tolist(),
+        **(more or {}),
+    }
+    return Items(columns, {f"{head}/accuracy": Mean("hit")}, "image")

@@ -1,0 +1,1 @@
+"""Per-item tables, comparisons, and results as Markdown, LaTeX and JSON."""

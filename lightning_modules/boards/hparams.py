@@ -1,0 +1,118 @@
+"""TensorBoard's "HParams" tab: the same columns in the same order, whatever the method.
+
+TensorBoard shows the columns that the first run of a folder defines, so every run writes one and the same definition:
+the settings of all methods that this package brings. It sorts them by name, those marked as differing before all
+others, and shows five unasked: ``FIRST``, whose names have a number in front that is shown nowhere.
+The columns of numbers are the run's own curves: they are there from the first validation on, and stay up to date.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+from tensorboard.compat.proto import summary_pb2
+from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
+from tensorboard.plugins.hparams.metadata import (
+    EXPERIMENT_TAG,
+    PLUGIN_DATA_VERSION,
+    PLUGIN_NAME,
+    SESSION_END_INFO_TAG,
+    SESSION_START_INFO_TAG,
+)
+
+import lightning_modules
+from lightning_modules.methods.base import Method
+
+MESSAGES: Any = summary_pb2  # its classes and the two below are made when they are imported
+API: Any = api_pb2
+PLUGIN: Any = plugin_data_pb2
+Value = str | float | bool
+FIRST = ("method", "objective", "beta", "optim/lr", "data/batch_size")
+RESULTS = {
+    "val/caption/text_to_image/R@1": "caption to image, R@1",
+    "val/caption/image_to_text/R@1": "image to caption, R@1",
+    "val/sentence/text_to_image/R@1": "sentence to image, R@1",
+    "val/sentence/image_to_text/R@1": "image to sentence, R@1",
+    "val/hard_negatives/hard/accuracy": "hard negatives, accuracy",
+    "val/boxes/top1": "boxes, top 1",
+    "train/loss": "training loss",
+}
+DATA = {"shards": "", "samples": 0, "batch_size": 0, "ranks": 0}  # of what a data module tells of itself
+
+
+def settings_of(provenance: Mapping[str, Any]) -> dict[str, Value]:
+    """A run's settings by column, from what its checkpoints hold of it; what is None is left out."""
+    data = {f"data/{name}": value for name, value in provenance["data"].items() if name in DATA}
+    whole = {"method": provenance["method"], **dict(_flat(provenance["settings"])), **data}
+    return {name: value if isinstance(value, (bool, int, float, str)) else str(value) for name, value in whole.items()
+            if value is not None}  # fmt: skip
+
+
+def begin(writer: Any, settings: Mapping[str, Value]) -> None:
+    """Define the columns, and give the values of a run that begins."""
+    columns = _columns()
+    start = PLUGIN.SessionStartInfo()
+    for name, value in settings.items():
+        kind, key = columns.setdefault(name, _kind(value)), _key(name)
+        if kind == API.DATA_TYPE_STRING:
+            start.hparams[key].string_value = str(value)
+        elif isinstance(value, bool):
+            start.hparams[key].bool_value = value
+        elif isinstance(value, (int, float)):
+            start.hparams[key].number_value = value
+    infos = [
+        API.HParamInfo(name=_key(name), display_name=name, type=kind, differs=name in FIRST)
+        for name, kind in columns.items()
+    ]
+    metrics = [API.MetricInfo(name=API.MetricName(tag=tag), display_name=name) for tag, name in RESULTS.items()]
+    experiment = API.Experiment(hparam_infos=infos, metric_infos=metrics)
+    _write(writer, EXPERIMENT_TAG, experiment=experiment)
+    _write(writer, SESSION_START_INFO_TAG, session_start_info=start)
+
+
+def end(writer: Any) -> None:
+    """Say that the run has come to its end."""
+    _write(writer, SESSION_END_INFO_TAG, session_end_info=PLUGIN.SessionEndInfo(status=API.STATUS_SUCCESS))
+
+
+def _key(name: str) -> str:
+    """The name that TensorBoard sorts a column by."""
+    return f"{FIRST.index(name) + 1} {name}" if name in FIRST else name
+
+
+def _write(writer: Any, tag: str, **told: Any) -> None:
+    content = PLUGIN.HParamsPluginData(**told, version=PLUGIN_DATA_VERSION)
+    plugin = MESSAGES.SummaryMetadata.PluginData(plugin_name=PLUGIN_NAME, content=content.SerializeToString())
+    value = MESSAGES.Summary.Value(tag=tag, metadata=MESSAGES.SummaryMetadata(plugin_data=plugin))
+    writer.file_writer.add_summary(MESSAGES.Summary(value=[value]))
+
+
+def _columns() -> dict[str, Any]:
+    """Names and types of all settings that any of the package's methods has, ``FIRST`` first."""
+    found: dict[str, Any] = dict.fromkeys(FIRST, API.DATA_TYPE_FLOAT64)
+    found["method"] = found["objective"] = API.DATA_TYPE_STRING
+    for name in sorted(lightning_modules.__all__):
+        one = getattr(lightning_modules, name)
+        if isinstance(one, type) and issubclass(one, Method) and one is not Method:
+            defaults = {n: p.default for n, p in inspect.signature(one).parameters.items()}
+            for setting, value in _flat(defaults):
+                found.setdefault(setting, _kind(value))
+    return found | {f"data/{name}": _kind(value) for name, value in DATA.items()}
+
+
+def _kind(value: object) -> Any:
+    if isinstance(value, bool):
+        return API.DATA_TYPE_BOOL
+    return API.DATA_TYPE_FLOAT64 if isinstance(value, (int, float)) else API.DATA_TYPE_STRING
+
+
+def _flat(settings: Mapping[str, Any], head: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        inside = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        if isinstance(inside, Mapping):
+            yield from _flat(inside, f"{head}{name}/")
+        else:
+            yield f"{head}{name}", inside

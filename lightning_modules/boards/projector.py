@@ -1,0 +1,49 @@
+"""Embeddings for TensorBoard's projector: images as themselves, texts as tiles in the colour of their grain.
+
+The columns ``modality`` and ``grain`` can be chosen under "Color by".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from matplotlib.colors import to_rgb
+from PIL import Image
+from torch import Tensor
+
+from eval.drawing.canvas import COLOURS
+from lightning_modules.boards.images import embeddings
+from lightning_modules.boards.snapshot import Seen
+
+SIDE = 32  # pixels of a tile
+HEAD = ["modality", "grain", "text or key"]
+
+
+def add_embeddings(writer: Any, seen: Seen, step: int) -> None:
+    """Write all images and texts of the batch as one table of the projector."""
+    found = embeddings(seen)
+    rows, tiles = [], []
+    for number, (grain, (_, names)) in enumerate(found.items()):
+        modality = "image" if grain == "image" else "text"
+        rows += [[modality, grain, " ".join(name.split())] for name in names]
+        tiles.append(_pictures(seen) if modality == "image" else _tiles(COLOURS[number], len(names)))
+    vectors = torch.cat([vectors for vectors, _ in found.values()]).cpu()
+    writer.add_embedding(vectors, rows, torch.cat(tiles), step, "embeddings", HEAD)
+
+
+def _pictures(seen: Seen) -> Float[Tensor, "B 3 S S"]:
+    small = [
+        np.array(seen.picture(b).resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for b in range(len(seen.images.image))
+    ]
+    return torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 255
+
+
+def _tiles(colour: str, count: int) -> Float[Tensor, "N 3 S S"]:
+    """A disc of that colour on white."""
+    at = torch.linspace(-1, 1, SIDE)
+    disc = at[:, None].square() + at[None, :].square() < 0.55
+    one = torch.where(disc, torch.tensor(to_rgb(colour))[:, None, None], 1.0)
+    return one.expand(count, -1, -1, -1)

@@ -1,0 +1,137 @@
+"""A fixed batch of validation samples as a model in training sees it.
+
+The samples are the first of the validation set, in its order, so every look shows the same ones. Texts are shown as
+they stand in the shards; a text beyond the context ends where the model stops reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from lightning import Trainer
+from PIL import Image
+from torch import Tensor
+
+from datamodules.batch import Batch, Grain
+from datamodules.batching.tokenizer import Tokenizer
+from datamodules.datamodule import GranularityData
+from datamodules.reading.text_notes import FirstSamples
+from eval.drawing.words import joined
+from lightning_modules.inference.evaluation_model import EvaluationModel
+from lightning_modules.methods.base import Method
+from lightning_modules.networks import ImageFeatures, TextFeatures
+
+
+class Read(NamedTuple):
+    """A text of a picture: its grain and number there, its words, its row among the batch's texts."""
+
+    grain: Grain
+    number: int
+    words: str
+    row: int
+
+    @property
+    def name(self) -> str:
+        """As "phrase 2"; a caption has no number."""
+        return self.grain.value if self.grain == Grain.CAPTION else f"{self.grain.value} {self.number + 1}"
+
+    @property
+    def code(self) -> str:
+        """As "P2"."""
+        return self.grain.value[0].upper() + ("" if self.grain == Grain.CAPTION else str(self.number + 1))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The batch, embedded; pixels are 0 to 255 and all stands on the model's device."""
+
+    batch: Batch
+    written: Mapping[int, str]  # texts as people wrote them, by id
+    images: ImageFeatures
+    texts: TextFeatures
+    model: EvaluationModel
+
+    def picture(self, b: int) -> Image.Image:
+        """The square that the model sees of sample ``b``."""
+        return Image.fromarray(self.batch.images[b].permute(1, 2, 0).cpu().numpy())
+
+    def read(self, b: int, most: Mapping[Grain, int]) -> list[Read]:
+        """The texts of sample ``b``, of each grain so many at most."""
+        found = []
+        for grain, limit in most.items():
+            slots = self.batch.grains[grain]
+            rows = slots.index[b][slots.valid[b]].tolist()[:limit]
+            found += [Read(grain, number, self.words(row), row) for number, row in enumerate(rows)]
+        return found
+
+    def words(self, row: int) -> str:
+        """A text of the batch; what the tokenizer makes of its tokens where nobody noted how it is written."""
+        if (text := self.written.get(int(self.batch.texts.ids[row]))) is not None:
+            return text
+        first, last = self.batch.texts.offsets[row : row + 2].tolist()
+        return joined(Tokenizer.decode(self.batch.texts.tokens[first:last].tolist()))
+
+    def vectors(self, texts: list[Read]) -> Float[Tensor, "T D"]:
+        """Unit vectors of texts."""
+        return self.texts.text[torch.tensor([text.row for text in texts], dtype=torch.long)].float()
+
+    def views(self, texts: list[Read], b: int) -> Float[Tensor, "T D"] | None:
+        """Picture ``b`` as each text sees it; None where the method has no text-conditioned attention."""
+        if self.model.pooling is None:
+            return None
+        return self.model.condition(self.vectors(texts), self.images.dense[b : b + 1], _zeros(texts, self)).float()
+
+
+def _zeros(texts: list[Read], seen: Seen) -> Tensor:
+    return torch.zeros(len(texts), dtype=torch.long, device=seen.images.dense.device)
+
+
+def first_samples(trainer: Trainer) -> FirstSamples | None:
+    """The fixed batch of a run; None where there is no validation set, or another data module."""
+    data = getattr(trainer, "datamodule", None)
+    return data.first_val_samples() if isinstance(data, GranularityData) else None
+
+
+def differing(batch: Batch, count: int) -> list[int]:
+    """At most ``count`` samples of ``batch`` that are unlike each other, by what their captions say.
+
+    Validation sets may hold near twins side by side: two scenes that differ in one thing, or frames of a film. The
+    first sample is taken, then again and again the one that shares the least of its caption's tokens with any sample
+    taken before, the first of these where several do. Where some samples have boxes, only these are taken.
+    """
+    rows = batch.grains[Grain.CAPTION].index[:, 0].tolist()
+    offsets = batch.texts.offsets.tolist()
+    words = [frozenset(batch.texts.tokens[offsets[row] : offsets[row + 1]].tolist()) for row in rows]
+    left = sorted(set(batch.regions.image.tolist())) or list(range(len(rows)))
+    taken: list[int] = []
+    while left and len(taken) < count:
+        best = min(left, key=lambda b: max((_shared(words[b], words[other]) for other in taken), default=0.0))
+        taken.append(best)
+        left.remove(best)
+    return taken
+
+
+def _shared(one: frozenset[int], other: frozenset[int]) -> float:
+    return len(one & other) / min(len(one), len(other))
+
+
+@contextmanager
+def looking(method: Method, samples: FirstSamples) -> Iterator[Seen]:
+    """Embed ``samples`` with the encoder that would be deployed; every module is in evaluation mode within, and as it
+    was after.
+    """
+    encoder, pooling = method.inference_encoder(), method.text_pooling()
+    modes = {module: module.training for module in (*encoder.modules(), *(pooling.modules() if pooling else ()))}
+    try:
+        with torch.no_grad():
+            model = EvaluationModel(encoder, method.device, pooling)
+            here = method.transfer_batch_to_device(samples.batch, method.device, 0)
+            yield Seen(here, samples.texts, model.encode_image(here.images), encoder.encode_text(here.texts), model)
+    finally:
+        for module, training in modes.items():
+            module.training = training

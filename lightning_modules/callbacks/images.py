@@ -1,0 +1,133 @@
+"""Images of fixed validation samples while a model trains: what it looks at, confuses and finds.
+
+Only the first rank draws, and only where a logger takes images: TensorBoard, Weights & Biases (whatever has
+``log_image``), or a CSVLogger, beside whose file they lie as PNG files. An image that cannot be drawn never ends a
+training: it is reported once, and there are none from then on.
+"""
+
+from __future__ import annotations
+
+import logging
+from itertools import chain
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from typing_extensions import override
+
+from datamodules.batch import Batch
+from datamodules.reading.text_notes import FirstSamples
+from eval.drawing.canvas import png
+from lightning_modules.boards import images
+from lightning_modules.boards.image_sinks import Sink, image_sinks
+from lightning_modules.boards.projector import add_embeddings
+from lightning_modules.boards.snapshot import Seen, differing, first_samples, looking
+from lightning_modules.callbacks.diagnostics import Diagnostics
+from lightning_modules.methods.base import Method
+
+logger = logging.getLogger("grainclip")
+
+
+class SampleImages(Callback):
+    """Attention, boxes, similarity matrices, galleries, targets and embeddings of the first validation samples.
+
+    They are drawn before training, after each validation, every so many steps and at the end.
+
+    Args:
+        every_n_steps: optimiser's steps between two drawings. 0: no images at all.
+        samples: how many samples are drawn one by one, chosen to differ; matrices and galleries show as many, retrieval
+            is among the whole first batch.
+
+    Raises:
+        ValueError: where a number is out of range.
+    """
+
+    def __init__(self, every_n_steps: int = 500, samples: int = 2) -> None:
+        if every_n_steps < 0:
+            raise ValueError(f"images.every_n_steps must be at least 0, got {every_n_steps}")
+        if samples < 1:
+            raise ValueError(f"images.samples must be at least 1, got {samples}")
+        self.every_n_steps, self.samples = every_n_steps, samples
+        self._samples: FirstSamples | None = None
+        self._chosen: list[int] = []
+        self._sinks: list[Sink] = []
+        self._last = -1
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        begun = trainer.global_step > 0  # and drawn by the run that this one goes on from
+        self._samples, self._last = None, trainer.global_step if begun else -1
+        if not (self.every_n_steps and trainer.is_global_zero and isinstance(pl_module, Method)):
+            return
+        self._sinks, without = image_sinks(trainer.loggers)
+        for name in without:
+            logger.info("no images with %s: it takes none; TensorBoardLogger, WandbLogger and CSVLogger do", name)
+        if not self._sinks:
+            return
+        if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy)):
+            logger.info("no images: the weights are spread over ranks")
+            return
+        self._samples = first_samples(trainer)
+        if self._samples is not None:
+            self._chosen = differing(self._samples.batch, self.samples)
+            if not begun:
+                self._draw(trainer, pl_module, last=False)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if self._samples is not None and step % self.every_n_steps == 0 and step != self._last:
+            self._draw(trainer, pl_module, last=False)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.global_step != self._last:
+            self._draw(trainer, pl_module, last=False)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._draw(trainer, pl_module, last=True)
+        self._samples = None
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule, last: bool) -> None:
+        """Draw now, where this rank draws at all; ``last`` ends the training."""
+        if self._samples is None or not isinstance(pl_module, Method):
+            return
+        step = trainer.global_step
+        data: Any = vars(trainer)["datamodule"]
+        try:
+            with looking(pl_module, self._samples) as seen:
+                for one in vars(trainer)["callbacks"]:
+                    if isinstance(one, Diagnostics):
+                        one.join(trainer, seen, last)
+                if step != self._last:
+                    for tag, figure in self._figures(pl_module, seen, step, data.label_names()):
+                        image = png(figure)
+                        for sink in self._sinks:
+                            sink(tag, image, step)
+                if last:
+                    for writer in _writers(trainer):
+                        add_embeddings(writer, seen, step)
+        except Exception:
+            logger.exception("no more images, this one failed")
+            self._samples = None
+        self._last = step
+
+    def _figures(self, method: Method, seen: Seen, step: int, labels: tuple[str, ...]) -> images.Tagged:
+        yield from chain(
+            images.attention(seen, self._chosen, step),
+            images.boxes(seen, self._chosen, step, labels),
+            images.similarities(seen, self._chosen, step),
+            images.galleries(seen, self._chosen, step),
+            images.targets(method, seen, self._chosen),
+            images.plane(seen, step),
+        )
+
+
+def _writers(trainer: Trainer) -> list[Any]:
+    """TensorBoard's, one for each of its loggers."""
+    return [one.experiment for one in trainer.loggers if isinstance(one, TensorBoardLogger)]

@@ -1,0 +1,82 @@
+"""Ranks that differ train something else than was asked for, and do not say so: here they compare notes at the start.
+
+Compared are the settings of model and data, the shards that each rank found, the commit of the code and the versions of
+the packages that numbers depend on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import socket
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from importlib.metadata import version
+from pathlib import Path
+
+import torch.distributed as dist
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+from typing_extensions import override
+
+from datamodules import GranularityData
+from lightning_modules.checkpoints.metadata import commit
+
+PACKAGES = ("grainclip", "torch", "lightning", "transformers", "timm")
+Facts = dict[str, str]
+
+
+class Disagreement(ValueError):
+    """Which ranks, on which hosts, differ in what."""
+
+
+class RankConsistency(Callback):
+    """Stops a run whose ranks do not agree, by raising ``Disagreement``."""
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return
+        data = getattr(trainer, "datamodule", None)
+        facts = {
+            "host": socket.gethostname(),
+            "code": commit(),
+            "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+            + f", Python {platform.python_version()}",
+            "settings of the model": _digest(pl_module.hparams),
+            "settings of the trainer": _digest(
+                [trainer.max_epochs, trainer.max_steps, trainer.accumulate_grad_batches]
+            ),
+            "data": _digest(data.fingerprint()) if isinstance(data, GranularityData) else "",
+        }
+        everyones: list[Facts] = [{} for _ in range(dist.get_world_size())]
+        dist.all_gather_object(everyones, facts)
+        compare(everyones)
+
+
+def compare(everyones: Sequence[Facts]) -> None:
+    """Raises ``Disagreement`` where ranks differ in anything but their host."""
+    first = everyones[0]
+    for name in (name for name in first if name != "host"):
+        others = [rank for rank, facts in enumerate(everyones) if facts[name] != first[name]]
+        if others:
+            other = everyones[others[0]]
+            raise Disagreement(
+                f"ranks must agree on the {name}: rank 0 on {first['host']} has {first[name]}, "
+                f"rank {others[0]} on {other['host']} has {other[name]} ({len(others)} of {len(everyones)} differ)"
+            )
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(repr(_plain(value)).encode()).hexdigest()[:12]
+
+
+def _plain(value: object) -> object:
+    """Settings as names and values: two objects of one class differ where what they hold does."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, (type, Enum, Path, Tensor)) or not hasattr(value, "__dict__"):
+        return repr(value)
+    return [type(value).__qualname__, _plain(vars(value))]

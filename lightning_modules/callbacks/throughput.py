@@ -1,0 +1,177 @@
+"""What is counted while it runs: images and operations per second, the samples that could not be used, padding."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Int
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor
+from typing_extensions import override
+
+from datamodules.batch import Batch
+from lightning_modules.callbacks.flops import peak_flops, training_flops
+from lightning_modules.methods.base import Method
+from lightning_modules.networks.sequence_packing import empty_share
+
+logger = logging.getLogger("grainclip")
+
+
+class Throughput(Callback):
+    """``throughput/images_per_second`` over all ranks; ``throughput/waiting``, the share of time spent on data;
+    ``throughput/teraflops``, useful operations a second of each device, and ``throughput/mfu``, their share of what the
+    device could do at best, where that is known.
+
+    Measured over the steps between two log points; validation does not count.
+    """
+
+    def __init__(self) -> None:
+        self._restart()
+
+    def _restart(self) -> None:
+        self.images, self.busy, self.elapsed, self.mark = 0, 0.0, 0.0, time.perf_counter()
+        self.crops = 0.0  # that the image tower saw besides, as a number of images
+        self.lengths: list[Tensor] = []  # of the texts encoded
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restart()
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restart()
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        self.started = time.perf_counter()
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int
+    ) -> None:
+        now = time.perf_counter()
+        self.images += len(batch.images)
+        self.busy += now - self.started
+        self.elapsed, self.mark = self.elapsed + now - self.mark, now
+        if isinstance(pl_module, Method):
+            self.lengths.append(read_lengths(pl_module, batch))
+            self.crops += pl_module.further_images(batch)
+        if (batch_idx + 1) % _log_interval(trainer) == 0:
+            self._log_arithmetic(trainer, pl_module)
+            speed = self.images * trainer.world_size / self.elapsed
+            pl_module.log("throughput/images_per_second", speed, prog_bar=True)
+            pl_module.log("throughput/waiting", max(0.0, 1 - self.busy / self.elapsed))
+            self._restart()
+
+    def _log_arithmetic(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not isinstance(pl_module, Method):
+            return
+        lengths = torch.cat(self.lengths).double()
+        tokens, squares = lengths.sum().item(), lengths.square().sum().item()
+        done = training_flops(pl_module.encoder.config, self.images + self.crops, tokens, squares) / self.elapsed
+        pl_module.log("throughput/teraflops", done / 1e12)
+        peak = peak_flops(pl_module.device, str(trainer.precision))
+        if peak is not None:
+            pl_module.log("throughput/mfu", done / peak)
+
+
+def read_lengths(method: Method, batch: Batch) -> Int[Tensor, " U"]:
+    """Tokens of each text of a batch that training encodes."""
+    index = torch.cat([batch.grains[g].index[batch.grains[g].valid] for g in method.required_grains()])
+    return batch.texts.offsets.diff()[index.unique()]
+
+
+class RateMonitor(LearningRateMonitor):
+    """Learning rates of all groups at every step; nothing where there is no logger to take them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging_interval="step")
+
+    @override
+    def on_train_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.loggers:
+            super().on_train_start(trainer, *args, **kwargs)
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.loggers:
+            super().on_train_batch_start(trainer, *args, **kwargs)
+
+
+class DataMonitor(Callback):
+    """``data/...``: samples left out by reason and texts cut at the context, in total over all ranks and the whole
+    run.
+    """
+
+    def __init__(self) -> None:
+        self.before: Counter[str] = Counter()  # of the run that this one goes on from, all ranks
+        self.mine: Counter[str] = Counter()  # of this rank
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int
+    ) -> None:
+        self.mine.update(batch.counts)
+        if (batch_idx + 1) % _log_interval(trainer) == 0:
+            pl_module.log_dict({f"data/{name}": float(n) for name, n in self.totals().items()})
+            if isinstance(pl_module, Method):
+                pl_module.log_dict(text_shares(pl_module, batch))
+        pl_module.log("data/tokens_per_image", len(batch.texts.tokens) / len(batch.images))
+
+    @override
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.mine.update(batch.counts)
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for name, count in self.totals().items():
+            if count and trainer.is_global_zero:
+                logger.info("data: %s %d", name, count)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"counts": dict(self.totals())}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.before = Counter(state_dict["counts"])
+
+    def totals(self) -> dict[str, int]:
+        """All counts by name, and ``skipped`` in all. Collective: every rank must call it."""
+        ranks = [self.mine]
+        if dist.is_initialized():
+            ranks = [Counter() for _ in range(dist.get_world_size())]
+            dist.all_gather_object(ranks, self.mine)
+        counts = sum(ranks, Counter(self.before))
+        skipped = sum(n for name, n in counts.items() if name.startswith("skipped/"))
+        return {"skipped": skipped, **dict(sorted((k, v) for k, v in counts.items() if k != "skipped"))}
+
+
+def text_shares(method: Method, batch: Batch) -> dict[str, float]:
+    """Of a batch that is trained on: the share of its texts that stand in it already, and of places in the text tower's
+    rows that hold no token.
+    """
+    slots = sum(int(batch.grains[grain].valid.sum()) for grain in method.required_grains())
+    lengths = read_lengths(method, batch).tolist()
+    empty = empty_share(lengths, method.encoder.config.context_length)
+    return {"data/duplicate_share": 1 - len(lengths) / max(slots, 1), "data/padding_share": empty}
+
+
+def _log_interval(trainer: Trainer) -> int:
+    """Batches between two log points; Lightning sets the attribute outside the class."""
+    return int(vars(trainer)["log_every_n_steps"])

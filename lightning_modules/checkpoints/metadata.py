@@ -1,0 +1,75 @@
+"""Where a model comes from, kept in every checkpoint: sizes, method, data, numbers, version and commit of the code.
+
+So a checkpoint can become a published model (``lightning export``) without the command that trained it.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datamodules import GranularityData
+
+if TYPE_CHECKING:
+    from lightning_modules.methods.base import Method
+
+logger = logging.getLogger("grainclip")
+KEY = "grainclip"
+
+
+def provenance(method: Method) -> dict[str, Any]:
+    """Plain numbers and words about a method and its run, for its checkpoint."""
+    data = getattr(method.trainer, "datamodule", None)
+    return {
+        "version": version("grainclip"),
+        "commit": commit(),
+        "method": type(method).__name__,
+        "encoder": asdict(method.encoder.config),
+        "student_share": method.student_share,
+        "settings": _settings(method),
+        "data": data.describe() if isinstance(data, GranularityData) else {},
+        "steps": method.trainer.global_step,
+        "numbers": dict(method.numbers),
+    }
+
+
+def tell_of_other_settings(method: Method, checkpoint: Mapping[str, Any]) -> None:
+    """Warn where a checkpoint's method had other settings. The commands compare them before (``runs.start``); a program
+    that calls the trainer itself decides for itself.
+    """
+    before = checkpoint.get(KEY, {}).get("settings", {})
+    now = _settings(method)
+    apart = ("encoder", "pretrained", "optim", "memory")  # sizes must fit anyway; the others may change
+    names = [name for name in now if name not in apart and name in before and before[name] != now[name]]
+    if names:
+        said = ", ".join(f"{name}: {before[name]} → {now[name]}" for name in names)
+        logger.warning("the checkpoint was trained with other settings, these hold from now on: %s", said)
+
+
+@lru_cache(maxsize=1)
+def commit() -> str:
+    """Commit of the code that runs, marked where files differ from it; "unknown" outside a checkout."""
+    here = Path(__file__).resolve().parents[1]
+    if not (here.parent / ".git").exists():
+        return "unknown"
+    git = ["git", "-C", str(here), "describe", "--always", "--dirty=, modified", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _settings(method: Method) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in method.hparams.items() if not name.startswith("_")}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return asdict(value) if hasattr(value, "__dataclass_fields__") else value

@@ -1,0 +1,76 @@
+"""The model card of an export: what it is, what it learnt from, how well it does, and how to use it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from eval import markdown
+from lightning_modules.checkpoints.setting_changes import Change
+
+USE = {
+    "transformers": """from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+from transformers import CLIPModel, CLIPProcessor
+
+model, processor = CLIPModel.from_pretrained(FOLDER), CLIPProcessor.from_pretrained(FOLDER)
+side = processor.image_processor.crop_size["height"]
+square = Compose([Resize(side, InterpolationMode.BICUBIC), CenterCrop(side)])  # without it: see below
+images = [square(image) for image in images]  # upright, RGB
+inputs = processor(text=texts, images=images, padding=True, truncation=True, return_tensors="pt")
+outputs = model(**inputs)  # image_embeds and text_embeds have unit norm""",
+    "open_clip": """import open_clip
+
+model, preprocess = open_clip.create_model_from_pretrained("local-dir:" + FOLDER)
+tokenizer = open_clip.get_tokenizer("local-dir:" + FOLDER)
+image = model.encode_image(preprocess(picture)[None], normalize=True)
+text = model.encode_text(tokenizer(texts), normalize=True)""",
+}
+
+
+CROP = (
+    "`square` is OpenAI CLIP's crop. The processor's own rounds another way where the resized image's longer side "
+    "exceeds the square by 3, 7, 11, ... pixels (a quarter of COCO's images): there it is one pixel further left or "
+    "up, and the embedding slightly another."
+)
+
+
+def model_card(origin: Mapping[str, Any], format: str) -> str:
+    """Markdown with the metadata that hubs read.
+
+    Args:
+        origin: what ``checkpoints.metadata`` put into the checkpoint; with ``history`` where the run has one.
+        format: of the folder, ``transformers`` or ``open_clip``.
+    """
+    encoder, numbers = origin["encoder"], origin["numbers"]
+    head = {
+        "library_name": format,
+        "pipeline_tag": "zero-shot-image-classification",
+        "tags": ["clip", "grainclip", origin["method"]],
+    }
+    parts = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
+        f"# {origin['method']}, {encoder['image_size']} px, {encoder['context_length']} tokens",
+        f"Trained with GrainCLIP {origin['version']} (commit {origin['commit']}), {origin['steps']} steps. "
+        "Image and text embeddings are plain CLIP's; what the method added for training is not part of it. "
+        "The text tower reads texts one by one, up to the given number of tokens.",
+        f"## Use\n\n```python\n{USE[format]}\n```",
+        *([CROP] if format == "transformers" else []),
+        "## Numbers on the validation set\n\n" + (markdown(numbers) if numbers else "Not measured in this run."),
+        f"## Data\n\n```json\n{json.dumps(origin['data'], indent=2, default=str)}\n```",
+        *_changes(origin.get("history", [])),
+        f"## Settings\n\n```json\n{json.dumps(origin['settings'] | {'encoder': encoder}, indent=2, default=str)}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _changes(history: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Settings that were changed while the model was trained; those below are the last ones."""
+    lines = [
+        f"- at step {part['from']}: "
+        + ", ".join(str(Change(name, *values)) for name, values in part["changed"].items())
+        for part in history[1:]
+    ]
+    return ["## Changed during training\n\n" + "\n".join(lines)] if lines else []

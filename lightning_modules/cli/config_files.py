@@ -1,0 +1,133 @@
+"""The YAML files of a command line, looked at before anything heavy is imported: is each there, text, whole and without
+a key given twice; and where a setting stands in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import yaml
+
+from datamodules.spelling import did_you_mean
+from lightning_modules.cli.packaged_configs import PLACE
+
+CONFIG = ("--config", "-c")
+GROUPS = ("--model", "--data", "--trainer", "--model.encoder", "--model.optim")  # each may be a file of its own
+ENDINGS = (".yaml", ".yml")
+WRAPPERS = ("init_args", "dict_kwargs")  # levels of a file that a setting's name may leave out
+
+
+class ConfigError(ValueError):
+    """A config file cannot be used; the message names the file and, where there is one, the line."""
+
+
+def check_configs(words: Sequence[str]) -> None:
+    """Read the YAML files that ``words`` name, as ``--config`` or in place of a group of settings.
+
+    Raises:
+        ConfigError: where one is missing, binary, empty, no YAML, no mapping, or gives a key twice.
+    """
+    for file in _files(words):
+        _check_keys(_node(file), file, "")
+
+
+def line_of(setting: str, words: Sequence[str]) -> str:
+    """``"FILE, line N"`` of the last config file in which ``setting`` stands; "" where it stands in none, or in the
+    words themselves.
+    """
+    flags = {word.partition("=")[0].removeprefix("--").removesuffix("+") for word in words if word.startswith("--")}
+    if {setting, *_shorter(setting)} & {flag.replace(".init_args", "") for flag in flags}:
+        return ""
+    for file in reversed(list(_files(words))):
+        node = _found(_node(file), setting.split("."))
+        if node is not None:
+            return f"{_told(file)}, line {node.start_mark.line + 1}"
+    return ""
+
+
+def _told(file: Path) -> str:
+    """The file's path, short: within the package, or within the working folder."""
+    for folder in (Path.cwd(), PLACE):
+        if file.is_absolute() and file.is_relative_to(folder):
+            return str(file.relative_to(folder))
+    return str(file)
+
+
+def _shorter(setting: str) -> Iterator[str]:
+    """The settings that hold ``setting``, but for the first part alone."""
+    parts = setting.split(".")
+    return (".".join(parts[:count]) for count in range(2, len(parts)))
+
+
+def _files(words: Sequence[str]) -> Iterator[Path]:
+    """Config files, and other values of flags that are YAML files which are there."""
+    before = ""
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if not (word.startswith("--") and equals):
+            flag, value = before, word
+        config = flag in CONFIG and not value.startswith(("{", "[")) and "://" not in value and value != ""
+        if config or (flag in GROUPS and value.endswith(ENDINGS) and Path(value).is_file()):
+            yield Path(value)
+        before = word
+
+
+def _node(file: Path) -> yaml.MappingNode:
+    try:
+        root = yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)
+    except FileNotFoundError as error:
+        others = {path.stem: path for folder in (PLACE / "configs", file.parent) for path in folder.glob("*.yaml")}
+        near = did_you_mean(file.stem, others)
+        for stem, path in others.items():
+            near = near.replace(f" {stem}?", f" {_told(path)}?")
+        raise ConfigError(f"--config {file}: no such file{near}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--config {file}: no YAML, it is no text (a byte that is not UTF-8)") from error
+    except OSError as error:
+        raise ConfigError(f"--config {file}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = "" if mark is None else f", line {mark.line + 1}"
+        raise ConfigError(f"--config {file}{line}: no YAML: {getattr(error, 'problem', None) or error}") from error
+    if root is None:
+        raise ConfigError(f"--config {file}: the file is empty, it holds no settings")
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError(f"--config {file}: must hold settings, `name: value`, got {_short(root)}")
+    return root
+
+
+def _short(node: yaml.Node) -> str:
+    return f"{node.value[:40]!r}" if isinstance(node, yaml.ScalarNode) else "a list"
+
+
+def _check_keys(node: yaml.Node, file: Path, head: str) -> None:
+    if isinstance(node, yaml.SequenceNode):
+        for one in node.value:
+            _check_keys(one, file, head)
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines and name != "<<":
+                raise ConfigError(
+                    f"--config {file}, line {line}: {head}{name} is given twice, in line {lines[name]} too; leave one"
+                )
+            lines[name] = line
+            _check_keys(value, file, f"{head}{name}.")
+
+
+def _found(node: yaml.Node, parts: Sequence[str]) -> yaml.Node | None:
+    """The key's node of a setting, or of the first list on the way to it that has the rest in one of its items."""
+    if isinstance(node, yaml.SequenceNode):
+        return _first(_found(one, parts) for one in node.value)
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    for key, value in node.value:
+        if key.value == parts[0]:
+            return key if len(parts) == 1 else _found(value, parts[1:])
+    return _first(_found(value, parts) for key, value in node.value if key.value in WRAPPERS)
+
+
+def _first(nodes: Iterable[yaml.Node | None]) -> yaml.Node | None:
+    return next((node for node in nodes if node is not None), None)

@@ -1,0 +1,192 @@
+"""``lightning evaluate``: published benchmarks on official files, for a run's checkpoint or any CLIP.
+
+``eval.benchmarks.catalogue`` lists the benchmarks. Several models are compared with the first, item by item. Started by
+``torchrun``, ranks share the work, and the numbers are the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from rich.progress import track
+
+from eval.benchmarks.catalogue import benchmark
+from eval.data.cache import Cache
+from eval.data.caption_preprocessing import WORDINGS
+from eval.data.image_preprocessing import FITS
+from eval.interfaces import Benchmark, EvalContext, T
+from eval.metrics.gather import rank
+from eval.results.item_files import parquet
+from eval.results.tables import table
+from lightning_modules.checkpoints.metadata import KEY, commit
+from lightning_modules.cli.evaluate_outputs import Evaluation, Folder, compare
+from lightning_modules.cli.export import encoder_of, read
+from lightning_modules.cli.model_names import model_names
+from lightning_modules.errors import fail
+from lightning_modules.inference.attention_pooling import pooling_of
+from lightning_modules.inference.evaluation_model import EvaluationModel
+from lightning_modules.networks import DualEncoder, TextConditionedPooling
+
+logger = logging.getLogger("grainclip")
+
+
+def load_model(source: str, device: torch.device) -> tuple[EvaluationModel, dict[str, Any]]:
+    """The model of a ``.ckpt`` file of a run, with its text-conditioned attention where it has one, or of any CLIP; and
+    plain words about it. Raises as ``load``.
+    """
+    encoder, words, pooling = _load(source)
+    return EvaluationModel(encoder, device, pooling), words
+
+
+def load(source: str) -> tuple[DualEncoder, dict[str, Any]]:
+    """The encoder of a ``.ckpt`` file of a run (whatever its method), else of a folder, a weights file or a hub id; and
+    plain words about it.
+
+    Raises:
+        ValueError: where the weights are damaged or of another architecture.
+        FileNotFoundError: where there are none.
+    """
+    encoder, words, _ = _load(source)
+    return encoder, words
+
+
+def _load(source: str) -> tuple[DualEncoder, dict[str, Any], TextConditionedPooling | None]:
+    if Path(source).suffix != ".ckpt":
+        encoder = DualEncoder.from_pretrained(source)
+        return encoder, {"source": source, "encoder": asdict(encoder.config)}, None
+    saved = read(Path(source))
+    origin = saved[KEY]
+    words = {name: origin[name] for name in ("method", "steps", "commit", "encoder")}
+    return encoder_of(saved), {"source": source, **words}, pooling_of(saved)
+
+
+def evaluate(
+    source: str,
+    benchmarks: Sequence[Benchmark],
+    run: EvalContext,
+    device: torch.device,
+    keep: Callable[[Evaluation], None] | None = None,
+    name: str | None = None,
+    check: Callable[[Evaluation], None] | None = None,
+) -> Evaluation:
+    """Run the benchmarks one after the other; ``check`` is called before them, ``keep`` after each, so that none is
+    lost. Collective.
+
+    ``name`` is what the model is called in tables; None: by its run's folder and file.
+
+    Raises:
+        ValueError, FileNotFoundError: the model, a file or a picture is at fault; the message says which.
+    """
+    model, words = load_model(source, device)
+    settings = {"model": words | {"sha256": model.digest}, "version": version("grainclip"), "commit": commit()}
+    settings |= {"batch_size": run.batch_size, "benchmarks": {}}
+    found = Evaluation(source, name or model_names([source])[0], settings, {})
+    if check is not None:
+        check(found)
+    for one in benchmarks:
+        result = one(model, run)
+        if twice := sorted(result.numbers.keys() & found.numbers.keys()):
+            raise ValueError(
+                f"{one.__name__}: numbers must have names of their own, got {twice[0]} twice; run it apart"
+            )
+        if rank() == 0:
+            for reason, count in sorted(result.counts.items()):
+                logger.warning("%s: %d × %s", one.__name__, count, reason)
+        found.results[one.__name__] = result
+        found.settings["benchmarks"][one.__name__] = result.settings
+        if keep is not None and rank() == 0:
+            keep(found)
+    return found
+
+
+def run(given: Namespace) -> int:
+    """The command; ``SystemExit(2)`` with one line on bad input."""
+    try:
+        wanted = [benchmark(name) for name in given.benchmark]
+        device = wanted_device(given.device)
+        if given.items:
+            parquet()
+        called = model_names(given.model)
+        out = Folder(given.out, called, given.items, given.bootstrap, given.tensorboard)
+        with Ranks(device):
+            settings = EvalContext(
+                given.root,
+                given.batch_size,
+                given.skip_missing,
+                progress,
+                None if given.cache is None else Cache(given.cache),
+                next((fit for fit in FITS if fit.__name__ == given.fit), None),
+                next((wording for wording in WORDINGS if wording.__name__ == given.captions), None),
+            )
+            asked = [one.__name__ for one in wanted]
+            found = [
+                evaluate(
+                    source, wanted, settings, device, out.writer(name), name, lambda found: out.check(found, asked)
+                )
+                for source, name in zip(given.model, called, strict=True)
+            ]
+            if rank() == 0:
+                _show(found, out, given.bootstrap)
+    except (ValueError, OSError, ImportError) as error:
+        fail(str(error))
+    return 0
+
+
+def _show(found: list[Evaluation], out: Folder, draws: int) -> None:
+    console = Console()
+    for one in found:
+        console.print(table(one.numbers, title=one.name))
+    for other in found[1:]:
+        comparison = compare(found[0], other, draws)
+        console.print(comparison.table())
+        out.write_comparison(comparison)
+
+
+class Ranks:
+    """Within it, the process group that ``torchrun`` asks for; without torchrun nothing."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.backend = "nccl" if device.type == "cuda" else "gloo"
+        self.mine = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+
+    def __enter__(self) -> None:
+        if self.mine:
+            if self.backend == "nccl":
+                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            dist.init_process_group(self.backend)
+
+    def __exit__(self, *error: object) -> None:
+        if self.mine:
+            dist.destroy_process_group()
+
+
+def wanted_device(name: str | None) -> torch.device:
+    """The device called ``name`` (None: a GPU where there is one), under ``torchrun`` this rank's. Raises ValueError
+    where there is none.
+    """
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        found = str(error).partition(". ")[0]
+        reason = "name cpu, cuda, cuda:1 or mps" if found.startswith("Expected one of") else found[:60]
+        raise ValueError(f"--device must be a device that is here, got {name!r}: {reason}") from error
+
+
+def progress(steps: Sequence[T], description: str) -> Iterable[T]:
+    """rich's progress bar, where a person is watching the first rank."""
+    hidden = not sys.stderr.isatty() or rank() > 0
+    return track(steps, description, console=Console(stderr=True), disable=hidden)

@@ -1,0 +1,184 @@
+"""What ``lightning evaluate`` writes: JSON, Markdown, LaTeX, Parquet, TensorBoard; and two models side by side."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from datamodules.atomic_write import write_text
+from eval.interfaces import Result
+from eval.metrics.retention import retention
+from eval.results.compare import Difference, differences, intervals
+from eval.results.item_files import write_items
+from eval.results.tables import Section, Tables, latex, markdown, write_json
+from lightning_modules.cli.output_paths import make_folder, make_room, not_a_run
+
+logger = logging.getLogger("grainclip")
+HEAD = ("number", "first", "second", "difference", "95 % interval", "p")
+
+
+class Evaluation(NamedTuple):
+    """What one model has scored so far."""
+
+    source: str
+    name: str  # of the model, short and fit for a folder
+    settings: dict[str, Any]
+    results: dict[str, Result]
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """All numbers, by names that begin with the benchmark's."""
+        return {name: number for result in self.results.values() for name, number in result.numbers.items()}
+
+
+class Comparison(NamedTuple):
+    """The second model beside the first: numbers of both, differences where there are items, and retention."""
+
+    first: Evaluation
+    second: Evaluation
+    differences: dict[str, Difference]
+    retention: dict[str, float]
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Text for a table, ``HEAD``'s columns."""
+        found, before, after = [], self.first.numbers, self.second.numbers
+        for name, d in self.differences.items():
+            cells = (before[name], after[name], d.size)
+            span = f"{100 * d.low:+.2f} to {100 * d.high:+.2f}"
+            found.append((name, *(f"{100 * cell:.2f}" for cell in cells), span, f"{d.p:.2g}"))
+        blank = ("", "", "", "")
+        return [*found, *((name, f"{100 * share:.2f}", *blank) for name, share in self.retention.items())]
+
+    @property
+    def title(self) -> str:
+        """Whose numbers they are."""
+        return f"{self.second.name} beside {self.first.name}, in percent"
+
+    def table(self) -> Tables:
+        """For the terminal."""
+        rows = [(name.replace("/", " · ").replace("_", " "), *cells) for name, *cells in self.rows()]
+        return Tables([Section(HEAD[1:], rows)] if rows else [], self.title)
+
+
+def compare(first: Evaluation, second: Evaluation, draws: int) -> Comparison:
+    """Two models on the same benchmarks. Raises ValueError where they were not asked the same items."""
+    found: dict[str, Difference] = {}
+    for name, result in first.results.items():
+        for table, items in result.items.items():
+            found |= differences(items, second.results[name].items[table], max(draws, 1))
+    kept: dict[str, float] = {}
+    try:
+        kept = retention(first.numbers, second.numbers)
+    except ValueError as error:  # the differences can be told all the same
+        logger.warning("no retention: %s", error)
+    return Comparison(first, second, found, kept)
+
+
+class Folder:
+    """Where the files go.
+
+    Args:
+        out: a folder, made where it is missing; or a ``.json`` file for numbers and settings alone; or None.
+        names: of the models that are evaluated; each of several has a folder called so.
+        items: whether Parquet files are written.
+        draws: of the bootstrap, for intervals in the JSON; 0 for none.
+        tensorboard: folder for scalars, or None.
+    """
+
+    def __init__(
+        self, out: Path | None, names: Sequence[str], items: bool, draws: int, tensorboard: Path | None
+    ) -> None:
+        self.file = out is not None and out.suffix == ".json"
+        if self.file and len(names) > 1:
+            raise ValueError(f"--out must be a folder where several models are compared, got {out}")
+        if items and (out is None or self.file):
+            raise ValueError(f"--items writes into the folder --out, got {out}")
+        if draws < 0:
+            raise ValueError(f"--bootstrap must be at least 0, got {draws}")
+        if out is not None:
+            not_a_run(out.parent if self.file else out, "--out")
+        if self.file and out is not None:
+            make_room(out, "--out")
+        elif out is not None:
+            make_folder(out, "--out")
+        if tensorboard is not None:
+            make_folder(tensorboard, "--tensorboard")
+        self.out, self.names, self.items, self.draws, self.tensorboard = out, names, items, draws, tensorboard
+
+    def check(self, found: Evaluation, benchmarks: Collection[str]) -> None:
+        """Raise ValueError where results of another model lie in the place of ``found``'s, or of other benchmarks too:
+        they would be lost.
+        """
+        if self.out is None:
+            return
+        folder = self.out / found.name if len(self.names) > 1 else self.out
+        file = self.out if self.file else folder / "results.json"
+        if not file.is_file():
+            return
+        before = json.loads(file.read_text(encoding="utf-8")).get("settings", {})
+        if before.get("model", {}).get("sha256") != found.settings["model"]["sha256"]:
+            raise ValueError(f"{file} holds results of another model: choose another --out")
+        if lost := sorted(set(before.get("benchmarks", {})) - set(benchmarks)):
+            raise ValueError(
+                f"{file} holds results of {', '.join(lost)}, which are not asked for: choose another --out"
+            )
+
+    def writer(self, name: str) -> Callable[[Evaluation], None]:
+        """A function that writes the files of the model called ``name``, anew after each benchmark."""
+        own = name if len(self.names) > 1 else ""
+
+        def write(found: Evaluation) -> None:
+            numbers = found.numbers
+            if self.tensorboard is not None:
+                _scalars(self.tensorboard / own, numbers, int(found.settings["model"].get("steps", 0)))
+            if self.out is None:
+                return
+            said = {**found.settings, "intervals": self._intervals(found.results)} if self.draws else found.settings
+            if self.file:
+                write_json(self.out, numbers, said)
+                return
+            folder = self.out / own
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "results.json", numbers, said)
+            write_text(folder / "results.md", markdown(numbers))
+            write_text(folder / "results.tex", latex(numbers))
+            if self.items:
+                last = list(found.results.values())[-1]
+                write_items(folder / "items", last.items)
+
+        return write
+
+    def write_comparison(self, comparison: Comparison) -> None:
+        """Write ``comparison_SECOND_with_FIRST.json`` and ``.md`` into the folder, by the models' names."""
+        if self.out is None:
+            return
+        file = f"comparison_{comparison.second.name}_with_{comparison.first.name}"
+        numbers = {
+            f"{name}/{part}": value
+            for name, difference in comparison.differences.items()
+            for part, value in difference._asdict().items()
+        }
+        said = {"first": comparison.first.source, "second": comparison.second.source}
+        write_json(self.out / f"{file}.json", numbers | comparison.retention, said)
+        lines = [HEAD, ("---", *["---:"] * (len(HEAD) - 1)), *comparison.rows()]
+        text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        write_text(self.out / f"{file}.md", f"{comparison.title}\n\n{text}\n")
+
+    def _intervals(self, results: Mapping[str, Result]) -> dict[str, list[float]]:
+        return {
+            name: list(interval)
+            for result in results.values()
+            for items in result.items.values()
+            for name, interval in intervals(items, self.draws).items()
+        }
+
+
+def _scalars(folder: Path, numbers: Mapping[str, float], step: int) -> None:
+    with SummaryWriter(str(folder)) as writer:
+        for name, number in numbers.items():
+            writer.add_scalar(f"evaluate/{name}", number, step)

@@ -1,0 +1,88 @@
+"""``lightning explain``: where a model looks in a picture when it reads a text, as one web page.
+
+For a β-CLIP checkpoint the maps are its pooling block's own attention; for every other model the cosine between the
+text and each patch. The model sees the whole picture, squashed to a square.
+"""
+
+from __future__ import annotations
+
+import html
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+
+from PIL import Image
+
+from datamodules.atomic_write import write_text
+from eval.data.image_preprocessing import squash
+from eval.data.sources import ImageFile
+from eval.drawing.canvas import scale_strip
+from eval.drawing.heat import Heat, overlay, sized, with_margin
+from eval.drawing.page import card, cards, image, page, png_of
+from eval.protocols.embed import as_pixels
+from lightning_modules.cli.evaluate import load_model, wanted_device
+from lightning_modules.cli.model_names import model_names
+from lightning_modules.cli.output_paths import make_room
+from lightning_modules.errors import fail
+from lightning_modules.inference.attention_maps import ATTENTION, heat_maps
+from lightning_modules.inference.evaluation_model import EvaluationModel
+
+SIDE = 640  # pixels of the longer side on the page
+
+
+def explain(model: EvaluationModel, picture: Image.Image, texts: Sequence[str]) -> tuple[Heat, list[float]]:
+    """A heat map for each text, and each text's cosine with the whole picture.
+
+    Raises:
+        ValueError: where there is no text, or an empty one.
+    """
+    if not texts or not all(text.strip() for text in texts):
+        raise ValueError(f"--text must be one or more texts that are not empty, got {list(texts)}")
+    seen = model.encode_image(as_pixels(squash(picture, model.image_size))[None])
+    read = model.encode_text(texts)
+    return heat_maps(model, read, seen.dense), (read @ seen.image[0]).tolist()
+
+
+def explain_page(model: EvaluationModel, words: str, picture: Image.Image, texts: Sequence[str], name: str) -> str:
+    """The page: the image, and the image under each text's map, each map on a scale of its own."""
+    heat, cosines = explain(model, picture, texts)
+    shown = sized(picture, SIDE)
+    figures = [card(image(png_of(with_margin(shown)), "the image"), f"The image: {html.escape(name)}")]
+    for text, one, peak, cosine in zip(texts, heat.maps, heat.peaks(), cosines, strict=True):
+        said = f"<strong>{html.escape(text)}</strong><br>{peak}"
+        said += f" · whole image and text: cosine {cosine:.3f}{_cut(model, text)}"
+        figures.append(card(image(png_of(overlay(shown, one)), f"where: {text}"), said))
+    body = f'<p class="note">{html.escape(words)}</p>\n{_scale(heat)}\n{cards(figures)}'
+    return page("Where does it look?", body)
+
+
+def _scale(heat: Heat) -> str:
+    attention = "The pooling block's attention, mean of its heads; each map's weights sum to one."
+    similarity = "Cosines of the text with each patch; this model has no text-conditioned attention."
+    said = attention if heat.measure == ATTENTION else similarity
+    return (
+        f'<div class="scale"><div><span>{html.escape(heat.measure)}</span></div>{image(png_of(scale_strip()), "scale")}'
+        "<div><span>its lowest</span><span>its peak</span></div></div>\n"
+        f'<p class="note">{said} Each map has a scale of its own; the ring marks its peak.</p>'
+    )
+
+
+def _cut(model: EvaluationModel, text: str) -> str:
+    tokens = model.token_count(text)
+    return "" if tokens <= model.context_length else f" · cut: {tokens} tokens, it reads {model.context_length}"
+
+
+def run(given: Namespace) -> int:
+    """The command; ``SystemExit(2)`` with one line on bad input."""
+    try:
+        make_room(given.out, "--out")
+        picture = ImageFile(given.image, given.image.name).open()
+        model, words = load_model(given.model, wanted_device(given.device))
+        told = f"Model: {model_names([words['source']])[0]}"
+        told += f", {words['method']} after {words['steps']} steps" if "steps" in words else ""
+        made = explain_page(model, told, picture, given.text, given.image.name)
+        write_text(given.out, made)
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    sys.stdout.write(f"written: {given.out}\n")
+    return 0

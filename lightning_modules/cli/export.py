@@ -1,0 +1,113 @@
+"""``lightning export CHECKPOINT FOLDER``: a trained model as a folder that transformers or open_clip load; or a sharded
+checkpoint as one file, to go on from without FSDP2.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_modules.checkpoints.atomic_save import AtomicCheckpointIO
+from lightning_modules.checkpoints.metadata import KEY
+from lightning_modules.checkpoints.model_card import model_card
+from lightning_modules.checkpoints.sharded import put_together, read_sharded
+from lightning_modules.checkpoints.weight_interpolation import AVERAGED, TRAINED, average
+from lightning_modules.cli.output_paths import make_folder
+from lightning_modules.errors import fail
+from lightning_modules.methods import (
+    mul_clip,  # noqa: F401  once imported, what checkpoints hold is known
+)
+from lightning_modules.networks import DualEncoder, EncoderConfig
+from lightning_modules.networks.weights.unreadable import UNREADABLE, why_unreadable
+from lightning_modules.runs.checkpoint import RUN
+
+TEACHER = "teacher."  # how its weights' names begin in a checkpoint
+
+
+def export(checkpoint: Path, folder: Path, format: str = "transformers", weights: str = "trained") -> None:
+    """Write weights, configuration, processor files and a model card.
+
+    Args:
+        checkpoint: ``.ckpt`` file or folder of a run.
+        folder: written into; it must not hold other files.
+        format: ``transformers`` or ``open_clip``.
+        weights: the ``trained`` ones, or their running average (``averaged``).
+
+    Raises:
+        ValueError: where the checkpoint is damaged or of another program, or holds no average, or the folder is not
+            empty or cannot be written to.
+        FileNotFoundError: where there is no such checkpoint.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty: choose another folder, or empty it")
+    saved = read(checkpoint)
+    origin = saved[KEY] | {"history": saved.get(RUN, {}).get("history", [])}
+    encoder = encoder_of(saved, weights)
+    make_folder(folder, "FOLDER")
+    if format == "open_clip":
+        encoder.save_open_clip(folder)
+    else:
+        encoder.save_pretrained(folder)
+    (folder / "README.md").write_text(model_card(origin, format), encoding="utf-8")
+
+
+def encoder_of(saved: dict[str, Any], weights: str = "trained") -> DualEncoder:
+    """The encoder that a checkpoint, as `read` gives it, stands for; averaged with its teacher where the run asked.
+
+    Raises ValueError where its running average (``averaged``) is asked for and there is none.
+    """
+    origin = saved[KEY]
+    student, teacher = (
+        {n.removeprefix(prefix): t for n, t in saved["state_dict"].items() if n.startswith(prefix)}
+        for prefix in (AVERAGED if weights == "averaged" else TRAINED, TEACHER)
+    )
+    if not student:
+        raise ValueError(f"the checkpoint holds no {weights} weights: the callback AverageWeights keeps an average")
+    encoder = DualEncoder(EncoderConfig(**origin["encoder"]))
+    encoder.load_state_dict(average(student, teacher, origin["student_share"]) if teacher else student)
+    return encoder
+
+
+def read(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint of ours: one file, of which nothing is executed, or the folder of a sharded one."""
+    if not checkpoint.exists():
+        raise FileNotFoundError(f"{checkpoint}: no such checkpoint")
+    try:
+        if checkpoint.is_dir():
+            saved = read_sharded(checkpoint)
+        else:
+            saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        if checkpoint.is_dir() and isinstance(error, ValueError):
+            raise  # it names the folder and the reason
+        raise ValueError(f"{checkpoint} is truncated or no checkpoint: {why_unreadable(error)}") from error
+    if not isinstance(saved, dict) or KEY not in saved:
+        raise ValueError(f"{checkpoint} was not written by GrainCLIP: it has no entry {KEY!r}")
+    return saved
+
+
+def run(given: Namespace) -> int:
+    """The command; ``SystemExit(2)`` with one line on bad input."""
+    try:
+        if given.format == "checkpoint":
+            return _whole(given.checkpoint, given.folder)
+        export(given.checkpoint, given.folder, given.format, given.weights)
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    sys.stdout.write(f"{given.folder}: {', '.join(sorted(p.name for p in given.folder.iterdir()))}\n")
+    return 0
+
+
+def _whole(checkpoint: Path, file: Path) -> int:
+    """Make one file of a sharded checkpoint's folder."""
+    if not checkpoint.is_dir():
+        raise ValueError(f"--format checkpoint makes one file of a sharded checkpoint's folder, got {checkpoint}")
+    if file.exists():
+        raise ValueError(f"{file} is there already: choose another name")
+    AtomicCheckpointIO().save_checkpoint(put_together(checkpoint), file)
+    sys.stdout.write(f"{file}: weights and optimiser of {checkpoint}\n")
+    return 0

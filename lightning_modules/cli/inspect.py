@@ -1,0 +1,49 @@
+"""``lightning inspect SHARDS``: look at samples, in the terminal or as a web page."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from rich.console import Console
+
+from datamodules.atomic_write import write_text
+from datamodules.reading.shuffle_order import hash_key, permutation
+from datamodules.shards.discovery import ShardError, find_shards
+from datamodules.shards.reader import Source, TarReader
+from datamodules.shards.viewer import look_at, page, panel
+from lightning_modules.cli.output_paths import make_room
+from lightning_modules.errors import fail
+
+
+def run(given: Namespace) -> int:
+    """The command; ``SystemExit(2)`` with one line on bad input."""
+    try:
+        if given.html is not None:
+            make_room(given.html, "--html")
+        shards = find_shards(given.shards)
+        if any(shard.samples is None for shard in shards):
+            raise ShardError("only local shards can be inspected")
+        reader = TarReader(Source.of(shards))
+        numbers = _keyed(reader, given.key) if given.key else _chosen(len(reader), given.number, given.seed)
+        shown = look_at(reader, numbers)
+        if given.html is None:
+            Console().print(*map(panel, shown), sep="\n")
+        else:
+            title = f"{len(numbers)} of {len(reader)} samples of {', '.join(given.shards)}"
+            write_text(given.html, page(shown, title))
+            Console().print(f"written: {given.html}", markup=False, soft_wrap=True)
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    return 0
+
+
+def _chosen(samples: int, number: int, seed: int | None) -> list[int]:
+    first = range(samples) if seed is None else permutation(samples, hash_key(seed)).tolist()
+    return list(first[:number])
+
+
+def _keyed(reader: TarReader, keys: list[str]) -> list[int]:
+    found = [n for n in range(len(reader)) if reader.name(n)[1] in keys]
+    if not found:
+        raise ShardError(f"no sample has the key {', '.join(keys)}")
+    return found

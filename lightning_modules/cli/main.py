@@ -1,0 +1,120 @@
+"""The command: ``lightning fit --config configs/beta_bce.yaml``; also installed as ``grainclip``.
+
+The ``lightning`` distribution has no such command. Where ``lightning-sdk`` is installed too, commands that are not ours
+are handed on to it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, version
+
+from datamodules.spelling import did_you_mean
+from datamodules.terminal_text import printable
+from lightning_modules.cli import parsers
+from lightning_modules.cli.config_files import ConfigError, check_configs
+from lightning_modules.cli.packaged_configs import with_shipped_configs
+from lightning_modules.cli.trainer_help import short_help, wants_short_help, without_all
+from lightning_modules.errors import fail
+
+HELP = """usage: lightning COMMAND [--config FILE ...] [--KEY VALUE ...]
+
+Train CLIP on captions, sentences, phrases and regions.
+
+  fit         train:     lightning fit --config configs/beta_bce.yaml
+  validate    measure:   lightning validate --config runs/beta_bce/config.yaml --ckpt_path runs/.../best.ckpt
+  prepare     write shards from a data set:  lightning prepare --help
+  index       note where the samples of tars lie:  lightning index 'shards/*.tar'
+  inspect     look at samples:  lightning inspect 'shards/*.tar' --html page.html
+  evaluate    benchmarks on official files:  lightning evaluate --model best.ckpt --benchmark urban1k --root DATA
+  test        the validation set's numbers, and the benchmarks that the config names
+  predict     embeddings of shards:  lightning predict --model best.ckpt --shards shards/ --out embeddings
+  export      a trained model for transformers or open_clip:  lightning export runs/.../best.ckpt FOLDER
+  explain     where a model looks:  lightning explain --model best.ckpt --image cat.jpg --text "a cat" --out page.html
+  report      runs as a web page:  lightning report runs/beta_ce runs/beta_bce --out report.html
+  doctor      what is installed, what is missing and what to do about it
+
+`lightning fit --config A.yaml --config B.yaml --model.beta 0.3` overlays files, then single values.
+`lightning fit --help` explains the settings that people use, `lightning fit --model.help BetaClip` a method's;
+`lightning fit --config FILE --print_config` shows every setting and its value.
+The same program: `grainclip COMMAND`, `python -m lightning_modules COMMAND`.
+"""
+TRAINER_COMMANDS = ("fit", "validate", "test")
+COMMANDS = ("evaluate", "predict", "export", "explain", "report", "inspect", "index", "doctor")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status, 2 where the input is at fault."""
+    given = list(map(underscored, sys.argv[1:] if arguments is None else arguments))
+    command = given[0] if given else "--help"
+    _show_messages()
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a method of the user's lies here; behind all packages, it hides none of them
+    if command in ("-h", "--help"):
+        sys.stdout.write(HELP)
+        return 0
+    if command == "--version":
+        sys.stdout.write(f"grainclip {version('grainclip')}\n")
+        return 0
+    if command in TRAINER_COMMANDS and wants_short_help(given):
+        sys.stdout.write(short_help(command))
+        return 0
+    if command in TRAINER_COMMANDS or command == "prepare":
+        given = with_shipped_configs(given)
+        try:
+            check_configs(given)
+        except ConfigError as error:
+            fail(str(error))
+    if command in TRAINER_COMMANDS:
+        from lightning_modules.cli.trainer import run
+
+        return run(without_all(given))
+    if command == "prepare":
+        from lightning_modules.cli.prepare import run as prepare
+
+        return prepare(given[1:])
+    if command in COMMANDS:
+        parsed = vars(parsers)[command]().parse_args(given[1:])
+        return import_module(f"lightning_modules.cli.{command}").run(parsed)  # may wait for torch
+    other = _lightning_sdk()
+    if other is not None:
+        return other.load()() or 0
+    near = did_you_mean(command, ["prepare", "train", *TRAINER_COMMANDS, *COMMANDS]).replace("train?", "fit?")
+    sys.stderr.write(f"lightning: error: no command {command!r}{near or '; `lightning --help` lists them'}\n")
+    return 2
+
+
+def underscored(word: str) -> str:
+    """``--batch-size=8`` as ``--batch_size=8``: names have underscores, and either dash is understood."""
+    name, equals, value = word.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else word
+
+
+def _show_messages() -> None:
+    """Our own messages as they are. The root logger is Lightning's and the user's: a handler there says all twice."""
+    own = logging.getLogger("grainclip")
+    own.setLevel(logging.INFO)
+    own.propagate = False
+    if not own.handlers:
+        handler = logging.StreamHandler()
+        handler.addFilter(_without_controls)
+        own.addHandler(handler)
+
+
+def _without_controls(record: logging.LogRecord) -> bool:
+    """Keep names and captions of others from steering the terminal."""
+    record.msg, record.args = printable(record.getMessage()), ()
+    return True
+
+
+def _lightning_sdk() -> EntryPoint | None:
+    """The command that lightning-sdk would have installed under our name, if it is there."""
+    try:
+        scripts = distribution("lightning-sdk").entry_points
+    except PackageNotFoundError:
+        return None
+    return next((e for e in scripts if e.name == "lightning" and e.group == "console_scripts"), None)

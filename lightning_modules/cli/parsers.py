@@ -1,0 +1,216 @@
+"""The command lines of the small commands: ``evaluate``, ``predict``, ``export``, ``explain``, ``report``, ``inspect``,
+``index``, ``doctor``.
+
+Neither torch nor transformers is imported here: ``--help``, a forgotten argument and a misspelt name are answered at
+once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from typing_extensions import override
+
+from datamodules.spelling import did_you_mean
+from eval.benchmarks.catalogue import known, names
+from lightning_modules.errors import fail
+
+FITS = ("centre_crop", "squash", "squash_bilinear", "longest", "letterbox")
+WORDINGS = ("raw", "first_line", "first_filled_line", "one_line", "lotlip", "deduplicated")
+KINDS = ("image", "caption", "sentence", "phrase")
+MODEL = ".ckpt file of a run, or folder, weights file, hub id of a CLIP"
+SHARDS = "tars, folders of tars, globs or braces"
+DEVICE = "cpu, cuda, cuda:1, mps; without it a GPU where there is one"
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the words of a command, and stops."""
+
+    def __init__(self, command: str, description: str) -> None:
+        super().__init__(prog=f"lightning {command}", description=description, allow_abbrev=False)
+
+    @override
+    def parse_args(self, args: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
+        for word in args:
+            flag = word.partition("=")[0]
+            if word.startswith("--") and flag not in self._option_string_actions:
+                fail(f"{self.prog} has no {flag}{did_you_mean(flag, self._option_string_actions) or self._helps()}")
+        return super().parse_args(args)
+
+    @override
+    def error(self, message: str) -> NoReturn:
+        missing = message.removeprefix("the following arguments are required: ")
+        if missing != message:
+            fail(f"{self.prog} needs {missing.replace(', ', ' and ')}{self._helps()}")
+        if message.startswith("unrecognized arguments: "):
+            fail(f"{self.prog} does not know what {message.removeprefix('unrecognized arguments: ')!r} is for")
+        told = message.removeprefix("argument ").replace(": must ", " must ", 1)
+        fail(
+            told.replace(": expected one argument", " needs a value").replace(
+                ": expected at least one argument", " needs a value"
+            )
+        )
+
+    def _helps(self) -> str:
+        return f"; `{self.prog} --help` lists what it takes"
+
+
+def evaluate() -> OneLineParser:
+    """``lightning evaluate``."""
+    about = "Published benchmarks on official files, for a run's checkpoint or any CLIP. Several models are compared "
+    about += "with the first, item by item. Started by torchrun, ranks share the work, and the numbers are the same."
+    parser = OneLineParser("evaluate", about)
+    parser.add_argument("--model", required=True, action="append", help=f"{MODEL}; several are compared with the first")
+    listed = f"one or several, parted by commas: {', '.join(names())}"
+    parser.add_argument("--benchmark", required=True, type=_benchmarks, metavar="NAMES", help=listed)
+    parser.add_argument("--root", required=True, type=Path, help="folder of the data sets in their released layouts")
+    parser.add_argument("--out", type=Path, help="folder for JSON, Markdown, LaTeX; or a .json file alone")
+    parser.add_argument("--items", action="store_true", help="also write single results as Parquet into --out/items")
+    parser.add_argument("--tensorboard", type=Path, help="folder for TensorBoard scalars")
+    parser.add_argument("--cache", type=Path, help="folder where embeddings are kept and found again")
+    _batch_size(parser)
+    parser.add_argument("--device", help=DEVICE)
+    parser.add_argument("--skip_missing", action="store_true", help="leave out, and count, images that are missing")
+    _choice(parser, "--fit", FITS, "how images become squares; else as published")
+    _choice(parser, "--captions", WORDINGS, "what is done to captions of retrieval")
+    draws = "draws for the 95 %% intervals; 0: none"
+    parser.add_argument("--bootstrap", type=_at_least(0), default=1000, metavar="N", help=draws)
+    return parser
+
+
+def predict() -> OneLineParser:
+    """``lightning predict``."""
+    about = "Embeddings of shards, as NumPy or Parquet files. For each kind KIND.npy holds unit vectors in fp32, a row "
+    about += "each, and KIND.jsonl the sample's key and the text of each row; or KIND.parquet all three. Started by "
+    parser = OneLineParser("predict", about + "torchrun, ranks share the work.")
+    parser.add_argument("--model", required=True, help=MODEL)
+    parser.add_argument("--shards", required=True, nargs="+", help=SHARDS)
+    parser.add_argument("--out", required=True, type=Path, help="folder for the files")
+    kinds = f"of {', '.join(KINDS)}, parted by commas"
+    parser.add_argument("--kinds", default=["image", "caption"], type=_kinds, metavar="KINDS", help=kinds)
+    _choice(parser, "--format", ("npy", "parquet"), "of the files", "npy")
+    _choice(parser, "--fit", FITS, "how images become squares")
+    parser.add_argument("--cache", type=Path, help="folder where embeddings are kept and found again")
+    _batch_size(parser)
+    parser.add_argument("--device", help=DEVICE)
+    return parser
+
+
+def export() -> OneLineParser:
+    """``lightning export``."""
+    about = "A trained model as a folder that transformers or open_clip load; or a sharded checkpoint as one file, to "
+    parser = OneLineParser("export", about + "go on from without FSDP2.")
+    parser.add_argument("checkpoint", type=Path, help=".ckpt file, or folder, of a run")
+    parser.add_argument("folder", type=Path, help="new folder for the model; with --format checkpoint a new .ckpt file")
+    _choice(parser, "--format", ("transformers", "open_clip", "checkpoint"), "what is written", "transformers")
+    _choice(parser, "--weights", ("trained", "averaged"), "the trained ones, or their running average", "trained")
+    return parser
+
+
+def explain() -> OneLineParser:
+    """``lightning explain``."""
+    about = (
+        "Where a model looks in an image when it reads a text, as one web page. For a β-CLIP checkpoint the maps are "
+    )
+    about += "its pooling block's own attention; for every other model the cosine between the text and each patch."
+    parser = OneLineParser("explain", about)
+    parser.add_argument("--model", required=True, help=MODEL)
+    parser.add_argument("--image", required=True, type=Path, help="an image file")
+    parser.add_argument("--text", required=True, action="append", help="what to look for; several times for several")
+    parser.add_argument("--out", required=True, type=Path, help="the web page to write")
+    parser.add_argument("--device", help=DEVICE)
+    return parser
+
+
+def report() -> OneLineParser:
+    """``lightning report``."""
+    about = "Runs side by side in one web page that can be mailed: curves, numbers, images, settings."
+    parser = OneLineParser("report", about)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run's logs")
+    parser.add_argument("--out", required=True, type=Path, help="the web page to write")
+    return parser
+
+
+def inspect() -> OneLineParser:
+    """``lightning inspect``."""
+    parser = OneLineParser("inspect", "Look at samples of shards, in the terminal or as a web page.")
+    parser.add_argument("shards", nargs="+", help=SHARDS)
+    parser.add_argument("--number", type=_at_least(1), default=8, metavar="N", help="how many samples")
+    drawn = "draw them at random; without it the first ones are shown"
+    parser.add_argument("--seed", type=_at_least(0), metavar="N", help=drawn)
+    parser.add_argument("--key", action="append", default=[], help="show the samples with this key (several times)")
+    parser.add_argument("--html", type=Path, help="write a web page there instead")
+    return parser
+
+
+def index() -> OneLineParser:
+    """``lightning index``."""
+    parser = OneLineParser("index", "A small file beside each tar that says where its samples lie.")
+    parser.add_argument("shards", nargs="+", help=SHARDS)
+    parser.add_argument("--processes", type=_at_least(1), default=1, metavar="N", help="tars indexed at a time")
+    parser.add_argument("--again", action="store_true", help="also where an index that fits is there")
+    return parser
+
+
+def doctor() -> OneLineParser:
+    """``lightning doctor``."""
+    parser = OneLineParser("doctor", "What is missing here, and what to do about it.")
+    parser.add_argument("--shards", help="also check these shards: a tar, a folder, a glob or braces")
+    return parser
+
+
+def _batch_size(parser: OneLineParser) -> None:
+    parser.add_argument("--batch_size", type=_at_least(1), default=32, metavar="N", help="images encoded at once")
+
+
+def _choice(parser: OneLineParser, flag: str, choices: Sequence[str], about: str, default: str | None = None) -> None:
+    def chosen(word: str) -> str:
+        if word not in choices:
+            raise argparse.ArgumentTypeError(
+                f"must be one of {', '.join(choices)}, got {word!r}{did_you_mean(word, choices)}"
+            )
+        return word
+
+    told = about if default is None else f"{about}; {default} if not given"
+    parser.add_argument(flag, type=chosen, default=default, metavar="{" + ",".join(choices) + "}", help=told)
+
+
+def _at_least(bound: int) -> Callable[[str], int]:
+    def number(word: str) -> int:
+        if not word.removeprefix("-").isdecimal() or int(word) < bound:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {bound}, got {word!r}")
+        return int(word)
+
+    return number
+
+
+def _listed(words: str) -> list[str]:
+    """Names parted by commas; blanks around them do not count."""
+    return [name for part in words.split(",") if (name := part.strip())]
+
+
+def _benchmarks(words: str) -> list[str]:
+    try:
+        found = [known(name) for name in _listed(words)]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return _several(found, words)
+
+
+def _kinds(words: str) -> list[str]:
+    kinds = _listed(words)
+    if wrong := [kind for kind in kinds if kind not in KINDS]:
+        near = did_you_mean(wrong[0], KINDS)
+        raise argparse.ArgumentTypeError(f"must be of {', '.join(KINDS)}, got {wrong[0]!r}{near}")
+    return _several(kinds, words)
+
+
+def _several(found: list[str], words: str) -> list[str]:
+    if not found:
+        raise argparse.ArgumentTypeError(f"must be one or more names parted by commas, got {words!r}")
+    if twice := next((name for name in found if found.count(name) > 1), None):
+        raise argparse.ArgumentTypeError(f"must name each once, got {twice!r} twice")
+    return found

@@ -1,0 +1,132 @@
+"""``lightning report``: runs side by side in one web page that can be mailed: curves, numbers, images, settings."""
+
+from __future__ import annotations
+
+import html
+import io
+import os
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+from PIL import Image
+
+from datamodules.atomic_write import write_text
+from eval.drawing.canvas import svg
+from eval.drawing.curves import curves_figure
+from eval.drawing.page import card, cards, contents, heading, image, page, table
+from eval.results.tables import COUNTS, sections
+from lightning_modules.boards.layout import LAYOUT, is_fraction
+from lightning_modules.boards.run_logs import RunFiles, read_run
+from lightning_modules.cli.output_paths import make_room
+from lightning_modules.errors import fail
+
+COLUMN = 700  # pixels: wider images have a row for themselves
+ASIDE = ("chance", "ties", *COUNTS)  # columns that only explain others
+
+
+def report_page(runs: Sequence[RunFiles]) -> str:
+    """The page: a part for each kind of thing that the runs left."""
+    parts = {
+        title: part for title, part in chain(_numbers(runs), _curves(runs), _images(runs), _settings(runs)) if part
+    }
+    told = f'<p class="note">Runs: {html.escape(", ".join(run.name for run in runs))}</p>'
+    return page(
+        "Training report", "\n".join([told, contents(parts), *(heading(t) + "\n" + p for t, p in parts.items())])
+    )
+
+
+Part = tuple[str, str]  # a title and the HTML below it
+
+
+def _numbers(runs: Sequence[RunFiles]) -> Iterator[Part]:
+    """The numbers of the last validation; what only explains them is folded away."""
+    cells = [dict(_cells(run)) for run in runs]
+    names = list(dict.fromkeys(name for one in cells for name in one))
+    if not names:
+        return
+    head = ["", *(run.name for run in runs)]
+    rows = [[" · ".join(name), *(one.get(name, "–") for one in cells)] for name in names]
+    main = [row for row, name in zip(rows, names, strict=True) if name[-1] not in ASIDE]
+    rest = [row for row, name in zip(rows, names, strict=True) if name[-1] in ASIDE]
+    folded = f"<details><summary>chance, ties, counts</summary>{table(head, rest)}</details>" if rest else ""
+    yield "Last validation", f"{table(head, main)}\n{folded}"
+
+
+def _cells(run: RunFiles) -> Iterator[tuple[tuple[str, str], str]]:
+    for section in sections(run.numbers):
+        for label, *cells in section.rows:
+            yield from (((label, column), cell) for column, cell in zip(section.columns, cells, strict=True))
+
+
+def _curves(runs: Sequence[RunFiles]) -> Iterator[Part]:
+    """The charts of TensorBoard's layout for which there is anything."""
+    names = [run.name for run in runs]
+    for group, charts in LAYOUT.items():
+        drawn = []
+        for title, (_, patterns) in charts.items():
+            found = re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
+            curves = {(run.name, tag): curve for run in runs for tag, curve in run.scalars.items() if found.match(tag)}
+            if curves:
+                chart = curves_figure(curves, title, names, percent=all(is_fraction(tag) for _, tag in curves))
+                drawn.append(f"<figure>{image(svg(chart), f'curves: {title}', 'svg+xml')}</figure>")
+        if drawn:
+            yield group.capitalize(), cards(drawn, wide=True)
+
+
+def _images(runs: Sequence[RunFiles]) -> Iterator[Part]:
+    """The last image of each tag, runs beside each other; a part for each kind of image."""
+    tags = list(dict.fromkeys(tag for run in runs for tag in run.images))
+    for kind in dict.fromkeys(tag.partition("/")[0] for tag in tags):
+        own = [tag for tag in tags if tag.partition("/")[0] == kind]
+        drawn = [_image(tag, run) for tag in own for run in runs if tag in run.images]
+        yield f"Images: {kind}", cards(drawn, wide=True)
+
+
+def _image(tag: str, run: RunFiles) -> str:
+    """Wide ones have a row for themselves: their words could not be read in half of it."""
+    step, png = run.images[tag]
+    with Image.open(io.BytesIO(png)) as opened:
+        room = "row" if opened.width > COLUMN else "column"
+    return card(image(png, tag), html.escape(f"{tag} · {run.name}, step {step}"), room, whole=True)
+
+
+def _settings(runs: Sequence[RunFiles]) -> Iterator[Part]:
+    """The settings in which the runs differ; all others folded away."""
+    names = list(dict.fromkeys(name for run in runs for name in run.config))
+    if not names:
+        return
+    head = ["setting", *(run.name for run in runs)]
+    rows = {name: [run.config.get(name, "–") for run in runs] for name in names}
+    differing = [[name, *values] for name, values in rows.items() if len(set(values)) > 1]
+    same = [[name, values[0]] for name, values in rows.items() if len(set(values)) == 1]
+    told = table(head, differing, numbers=False) if differing else ""
+    if len(runs) > 1 and not differing:
+        told = "<p>The runs have the same settings.</p>"
+    summary = f"{len(same)} settings{' that are the same' if len(runs) > 1 else ''}"
+    folded = f"<details><summary>{summary}</summary>{table(['setting', ''], same, numbers=False)}</details>"
+    yield f"Settings{' that differ' if len(runs) > 1 else ''}", f"{told}\n{folded if same else ''}"
+
+
+def run(given: Namespace) -> int:
+    """The command; ``SystemExit(2)`` with one line on bad input."""
+    try:
+        make_room(given.out, "--out")
+        found = [read_run(folder, name) for folder, name in zip(given.runs, _names(given.runs), strict=True)]
+        write_text(given.out, report_page(found))
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    sys.stdout.write(f"written: {given.out}\n")
+    return 0
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The folders' names without the part that all share."""
+    whole = [folder.resolve() for folder in folders]
+    if len(set(whole)) < len(whole):
+        raise ValueError(f"a run must be named once, got {', '.join(map(str, folders))}")
+    shared = Path(os.path.commonpath([folder.parent for folder in whole]))
+    return [str(folder.relative_to(shared)) for folder in whole]

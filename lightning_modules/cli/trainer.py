@@ -1,0 +1,226 @@
+"""``lightning fit | validate | test``: LightningCLI with our DataModule, our callbacks and errors of one
+line.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from typing import Any, NoReturn
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from torch.distributed import DistError
+from typing_extensions import override
+
+import lightning_modules
+from datamodules.datamodule import GranularityData
+from datamodules.reading.bad_samples import DataError
+from datamodules.shards.discovery import ShardError
+from lightning_modules.callbacks import (
+    BestCheckpoint,
+    ConsoleLogger,
+    DataMonitor,
+    Diagnostics,
+    LastCheckpoint,
+    Preemption,
+    RankConsistency,
+    RateMonitor,
+    ResultTable,
+    SampleImages,
+    Throughput,
+)
+from lightning_modules.callbacks.rank_consistency import Disagreement
+from lightning_modules.checkpoints.atomic_save import CheckpointError
+from lightning_modules.cli.config_files import line_of
+from lightning_modules.cli.log_noise import silence
+from lightning_modules.cli.parser_errors import MOST, named, one_line, shortened
+from lightning_modules.cli.precision import best_precision
+from lightning_modules.cli.run_command import RunCommand
+from lightning_modules.cli.setting_names import class_names, class_settings, flat, settings_of
+from lightning_modules.cli.trainer_settings import SettingError, check_settings
+from lightning_modules.errors import fail
+from lightning_modules.methods.base import Method, MethodError
+from lightning_modules.methods.optimizers import ScheduleError
+from lightning_modules.runs.start import Resume
+
+logger = logging.getLogger("grainclip")
+
+
+class OneLineParser(LightningArgumentParser):
+    """Says what is wrong with the command line or a file in one line, and stops."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    @override
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:
+            super().error(message, ex)
+        known = {*settings_of(self), *class_settings(Method, "model")}
+        refuse(*one_line(message, known, class_names(Method)))
+
+
+class GrainCli(LightningCLI):
+    """The trainer's commands.
+
+    ``model`` is any ``Method``; ``data`` is ``GranularityData``, whose picture size and context length follow the
+    encoder's.
+    """
+
+    def __init__(self) -> None:
+        self.run: RunCommand | None = None
+        super().__init__(
+            Method,
+            GranularityData,
+            parser_class=OneLineParser,
+            subclass_mode_model=True,
+            save_config_callback=None,  # the run's keeper writes it, beside the weights that it describes
+            trainer_defaults={
+                "callbacks": [
+                    RankConsistency(),
+                    Throughput(),
+                    DataMonitor(),
+                    ConsoleLogger(),
+                    ResultTable(),
+                    RateMonitor(),
+                ],
+                "enable_model_summary": False,  # Lightning's counts no operations and warns; ours is a line
+                "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,
+            },
+            auto_configure_optimizers=False,
+        )
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--name", type=str | None, help="the run's folder within --runs; None: the config's name")
+        parser.add_argument("--runs", type=str, default="runs", help="the folder of all runs")
+        parser.add_class_arguments(Resume, "resume")
+        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
+        parser.add_lightning_class_args(BestCheckpoint, "best_checkpoint")
+        parser.add_lightning_class_args(Preemption, "preemption")
+        parser.add_lightning_class_args(SampleImages, "images")
+        parser.add_lightning_class_args(Diagnostics, "diagnostics")
+        for name in ("image_size", "context_length"):
+            parser.link_arguments(f"model.init_args.encoder.{name}", f"data.{name}")
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        super().parse_arguments(parser, args)
+        try:
+            check_settings(self.config[self.config.subcommand])
+        except SettingError as error:
+            refuse(str(error).partition(" ")[0], str(error))
+
+    @override
+    def _parse_ckpt_path(self) -> None:
+        """The files and the command line decide. LightningCLI would lay the checkpoint's settings over both."""
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        command = str(self.subcommand)
+        settings = self.config[command]
+        if settings.trainer.precision is None:
+            settings.trainer.precision = best_precision(settings.trainer.accelerator)
+        if not settings.trainer.fast_dev_run:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # jsonargparse 4.49 gave the argument a new name
+                text = self._parser(command).dump(settings, skip_none=False)
+            try:
+                self.run = RunCommand(command, settings, text)
+            except ValueError as error:
+                fail(str(error))
+
+    @override
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError, FileNotFoundError, ImportError, MisconfigurationException) as error:
+            refuse(*named(str(error), dict(flat(self.config[str(self.subcommand)]))))
+
+    @override
+    def after_instantiate_classes(self) -> None:
+        weights = [(p.numel(), p.requires_grad) for p in self.model.parameters()]
+        if self.trainer.is_global_zero:
+            logger.info(
+                "%s: %.4g M weights, %.4g M of them trained; on %d x %s in %s",
+                *(type(self.model).__name__, sum(n for n, _ in weights) / 1e6, sum(n for n, t in weights if t) / 1e6),
+                *(self.trainer.world_size, self.trainer.strategy.root_device.type, self.trainer.precision),
+            )
+
+    @override
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except DistError as error:
+            if vars(self.trainer.fit_loop.epoch_loop.batch_progress.total)["ready"]:
+                raise  # in the midst of training: a rank is lost, and says why itself
+            fail(unconnected(error))  # NCCL connects when the first numbers are exchanged
+        finally:
+            if self.run is not None:
+                self.run.close()
+
+    def before_fit(self) -> None:
+        """Decide whether and how the run goes on, before anything is written."""
+        if self.run is not None:
+            self.run.before_fit(self.trainer, self.model, self._get(self.config_init, "resume"), self.datamodule)
+
+    def fit(self, **given: Any) -> None:
+        """Train: ``LightningCLI`` calls it in the trainer's place."""
+        if self.run is None:
+            self.trainer.fit(**given)
+        else:
+            self.run.fit(self.trainer, given)
+
+    def validate(self, **given: Any) -> None:
+        """Measure on the validation set."""
+        self._measure("validate", given)
+
+    def test(self, **given: Any) -> None:
+        """Measure on the validation set, and by the benchmarks."""
+        self._measure("test", given)
+
+    def _measure(self, command: str, given: dict[str, Any]) -> None:
+        if self.run is None:
+            getattr(self.trainer, command)(**given)
+        else:
+            self.run.measure(self.trainer, self.model, self._get(self.config_init, "resume"), given)
+
+
+def refuse(setting: str, line: str) -> NoReturn:
+    """Stop with one line, and where in the config files the setting at fault stands."""
+    place = line_of(setting, sys.argv[1:]) if setting else ""
+    fail(shortened(line) if not place else f"{shortened(line, MOST - len(place) - 21)} ({place})")
+
+
+def unconnected(error: Exception) -> str:
+    """What to say where the ranks do not find each other."""
+    place = f"{os.environ.get('MASTER_ADDR', 'localhost')}:{os.environ.get('MASTER_PORT', '?')}"
+    me = f"rank {os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))}"
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (
+        f"{me} cannot connect to the others at {place}: {reason}. Does every node reach this address, is the port "
+        "free, and are as many processes started as trainer.num_nodes times trainer.devices? With several network "
+        "cards name the right one in NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME; NCCL_DEBUG=INFO tells more"
+    )
+
+
+def run(arguments: list[str]) -> int:
+    """Parse ``arguments`` and run; 0, or ``SystemExit(2)`` with one line on bad input."""
+    sys.argv[1:] = arguments  # the DDP launcher starts its other ranks with this command line
+    silence()
+    for name in lightning_modules.__all__:  # once imported, a class goes by its short name
+        getattr(lightning_modules, name)
+    try:
+        GrainCli()
+    except (CheckpointError, Disagreement, MethodError, ScheduleError) as error:
+        fail(str(error))
+    except (ShardError, DataError) as error:
+        fail(str(error).strip().rpartition("\n")[2].removeprefix("datamodules.reading.bad_samples.DataError: "))
+    except KeyboardInterrupt:  # a run that has begun saves, and ends otherwise
+        sys.stderr.write("\nlightning: stopped before the run began\n")
+        return 130
+    return 0

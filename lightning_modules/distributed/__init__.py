@@ -1,0 +1,1 @@
+"""FSDP2: which modules are sharded, and the strategy that does it."""

@@ -1,0 +1,1 @@
+"""A trained encoder as evaluation and explanation use it."""

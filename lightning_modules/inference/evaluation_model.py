@@ -1,0 +1,93 @@
+"""A dual encoder as benchmarks see one: pixels from 0 to 255 and strings in, on its device, without gradients."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from datamodules.batching.tokenizer import Tokenizer
+from datamodules.datamodule import normalise
+from lightning_modules.networks import DualEncoder, ImageFeatures, TextConditionedPooling, pool_regions, with_grid
+from lightning_modules.networks.normalize import unit
+from lightning_modules.networks.text_encoding import encode_strings
+
+
+class EvaluationModel:
+    """The encoder, put into evaluation mode on ``device``; ``pooling`` is its text-conditioned attention, if any."""
+
+    def __init__(
+        self, encoder: DualEncoder, device: torch.device, pooling: TextConditionedPooling | None = None
+    ) -> None:
+        self.encoder, self.device = encoder.eval().to(device), device
+        self.pooling = None if pooling is None else pooling.eval().to(device)
+        self.image_size = encoder.config.image_size
+        self.context_length = encoder.config.context_length
+        self._tokenizer = Tokenizer(self.context_length)
+        self._weights = ""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of ``weights`` and the kind of device, whose rounding differs."""
+        return hashlib.sha256(f"{self.weights} {self.device.type}".encode()).hexdigest()
+
+    @property
+    def weights(self) -> str:
+        """SHA-256 of the sizes and the weights; computed once."""
+        self._weights = self._weights or self._sha256()
+        return self._weights
+
+    def _sha256(self) -> str:
+        found = hashlib.sha256(str(self.encoder.config).encode())
+        for name, weight in self.encoder.state_dict().items():
+            raw = weight.detach().cpu().contiguous().flatten().view(torch.uint8)
+            found.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
+            found.update(raw.numpy().data)
+        return found.hexdigest()
+
+    def token_count(self, text: str) -> int:
+        """Tokens of the whole text."""
+        return self._tokenizer.length(text)
+
+    def with_grid(self, side: int) -> EvaluationModel:
+        """The same model on larger pictures."""
+        return EvaluationModel(with_grid(self.encoder, side), self.device, self.pooling)
+
+    @torch.no_grad()
+    def encode_image(self, squares: UInt8[Tensor, "B 3 S S"]) -> ImageFeatures:
+        """Features of the pictures."""
+        pixels = normalise(squares.to(self.device))
+        return self.encoder.encode_image(pixels.to(self.encoder.image_tower.projection.weight.dtype))
+
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
+        """Unit vectors of the texts; a text beyond the context is cut and keeps its EOT."""
+        return encode_strings(self.encoder, texts, self._tokenizer, self.device)
+
+    @torch.no_grad()
+    def pool_regions(
+        self, dense: Float[Tensor, "B P D"], boxes: Float[Tensor, "R 4"], image: Int[Tensor, " R"]
+    ) -> Float[Tensor, "R D"]:
+        """Unit vectors of the boxes."""
+        return pool_regions(dense, boxes, image)
+
+    @torch.no_grad()
+    def attend(
+        self, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B P D"], image: Int[Tensor, " T"]
+    ) -> Float[Tensor, "T P"]:
+        """Where each text looks in its picture."""
+        return self._block().attention(texts[:, None], unit(dense)[image])[:, 0]
+
+    @torch.no_grad()
+    def condition(
+        self, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B P D"], image: Int[Tensor, " T"]
+    ) -> Float[Tensor, "T D"]:
+        """Each text's picture as that text sees it."""
+        return self._block()(texts[:, None], unit(dense)[image])[:, 0]
+
+    def _block(self) -> TextConditionedPooling:
+        if self.pooling is None:
+            raise ValueError("this benchmark needs text-conditioned attention: --model must be a β-CLIP checkpoint")
+        return self.pooling

@@ -1,0 +1,319 @@
+"""What all methods share: an encoder, an optimiser, a step, a validation. A method adds ``losses`` and reads like its
+paper.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from lightning import Callback, LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from datamodules.batch import Batch, Grain, RaggedTexts, TextSlots
+from datamodules.batching.tokenizer import VOCAB_SIZE, Tokenizer
+from datamodules.datamodule import GranularityData
+from lightning_modules.checkpoints.metadata import KEY, provenance, tell_of_other_settings
+from lightning_modules.checkpoints.weight_interpolation import fit_averaged
+from lightning_modules.distributed.wrapping import shard, sharded
+from lightning_modules.methods.data_check import DataCheck, MethodError
+from lightning_modules.methods.gradient_cache import MemoryConfig, encode_by_parts
+from lightning_modules.methods.optimizers import OptimConfig, adamw, clamp_temperatures, clip_gradients, warmup_cosine
+from lightning_modules.methods.validation_metrics import MeanLosses, Validation
+from lightning_modules.networks import DualEncoder, EncoderConfig, ImageFeatures, TextConditionedPooling, TextFeatures
+from lightning_modules.networks.text_encoding import encode_strings
+
+torch.serialization.add_safe_globals([EncoderConfig, MemoryConfig, OptimConfig])  # they stand in checkpoints
+
+PLURALS = {grain: "summaries" if grain is Grain.SUMMARY else f"{grain.value}s" for grain in Grain}
+LossTerms = dict[str, Float[Tensor, ""]]  # a method's loss terms by name, weighted
+
+
+class Features(NamedTuple):
+    """A batch, embedded: images, and every unique text once."""
+
+    images: ImageFeatures
+    texts: TextFeatures
+
+    def of(self, slots: TextSlots) -> Float[Tensor, "B K D"]:
+        """Text vectors of a grain, of unit norm; an invalid slot holds some other text's vector."""
+        return self.texts.text[slots.index]
+
+
+class Method(LightningModule, ABC):
+    """A way to train a dual encoder.
+
+    Args:
+        encoder: sizes of the towers; with ``pretrained`` they come from the checkpoint.
+        optim: learning rates and schedule.
+        pretrained: hub id, folder or file of a CLIP checkpoint to start from (``DualEncoder.from_pretrained`` has the
+            formats); None: from scratch.
+        memory: how memory is saved.
+
+    Raises:
+        ValueError: where the checkpoint's pictures have another size than ``encoder.image_size``, or the vocabulary is
+            smaller than the tokenizer's.
+    """
+
+    student_share = 1.0  # of what is deployed; the rest are the weights of a teacher
+
+    def __init__(
+        self,
+        encoder: EncoderConfig = EncoderConfig(),
+        optim: OptimConfig = OptimConfig(),
+        pretrained: str | None = None,
+        memory: MemoryConfig = MemoryConfig(),
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        if encoder.vocab_size < VOCAB_SIZE:
+            raise ValueError(
+                f"encoder.vocab_size must be at least {VOCAB_SIZE}, the tokenizer's, got {encoder.vocab_size}"
+            )
+        self.encoder = DualEncoder(encoder) if pretrained is None else _pretrained(pretrained, encoder)
+        self.encoder.set_grad_checkpointing(memory.activation_checkpointing)
+        self.averaged: DualEncoder | None = None  # the running average of the encoder, where a callback keeps one
+        self.optim, self.memory = optim, memory
+        self.validation, self.validation_losses = Validation(), MeanLosses()
+        self.numbers: dict[str, float] = {}  # of the last validation
+        self._validated: tuple[DualEncoder, ...] = ()  # the encoder, while it is validated; no submodule
+
+    @abstractmethod
+    def losses(self, batch: Batch, features: Features) -> LossTerms:
+        """The method's loss terms by name, already weighted; their sum is minimised."""
+
+    def new_modules(self) -> Iterable[nn.Module]:
+        """Modules that the method adds to the encoder; they have their own learning rate."""
+        return ()
+
+    def extra_metrics(self, batch: Batch, features: Features) -> LossTerms:
+        """Other numbers that show how training goes; asked for at the steps that are logged, without gradients."""
+        del batch, features  # most methods have none
+        return {}
+
+    def text_pooling(self) -> TextConditionedPooling | None:
+        """The block with which a text attends to the patches, where the method has one; for pictures of it."""
+        return None
+
+    def target_matrices(self, valid: Bool[Tensor, "B K"]) -> dict[str, Float[Tensor, "B K K"]]:
+        """Target matrices [B, K, K] of an image's views and texts for several settings (TensorBoard only)."""
+        del valid  # most methods have one positive each
+        return {}
+
+    def inference_encoder(self) -> DualEncoder:
+        """The encoder that is validated, and that the methods below use."""
+        return self.encoder
+
+    def logit_scales(self) -> dict[str, Float[Tensor, " 1"]]:
+        """Temperatures by name, as the factor on the cosines."""
+        return {"global": self.encoder.scale}
+
+    def required_grains(self) -> Collection[Grain]:
+        """The grains whose texts the losses need as vectors; in training no others are encoded."""
+        return tuple(Grain)
+
+    def brought(self, batch: Batch) -> dict[str, Tensor | int]:
+        """How many of each thing that the losses learn from a batch has, by plural; training stops where none comes."""
+        return {PLURALS[grain]: batch.grains[grain].valid.sum() for grain in self.required_grains()}
+
+    def further_images(self, batch: Batch) -> float:
+        """Crops that a step embeds besides the images, as so many images that are trained on (a pass without gradients
+        costs a third).
+        """
+        del batch  # most methods have none
+        return 0.0
+
+    def remedy(self, name: str) -> str:
+        """What a user does where a run gets none of the ``name`` in ``brought``."""
+        return f"use shards that have {name}, or ask for none: data.sampling.{name} 0 and no loss of them"
+
+    @override
+    def configure_callbacks(self) -> list[Callback]:
+        return [DataCheck()]
+
+    def features(self, batch: Batch) -> Features:
+        """Embed a batch: one pass of each tower. In training, texts of grains that are not read have zeros."""
+        if self._validated:
+            encoder = self._in_use()
+            return Features(encoder.encode_image(batch.images), encoder.encode_text(batch.texts))
+        read = torch.zeros(len(batch.texts.ids), dtype=torch.bool, device=batch.texts.ids.device)
+        for grain in self.required_grains():
+            slots = batch.grains[grain]
+            read[slots.index[slots.valid]] = True
+        if not self.training or read.all():
+            return self._encode(batch.images, batch.texts)
+        rows = read.nonzero().squeeze(1)
+        some, at = batch.texts.only(rows)
+        images, texts = self._encode(batch.images, some)
+        text, tokens = _among(len(read), rows, texts.text), _among(len(batch.texts.tokens), at, texts.tokens)
+        return Features(images, TextFeatures(text, tokens))
+
+    def _encode(self, pixels: Float[Tensor, "B 3 H W"], texts: RaggedTexts) -> Features:
+        if self.memory.grad_cache_chunk is not None and torch.is_grad_enabled():
+            return Features(*encode_by_parts(self.encoder, pixels, texts, self.memory.grad_cache_chunk))
+        return Features(self.encoder.encode_image(pixels), self.encoder.encode_text(texts))
+
+    @torch.no_grad()
+    def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+        """Normalised pixels to unit vectors."""
+        return self._in_use().encode_image(pixels.to(self.device)).image
+
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
+        """Texts to unit vectors; a text beyond the context is cut and keeps its EOT."""
+        return encode_strings(self._in_use(), texts, Tokenizer(self.encoder.config.context_length), self.device)
+
+    def _in_use(self) -> DualEncoder:
+        return self._validated[0] if self._validated else self.inference_encoder()
+
+    @override
+    def configure_model(self) -> None:
+        """Under FSDP2 the weights are sliced over the ranks, once; elsewhere nothing is left to do."""
+        if self.device_mesh is None or any(sharded(self)):
+            return
+        if self.student_share < 1:
+            raise ValueError("a teacher with student_share below 1 needs whole weights on each rank: train it with DDP")
+        shard(self, self.device_mesh["data_parallel"])
+
+    @override
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        features = self.features(batch)
+        terms = self.losses(batch, features)
+        loss = torch.stack(list(terms.values())).sum()
+        images = len(batch.images)
+        self.log("train/loss", loss, prog_bar=True, batch_size=images)
+        self.log_dict({f"train/loss_{name}": term.detach() for name, term in terms.items()}, batch_size=images)
+        if self._logs_this_step():
+            with torch.no_grad():
+                seen = self.extra_metrics(batch, features)
+            self.log_dict({f"watch/{name}": value for name, value in seen.items()}, batch_size=images)
+        return loss * self._window_factor(batch_idx)
+
+    def _window_factor(self, batch_idx: int) -> float:
+        """Lightning divides a loss by ``accumulate_grad_batches``; in an epoch's last window there may be fewer."""
+        window, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
+        rest = int(batches % window) if math.isfinite(batches) else 0
+        return window / rest if batch_idx >= batches - rest else 1.0
+
+    def _logs_this_step(self) -> bool:
+        every = vars(self.trainer)["log_every_n_steps"]
+        return every > 0 and (self.global_step + 1) % every == 0
+
+    @override
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As ``optim.clip_gradients`` does: Lightning refuses fused optimisers where no loss scale is left to undo."""
+        if gradient_clip_val is not None and gradient_clip_val > 0:
+            clip_gradients(optimizer, gradient_clip_val, by_value=gradient_clip_algorithm == "value")
+
+    @override
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Any,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """A step of the optimiser; temperatures are clamped before any callback saves or averages them."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        clamp_temperatures(self)
+
+    @override
+    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
+        self.log_dict({f"logit_scale/{name}": scale.detach().squeeze() for name, scale in self.logit_scales().items()})
+
+    @override
+    def on_validation_epoch_start(self) -> None:
+        self._validated = (self.inference_encoder(),)
+        names = getattr(getattr(self.trainer, "datamodule", None), "label_names", None)
+        self.validation.prepare(() if names is None else names(), self.encode_text)
+
+    @override
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """All ranks are called equally often. A rank that has no sample left gets a batch without an image, and takes
+        part all the same: its losses are 0 and weigh nothing.
+        """
+        features = self.features(batch)
+        terms = self.losses(batch, features)
+        self.validation_losses.update(terms, len(batch.images))
+        self.validation.update(batch, features.images, features.texts)
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self._validated = ()
+        self.numbers = self.validation.compute()
+        losses = {f"loss_{name}": value for name, value in self.validation_losses.compute().items()}
+        self.log_dict({f"val/{name}": value for name, value in (self.numbers | losses).items()}, rank_zero_only=False)
+
+    @override
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    @override
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        features = self.features(batch)
+        self.validation.update(batch, features.images, features.texts)
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        self._validated = ()
+        numbers = self.validation.compute()
+        self.log_dict({f"test/{name}": value for name, value in numbers.items()}, rank_zero_only=False)
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Where it comes from goes into it; and it starts from itself, not from the weights it was made of."""
+        checkpoint[KEY] = provenance(self)
+        settings = checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]
+        own = type(settings["encoder"]) is EncoderConfig
+        sizes = self.encoder.config
+        settings |= {"pretrained": None, "encoder": sizes if own else asdict(sizes)}
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.numbers = checkpoint.get(KEY, {}).get("numbers", {})
+        fit_averaged(checkpoint.get("state_dict", {}), self.averaged is not None)
+        data = getattr(self._trainer, "datamodule", None)
+        if isinstance(data, GranularityData):
+            data.fit_checkpoint(checkpoint)
+        if self._trainer is not None and self._trainer.training:
+            tell_of_other_settings(self, checkpoint)
+
+    @override
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        if self.trainer.precision == "16-true":
+            raise MethodError(
+                "trainer.precision must be 16-mixed, bf16-mixed, bf16-true or 32-true to train, got 16-true: "
+                "the optimiser's squared gradients vanish in fp16"
+            )
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        clipped = self.trainer.gradient_clip_val is not None
+        # A fused step undoes the loss scale inside itself, after the gradients have been clipped.
+        optimizer = adamw(self, self.new_modules(), self.optim, fused=not (scaled and clipped))
+        schedule = warmup_cosine(optimizer, self.optim, self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _among(count: int, at: Int[Tensor, " n"], rows: Float[Tensor, "n D"]) -> Float[Tensor, "count D"]:
+    return rows.new_zeros(count, rows.shape[1]).index_copy(0, at, rows)
+
+
+def _pretrained(source: str, wanted: EncoderConfig) -> DualEncoder:
+    encoder = DualEncoder.from_pretrained(source, context_length=wanted.context_length)
+    if encoder.config.image_size != wanted.image_size:
+        raise ValueError(
+            f"encoder.image_size must be {encoder.config.image_size}, the picture size of {source}, "
+            f"got {wanted.image_size}: the data is scaled to it"
+        )
+    return encoder

@@ -1,0 +1,178 @@
+"""β-CLIP (arXiv 2512.12678): caption, sentences and phrases each pool the image's patches, then meet their own pooled
+view.
+
+L = L_global + L_β-CAL. L_global is CLIP's loss between class token and caption. For β-CAL every text of an image, of
+every grain, is a query: cross-attention over the patches gives the image as that text sees it, and the β-Contextualised
+Contrastive Alignment Loss compares all K views with all K texts of all images. A view's own text is its positive
+(weight α); the other texts of the same image are positives of strength β. At inference the pooling block is not used.
+
+Where the default departs from the published code (``losses/beta_cal.py`` has the details): padded slots never act as
+negatives, a text that also stands in another image is no negative there, and negatives come from all ranks with
+gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from typing_extensions import override
+
+from datamodules.batch import Batch, Grain, join
+from lightning_modules.methods.base import Features, LossTerms, Method
+from lightning_modules.methods.gradient_cache import MemoryConfig
+from lightning_modules.methods.loss_weights import check_weight
+from lightning_modules.methods.optimizers import OptimConfig
+from lightning_modules.networks import EncoderConfig, TextConditionedPooling
+from losses import BetaCalLoss, ClipLoss
+
+
+@dataclass(frozen=True)
+class GrainWeights:
+    """How much a text counts in β-CAL by its grain; all alike as published, so phrases, being many, rule.
+
+    Args:
+        caption: weight of the caption.
+        sentence: weight of each sentence.
+        phrase: weight of each phrase.
+    """
+
+    caption: float = 1.0
+    sentence: float = 1.0
+    phrase: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            check_weight(f"grain_weights.{name}", value)
+
+
+torch.serialization.add_safe_globals([GrainWeights])
+GRAINS = (Grain.CAPTION, Grain.SENTENCE, Grain.PHRASE)
+
+
+class BetaClip(Method):
+    """L = global_weight · CLIP(image, caption) + local_weight · β-CAL(views, texts).
+
+    Args:
+        objective: of β-CAL, ``ce`` (softmax; better at fine-grained tasks) or ``bce`` (sigmoid; better at long
+            retrieval).
+        beta: strength of same-image matches in [0, 1]: 0 tells all texts of an image apart, 1 holds them all for equal.
+        alpha: weight of a view's own text (CE).
+        scope: where β-CAL's negatives come from: ``all`` ranks, this ``rank``, or groups of so many images of it (the
+            published code: 64, its batch on one GPU).
+        per: BCE is a mean over valid ``pair``s (as published: its pull on a positive shrinks with the batch) or a sum
+            over pairs divided by the valid ``row``s.
+        bias: start of a learnable bias on BCE's logits (SigLIP: -10); None, as published: no bias.
+        global_weight: weight of the global term.
+        local_weight: weight of β-CAL; 0 leaves it out, and the pooling block with it.
+        grain_weights: weight of a text in β-CAL by its grain.
+        pooling_heads: attention heads of the pooling block.
+        pooling_gain: the block starts as plain attention by similarity, sharpened by this gain (for training from
+            scratch; see ``TextConditionedPooling.start_transparent``); None: at random, as in the paper.
+        reference: reproduce the published loss, its padding included (see ``losses/beta_cal.py``).
+        encoder: sizes of the towers; with ``pretrained`` they come from the checkpoint.
+        optim: learning rates and schedule.
+        pretrained: hub id, folder or file of a CLIP checkpoint to start from; None: from scratch.
+        memory: how memory is saved.
+
+    Raises:
+        ValueError: where an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        objective: Literal["ce", "bce"] = "ce",
+        beta: float = 0.5,
+        alpha: float = 1.0,
+        scope: Literal["all", "rank"] | int = "all",
+        per: Literal["pair", "row"] = "pair",
+        bias: float | None = None,
+        global_weight: float = 1.0,
+        local_weight: float = 1.0,
+        grain_weights: GrainWeights = GrainWeights(),
+        pooling_heads: int = 8,
+        pooling_gain: float | None = None,
+        reference: bool = False,
+        encoder: EncoderConfig = EncoderConfig(),
+        optim: OptimConfig = OptimConfig(),
+        pretrained: str | None = None,
+        memory: MemoryConfig = MemoryConfig(),
+    ) -> None:
+        beta_cal = BetaCalLoss(objective, beta, alpha, reference, scope, per, bias)  # bad values stop here, first
+        check_weight("global_weight", global_weight)
+        check_weight("local_weight", local_weight)
+        if global_weight == local_weight == 0:
+            raise ValueError("global_weight or local_weight must be above 0, got 0 for both")
+        super().__init__(encoder, optim, pretrained, memory)
+        self.clip, self.beta_cal = ClipLoss(), beta_cal.requires_grad_(local_weight > 0)
+        self.global_weight, self.local_weight = global_weight, local_weight
+        self.grain_weights = None if grain_weights == GrainWeights() else grain_weights
+        self.pooling = None
+        if local_weight > 0:
+            self.pooling = TextConditionedPooling(self.encoder.config.embed_dim, pooling_heads)
+            if pooling_gain is not None:
+                self.pooling.start_transparent(pooling_gain)
+
+    @override
+    def required_grains(self) -> Collection[Grain]:
+        return (Grain.CAPTION,) if self.pooling is None else GRAINS
+
+    @override
+    def losses(self, batch: Batch, features: Features) -> LossTerms:
+        captions = features.of(batch.grains[Grain.CAPTION])[:, 0]
+        terms = {"global": self.global_weight * self.clip(features.images.image, captions, self.encoder.scale)}
+        if self.pooling is not None:
+            queries = join(*(batch.grains[g] for g in GRAINS))
+            texts, ids = features.of(queries), batch.texts.ids[queries.index]
+            views, scale = self.pooling(texts, features.images.patches), self.pooling.scale
+            local = self.beta_cal(views, texts, queries.valid, scale, ids, self._weights(batch))
+            terms["beta_cal"] = self.local_weight * local
+        return terms
+
+    def _weights(self, batch: Batch) -> Float[Tensor, "B K"] | None:
+        if self.grain_weights is None:
+            return None
+        by_grain = asdict(self.grain_weights)
+        return torch.cat([float(by_grain[g.value]) * batch.grains[g].valid for g in GRAINS], dim=1)
+
+    @override
+    def extra_metrics(self, batch: Batch, features: Features) -> LossTerms:
+        """β-CAL over the rows of one grain only, unweighted; the published form has no such rows."""
+        if self.beta_cal.reference or self.pooling is None:
+            return {}
+        queries = join(*(batch.grains[g] for g in GRAINS))
+        texts, ids = features.of(queries), batch.texts.ids[queries.index]
+        views = self.pooling(texts, features.images.patches)
+        seen: LossTerms = {}
+        for grain in GRAINS:
+            own = torch.cat([(g == grain) * batch.grains[g].valid.float() for g in GRAINS], dim=1)
+            seen[f"beta_cal/{grain.value}"] = self.beta_cal(views, texts, queries.valid, self.pooling.scale, ids, own)
+        return seen
+
+    @override
+    def text_pooling(self) -> TextConditionedPooling | None:
+        return self.pooling
+
+    @override
+    def target_matrices(self, valid: Bool[Tensor, "B K"]) -> dict[str, Float[Tensor, "B K K"]]:
+        """For a sweep of β, the method's own among them."""
+        cal = self.beta_cal
+        sweep = sorted({0.0, 0.25, 0.5, 0.75, 1.0, cal.beta})
+        own = {beta: " (this run)" if beta == cal.beta else "" for beta in sweep}
+        return {f"β = {b:g}{own[b]}": BetaCalLoss(cal.objective, b, cal.alpha).targets(valid) for b in sweep}
+
+    @override
+    def new_modules(self) -> Iterable[nn.Module]:
+        return () if self.pooling is None else (self.pooling,)
+
+    @override
+    def logit_scales(self) -> dict[str, Float[Tensor, " 1"]]:
+        return (
+            super().logit_scales()
+            if self.pooling is None
+            else {**super().logit_scales(), "pooling": self.pooling.scale}
+        )

@@ -1,0 +1,102 @@
+"""Stops training that cannot teach: a method that gets none of what it reads, a loss that is always 0.
+
+A forgotten file of boxes, a table without sentences or a batch of one image train without an error, and what comes out
+is another method than the one asked for. So the first batches are counted, over all ranks, and every rank stops alike.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor
+from typing_extensions import override
+
+from datamodules.batch import Batch
+
+if TYPE_CHECKING:
+    from lightning_modules.methods.base import Method
+
+logger = logging.getLogger("grainclip")
+LOSS_AT, READ_AT = 10, 100  # batches after which the loss, and what was read, are judged; or at the first epoch's end
+
+
+class MethodError(ValueError):
+    """A method cannot learn from what the trainer or the data give it."""
+
+
+class DataCheck(Callback):
+    """Counts what the first batches of a new run bring; every `Method` brings this callback itself."""
+
+    def __init__(self) -> None:
+        self.batches, self.totals, self.names = 0, torch.zeros(0), ()
+        self.active = False
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.active = trainer.global_step == 0 and not vars(trainer).get("fast_dev_run", False)
+        self.batches = 0
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Method, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int
+    ) -> None:
+        if not self.active or not isinstance(outputs, dict):
+            return
+        brought = pl_module.brought(batch)
+        counts = torch.stack([torch.as_tensor(n, device=batch.images.device) for n in brought.values()])
+        row = torch.cat([outputs["loss"].abs().reshape(1), counts.new_tensor([len(batch.images)]), counts]).double()
+        self.totals = row if self.batches == 0 else self.totals + row
+        self.batches, self.names = self.batches + 1, tuple(brought)
+        if self.batches == LOSS_AT:
+            self._judge_loss(pl_module)
+        if self.batches == READ_AT:
+            self._judge_reading(trainer, pl_module)
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Method) -> None:
+        if self.active and self.batches:
+            if self.batches < LOSS_AT:
+                self._judge_loss(pl_module)
+            self._judge_reading(trainer, pl_module)
+
+    def _judge_loss(self, method: Method) -> None:
+        loss, images, *_ = self._over_all_ranks()
+        alone = images == self.batches
+        if loss == 0 and alone:
+            raise MethodError(
+                "data.batch_size must be 2 or more: every batch has one image, which has nothing to be contrasted "
+                f"with, and the loss was 0 in the first {self.batches} steps"
+            )
+        if loss == 0:
+            raise MethodError(
+                f"{type(method).__name__} learns nothing: its loss was exactly 0 in the first {self.batches} batches; "
+                "give one of its terms a weight above 0"
+            )
+        if alone and _first_rank():
+            logger.warning("every batch has one image: its texts are contrasted with each other, with no other image's")
+
+    def _judge_reading(self, trainer: Trainer, method: Method) -> None:
+        self.active = False
+        sampling = getattr(vars(trainer).get("datamodule"), "sampling", None)
+        _, images, *counts = self._over_all_ranks()
+        for name, count in zip(self.names, counts, strict=True):
+            if count == 0 and getattr(sampling, name, None) != 0:  # what is not asked for is not missed
+                raise MethodError(
+                    f"{type(method).__name__} got none of the {name} that it learns from in its first {images:.0f} "
+                    f"images; {method.remedy(name)}"
+                )
+
+    def _over_all_ranks(self) -> list[float]:
+        totals: Tensor = self.totals.clone()
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(totals)
+        return totals.tolist()
+
+
+def _first_rank() -> bool:
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0

@@ -1,0 +1,242 @@
+"""HarmoCLIP-style training (after arXiv 2511.22594, reconstructed): the whole, words and their regions, and both.
+
+L = λ_G L_GC + λ_L L_LRC + sum of the region losses L_GR
+- L_GC is CLIP's loss between image and caption.
+- L_LRC contrasts lexemes, words of the caption that name something, with the regions that they name
+  (`losses.lexeme_region`). Lexemes are read in the caption's own pass, in the space of its tokens; regions are pooled
+  from dense features by RoIAlign.
+- L_GR draws regions to what the whole model makes of them (`region_targets`).
+The claim to test is harmony: local skill that does not cost global skill.
+
+Only title, abstract and a summary of the paper are public to us: no equation, weight or table. The names of the three
+losses, "text token space" and direct region-to-text supervision are the paper's; everything else follows the methods
+it builds on (CLIPSelf, FineCLIP, FG-CLIP, RegionCLIP, GOAL), with the likeliest reading as default and the others as
+arguments. Results are those of a HarmoCLIP-style method, never a replication. At inference the model is a plain CLIP.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterable, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from typing_extensions import override
+
+from datamodules.batch import Batch, Grain
+from lightning_modules.checkpoints.weight_interpolation import average
+from lightning_modules.distributed.wrapping import calls_on_all_ranks
+from lightning_modules.methods.base import Features, LossTerms, Method
+from lightning_modules.methods.data_check import MethodError
+from lightning_modules.methods.gradient_cache import MemoryConfig
+from lightning_modules.methods.harmo_region_losses import (
+    CropTarget,
+    ImageTarget,
+    Named,
+    PhraseTarget,
+    RegionTarget,
+    Seen,
+)
+from lightning_modules.methods.loss_weights import check_weight
+from lightning_modules.methods.optimizers import OptimConfig
+from lightning_modules.networks import DualEncoder, EncoderConfig, pool_regions
+from lightning_modules.networks.lexemes import pool_lexemes
+from lightning_modules.networks.normalize import unit
+from lightning_modules.networks.temperature import Temperature
+from losses import ClipLoss, LexemeRegionLoss
+from losses.core.pairs import Scope
+from losses.lexeme_region import SameLemma
+
+
+class HarmoClip(Method):
+    """L = global_weight · CLIP(image, caption) + lexeme_weight · LRC + the region losses.
+
+    Args:
+        global_weight: weight of CLIP's loss.
+        lexeme_weight: weight of the contrast of lexemes and regions; 0 leaves it out.
+        region_losses: what regions are drawn to; None: ``[CropTarget()]``, []: nothing.
+        lexeme: a lexeme is the ``mean`` of its tokens in the caption; its ``last`` token there; or the ``phrase``
+            encoded by itself.
+        lexeme_projection: lexemes live in the texts' ``shared`` space, or pass a projection of their ``own`` (which
+            starts as the identity).
+        same_lemma: what other regions' lexemes of an equal lemma are: to ``ignore``, ``positive`` or ``negative``.
+        scope: where the contrast's negatives come from: ``all`` ranks, this ``rank``, or groups of so many of its
+            images (1: within an image).
+        temperature: lexemes and regions have their ``own`` (FG-CLIP), which starts where CLIP's stands, or CLIP's
+            (``shared``, FineCLIP); or their own, whose factor on the cosines starts at this number (features that are
+            not yet alike learn badly under a trained CLIP's 100).
+        text_tower: ``trained``, or ``frozen`` (FineCLIP's code), where ``lexeme_projection: own`` is what can adapt.
+        encoder: sizes of the towers; with ``pretrained`` they come from the checkpoint.
+        optim: learning rates and schedule.
+        pretrained: hub id, folder or file of a CLIP checkpoint to start from; None: from scratch.
+        memory: how memory is saved.
+
+    Raises:
+        ValueError: where an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        global_weight: float = 1.0,
+        lexeme_weight: float = 1.0,
+        region_losses: list[RegionTarget] | None = None,
+        lexeme: Literal["mean", "last", "phrase"] = "mean",
+        lexeme_projection: Literal["shared", "own"] = "shared",
+        same_lemma: SameLemma = "ignore",
+        scope: Scope = "all",
+        temperature: Literal["own", "shared"] | float = "own",
+        text_tower: Literal["trained", "frozen"] = "trained",
+        encoder: EncoderConfig = EncoderConfig(),
+        optim: OptimConfig = OptimConfig(),
+        pretrained: str | None = None,
+        memory: MemoryConfig = MemoryConfig(),
+    ) -> None:
+        check_weight("global_weight", global_weight)
+        check_weight("lexeme_weight", lexeme_weight)
+        for name, value, known in (
+            ("lexeme", lexeme, ("mean", "last", "phrase")),
+            ("lexeme_projection", lexeme_projection, ("shared", "own")),
+            ("text_tower", text_tower, ("trained", "frozen")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be {' or '.join(known)}, got {value!r}")
+        if isinstance(temperature, str) and temperature not in ("own", "shared"):
+            raise ValueError(f"temperature must be own, shared or a number, got {temperature!r}")
+        region_losses = [CropTarget()] if region_losses is None else region_losses
+        if not any([global_weight, lexeme_weight, *(loss.weight for loss in region_losses)]):
+            raise ValueError("global_weight, lexeme_weight or a region loss's weight must be above 0, got 0 for all")
+        contrast = LexemeRegionLoss(same_lemma, scope)
+        super().__init__(encoder, optim, pretrained, memory)
+        self.global_weight, self.lexeme_weight = global_weight, lexeme_weight
+        self.lexeme: Literal["mean", "last", "phrase"] = lexeme
+        self.region_losses: Sequence[RegionTarget] = region_losses
+        self.clip, self.contrast = ClipLoss(), contrast
+        width = self.encoder.config.embed_dim
+        own_space = lexeme_projection == "own" and lexeme_weight > 0
+        self.projection = nn.Linear(width, width, bias=False) if own_space else None
+        if self.projection is not None:
+            nn.init.eye_(self.projection.weight)
+        start = float(self.encoder.scale.detach()) if isinstance(temperature, str) else temperature
+        self.contrasts = lexeme_weight > 0 or any(isinstance(loss, PhraseTarget) for loss in self.region_losses)
+        self.temperature = Temperature(start) if self.contrasts and temperature != "shared" else None
+        self.encoder.text_tower.requires_grad_(text_tower == "trained")
+        crops = [target for target in self.region_losses if isinstance(target, CropTarget)]
+        frozen = [target for target in crops if target.teacher == "frozen"]
+        self.student_share = min((target.student_share for target in frozen), default=1.0)
+        self.teacher = copy.deepcopy(self.encoder).requires_grad_(False) if frozen else None
+        self.needs_crops = bool(crops)
+
+    @override
+    def required_grains(self) -> Collection[Grain]:
+        alone = self.lexeme == "phrase" and self.lexeme_weight > 0
+        phrases = alone or any(isinstance(target, PhraseTarget) for target in self.region_losses)
+        return (Grain.CAPTION, Grain.PHRASE) if phrases else (Grain.CAPTION,)
+
+    @override
+    def losses(self, batch: Batch, features: Features) -> LossTerms:
+        captions = features.of(batch.grains[Grain.CAPTION])[:, 0]
+        terms = {"global": self.global_weight * self.clip(features.images.image, captions, self.encoder.scale)}
+        regions = pool_regions(features.images.dense, batch.regions.boxes, batch.regions.image)
+        if self.lexeme_weight > 0:
+            terms["lexeme_region"] = self.lexeme_weight * self._lexeme_region(batch, features, regions)
+        seen = Seen(batch, features, regions, self.region_scale(), lambda teacher: self._crops(batch, teacher))
+        for target in self.region_losses:
+            terms[f"region_{target.name}"] = target.weight * target.loss(seen)
+        return terms
+
+    def _lexeme_region(self, batch: Batch, features: Features, regions: Float[Tensor, "R D"]) -> Float[Tensor, ""]:
+        span = batch.lexemes.span
+        named = Named.of(batch, None if self.lexeme == "phrase" else span[..., 1] > span[..., 0])
+        at = named.image, named.slot
+        if self.lexeme == "phrase":
+            lexemes = features.of(batch.grains[Grain.PHRASE])[at]
+        else:
+            caption = batch.grains[Grain.CAPTION].index[named.image, 0]
+            lexemes = pool_lexemes(features.texts.tokens, batch.texts.offsets[caption], span[at], self.lexeme)
+        if self.projection is not None:
+            lexemes = unit(self.projection(lexemes.to(self.projection.weight.dtype)))
+        lemma = batch.lexemes.lemma[at]
+        scale = self.region_scale()
+        return self.contrast(regions, lexemes, named.links, scale, lemma, batch.regions.image, named.image)
+
+    def region_scale(self) -> Float[Tensor, " 1"]:
+        """What multiplies the cosines of regions and texts."""
+        return self.encoder.scale if self.temperature is None else self.temperature()
+
+    def _crops(self, batch: Batch, teacher: Literal["stopped", "trained", "frozen"]) -> Float[Tensor, "C D"]:
+        """The class tokens of the crops."""
+        encoder = self.teacher if teacher == "frozen" and self.teacher is not None else self.encoder
+        parts = batch.crops.pixels.split(self.memory.grad_cache_chunk or max(1, len(batch.images)))
+        missing = calls_on_all_ranks(encoder, len(parts)) - len(parts)
+        with torch.set_grad_enabled(teacher == "trained" and torch.is_grad_enabled()):
+            crops = [encoder.encode_image(some).image for some in parts]
+            crops += [encoder.encode_image(batch.images[:1]).image[:0] for _ in range(missing)]  # keep ranks in step
+            return torch.cat(crops)
+
+    @override
+    def extra_metrics(self, batch: Batch, features: Features) -> LossTerms:
+        """Boxes and lexemes per image that are linked, and the share of linked lexemes that the context cut off."""
+        images, device = len(batch.images), batch.images.device
+        named = Named.of(batch)
+        span = batch.lexemes.span[named.image, named.slot]
+        cut = (span[:, 1] <= span[:, 0]).float().sum() / max(len(span), 1)
+        boxes = torch.tensor(len(named.links[:, 0].unique()) / images, device=device)
+        return {
+            "boxes": boxes,
+            "lexemes": torch.tensor(len(span) / images, device=device),
+            "lexemes_cut": cut,
+        }
+
+    @override
+    def brought(self, batch: Batch) -> dict[str, Tensor | int]:
+        found = super().brought(batch)
+        if self.contrasts:
+            found["boxes with a phrase"] = len(batch.regions.links)
+        if any(isinstance(loss, ImageTarget) for loss in self.region_losses):
+            found["boxes"] = len(batch.regions.boxes)
+        if self.needs_crops:
+            found["crops of boxes"] = len(batch.crops.region)
+        return found
+
+    @override
+    def further_images(self, batch: Batch) -> float:
+        teachers = [loss.teacher for loss in self.region_losses if isinstance(loss, CropTarget)]
+        return len(batch.crops.region) * sum(1.0 if teacher == "trained" else 1 / 3 for teacher in teachers)
+
+    @override
+    def remedy(self, name: str) -> str:
+        if "boxes" not in name:
+            return super().remedy(name)
+        return "use shards with boxes, or leave out what needs them: model.lexeme_weight 0, model.region_losses []"
+
+    @override
+    def on_fit_start(self) -> None:
+        """Stops where the data brings nothing that a term could learn from."""
+        data = vars(self.trainer).get("datamodule")
+        sampling, regions = getattr(data, "sampling", None), getattr(data, "regions", None)
+        if sampling is None or regions is None:
+            return
+        if self.lexeme_weight > 0 and sampling.phrases == 0:
+            raise MethodError("data.sampling.phrases must be 1 or more where lexeme_weight is above 0, got 0")
+        if self.lexeme_weight > 0 and self.lexeme != "phrase" and sampling.caption == "sampled":
+            raise MethodError("data.sampling.caption must be whole for lexemes to be found in it, got sampled")
+        if self.needs_crops and regions.crops == 0:
+            raise MethodError("data.regions.crops must be 1 or more for CropTarget, got 0")
+
+    @override
+    def new_modules(self) -> Iterable[nn.Module]:
+        return () if self.projection is None else (self.projection,)
+
+    @override
+    def logit_scales(self) -> dict[str, Float[Tensor, " 1"]]:
+        return {**super().logit_scales(), "region": self.region_scale()} if self.contrasts else super().logit_scales()
+
+    @override
+    def inference_encoder(self) -> DualEncoder:
+        if self.teacher is None or self.student_share == 1:
+            return self.encoder
+        averaged = copy.deepcopy(self.encoder)
+        averaged.load_state_dict(average(self.encoder.state_dict(), self.teacher.state_dict(), self.student_share))
+        return averaged

@@ -1,0 +1,168 @@
+"""What a region's feature is drawn to: the readings of HarmoCLIP's "Global-Region alignment", whose equation is not
+public to us.
+
+The likeliest is real-time distillation (`CropTarget`): the region, pooled from the dense features, should equal the
+class token of a crop around it, as in CLIPSelf, FineCLIP and GOAL. "Direct region-to-text supervision" may also mean a
+contrast of regions and their phrases (`PhraseTarget`, FineCLIP's and FG-CLIP's regional loss), and the name alone could
+mean the region and its own whole picture (`ImageTarget`). Targets can be combined; each has its weight.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from typing_extensions import override
+
+from datamodules.batch import Batch, Grain
+from lightning_modules.methods.base import Features
+from lightning_modules.methods.loss_weights import check_weight
+from losses import GlobalRegionLoss, LexemeRegionLoss
+from losses.core.contrastive import Scalar
+from losses.core.pairs import Scope, check_scope
+from losses.lexeme_region import SameLemma
+
+
+class Seen(NamedTuple):
+    """A batch as the targets see it."""
+
+    batch: Batch
+    features: Features
+    regions: Float[Tensor, "R D"]  # unit norm, one for each row of ``batch.regions``
+    scale: Scalar  # of region and text
+    encode_crops: Callable[[Literal["stopped", "trained", "frozen"]], Float[Tensor, "C D"]]
+
+
+class Named(NamedTuple):
+    """The phrases that some region is linked with, each once."""
+
+    image: Int[Tensor, " Q"]
+    slot: Int[Tensor, " Q"]  # among the phrases of the image
+    links: Int[Tensor, "M 2"]  # (row of regions, row of these)
+
+    @classmethod
+    def of(cls, batch: Batch, usable: Tensor | None = None) -> Named:
+        """Those of ``batch``; only the ``usable`` slots [B, K] where given."""
+        row, slot = batch.regions.links.unbind(1)
+        image = batch.regions.image[row]
+        if usable is not None:
+            kept = usable[image, slot]
+            row, slot, image = row[kept], slot[kept], image[kept]
+        width = batch.grains[Grain.PHRASE].index.shape[1]
+        phrase, which = (image * width + slot).unique(return_inverse=True)
+        return cls(phrase // width, phrase % width, torch.stack([row, which], 1))
+
+
+class RegionTarget(ABC):
+    """A loss on regions."""
+
+    name: str
+    weight: float
+
+    @abstractmethod
+    def loss(self, seen: Seen) -> Float[Tensor, ""]:
+        """Not yet weighted; scaled so that its mean over ranks is that of the whole batch."""
+
+
+@dataclass(frozen=True)
+class CropTarget(RegionTarget):
+    """mean (1 - cos(region, class token of its crop))^power.
+
+    Needs ``data.regions.crops``, which also says how much of the surroundings a crop shows.
+
+    Args:
+        weight: of the term.
+        teacher: who sees the crop: the model itself, ``stopped`` (no gradient to this side: the global branch is not
+            pulled) or ``trained`` (FineCLIP); or the model as it was at the start (``frozen``, CLIPSelf).
+        power: 1 as in CLIPSelf and FineCLIP, 2 as in GOAL.
+        student_share: with a frozen teacher, what is validated and exported are weights between the two: this share of
+            the student's, the rest the teacher's (CLIPSelf: 0.7 for B/16, 0.95 for L/14); 1: the student alone.
+    """
+
+    weight: float = 1.0
+    teacher: Literal["stopped", "trained", "frozen"] = "stopped"
+    power: float = 1.0
+    student_share: float = 1.0
+
+    name = "crop"
+
+    def __post_init__(self) -> None:
+        check_weight("region_losses.weight", self.weight)
+        if self.teacher not in ("stopped", "trained", "frozen"):
+            raise ValueError(f"region_losses.teacher must be stopped, trained or frozen, got {self.teacher!r}")
+        if not (math.isfinite(self.power) and self.power > 0):
+            raise ValueError(f"region_losses.power must be positive and finite, got {self.power}")
+        if not 0 < self.student_share <= 1:
+            raise ValueError(f"region_losses.student_share must lie in (0, 1], got {self.student_share}")
+        if self.student_share < 1 and self.teacher != "frozen":
+            raise ValueError(
+                f"region_losses.student_share is for a frozen teacher, got {self.student_share} without one"
+            )
+
+    @override
+    def loss(self, seen: Seen) -> Float[Tensor, ""]:
+        crops = seen.batch.crops.region
+        return GlobalRegionLoss(self.power)(seen.regions[crops], seen.encode_crops(self.teacher))
+
+
+@dataclass(frozen=True)
+class PhraseTarget(RegionTarget):
+    """Regions against their phrases, each phrase encoded by itself (EOT): FineCLIP's and FG-CLIP's regional contrast.
+
+    Args:
+        weight: of the term.
+        same_lemma: what equal lemmas of other regions are: to ``ignore``, ``positive`` or ``negative``.
+        scope: where negatives come from, as in ``losses.LexemeRegionLoss``.
+    """
+
+    weight: float = 1.0
+    same_lemma: SameLemma = "ignore"
+    scope: Scope = "all"
+
+    name = "phrase"
+
+    def __post_init__(self) -> None:
+        check_weight("region_losses.weight", self.weight)
+        check_scope(self.scope)
+        LexemeRegionLoss(self.same_lemma, self.scope)
+
+    @override
+    def loss(self, seen: Seen) -> Float[Tensor, ""]:
+        batch, named = seen.batch, Named.of(seen.batch)
+        texts = seen.features.of(batch.grains[Grain.PHRASE])[named.image, named.slot]
+        lemma = batch.lexemes.lemma[named.image, named.slot]
+        contrast = LexemeRegionLoss(self.same_lemma, self.scope)
+        return contrast(seen.regions, texts, named.links, seen.scale, lemma, batch.regions.image, named.image)
+
+
+@dataclass(frozen=True)
+class ImageTarget(RegionTarget):
+    """mean (1 - cos(region, its own picture))^power; no gradient to the picture's side.
+
+    Args:
+        weight: of the term.
+        power: of the cosine distance.
+    """
+
+    weight: float = 1.0
+    power: float = 1.0
+
+    name = "image"
+
+    def __post_init__(self) -> None:
+        check_weight("region_losses.weight", self.weight)
+        GlobalRegionLoss(self.power)
+
+    @override
+    def loss(self, seen: Seen) -> Float[Tensor, ""]:
+        pictures = seen.features.images.image.detach()
+        return GlobalRegionLoss(self.power)(seen.regions, pictures[seen.batch.regions.image])
+
+
+torch.serialization.add_safe_globals([CropTarget, PhraseTarget, ImageTarget])  # they stand in checkpoints

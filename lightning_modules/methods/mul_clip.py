@@ -1,0 +1,252 @@
+"""MulCLIP (arXiv 2512.07128): long caption and summary, words and patches, sentences and the regions they speak of.
+
+L = L_global + λ_W L_Word + λ_S L_Sub, λ_W = λ_S = 1.
+- L_global = CLIP(v_cls, t_long) + 1/2 CLIP(v_cls, t_short): the image against its caption and against a summary.
+- L_Word: patches and words, each condensed by token calibration, rebuild each other within an image
+  (`losses.word_patch`).
+- L_Sub: each sentence gathers its patches, and the regions so found are contrasted with the sentences over the batch,
+  slot by slot (`losses.subcaption`).
+Calibration, reconstruction and aggregation serve training only; the model that comes out is a plain CLIP.
+
+The authors have published no code, and their page leaves much open: the attention, its temperatures, the aggregation's
+weights, the number of sentences, where the summary comes from. The defaults are the likeliest reading, after the work
+that MulCLIP builds on; each alternative is an argument here or in the data's `sampling` (which draws sentences and
+chooses the summary). Where we add something: equal summaries and equal sentences of different images are no negatives
+of each other. The patches keep to themselves in the last block (`networks.image_tower`), as in all methods here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from typing_extensions import override
+
+from datamodules.batch import Batch, Grain
+from datamodules.batching.text_sampling import GrainSampling
+from lightning_modules.methods.base import Features, LossTerms, Method
+from lightning_modules.methods.data_check import MethodError
+from lightning_modules.methods.gradient_cache import MemoryConfig
+from lightning_modules.methods.loss_weights import check_weight
+from lightning_modules.methods.optimizers import OptimConfig
+from lightning_modules.networks import EncoderConfig, TokenCalibration
+from lightning_modules.networks.calibration import breadth, mean_cosine
+from lightning_modules.networks.normalize import unit
+from losses import ClimLoss, ClipLoss, PatchWeighting, SparseWeights, SubcaptionLoss, WordPatchLoss
+from losses.subcaption import aggregate, patch_weights
+
+SHARE = 0.2  # calibrated tokens per patch: 39 of 196, as in FineLIP
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How patches and words are condensed.
+
+    Args:
+        image_tokens: how many tokens are made of the patches; None: a fifth of their number.
+        text_tokens: how many are made of a caption's words; None: as many as of the patches.
+        gain: start of the factor on the attention's logits. 1, as published, makes all tokens nearly alike at the
+            start; 10 to 40 draw them apart.
+    """
+
+    image_tokens: int | None = None
+    text_tokens: int | None = None
+    gain: float = 1.0
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """How patches and words rebuild each other.
+
+    Args:
+        attention: by ``cosine``; by cosine of learnt projections (``projected``); or there and back again, so that each
+            modality rebuilds itself (``cycle``).
+        attention_temperature: divides the cosines of the attention.
+        temperature: divides the cosines that are contrasted.
+        ways: 2: a token picks its reconstruction and the reverse; 1: only the former.
+    """
+
+    attention: Literal["cosine", "projected", "cycle"] = "cosine"
+    attention_temperature: float = 0.1
+    temperature: float = 0.1
+    ways: Literal[1, 2] = 2
+
+    def loss(self, width: int) -> WordPatchLoss:
+        """The loss for tokens of this width."""
+        if self.attention not in ("cosine", "projected", "cycle"):
+            raise ValueError(f"reconstruction.attention must be cosine, projected or cycle, got {self.attention!r}")
+        rebuild = "cycle" if self.attention == "cycle" else "cross"
+        projected = width if self.attention == "projected" else None
+        return WordPatchLoss(self.attention_temperature, self.temperature, rebuild, self.ways, projected)
+
+
+torch.serialization.add_safe_globals([Calibration, Reconstruction])
+
+
+class Words(NamedTuple):
+    """The tokens of each image's caption, SOT and content, without EOT; as the encoder gives them."""
+
+    tokens: Float[Tensor, "B L D"]
+    valid: Bool[Tensor, "B L"]
+
+
+class MulClip(Method):
+    """L = CLIP(image, caption) + short_weight CLIP(image, summary) + word_weight L_Word + subcaption_weight L_Sub.
+
+    A term whose weight is 0 is not computed, nor are modules made that only it needs.
+
+    Args:
+        short_weight: weight of the summary's term; above 0 it needs ``data.sampling.summaries`` 1.
+        word_weight: weight of L_Word.
+        subcaption_weight: weight of L_Sub; above 0 it needs ``data.sampling.sentences`` of 1 or more.
+        words: L_Word is the ``reconstruction`` within each image, or FineLIP's ``clim`` over the batch, to compare.
+        reconstruction: how patches and words rebuild each other.
+        calibration: how patches and words are condensed; None: not at all.
+        aggregation: similarities of a sentence and the patches to weights; None: ``losses.SparseWeights()``.
+        patches: what sentences gather: ``calibrated`` tokens (the plain patches where ``calibration`` is None), or
+            ``raw`` patches.
+        encoder: sizes of the towers; with ``pretrained`` they come from the checkpoint.
+        optim: learning rates and schedule.
+        pretrained: hub id, folder or file of a CLIP checkpoint to start from; None: from scratch.
+        memory: how memory is saved.
+
+    Raises:
+        ValueError: where an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        short_weight: float = 0.5,
+        word_weight: float = 1.0,
+        subcaption_weight: float = 1.0,
+        words: Literal["reconstruction", "clim"] = "reconstruction",
+        reconstruction: Reconstruction = Reconstruction(),
+        calibration: Calibration | None = Calibration(),
+        aggregation: PatchWeighting | None = None,
+        patches: Literal["calibrated", "raw"] = "calibrated",
+        encoder: EncoderConfig = EncoderConfig(),
+        optim: OptimConfig = OptimConfig(),
+        pretrained: str | None = None,
+        memory: MemoryConfig = MemoryConfig(),
+    ) -> None:
+        weights = {"short_weight": short_weight, "word_weight": word_weight, "subcaption_weight": subcaption_weight}
+        for name, weight in weights.items():
+            check_weight(name, weight)
+        if words not in ("reconstruction", "clim"):
+            raise ValueError(f"words must be reconstruction or clim, got {words!r}")
+        if patches not in ("calibrated", "raw"):
+            raise ValueError(f"patches must be calibrated or raw, got {patches!r}")
+        super().__init__(encoder, optim, pretrained, memory)
+        self.short_weight, self.word_weight, self.subcaption_weight = weights.values()
+        self.clip, self.subcaption = ClipLoss(), SubcaptionLoss()
+        self.aggregation = SparseWeights() if aggregation is None else aggregation
+        self.gathered = patches
+        self.image_calibration, self.text_calibration = self._calibrations(calibration)
+        width, self.word_loss = self.encoder.config.embed_dim, None
+        if word_weight > 0:
+            self.word_loss = ClimLoss() if words == "clim" else reconstruction.loss(width)
+
+    def _calibrations(self, settings: Calibration | None) -> tuple[TokenCalibration | None, TokenCalibration | None]:
+        """The modules that some term needs."""
+        config = self.encoder.config
+        if settings is None:
+            return None, None
+        patches = (config.image_size // config.patch_size) ** 2
+        image = max(1, int(SHARE * patches)) if settings.image_tokens is None else settings.image_tokens
+        text = image if settings.text_tokens is None else settings.text_tokens
+        of_image = self.word_weight > 0 or (self.subcaption_weight > 0 and self.gathered == "calibrated")
+        return (
+            TokenCalibration(config.embed_dim, image, settings.gain) if of_image else None,
+            TokenCalibration(config.embed_dim, text, settings.gain) if self.word_weight > 0 else None,
+        )
+
+    @override
+    def required_grains(self) -> Collection[Grain]:
+        weights = {Grain.CAPTION: 1.0, Grain.SUMMARY: self.short_weight, Grain.SENTENCE: self.subcaption_weight}
+        return [grain for grain, weight in weights.items() if weight > 0]
+
+    @override
+    def losses(self, batch: Batch, features: Features) -> LossTerms:
+        image, scale = features.images.image, self.encoder.scale
+        captions, summaries, sentences = (batch.grains[g] for g in (Grain.CAPTION, Grain.SUMMARY, Grain.SENTENCE))
+        terms = {"global": self.clip(image, features.of(captions)[:, 0], scale)}
+        if self.short_weight > 0:
+            short, ids = features.of(summaries)[:, 0], batch.texts.ids[summaries.index][:, 0]
+            terms["short"] = self.short_weight * self.clip(image, short, scale, summaries.valid[:, 0], ids)
+        patches = self.image_tokens(features)
+        if self.word_loss is not None:
+            terms["word_patch"] = self.word_weight * self.word_loss(patches, *self.text_tokens(batch, features))
+        if self.subcaption_weight > 0:
+            texts, ids = features.of(sentences), batch.texts.ids[sentences.index]
+            source = features.images.patches if self.gathered == "raw" else patches
+            regions = aggregate(source, texts, sentences.valid, self.aggregation)
+            terms["subcaption"] = self.subcaption_weight * self.subcaption(regions, texts, sentences.valid, scale, ids)
+        return terms
+
+    def image_tokens(self, features: Features) -> Float[Tensor, "B N D"]:
+        """An image's calibrated tokens V', or its patches; of unit norm."""
+        if self.image_calibration is None:
+            return features.images.patches
+        return self.image_calibration(features.images.dense).tokens
+
+    def text_tokens(
+        self, batch: Batch, features: Features
+    ) -> tuple[Float[Tensor, "B M D"], Bool[Tensor, "B M"] | None]:
+        """A caption's calibrated tokens T', or its words with what of them is there; of unit norm."""
+        words = caption_words(batch, features)
+        if self.text_calibration is None:
+            return unit(words.tokens), words.valid
+        return self.text_calibration(*words).tokens, None
+
+    @override
+    def extra_metrics(self, batch: Batch, features: Features) -> LossTerms:
+        """How alike an image's tokens are (mean cosine), how many tokens each attention draws on (exponential of its
+        entropy), and the share of patches that a sentence gathers.
+        """
+        seen: LossTerms = {}
+        words = caption_words(batch, features)
+        inputs = {"image": (self.image_calibration, (features.images.dense,)), "text": (self.text_calibration, words)}
+        for name, (calibration, tokens) in inputs.items():
+            if calibration is not None:
+                made = calibration(*tokens)
+                seen[f"alike/{name}"] = mean_cosine(made.tokens)
+                seen[f"drawn_on/{name}"] = breadth(made.attention).mean()
+        if isinstance(self.word_loss, WordPatchLoss):
+            tokens, valid = self.text_tokens(batch, features)
+            at_text, at_image = self.word_loss.attention(self.image_tokens(features), tokens, valid)
+            of_text = breadth(at_image)
+            seen["drawn_on/by_patch"] = breadth(at_text).mean()
+            seen["drawn_on/by_word"] = of_text.mean() if valid is None else of_text[valid].mean()
+        if self.subcaption_weight > 0:
+            sentences = batch.grains[Grain.SENTENCE]
+            source = features.images.patches if self.gathered == "raw" else self.image_tokens(features)
+            weights = patch_weights(source, features.of(sentences), sentences.valid, self.aggregation)
+            seen["gathered"] = (weights > 0).float().mean(-1)[sentences.valid].mean()
+        return seen
+
+    @override
+    def on_fit_start(self) -> None:
+        """Stop where the data draws no sentences or summaries though they are to be learnt from."""
+        sampling = getattr(vars(self.trainer).get("datamodule"), "sampling", None)
+        if self.subcaption_weight > 0 and isinstance(sampling, GrainSampling) and sampling.sentences == 0:
+            raise MethodError("data.sampling.sentences must be 1 or more where subcaption_weight is above 0, got 0")
+        if self.short_weight > 0 and isinstance(sampling, GrainSampling) and sampling.summaries == 0:
+            raise MethodError("data.sampling.summaries must be 1 where short_weight is above 0, got 0")
+
+    @override
+    def new_modules(self) -> Iterable[nn.Module]:
+        return (m for m in (self.image_calibration, self.text_calibration, self.word_loss) if m is not None)
+
+
+def caption_words(batch: Batch, features: Features) -> Words:
+    """The words of all captions, from the pass that encoded them."""
+    tokens = features.texts.tokens
+    caption, offsets = batch.grains[Grain.CAPTION].index[:, 0], batch.texts.offsets.to(tokens.device)
+    first, last = offsets[caption], offsets[caption + 1] - 1
+    at = torch.arange(int((last - first).max()) if len(first) else 1, device=tokens.device)
+    valid = at < (last - first)[:, None]
+    return Words(tokens[torch.where(valid, first[:, None] + at, 0)], valid)

@@ -1,0 +1,133 @@
+"""Which rows meet which columns: the integer half of the contrastive engine.
+
+The rows of this rank meet the columns of all ranks in tiles. Three labels of each side decide about a pair: the
+*block* (the image) that it belongs to, the *part* of the batch in which it is contrasted (rows only meet columns of
+their part) and the *ids* that it bears (a text's hash, a phrase's lemma). Pairs of one block and pairs with an id in
+common are left out of the tiles. The former are few, and the losses treat them as small dense matrices; the latter are
+no negatives.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise, product
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
+
+from losses.core.process_group import Ranks
+
+Scope = Literal["all", "rank"] | int
+"""Where negatives come from: all ranks, this rank, or blocks of so many consecutive images of this rank."""
+
+# A tile is a square of logits with sides of at most so many. Small enough for a CPU's last cache, large enough that the
+# cores are not kept waiting for each other after each operation.
+TILE = {"cpu": 2048}
+LARGE_TILE = 4096
+
+
+def check_scope(scope: Scope) -> None:
+    """Raises ValueError where ``scope`` is not "all", "rank" or a positive number of images."""
+    if scope not in ("all", "rank") and (isinstance(scope, (str, bool)) or scope < 1):
+        raise ValueError(f'scope must be "all", "rank" or a positive number of images, got {scope!r}')
+
+
+class Labels(NamedTuple):
+    """What is known of n rows (or columns) of this rank, sorted by part."""
+
+    block: Int[Tensor, " n"]  # counted from 0 on each rank: blocks of different ranks are different blocks
+    part: Int[Tensor, " n"] | None  # the same number is the same part on all ranks that meet; None: all in one
+    ids: Int[Tensor, "n R"] | None  # a row with fewer than R ids repeats one
+
+
+class Tile(NamedTuple):
+    """A rectangle of pairs; ``near`` if some of them may belong to one block."""
+
+    rows: slice
+    cols: slice
+    near: bool
+
+
+class NegativePairs:
+    """The pairs of this rank's rows with the columns of all ranks that it meets, tile by tile.
+
+    ``tiles`` together hold each pair of one part once.
+    """
+
+    def __init__(self, rows: Labels, cols: Labels, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self.counts = ranks.counts(len(cols.block), cols.block.device)
+        self.order = None
+        spans = [(slice(0, len(rows.block)), slice(0, sum(self.counts)))]
+        if rows.part is not None and cols.part is not None:
+            part = ranks.gather(cols.part, self.counts)
+            self.order = part.argsort(stable=True)
+            spans = _spans(rows.part, part)
+        first = ranks.index << 32
+        self.row_block, self.col_block = rows.block + first, self.collect(cols.block + first)
+        self.row_ids = rows.ids
+        self.col_ids = None if cols.ids is None else self.collect(cols.ids)
+        self.tiles = self._tiles(spans)
+
+    def collect(self, cols: Shaped[Tensor, " n *D"]) -> Shaped[Tensor, " N *D"]:
+        """The columns that this rank's rows meet, from all ranks, sorted by part."""
+        everyones = self.ranks.gather(cols, self.counts)
+        return everyones if self.order is None else everyones[self.order]
+
+    def own(self, cols: Shaped[Tensor, " N *D"]) -> Shaped[Tensor, " n *D"]:
+        """This rank's columns among all."""
+        return self.ranks.mine(self._by_rank(cols), self.counts)
+
+    def give_back(self, cols: Shaped[Tensor, " N *D"]) -> Shaped[Tensor, " n *D"]:
+        """This rank's columns of the sum over ranks; ``cols`` may be overwritten."""
+        return self.ranks.scatter_sum(self._by_rank(cols), self.counts)
+
+    def left_out(self, tile: Tile) -> Bool[Tensor, "r c"] | None:
+        """The pairs of a tile that share their block or an id; None where none can."""
+        rows, cols = tile.rows, tile.cols
+        out = self.row_block[rows, None] == self.col_block[cols] if tile.near else None
+        if self.row_ids is not None and self.col_ids is not None:
+            for row_id, col_id in product(self.row_ids[rows].unbind(1), self.col_ids[cols].unbind(1)):
+                same = row_id.contiguous()[:, None] == col_id.contiguous()
+                out = same if out is None else out.logical_or_(same)
+        return out
+
+    def _tiles(self, spans: list[tuple[slice, slice]]) -> list[Tile]:
+        side = TILE.get(self.row_block.device.type, LARGE_TILE)
+        cuts = [(r, c) for rows, cols in spans for r, c in product(_cut(rows, side), _cut(cols, side))]
+        # Within a part both sides are sorted by block, so a tile's first and last blocks tell whether any can be equal.
+        first_row, last_row = (self.row_block[[end(r) for r, _ in cuts]] for end in (_first, _last))
+        first_col, last_col = (self.col_block[[end(c) for _, c in cuts]] for end in (_first, _last))
+        near = (first_row <= last_col) & (first_col <= last_row)
+        return [Tile(*cut, near=share) for cut, share in zip(cuts, near.tolist(), strict=True)]
+
+    def _by_rank(self, cols: Shaped[Tensor, " N *D"]) -> Shaped[Tensor, " N *D"]:
+        return cols if self.order is None else torch.empty_like(cols).index_copy_(0, self.order, cols)
+
+
+def _spans(row_part: Int[Tensor, " n"], col_part: Int[Tensor, " N"]) -> list[tuple[slice, slice]]:
+    """For each part, its rows and its columns, both sides being sorted by part."""
+    parts = 1 + max(int(part.max()) if len(part) else -1 for part in (row_part, col_part))
+    sizes = [torch.bincount(part, minlength=parts).tolist() for part in (row_part, col_part)]
+    spans, row, col = [], 0, 0
+    for rows, cols in zip(*sizes, strict=True):
+        spans.append((slice(row, row + rows), slice(col, col + cols)))
+        row, col = row + rows, col + cols
+    return spans
+
+
+def _cut(span: slice, side: int) -> list[slice]:
+    """The span in pieces of nearly equal length, at most ``side`` each; none of it where it is empty."""
+    length = span.stop - span.start
+    pieces = -(-length // side)
+    edges = [span.start + length * i // pieces for i in range(pieces + 1)] if pieces else []
+    return [slice(a, b) for a, b in pairwise(edges)]
+
+
+def _first(span: slice) -> int:
+    return span.start
+
+
+def _last(span: slice) -> int:
+    return span.stop - 1
