@@ -46,7 +46,7 @@ class RaggedTexts(NamedTuple):
 class TextSlots(NamedTuple):
     """Which text fills which slot of an image at one grain; an invalid slot points at text 0 and means nothing."""
 
-    index: Int[Tensor, "B K"]
+    index: Int[Tensor, "B K"]  # pyright: ignore[reportIncompatibleMethodOverride] a field, no tuple.index
     valid: Bool[Tensor, "B K"]
 
 
@@ -90,7 +90,7 @@ class MultipleChoice(NamedTuple):
 
     region: Int[Tensor, " Q"]
     level: Int[Tensor, " Q"]
-    index: Int[Tensor, "Q N"]  # into Texts
+    index: Int[Tensor, "Q N"]  # into Texts  # pyright: ignore[reportIncompatibleMethodOverride]
     valid: Bool[Tensor, "Q N"]
     levels: tuple[str, ...]
 

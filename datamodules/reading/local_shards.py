@@ -72,7 +72,7 @@ class IndexedBatches(Dataset[Batch]):
         self.rank, self.global_batch = rank, batch_size * ranks
         self.skip, self._notes = skip, SkipNotes()
 
-    def __getitem__(self, position: int) -> Batch:
+    def __getitem__(self, position: int) -> Batch:  # pyright: ignore[reportIncompatibleMethodOverride]
         first = position + self.rank * self.batch_size
         items = [self._item(p) for p in range(first, first + self.batch_size)]
         return collate(items, self._notes.take())
@@ -123,7 +123,7 @@ class IndexedPass(Dataset[Batch]):
     def __len__(self) -> int:
         return self.batches
 
-    def __getitem__(self, number: int) -> Batch:
+    def __getitem__(self, number: int) -> Batch:  # pyright: ignore[reportIncompatibleMethodOverride]
         items = []
         for index in self.mine[self._start(number) : self._start(number + 1)]:
             item = try_item(self.reader, index, self.prepare, f"{self.seed}/{index}", self._notes)

@@ -28,7 +28,7 @@ class Place(NamedTuple):
 
     source: int
     epoch: int
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride] a field, no tuple.index
 
 
 def hash_key(*parts: int | str) -> int:

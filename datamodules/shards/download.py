@@ -67,7 +67,7 @@ class Fetched(NamedTuple):
 
     url: str
     file: IO[bytes]
-    index: TarIndex
+    index: TarIndex  # pyright: ignore[reportIncompatibleMethodOverride] a field, no tuple.index
     problem: str
     seconds: float = 0.0
 

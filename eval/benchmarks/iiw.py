@@ -33,6 +33,7 @@ IIW = Rule(
 def iiw(model: Model, run: EvalContext) -> Result:
     """LoTLIP's 612 pairs."""
     named, files, renamed = [], {}, 0
+    path = run.root
     for part, (field, folders) in PARTS.items():
         path = place(run.root, *(f"{head}{part}/data.jsonl" for head in ("imageinwords/datasets/", "datasets/", "")))
         records = read_records(path, {field: PATH, "IIW": IIW})

@@ -17,6 +17,7 @@ def model_names(sources: Sequence[str]) -> list[str]:
     """
     split = [_split(source) for source in sources]
     most = max((len(folders) for folders, _ in split), default=1)
+    names: list[str] = []
     for count in range(1, most + 1):
         names = [_joined(folders[-count:], file) for folders, file in split]
         if len(set(names)) == len(set(sources)):

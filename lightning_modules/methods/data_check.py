@@ -42,7 +42,7 @@ class DataCheck(Callback):
         self.batches = 0
 
     @override
-    def on_train_batch_end(
+    def on_train_batch_end(  # pyright: ignore[reportIncompatibleMethodOverride] only a Method brings it
         self, trainer: Trainer, pl_module: Method, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int
     ) -> None:
         if not self.active or not isinstance(outputs, dict):
@@ -58,7 +58,7 @@ class DataCheck(Callback):
             self._judge_reading(trainer, pl_module)
 
     @override
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Method) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Method) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         if self.active and self.batches:
             if self.batches < LOSS_AT:
                 self._judge_loss(pl_module)

@@ -28,7 +28,7 @@ class ValueOnlyBlock(Block):
 
     attn: Attention
 
-    def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+    def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Tokens as this block leaves them."""
         x = x + self._mix(self.norm1(x))
         return x + self.mlp(self.norm2(x))
@@ -64,6 +64,6 @@ class ImageTower(VisionTransformer):
         self.projection = nn.Linear(width, config.embed_dim, bias=False)
         nn.init.normal_(self.projection.weight, std=width**-0.5)
 
-    def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
+    def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Tokens of normalised pixels."""
         return self.projection(self.forward_features(pixels))

@@ -189,7 +189,9 @@ class _LogSumExp(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, row_grad: Tensor, col_grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, row_grad: Tensor, col_grad: Tensor
+    ) -> tuple[Tensor, Tensor, None]:
         rows, cols, row_lse, col_lse = ctx.saved_tensors
         pairs: NegativePairs = ctx.pairs
         col_grad = pairs.collect(col_grad)
@@ -245,7 +247,7 @@ class _SoftplusSum(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return (*(grad * d for d in ctx.saved_tensors), None, None, None)
 
 

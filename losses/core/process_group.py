@@ -20,7 +20,7 @@ from torch import Tensor
 class Ranks(NamedTuple):
     """The processes whose rows meet: this one's index among ``size`` of them."""
 
-    index: int = 0
+    index: int = 0  # pyright: ignore[reportIncompatibleMethodOverride] a field, no tuple.index
     size: int = 1
 
     @classmethod
