@@ -196,7 +196,7 @@ def main() -> None:
     section("regions", title, regions())
     section("data", "data, samples a second of one core", data())
     section("loader_memory", "memory of a loader over 10,000 samples with 36 texts", loader_memory())
-    section("dashboards", "dashboards in the demo run (target of the share: 0.05)", dashboard_work.share())
+    section("dashboards", "dashboards in the demo run (target of the share: 0.02)", dashboard_work.share())
     numbers["seconds"] = time.perf_counter() - begin
     folder = Path("runs")
     folder.mkdir(exist_ok=True)
