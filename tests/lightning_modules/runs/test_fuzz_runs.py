@@ -40,7 +40,7 @@ class World:
         self.commands, self.folder, self.rng, self.diary = commands, folder, rng, []
         folder.mkdir()
         (folder / "shards").symlink_to(commands.folder / "shards")
-        tiny_config(folder, pictures={"every_n_steps": 0})
+        tiny_config(folder, images={"every_n_steps": 0})
         self.runs, self.notes = folder / "runs", folder / "notes.jsonl"
 
     def words(self, name: str) -> list[str]:

@@ -48,8 +48,8 @@ def test_none():
     assert made(False, Path("x")) == []
 
 
-def test_several(tmp_path, caplog):
-    logging.getLogger("grainclip").propagate = True
+def test_several(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("grainclip"), "propagate", True)
     wanted = [
         asked("TensorBoardLogger", save_dir="runs", name="other", version="3"),
         asked("CSVLogger", save_dir="elsewhere"),
@@ -69,4 +69,4 @@ def test_several(tmp_path, caplog):
     assert nowhere.url == "https://example.org"
     said = [record.getMessage() for record in caplog.records]
     assert said[0].startswith("trainer.logger.save_dir elsewhere: a run's logs lie in its folder")
-    assert len([line for line in said if "save_dir wb" in line]) == 2
+    assert any("save_dir wb" in line for line in said)
