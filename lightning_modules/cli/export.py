@@ -18,9 +18,7 @@ from lightning_modules.checkpoints.sharded import put_together, read_sharded
 from lightning_modules.checkpoints.weight_interpolation import AVERAGED, TRAINED, average
 from lightning_modules.cli.output_paths import make_folder
 from lightning_modules.errors import fail
-from lightning_modules.methods import (
-    mul_clip,  # noqa: F401  once imported, what checkpoints hold is known
-)
+from lightning_modules.methods.known_methods import know_all_methods
 from lightning_modules.networks import DualEncoder, EncoderConfig
 from lightning_modules.networks.weights.unreadable import UNREADABLE, why_unreadable
 from lightning_modules.runs.checkpoint import RUN
@@ -76,6 +74,7 @@ def read(checkpoint: Path) -> dict[str, Any]:
     """A checkpoint of ours: one file, of which nothing is executed, or the folder of a sharded one."""
     if not checkpoint.exists():
         raise FileNotFoundError(f"{checkpoint}: no such checkpoint")
+    know_all_methods()
     try:
         if checkpoint.is_dir():
             saved = read_sharded(checkpoint)
@@ -108,6 +107,7 @@ def _whole(checkpoint: Path, file: Path) -> int:
         raise ValueError(f"--format checkpoint makes one file of a sharded checkpoint's folder, got {checkpoint}")
     if file.exists():
         raise ValueError(f"{file} is there already: choose another name")
+    know_all_methods()
     AtomicCheckpointIO().save_checkpoint(put_together(checkpoint), file)
     sys.stdout.write(f"{file}: weights and optimiser of {checkpoint}\n")
     return 0

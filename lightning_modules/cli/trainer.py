@@ -15,7 +15,6 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from torch.distributed import DistError
 from typing_extensions import override
 
-import lightning_modules
 from datamodules.datamodule import GranularityData
 from datamodules.reading.bad_samples import DataError
 from datamodules.shards.discovery import ShardError
@@ -43,6 +42,7 @@ from lightning_modules.cli.setting_names import class_names, class_settings, fla
 from lightning_modules.cli.trainer_settings import SettingError, check_settings
 from lightning_modules.errors import fail
 from lightning_modules.methods.base import Method, MethodError
+from lightning_modules.methods.known_methods import know_all_methods
 from lightning_modules.methods.optimizers import ScheduleError
 from lightning_modules.runs.start import Resume
 
@@ -212,8 +212,7 @@ def run(arguments: list[str]) -> int:
     """Parse ``arguments`` and run; 0, or ``SystemExit(2)`` with one line on bad input."""
     sys.argv[1:] = arguments  # the DDP launcher starts its other ranks with this command line
     silence()
-    for name in lightning_modules.__all__:  # once imported, a class goes by its short name
-        getattr(lightning_modules, name)
+    know_all_methods()
     try:
         GrainCli()
     except (CheckpointError, Disagreement, MethodError, ScheduleError) as error:

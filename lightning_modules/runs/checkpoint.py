@@ -14,9 +14,7 @@ from lightning_modules.checkpoints.metadata import KEY
 from lightning_modules.checkpoints.setting_changes import Change, Flat
 from lightning_modules.checkpoints.sharded import META
 from lightning_modules.checkpoints.weight_interpolation import AVERAGED
-from lightning_modules.methods import (
-    mul_clip,  # noqa: F401  what checkpoints hold is known once imported
-)
+from lightning_modules.methods.known_methods import know_all_methods
 from lightning_modules.networks.weights.unreadable import UNREADABLE, why_unreadable
 
 RUN = "grainclip_run"  # the key under which a checkpoint keeps its run's id, settings, config and history
@@ -53,6 +51,7 @@ def read_facts(path: Path) -> Facts:
     file = path / META if path.is_dir() else path
     if not file.is_file() or not is_whole(file):
         raise CheckpointError(f"{path} is cut short or damaged, or no checkpoint; --ckpt_path takes another one")
+    know_all_methods()
     try:
         saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except UNREADABLE as error:

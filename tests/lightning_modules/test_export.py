@@ -17,10 +17,13 @@ from transformers import CLIPModel, CLIPProcessor
 from datamodules.batching.image_transforms import normalise
 from eval.data.image_preprocessing import centre_crop
 from eval.protocols.embed import as_pixels
-from lightning_modules import BetaClip
+from lightning_modules import BetaClip, CropTarget, HarmoClip
+from lightning_modules.checkpoints.metadata import KEY
 from lightning_modules.cli.main import main
+from lightning_modules.methods.beta_clip import GrainWeights
 from tests.datamodules.test_atomic_write import full_disk
 from tests.helpers.tiny import picture
+from tests.helpers.tiny_methods import METHODS
 from tests.helpers.tiny_run import fit
 
 
@@ -29,6 +32,31 @@ def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     fit(folder, epochs=1)
     return folder / "checkpoints" / "last.ckpt"
+
+
+READ = """
+import sys
+from pathlib import Path
+from lightning_modules.cli.export import read
+from lightning_modules.runs.checkpoint import read_facts
+for place in map(Path, sys.argv[1:]):
+    assert read(place)["hyper_parameters"] and read_facts(place).step == 3, place
+"""
+
+
+def test_a_new_process_reads_the_settings_of_every_method(tmp_path):
+    """The command that reads a checkpoint has trained nothing: it must know the classes that stand in it by itself."""
+    made = {name: make() for name, make in METHODS.items()}
+    made["beta_weighted"] = METHODS["beta_ce"](grain_weights=GrainWeights(phrase=0.5))
+    made["harmo_crops"] = METHODS["harmo"](region_losses=[CropTarget()])
+    assert isinstance(made["harmo_crops"], HarmoClip)
+    loops = {"fit_loop": {"epoch_progress": {"current": {"processed": 1}}}}
+    for name, method in made.items():
+        saved = {KEY: {}, "global_step": 3, "loops": loops, "state_dict": {}, "hyper_parameters": dict(method.hparams)}
+        torch.save(saved, tmp_path / f"{name}.ckpt")
+    command = [sys.executable, "-c", READ, *map(str, sorted(tmp_path.glob("*.ckpt")))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
