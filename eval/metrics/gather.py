@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from datamodules.reading.ranks import gather, rank_count
+
 
 def gather_rows(parts: list[Tensor], dtype: torch.dtype) -> Tensor | None:
     """All ranks' ``parts`` ([n, width] or [n] each), concatenated in rank order; None where no rank has any.
@@ -37,16 +39,12 @@ def gather_rows(parts: list[Tensor], dtype: torch.dtype) -> Tensor | None:
 
 def gather_names(names: list[str]) -> list[str]:
     """The distinct names of all ranks, in rank order."""
-    everyone: list[list[str] | None] = [names]
-    if world_size() > 1:
-        everyone = [None] * world_size()
-        dist.all_gather_object(everyone, names)
-    return list(dict.fromkeys(name for one in everyone if one for name in one))
+    return list(dict.fromkeys(name for one in gather(names) for name in one))
 
 
 def world_size() -> int:
     """How many ranks there are."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return rank_count()
 
 
 def rank() -> int:

@@ -14,12 +14,12 @@ from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
 
-import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
 from datamodules import GranularityData
+from datamodules.reading.ranks import gather, rank_count
 from lightning_modules.checkpoints.metadata import commit
 
 PACKAGES = ("grainclip", "torch", "lightning", "transformers", "timm")
@@ -35,7 +35,7 @@ class RankConsistency(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        if rank_count() == 1:
             return
         data = getattr(trainer, "datamodule", None)
         facts = {
@@ -49,9 +49,7 @@ class RankConsistency(Callback):
             ),
             "data": _digest(data.fingerprint()) if isinstance(data, GranularityData) else "",
         }
-        everyones: list[Facts] = [{} for _ in range(dist.get_world_size())]
-        dist.all_gather_object(everyones, facts)
-        compare(everyones)
+        compare(gather(facts))
 
 
 def compare(everyones: Sequence[Facts]) -> None:

@@ -8,7 +8,6 @@ from collections import Counter
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Int
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
@@ -17,6 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.batch import Batch
+from datamodules.reading.ranks import gather
 from lightning_modules.callbacks.flops import peak_flops, training_flops
 from lightning_modules.methods.base import Method
 from lightning_modules.networks.sequence_packing import empty_share
@@ -153,11 +153,7 @@ class DataMonitor(Callback):
 
     def totals(self) -> dict[str, int]:
         """All counts by name, and ``skipped`` in all. Collective: every rank must call it."""
-        ranks = [self.mine]
-        if dist.is_initialized():
-            ranks = [Counter() for _ in range(dist.get_world_size())]
-            dist.all_gather_object(ranks, self.mine)
-        counts = sum(ranks, Counter(self.before))
+        counts = sum(gather(self.mine), Counter(self.before))
         skipped = sum(n for name, n in counts.items() if name.startswith("skipped/"))
         return {"skipped": skipped, **dict(sorted((k, v) for k, v in counts.items() if k != "skipped"))}
 

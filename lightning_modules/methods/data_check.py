@@ -17,6 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.batch import Batch
+from eval.metrics.gather import rank, world_size
 
 if TYPE_CHECKING:
     from lightning_modules.methods.base import Method
@@ -77,7 +78,7 @@ class DataCheck(Callback):
                 f"{type(method).__name__} learns nothing: its loss was exactly 0 in the first {self.batches} batches; "
                 "give one of its terms a weight above 0"
             )
-        if alone and _first_rank():
+        if alone and rank() == 0:
             logger.warning("every batch has one image: its texts are contrasted with each other, with no other image's")
 
     def _judge_reading(self, trainer: Trainer, method: Method) -> None:
@@ -93,10 +94,6 @@ class DataCheck(Callback):
 
     def _over_all_ranks(self) -> list[float]:
         totals: Tensor = self.totals.clone()
-        if dist.is_available() and dist.is_initialized():
+        if world_size() > 1:
             dist.all_reduce(totals)
         return totals.tolist()
-
-
-def _first_rank() -> bool:
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
