@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,13 @@ def process_name() -> str:
 def draft_name(name: str) -> str:
     """The name under which this process writes what will be called ``name``: no two processes share it."""
     return f".{name}.{process_name()}.writing"
+
+
+def try_folder(folder: Path) -> None:
+    """Make a folder with its parents and see that it can be written to. Raises ``OSError`` where it cannot."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 @contextmanager

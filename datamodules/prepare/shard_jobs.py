@@ -285,8 +285,9 @@ def _finish(
         "versions": package_versions(),
     }
     write_whole(out / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-    for left in out.glob(f"{PREFIX}-[0-9]*.partial"):  # by runs that were killed
-        left.unlink(missing_ok=True)
+    for drafts in (f"{PREFIX}-[0-9]*.partial", f".{PREFIX}-[0-9]*.writing"):
+        for left in out.glob(drafts):  # by runs that were killed
+            left.unlink(missing_ok=True)
     rejects.report()
     logger.info("%s samples in %s shards of %s", manifest["samples"], len(shards), out)
     return manifest, statistics

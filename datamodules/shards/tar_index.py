@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from datamodules.atomic_write import process_name
+from datamodules.atomic_write import atomic_write
 from datamodules.disk_errors import named_disk_errors
 from datamodules.sample import IMAGE_EXTENSIONS, SampleError
 from datamodules.shards.tar_members import IMAGE, Entry, group_members
@@ -135,17 +135,13 @@ def write_index(tar: Path) -> TarIndex:
     with tar.open("rb") as file:
         index = scan(file)
         stamp = _stamp(file, index)
-    partial = index_path(tar).with_name(index_path(tar).name + f".{process_name()}.partial")
-    try:
-        with named_disk_errors(index_path(tar)), partial.open("wb") as out:
-            np.savez(
-                out, layout=np.int64(LAYOUT), stamp=stamp,
-                spans=index.spans, kinds=index.kinds, names=index.names, ends=index.ends,
-                strays=np.int64(index.strays), stray=np.str_(index.stray),
-            )  # fmt: skip
-        os.replace(partial, index_path(tar))
-    finally:
-        partial.unlink(missing_ok=True)
+    kept = index_path(tar)
+    with named_disk_errors(kept), atomic_write(kept) as draft, draft.open("wb") as out:
+        np.savez(
+            out, layout=np.int64(LAYOUT), stamp=stamp,
+            spans=index.spans, kinds=index.kinds, names=index.names, ends=index.ends,
+            strays=np.int64(index.strays), stray=np.str_(index.stray),
+        )  # fmt: skip
     return index
 
 

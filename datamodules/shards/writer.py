@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from datamodules.atomic_write import process_name
+from datamodules.atomic_write import write_text
 from datamodules.disk_errors import named_disk_errors
 from datamodules.sample import SCHEMA_VERSION, Sample, SampleError
 
@@ -162,14 +162,9 @@ def _checked(sample: Sample) -> dict[str, Any]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write ``text`` to ``path``, whole or not at all."""
-    partial = path.with_name(f"{path.name}.{process_name()}.partial")
-    try:
-        with named_disk_errors(path):
-            partial.write_text(text)
-            os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write ``text`` to ``path``, whole or not at all; a full disk is told with its name."""
+    with named_disk_errors(path):
+        write_text(path, text)
 
 
 def _version(package: str) -> str:

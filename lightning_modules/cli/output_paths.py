@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
+
+from datamodules.atomic_write import try_folder
 
 
 def make_folder(folder: Path, option: str) -> None:
@@ -13,9 +14,7 @@ def make_folder(folder: Path, option: str) -> None:
         ValueError: where it cannot; the message names ``option``, the folder and the reason.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        try_folder(folder)
     except OSError as error:
         raise ValueError(f"{option} must be a folder that can be written to, got {folder}: {error.strerror}") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -95,9 +95,9 @@ class RunCommand:
             self._decision = Decision(refusal=unwritable(self.folder.path, error))
         if first and (self._decision.refusal or self._decision.finished):
             self.close()
-            if alone:
+            # Other ranks that are there already wait to be told to end: RunKeeper tells them.
+            with nullcontext() if alone else suppress(SystemExit):
                 self._end()
-            self._say()
         try:
             made = loggers(self._loggers, self.folder.path, self.folder.name, self._decision.run)
         except ImportError as error:
@@ -175,20 +175,10 @@ class RunCommand:
             raise RunRefused(f"{words}; --ckpt_path takes another checkpoint, --config the run's own config.yaml")
         return facts
 
-    def _say(self) -> None:
-        if self._decision.refusal:
-            with suppress(SystemExit):  # the others are there, and wait to be told to end
-                fail(self._decision.refusal)
-        elif self._decision.finished:
-            self._show_finished()
-
     def _end(self) -> None:
+        """Say why, and end with ``SystemExit``: the run is refused, or finished and its table is shown."""
         if self._decision.refusal:
             fail(self._decision.refusal)
-        self._show_finished()
-        raise SystemExit(0)
-
-    def _show_finished(self) -> None:
         try:
             numbers = json.loads((self.folder.path / RESULTS).read_text(encoding="utf-8"))["numbers"]
         except (OSError, ValueError, KeyError):
@@ -196,6 +186,7 @@ class RunCommand:
         if numbers:
             Console().print(table(numbers, title=f"{self.folder.path}, as it was measured last"))
         logger.info(self._decision.finished)
+        raise SystemExit(0)
 
 
 def _name_of(settings: Namespace) -> str:
@@ -211,10 +202,7 @@ def _limits(trainer: Trainer) -> Limits:
         if value == 0:
             fail(f"trainer.{name} must be above 0 to train, got 0")
     if epochs == -1 and steps == -1:
-        raise ScheduleError(
-            "trainer.max_epochs or trainer.max_steps must say where training ends, since learning rates fall until "
-            "then; got -1 (no end) for both"
-        )
+        raise ScheduleError
     if epochs is None:
         epochs = 1000 if steps == -1 else -1  # as Lightning has it
     return Limits(epochs, steps)

@@ -67,7 +67,13 @@ class OptimConfig:
 
 
 class ScheduleError(ValueError):
-    """There is no schedule for what the trainer is told."""
+    """The trainer is told of no end, and a schedule needs one."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "trainer.max_epochs or trainer.max_steps must say where training ends, since learning rates fall until "
+            "then; got -1 (no end) for both"
+        )
 
 
 def adamw(model: nn.Module, new_modules: Iterable[nn.Module], config: OptimConfig, fused: bool = True) -> AdamW:
@@ -129,10 +135,7 @@ def warmup_cosine(optimizer: AdamW, config: OptimConfig, total_steps: float) -> 
         ScheduleError: where training has no end.
     """
     if not math.isfinite(total_steps):
-        raise ScheduleError(
-            "trainer.max_epochs or trainer.max_steps must say where training ends, since learning rates fall until "
-            "then; got -1 (no end) for both"
-        )
+        raise ScheduleError
 
     def factor(step: int) -> float:
         if step < config.warmup_steps:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -111,13 +110,6 @@ class RunFolder:
 def new_id() -> str:
     """An identity for a run."""
     return uuid.uuid4().hex[:12]
-
-
-def try_folder(folder: Path) -> None:
-    """Make a folder and see that it can be written to. Raises OSError where not."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
 
 
 def unwritable(folder: Path, error: OSError) -> str:

@@ -12,11 +12,11 @@ from lightning.pytorch.loggers import Logger
 from typing_extensions import override
 
 from datamodules import GranularityData
-from datamodules.atomic_write import write_text
+from datamodules.atomic_write import try_folder, write_text
 from lightning_modules.checkpoints.atomic_save import CheckpointError
 from lightning_modules.checkpoints.setting_changes import Change, Flat
 from lightning_modules.runs.checkpoint import RUN
-from lightning_modules.runs.folder import CONFIG, RunFolder, try_folder, unwritable
+from lightning_modules.runs.folder import CONFIG, RunFolder, unwritable
 from lightning_modules.runs.lock import NAME as LOCK
 from lightning_modules.runs.ranks import started_by_another_rank
 from lightning_modules.runs.start import Decision, Resume, RunRefused, check_shards
