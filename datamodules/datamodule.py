@@ -36,15 +36,16 @@ logger = logging.getLogger("grainclip")
 
 @dataclass(frozen=True)
 class SceneSet:
-    """The embedded data: how many scenes to train on and to hold out, their seed, a picture's side in pixels."""
+    """The embedded data: how many scenes train, validate and test, their seed, an image's side in pixels."""
 
     train: int = 7040
-    held_out: int = 512
+    dev: int = 512
+    held_out: int = 2048
     seed: int = 0
     size: int = 64
 
     def __post_init__(self) -> None:
-        at_least("data.scenes", 1, train=self.train, held_out=self.held_out)
+        at_least("data.scenes", 1, train=self.train, dev=self.dev, held_out=self.held_out)
         at_least("data.scenes", 0, seed=self.seed)
         at_least("data.scenes", 32, size=self.size)
 
@@ -55,7 +56,9 @@ class GranularityData(LightningDataModule):
     Args:
         shards: training shards: tars, folders, globs, braces or remote URLs. None: the embedded ``scenes``, written
             once into a cache folder.
-        val_shards: validation shards; None: the held-out scenes where ``shards`` is None, else no validation.
+        val_shards: validation shards; None: the dev scenes where ``shards`` is None, else no validation.
+        test_shards: what ``lightning test`` measures; None: the held-out scenes where neither ``shards`` nor
+            ``val_shards`` are named, else the validation shards.
         batch_size: images per batch and rank.
         global_batch_size: images per batch over all ranks, in place of ``batch_size``: any number of ranks that divides
             it trains the same. Losses compare the images of one batch; of accumulated gradients, of each apart.
@@ -86,6 +89,7 @@ class GranularityData(LightningDataModule):
         self,
         shards: str | list[str] | None = None,
         val_shards: str | list[str] | None = None,
+        test_shards: str | list[str] | None = None,
         batch_size: int = 64,
         val_batch_size: int = 64,
         batches_per_epoch: int | None = None,
@@ -111,7 +115,7 @@ class GranularityData(LightningDataModule):
         at_least("data", 1, global_batch_size=1 if global_batch_size is None else global_batch_size)
         at_least("data", 0, workers=0 if workers is None else workers, seed=seed)
         at_least("data", 8, image_size=image_size)
-        self.shards, self.val_shards = shards, val_shards
+        self.shards, self.val_shards, self.test_shards = shards, val_shards, test_shards
         self._batch = GlobalBatch(batch_size, global_batch_size)
         self.val_batch_size, self.batches_per_epoch = val_batch_size, batches_per_epoch
         self.workers = default_workers() if workers is None else workers
@@ -140,11 +144,13 @@ class GranularityData(LightningDataModule):
         """
         train: str | Sequence[str | Path] | None = self.shards
         val: str | Sequence[str | Path] | None = self.val_shards
+        test: str | Sequence[str | Path] | None = self.test_shards or val
         if train is None:
             embedded = self._scenes()
-            train, val = embedded.train, val or embedded.held_out
+            train, val, test = embedded.train, val or embedded.dev, test or embedded.held_out
         self._train = self._sources(train) if stage == "fit" else []
-        self._val, self._first_val = find_shards(val) if val else [], None
+        measured = test if stage == "test" else val
+        self._val, self._first_val = find_shards(measured) if measured else [], None
         if stage == "fit":
             if self.trainer is not None:
                 self._progress = ResumeState()  # a checkpoint's comes after this
@@ -182,7 +188,7 @@ class GranularityData(LightningDataModule):
         return self._first_val
 
     def test_dataloader(self) -> PassLoader | list[Any]:
-        """The validation samples."""
+        """Every test sample once, split over ranks, after ``setup("test")``."""
         return self.val_dataloader()
 
     def predict_dataloader(self) -> PassLoader | list[Any]:
@@ -261,8 +267,7 @@ class GranularityData(LightningDataModule):
         return self.trainer is None or self.trainer.is_global_zero
 
     def _scenes(self) -> scenes.ScenesShards:
-        wanted = self.scenes
-        return scenes.ensure_shards(train=wanted.train, held_out=wanted.held_out, seed=wanted.seed, size=wanted.size)
+        return scenes.ensure_shards(**asdict(self.scenes))
 
     def _sources(self, shards: str | Sequence[str | Path]) -> list[list[Shard]]:
         if self.weights is None:

@@ -54,6 +54,8 @@ def test_its_commands_work_in_another_folder(installed, tmp_path):
     quick = (
         "--data.scenes.train",
         "16",
+        "--data.scenes.dev",
+        "8",
         "--data.scenes.held_out",
         "8",
         "--data.batch_size",

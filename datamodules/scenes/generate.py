@@ -18,9 +18,9 @@ LABELS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 def sample(index: int, split: Split, seed: int = 0, size: int = 64, asked: int = ASKED) -> Sample:
     """Sample ``index`` of a split: a function of its arguments alone, in any process and any order.
 
-    ``size`` is the picture's side in pixels. A held-out sample has questions about ``asked`` of its things, four each.
-    A region's label is the thing's colour and shape, of ``LABELS``. A thing has a region for each phrase that names it,
-    all with the same box.
+    ``size`` is the image's side in pixels. A dev or held-out sample has questions about ``asked`` of its things, four
+    each. A region's label is the thing's colour and shape, of ``LABELS``. A thing has a region for each phrase that
+    names it, all with the same box.
 
     Raises ``ValueError`` where ``split`` is unknown, ``index`` or ``asked`` negative, or ``size`` below 32.
     """
@@ -39,9 +39,9 @@ def sample(index: int, split: Split, seed: int = 0, size: int = 64, asked: int =
         regions.extend(
             Region(box, p, f"{thing.colour} {thing.shape}") for p, named in enumerate(caption.things) if named == number
         )
-    if split == "held_out":
+    if split != "train":
         for number in rng.sample(range(len(scene.things)), min(asked, len(scene.things))):
-            for level, texts in questions(scene.things[number], seed, rng):
+            for level, texts in questions(scene.things[number], split, seed, rng):
                 choices.append(Choice(first_region[number], level, texts))
     return Sample(
         key=f"{split}-{index:06d}",

@@ -2,8 +2,8 @@
 
 The levels are FG-OVD's (Bianchi et al., "The devil is in the fine-grained details", CVPR 2024): a wrong description
 keeps the noun and differs in one attribute (hard), two (medium) or three (easy); a trivial one describes a thing of
-another held-out scene that differs in the noun and in every attribute. Within a question all texts have one form and
-one word for each value, so nothing but the attributes tells them apart.
+another scene of the split that differs in the noun and in every attribute. Within a question all texts have one form
+and one word for each value, so nothing but the attributes tells them apart.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from itertools import product
 from random import Random
 
 from datamodules.scenes.words import ATTRIBUTES, Wording, noun_phrase
-from datamodules.scenes.world import VALUES, Thing, draw_scene
+from datamodules.scenes.world import VALUES, Split, Thing, draw_scene
 
 LEVELS = {"hard": 1, "medium": 2, "easy": 3}  # attributes that differ; the shape stays
 TRIVIAL = "trivial"
 WRONG = 10
-POOL = 512  # trivial wrong descriptions come from this many of the first held-out scenes
+POOL = 512  # trivial wrong descriptions come from this many of the split's first scenes
 
 
-def questions(thing: Thing, seed: int, rng: Random) -> Iterator[tuple[str, tuple[str, ...]]]:
+def questions(thing: Thing, split: Split, seed: int, rng: Random) -> Iterator[tuple[str, tuple[str, ...]]]:
     """For each level its name and 11 texts, the right one first."""
     wording = Wording(rng)
     neighbours = _neighbours(thing)
     for level, differing in LEVELS.items():
         yield level, _texts(thing, rng.sample(neighbours[differing], WRONG), wording)
-    yield TRIVIAL, _texts(thing, _strangers(thing, seed, rng), wording)
+    yield TRIVIAL, _texts(thing, _strangers(thing, split, seed, rng), wording)
 
 
 def difference(a: Thing, b: Thing) -> int:
@@ -49,9 +49,9 @@ def _neighbours(thing: Thing) -> list[list[Thing]]:
     return found
 
 
-def _strangers(thing: Thing, seed: int, rng: Random) -> list[Thing]:
-    """Things of other held-out scenes that have nothing in common with this one, each another."""
-    pool = _pool(seed)
+def _strangers(thing: Thing, split: Split, seed: int, rng: Random) -> list[Thing]:
+    """Things of the split's other scenes that have nothing in common with this one, each another."""
+    pool = _pool(split, seed)
     found: dict[Thing, None] = {}
     while len(found) < WRONG:
         other = rng.choice(pool)
@@ -61,5 +61,5 @@ def _strangers(thing: Thing, seed: int, rng: Random) -> list[Thing]:
 
 
 @lru_cache(maxsize=8)
-def _pool(seed: int) -> tuple[Thing, ...]:
-    return tuple(thing for index in range(POOL) for thing in draw_scene(index, "held_out", seed).things)
+def _pool(split: Split, seed: int) -> tuple[Thing, ...]:
+    return tuple(thing for index in range(POOL) for thing in draw_scene(index, split, seed).things)

@@ -23,8 +23,8 @@ from webdataset.writer import TarWriter
 from datamodules.scenes.generate import ASKED, LABELS, SOURCE, sample
 from datamodules.scenes.world import Split
 
-VERSION = 2  # of the generator: raise it with any change of pictures or texts
-TRAIN_SHARDS, HELD_OUT_SHARDS = 16, 4
+VERSION = 3  # of the generator: raise it with any change of pictures or texts
+SHARDS: dict[Split, int] = {"train": 16, "dev": 4, "held_out": 4}
 MANIFEST = "manifest.json"
 PROCESSES = 2
 
@@ -32,9 +32,10 @@ log = logging.getLogger("grainclip")
 
 
 class ScenesShards(NamedTuple):
-    """The tars of both splits, in order."""
+    """The tars of each split, in order."""
 
     train: list[Path]
+    dev: list[Path]
     held_out: list[Path]
 
 
@@ -51,34 +52,30 @@ def ensure_shards(
     folder: Path | None = None,
     *,
     train: int,
-    held_out: int = 512,
+    dev: int = 512,
+    held_out: int = 2048,
     seed: int = 0,
     size: int = 64,
     asked: int = ASKED,
 ) -> ScenesShards:
-    """The shards of a data set of ``train`` and ``held_out`` samples; written first if they are not there.
+    """The shards of a data set of ``train``, ``dev`` and ``held_out`` samples; written first if they are not there.
 
     ``folder`` is the cache in which the data set gets a folder of its own; by default ``$GRAINCLIP_CACHE``, else
-    ``~/.cache/grainclip``. ``size`` is the pictures' side in pixels, ``asked`` the number of things in a held-out scene
-    that questions are asked about. Beside the tars stands ``manifest.json`` with the samples and bytes of each.
+    ``~/.cache/grainclip``. ``size`` is the images' side in pixels, ``asked`` the number of things in a dev or held-out
+    scene that questions are asked about. Beside the tars stands ``manifest.json`` with the samples and bytes of each.
 
     Raises ``ValueError`` where a number of samples is below 1, or as ``sample`` does.
     """
-    for name, value in (("train", train), ("held_out", held_out)):
+    samples: dict[Split, int] = {"train": train, "dev": dev, "held_out": held_out}
+    for name, value in samples.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1 sample, got {value}")
     cache = default_cache() if folder is None else Path(folder)
-    place = cache / f"scenes-v{VERSION}-seed{seed}-size{size}-train{train}-heldout{held_out}-asked{asked}"
+    place = cache / f"scenes-v{VERSION}-seed{seed}-size{size}-train{train}-dev{dev}-heldout{held_out}-asked{asked}"
     if not (place / MANIFEST).is_file():
-        log.info("Writing the embedded data set, %d + %d scenes, to %s", train, held_out, place)
-        _write(
-            place,
-            [*_jobs("train", train, TRAIN_SHARDS), *_jobs("held_out", held_out, HELD_OUT_SHARDS)],
-            seed,
-            size,
-            asked,
-        )
-    return ScenesShards(sorted(place.glob("train-*.tar")), sorted(place.glob("held_out-*.tar")))
+        log.info("Writing the embedded data set, %d + %d + %d scenes, to %s", train, dev, held_out, place)
+        _write(place, [job for split, count in samples.items() for job in _jobs(split, count)], seed, size, asked)
+    return ScenesShards(*(sorted(place.glob(f"{split}-*.tar")) for split in samples))
 
 
 def default_cache() -> Path:
@@ -87,9 +84,9 @@ def default_cache() -> Path:
     return Path(named) if named else Path.home() / ".cache" / "grainclip"
 
 
-def _jobs(split: Split, samples: int, shards: int) -> list[Job]:
-    """``samples`` split evenly, in order, over ``shards`` tars; fewer tars where there are fewer samples."""
-    shards = min(shards, samples)
+def _jobs(split: Split, samples: int) -> list[Job]:
+    """``samples`` split evenly, in order, over the split's tars; fewer tars where there are fewer samples."""
+    shards = min(SHARDS[split], samples)
     edges = [samples * k // shards for k in range(shards + 1)]
     return [Job(Path(f"{split}-{k:06d}.tar"), split, edges[k], edges[k + 1]) for k in range(shards)]
 

@@ -6,6 +6,7 @@ With 248 tokens of context and long captions this is Long-CLIP's setting without
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Literal
 
 from typing_extensions import override
 
@@ -18,13 +19,17 @@ from losses import ClipLoss
 
 
 class ClipFinetune(Method):
-    """L = CLIP(image, caption).
+    """L = CLIP(image, text), where the text is the caption or the summary.
 
     Args:
         encoder: sizes of the towers; with ``pretrained`` they come from the checkpoint.
         optim: learning rates and schedule.
         pretrained: hub id, folder or file of a CLIP checkpoint to start from; None: from scratch.
         memory: how memory is saved.
+        grain: which text of an image is learnt from: its ``caption``, or its ``summary`` alone, as CLIP itself was.
+
+    Raises:
+        ValueError: ``grain`` is another word.
     """
 
     def __init__(
@@ -33,15 +38,19 @@ class ClipFinetune(Method):
         optim: OptimConfig = OptimConfig(),
         pretrained: str | None = None,
         memory: MemoryConfig = MemoryConfig(),
+        grain: Literal["caption", "summary"] = "caption",
     ) -> None:
         super().__init__(encoder, optim, pretrained, memory)
+        if grain not in ("caption", "summary"):
+            raise ValueError(f"grain must be 'caption' or 'summary', got {grain!r}")
+        self.grain = Grain[grain.upper()]
         self.clip = ClipLoss()
 
     @override
     def required_grains(self) -> Collection[Grain]:
-        return (Grain.CAPTION,)
+        return (self.grain,)
 
     @override
     def losses(self, batch: Batch, features: Features) -> LossTerms:
-        captions = features.of(batch.grains[Grain.CAPTION])[:, 0]
-        return {"global": self.clip(features.images.image, captions, self.encoder.scale)}
+        texts = features.of(batch.grains[self.grain])[:, 0]
+        return {"global": self.clip(features.images.image, texts, self.encoder.scale)}

@@ -1,5 +1,5 @@
-"""What is measured in every validation, whatever the method: retrieval by caption and by sentence, hard negatives, and,
-where the data names the labels of its boxes, the classification of boxes.
+"""What is measured in every validation, whatever the method: retrieval by caption, by sentence and, where they are
+sampled, by summary; hard negatives; and, where the data names the labels of its boxes, the classification of boxes.
 
 Retrieval uses plain CLIP embeddings (class token, EOT): what a model is used with. The others compare a text with the
 box it is about, by RoIAlign over the dense features (FG-OVD's and FG-CLIP's protocol).
@@ -59,7 +59,7 @@ class Validation:
     """
 
     def __init__(self) -> None:
-        self.retrieval = {grain: Retrieval(grain.value) for grain in (Grain.CAPTION, Grain.SENTENCE)}
+        self.retrieval = {grain: Retrieval(grain.value) for grain in (Grain.CAPTION, Grain.SUMMARY, Grain.SENTENCE)}
         self.hard_negatives = HardNegatives()
         self.boxes = BoxAccuracy()
         self._ids = torch.empty(0, dtype=torch.long)  # of the boxes' classes, as they stand in a batch

@@ -82,7 +82,7 @@ def untrained(model: EvaluationModel, source: str, seed: int = 0) -> EvaluationM
 
 def main(sources: Sequence[str]) -> None:
     """Measure and print."""
-    shards = scenes.ensure_shards(train=7040, held_out=512).held_out  # the shipped configs' data
+    shards = scenes.ensure_shards(train=7040).held_out  # the shipped configs' data
     samples = list(stored(find_shards(list(map(str, shards)))))
     table = Table(title=f"peak inside the named thing's box, {len(samples)} held-out scenes", title_justify="left")
     for column in ("model", "map", "trained", "untrained", "chance", "phrases"):

@@ -9,7 +9,7 @@ import pytest
 from datamodules import scenes
 from datamodules.sample import Sample
 from datamodules.scenes.words import ADJECTIVES, NOUNS, TEXTURE_NOUNS
-from datamodules.scenes.world import Scene, Thing, draw_scene
+from datamodules.scenes.world import Scene, Split, Thing, draw_scene
 
 MEANING = {word: value for rows in (NOUNS, *ADJECTIVES.values()) for value, words in rows.items() for word in words}
 KINDS = dict.fromkeys(NOUNS, "noun") | {value: attribute for attribute, rows in ADJECTIVES.items() for value in rows}
@@ -18,7 +18,8 @@ DIFFERING = {"hard": 1, "medium": 2, "easy": 3, "trivial": 4}
 
 @pytest.fixture(scope="module")
 def pairs() -> list[tuple[Scene, Sample]]:
-    return [(draw_scene(i, "held_out", 0), scenes.sample(i, "held_out")) for i in range(120)]
+    splits: tuple[Split, ...] = ("dev", "held_out")
+    return [(draw_scene(i, split, 0), scenes.sample(i, split)) for split in splits for i in range(60)]
 
 
 def test_every_level_is_asked_of_two_things(pairs: list) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import multiprocessing
 import tarfile
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from datamodules.sample import Sample
 from datamodules.scenes import shards
 from datamodules.scenes.world import Split
 
-SMALL: dict[str, Any] = {"train": 40, "held_out": 6, "seed": 1, "size": 64}
+SMALL: dict[str, Any] = {"train": 40, "dev": 5, "held_out": 6, "seed": 1, "size": 64}
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +29,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> scenes.ScenesShards:
 
 def test_shards_hold_the_samples_in_order(written: scenes.ScenesShards) -> None:
     assert len(written.train) == 16
-    assert len(written.held_out) == 4
-    splits: tuple[Split, ...] = ("train", "held_out")
-    for split, paths, count in zip(splits, written, (40, 6), strict=True):
+    assert len(written.dev) == len(written.held_out) == 4
+    splits: tuple[Split, ...] = ("train", "dev", "held_out")
+    for split, paths, count in zip(splits, written, (40, 5, 6), strict=True):
         dataset = WebDataset([str(path) for path in paths], shardshuffle=False)
         read = [Sample.from_members(members) for members in dataset]
         assert read == [scenes.sample(i, split, 1) for i in range(count)]
@@ -39,9 +40,9 @@ def test_shards_hold_the_samples_in_order(written: scenes.ScenesShards) -> None:
 def test_the_manifest_counts_samples_and_bytes(written: scenes.ScenesShards) -> None:
     manifest = json.loads((written.train[0].parent / "manifest.json").read_text())
     assert manifest["source"] == "scenes"
-    assert set(manifest["shards"]) == {path.name for path in (*written.train, *written.held_out)}
-    assert sum(entry["samples"] for entry in manifest["shards"].values()) == 46
-    for path in (*written.train, *written.held_out):
+    assert set(manifest["shards"]) == {path.name for path in chain(*written)}
+    assert sum(entry["samples"] for entry in manifest["shards"].values()) == 51
+    for path in chain(*written):
         assert manifest["shards"][path.name]["bytes"] == path.stat().st_size
 
 
@@ -63,20 +64,18 @@ def test_the_bytes_are_the_same_each_time(
         again = scenes.ensure_shards(**SMALL)
     assert again.train[0].parent.parent == tmp_path
     assert str(again.train[0].parent) in caplog.text
-    assert [_digest(p) for p in (*again.train, *again.held_out)] == [
-        _digest(p) for p in (*written.train, *written.held_out)
-    ]
+    assert [_digest(p) for p in chain(*again)] == [_digest(p) for p in chain(*written)]
     with tarfile.open(again.train[0]) as tar:
         assert {(m.mtime, m.uid, m.gid, m.uname, m.gname) for m in tar.getmembers()} == {(0, 0, 0, "", "")}
 
 
 def test_the_folder_name_holds_what_decides_the_content(tmp_path: Path) -> None:
     folders = set()
-    defaults: dict[str, Any] = {"train": 1, "held_out": 1, "seed": 0, "size": 32}
-    for change in ({}, {"train": 2}, {"held_out": 2}, {"seed": 9}, {"size": 48}, {"asked": 1}):
+    defaults: dict[str, Any] = {"train": 1, "dev": 1, "held_out": 1, "seed": 0, "size": 32}
+    for change in ({}, {"train": 2}, {"dev": 2}, {"held_out": 2}, {"seed": 9}, {"size": 48}, {"asked": 1}):
         made = scenes.ensure_shards(tmp_path, **(defaults | change))
         folders.add(made.train[0].parent.name)
-    assert len(folders) == 6
+    assert len(folders) == 7
     assert all(f"-v{shards.VERSION}-" in name for name in folders)
 
 
@@ -106,17 +105,18 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:
-    place = scenes.ensure_shards(tmp_path, train=1, held_out=1).train[0].parent
+    place = scenes.ensure_shards(tmp_path, train=1, dev=1, held_out=1).train[0].parent
     (place / "manifest.json").unlink()
     with pytest.raises(FileExistsError, match=r"it has no manifest\.json"):
-        scenes.ensure_shards(tmp_path, train=1, held_out=1)
+        scenes.ensure_shards(tmp_path, train=1, dev=1, held_out=1)
 
 
 def test_sizes_below_one_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="train must be at least 1 sample, got 0"):
         scenes.ensure_shards(tmp_path, train=0)
-    with pytest.raises(ValueError, match="held_out must be at least 1 sample, got -1"):
-        scenes.ensure_shards(tmp_path, train=1, held_out=-1)
+    for split in ("dev", "held_out"):
+        with pytest.raises(ValueError, match=f"{split} must be at least 1 sample, got -1"):
+            scenes.ensure_shards(tmp_path, **{"train": 1, split: -1})
 
 
 def _digest(path: Path) -> str:

@@ -220,7 +220,7 @@ def test_labels_must_differ():
 
 
 def test_manifests_name_the_labels(tmp_path, monkeypatch):
-    held_out = ensure_shards(tmp_path, train=2, held_out=2).held_out
+    held_out = ensure_shards(tmp_path, train=2, dev=2, held_out=2).held_out
     labels = json.loads((held_out[0].parent / "manifest.json").read_text())["labels"]
     assert (len(labels), labels[0], labels[-1]) == (132, "black arrow", "yellow triangle")
     monkeypatch.setattr("datamodules.shards.writer.MOST_LABELS", 2)
