@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lightning_modules.methods.base import Features, Method
     from lightning_modules.methods.beta_clip import BetaClip
     from lightning_modules.methods.clip import ClipFinetune
+    from lightning_modules.methods.grain_clip import GrainClip
     from lightning_modules.methods.harmo_clip import HarmoClip
     from lightning_modules.methods.harmo_region_losses import CropTarget, ImageTarget, PhraseTarget, RegionTarget
     from lightning_modules.methods.mul_clip import MulClip
@@ -25,6 +26,7 @@ _HOMES = {
     "ClipFinetune": "lightning_modules.methods.clip",
     "CropTarget": "lightning_modules.methods.harmo_region_losses",
     "Features": "lightning_modules.methods.base",
+    "GrainClip": "lightning_modules.methods.grain_clip",
     "HarmoClip": "lightning_modules.methods.harmo_clip",
     "ImageTarget": "lightning_modules.methods.harmo_region_losses",
     "Method": "lightning_modules.methods.base",
@@ -40,6 +42,7 @@ __all__ = [
     "ClipFinetune",
     "CropTarget",
     "Features",
+    "GrainClip",
     "HarmoClip",
     "ImageTarget",
     "Method",

@@ -23,7 +23,7 @@ SURFACE = {
     "datamodules.scenes": "ScenesShards ensure_shards sample",
     "eval": "BoxAccuracy HardNegatives Ranks Retrieval Ties markdown rank_embeddings "
     "rank_matrix recall_at_k slot_rows table write_json",
-    "lightning_modules": "BetaClip ClipFinetune CropTarget Features HarmoClip ImageTarget Method MulClip "
+    "lightning_modules": "BetaClip ClipFinetune CropTarget Features GrainClip HarmoClip ImageTarget Method MulClip "
     "MultiPositiveClip OptimConfig PhraseTarget RegionTarget",
     "lightning_modules.callbacks": "AverageWeights Benchmarks BestCheckpoint CompileBlocks ConsoleLogger "
     "DataMonitor Diagnostics LastCheckpoint Preemption RankConsistency RateMonitor "

@@ -18,13 +18,14 @@ from jaxtyping import Float
 from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
-from torch.nn import functional
+from typing_extensions import override
 
+from lightning_modules.networks.attention import attend
 from lightning_modules.networks.config import EncoderConfig
 
 
-class ValueOnlyBlock(Block):
-    """A timm block, parameters and names included: token 0 attends, every other token passes on its own value."""
+class AttentionBlock(Block):
+    """A timm block, parameters and names included, with the attention of this package."""
 
     attn: Attention
 
@@ -35,9 +36,22 @@ class ValueOnlyBlock(Block):
 
     def _mix(self, u: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
         q, k, v = self.attn.qkv(u).unflatten(-1, (3, self.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = functional.scaled_dot_product_attention(q[:, :, :1], k, v)
-        mixed = torch.cat([attended, v[:, :, 1:]], dim=2)
-        return self.attn.proj(mixed.transpose(1, 2).flatten(2))
+        return self.attn.proj(self._attend(q, k, v).transpose(1, 2).flatten(2))
+
+    def _attend(
+        self, q: Float[Tensor, "B H N D"], k: Float[Tensor, "B H N D"], v: Float[Tensor, "B H N D"]
+    ) -> Float[Tensor, "B H N D"]:
+        return attend(q, k, v)
+
+
+class ValueOnlyBlock(AttentionBlock):
+    """The last block: token 0 attends, every other token passes on its own value."""
+
+    @override
+    def _attend(
+        self, q: Float[Tensor, "B H N D"], k: Float[Tensor, "B H N D"], v: Float[Tensor, "B H N D"]
+    ) -> Float[Tensor, "B H N D"]:
+        return torch.cat([attend(q[:, :, :1], k, v), v[:, :, 1:]], dim=2)
 
 
 class ImageTower(VisionTransformer):
@@ -56,6 +70,7 @@ class ImageTower(VisionTransformer):
             pre_norm=True,
             norm_layer=nn.LayerNorm,  # eps 1e-5, CLIP's; timm's own default is 1e-6
             act_layer=config.activation,
+            block_fn=AttentionBlock,
         )
         act = type(self.blocks[-1].get_submodule("mlp.act"))
         last = ValueOnlyBlock(width, config.image_heads, qkv_bias=True, norm_layer=nn.LayerNorm, act_layer=act)

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from datamodules.batch import RaggedTexts
+from lightning_modules.networks.attention import TEXT_ATTENTION
 from lightning_modules.networks.config import EncoderConfig
 from lightning_modules.networks.long_context import PositionTable
 from lightning_modules.networks.sequence_packing import pack
@@ -75,5 +76,5 @@ def text_config(config: EncoderConfig) -> CLIPTextConfig:
         eos_token_id=config.vocab_size - 1,
         pad_token_id=config.vocab_size - 1,
     )
-    text._attn_implementation = "sdpa"
+    text._attn_implementation = TEXT_ATTENTION
     return text

@@ -1,4 +1,4 @@
-"""Weights files: find one in a folder or on the hub, and read the tensors in it."""
+"""Weights files: find one in the package, in a folder or on the hub, and read the tensors in it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from datamodules.spelling import did_you_mean
 from lightning_modules.networks.weights.hub import OPEN_CLIP, TRANSFORMERS, from_hub, weights_of
 from lightning_modules.networks.weights.parameter_map import State
 from lightning_modules.networks.weights.unreadable import UNREADABLE, why_unreadable
 
 CONTAINERS = ("state_dict", "model")  # keys under which training scripts keep the weights
 PREFIX = "module."  # left by DistributedDataParallel
+SHIPPED = Path(__file__).resolve().parents[3] / "configs" / "weights"  # models that come with the package, by name
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def fetch(source: str | Path) -> Path:
-    """The weights file of a source: itself, the one in a folder, or the one of a hub repository (then downloaded).
+    """The weights file of a source: itself, the one in a folder, the one of a model that comes with the package
+    (``scenes-base``), or the one of a hub repository (then downloaded). A file or folder of that name goes first.
 
     Its config file, where there is one, lies beside it.
 
@@ -28,6 +31,8 @@ def fetch(source: str | Path) -> Path:
         FileNotFoundError: where there is none, or the hub cannot be reached.
     """
     path = Path(source)
+    if not path.exists() and str(source) in shipped_models():
+        path = SHIPPED / path
     if path.is_file():
         return path
     if path.is_dir():
@@ -37,7 +42,16 @@ def fetch(source: str | Path) -> Path:
         return path / weights
     if HUB_ID.fullmatch(str(source)):
         return from_hub(str(source))
-    raise FileNotFoundError(f"{source} is no file, no folder and no hub id of the form owner/name")
+    known = shipped_models()
+    raise FileNotFoundError(
+        f"{source} is no file, no folder, no hub id of the form owner/name and none of the package's models "
+        f"({', '.join(known) or 'none'}){did_you_mean(str(source), known)}"
+    )
+
+
+def shipped_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(folder.name for folder in SHIPPED.glob("*/")) if SHIPPED.is_dir() else []
 
 
 def read_tensors(path: Path) -> State:
