@@ -26,7 +26,13 @@ from lightning_modules.runs.checkpoint import RUN
 TEACHER = "teacher."  # how its weights' names begin in a checkpoint
 
 
-def export(checkpoint: Path, folder: Path, format: str = "transformers", weights: str = "trained") -> None:
+def export(
+    checkpoint: Path,
+    folder: Path,
+    format: str = "transformers",
+    weights: str = "trained",
+    dtype: torch.dtype = torch.float32,
+) -> None:
     """Write weights, configuration, processor files and a model card.
 
     Args:
@@ -34,6 +40,7 @@ def export(checkpoint: Path, folder: Path, format: str = "transformers", weights
         folder: written into; it must not hold other files.
         format: ``transformers`` or ``open_clip``.
         weights: the ``trained`` ones, or their running average (``averaged``).
+        dtype: of the weights in the file.
 
     Raises:
         ValueError: where the checkpoint is damaged or of another program, or holds no average, or the folder is not
@@ -47,9 +54,9 @@ def export(checkpoint: Path, folder: Path, format: str = "transformers", weights
     encoder = encoder_of(saved, weights)
     make_folder(folder, "FOLDER")
     if format == "open_clip":
-        encoder.save_open_clip(folder)
+        encoder.save_open_clip(folder, dtype)
     else:
-        encoder.save_pretrained(folder)
+        encoder.save_pretrained(folder, dtype)
     (folder / "README.md").write_text(model_card(origin, format), encoding="utf-8")
 
 
@@ -94,7 +101,7 @@ def run(given: Namespace) -> int:
     try:
         if given.format == "checkpoint":
             return _whole(given.checkpoint, given.folder)
-        export(given.checkpoint, given.folder, given.format, given.weights)
+        export(given.checkpoint, given.folder, given.format, given.weights, getattr(torch, given.dtype))
     except (ValueError, OSError) as error:
         fail(str(error))
     sys.stdout.write(f"{given.folder}: {', '.join(sorted(p.name for p in given.folder.iterdir()))}\n")

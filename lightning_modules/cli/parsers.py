@@ -107,6 +107,7 @@ def export() -> OneLineParser:
     parser.add_argument("folder", type=Path, help="new folder for the model; with --format checkpoint a new .ckpt file")
     _choice(parser, "--format", ("transformers", "open_clip", "checkpoint"), "what is written", "transformers")
     _choice(parser, "--weights", ("trained", "averaged"), "the trained ones, or their running average", "trained")
+    _choice(parser, "--dtype", ("float32", "float16", "bfloat16"), "of the weights in the file", "float32")
     return parser
 
 

@@ -6,10 +6,12 @@ tokens of a phrase) is also there as it was before normalisation: ``dense`` and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -147,14 +149,23 @@ class DualEncoder(nn.Module):
         load_state(encoder, state, source)
         return encoder
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that ``transformers.CLIPModel.from_pretrained`` loads, with the same embeddings."""
-        save_transformers(self.config, whole_state(self), folder)
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write a folder that ``transformers.CLIPModel.from_pretrained`` loads, with the same embeddings.
 
-    def save_open_clip(self, folder: str | Path) -> None:
-        """Write a folder that open_clip loads as ``local-dir:FOLDER``, with the same embeddings."""
-        save_open_clip(self.config, whole_state(self), folder)
+        Args:
+            folder: made where it is missing.
+            dtype: of the weights in the file; float16 and bfloat16 halve it, and round the embeddings.
+        """
+        save_transformers(self.config, _as(dtype, whole_state(self)), folder)
+
+    def save_open_clip(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write a folder that open_clip loads as ``local-dir:FOLDER``; arguments as in ``save_pretrained``."""
+        save_open_clip(self.config, _as(dtype, whole_state(self)), folder)
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"], texts: RaggedTexts) -> tuple[ImageFeatures, TextFeatures]:
         """Both towers."""
         return self.encode_image(pixels), self.encode_text(texts)
+
+
+def _as(dtype: torch.dtype, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to(dtype) for name, tensor in state.items()}

@@ -16,7 +16,7 @@ from transformers import CLIPModel, CLIPTextModelWithProjection
 
 from lightning_modules.networks import DualEncoder, TextConditionedPooling, stretch_positions
 from lightning_modules.networks.text_tower import text_config
-from lightning_modules.networks.weights import beta_clip, openai_clip
+from lightning_modules.networks.weights import beta_clip, files, openai_clip
 from lightning_modules.networks.weights.parameter_map import POSITIONS, write
 from lightning_modules.networks.weights.state import whole_state
 
@@ -104,6 +104,33 @@ def test_we_load_transformers_folder(encoder, agrees, tmp_path):
     torch.testing.assert_close(
         half.image_tower.projection.weight, encoder.image_tower.projection.weight, rtol=1e-3, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_halves_the_file(encoder, agrees, dtype, tmp_path):
+    encoder.save_pretrained(tmp_path / "whole")
+    encoder.save_pretrained(tmp_path / "half", dtype)
+    encoder.save_open_clip(tmp_path / "half_open_clip", dtype)
+    state = load_file(tmp_path / "half" / "model.safetensors")
+    assert {tensor.dtype for tensor in state.values()} == {dtype}
+    size = (tmp_path / "half" / "model.safetensors").stat().st_size
+    assert size < 0.51 * (tmp_path / "whole" / "model.safetensors").stat().st_size + 10_000
+    for folder in ("half", "half_open_clip"):
+        back = DualEncoder.from_pretrained(tmp_path / folder)
+        for name, tensor in encoder.state_dict().items():
+            assert torch.equal(back.state_dict()[name], tensor.to(dtype).float()), name
+
+
+def test_a_model_of_the_package_is_found_by_name(encoder, agrees, tmp_path, monkeypatch):
+    encoder.save_pretrained(tmp_path / "shipped" / "small-base")
+    monkeypatch.setattr(files, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.chdir(tmp_path)
+    agrees(DualEncoder.from_pretrained("small-base"))
+    with pytest.raises(FileNotFoundError, match=r"smal-base is no file.*\(small-base\).*did you mean small-base"):
+        DualEncoder.from_pretrained("smal-base")
+    (tmp_path / "small-base").mkdir()  # the user's own goes first
+    with pytest.raises(FileNotFoundError, match="small-base holds no weights"):
+        DualEncoder.from_pretrained("small-base")
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
