@@ -35,6 +35,7 @@ from lightning_modules.callbacks.rank_consistency import Disagreement
 from lightning_modules.checkpoints.atomic_save import CheckpointError
 from lightning_modules.cli.config_files import line_of
 from lightning_modules.cli.log_noise import silence
+from lightning_modules.cli.number_types import int_before_float
 from lightning_modules.cli.parser_errors import MOST, named, one_line, shortened
 from lightning_modules.cli.precision import best_precision
 from lightning_modules.cli.run_command import RunCommand
@@ -54,6 +55,13 @@ class OneLineParser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    @override
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        action: Any = super().add_argument(*args, **kwargs)
+        if hasattr(action, "_typehint"):
+            action._typehint = int_before_float(action._typehint)
+        return action  # jsonargparse gives this method to groups of arguments too
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
