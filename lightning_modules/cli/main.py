@@ -36,6 +36,7 @@ Train CLIP on captions, sentences, phrases and regions.
   export      a trained model for transformers or open_clip:  lightning export runs/.../best.ckpt FOLDER
   explain     where a model looks:  lightning explain --model best.ckpt --image cat.jpg --text "a cat" --out page.html
   report      runs as a web page:  lightning report runs/beta_ce runs/beta_bce --out report.html
+  demo        a small CLIP before and after fine-tuning, in three minutes on two cores
   doctor      what is installed, what is missing and what to do about it
 
 `lightning fit --config A.yaml --config B.yaml --model.beta 0.3` overlays files, then single values.
@@ -44,7 +45,7 @@ Train CLIP on captions, sentences, phrases and regions.
 The same program: `grainclip COMMAND`, `python -m lightning_modules COMMAND`.
 """
 TRAINER_COMMANDS = ("fit", "validate", "test")
-COMMANDS = ("evaluate", "predict", "export", "explain", "report", "inspect", "index", "doctor")
+COMMANDS = ("evaluate", "predict", "export", "explain", "report", "inspect", "index", "demo", "doctor")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,5 +1,5 @@
 """The command lines of the small commands: ``evaluate``, ``predict``, ``export``, ``explain``, ``report``, ``inspect``,
-``index``, ``doctor``.
+``index``, ``demo``, ``doctor``.
 
 Neither torch nor transformers is imported here: ``--help``, a forgotten argument and a misspelt name are answered at
 once.
@@ -153,6 +153,16 @@ def index() -> OneLineParser:
     parser.add_argument("shards", nargs="+", help=SHARDS)
     parser.add_argument("--processes", type=_at_least(1), default=1, metavar="N", help="tars indexed at a time")
     parser.add_argument("--again", action="store_true", help="also where an index that fits is there")
+    return parser
+
+
+def demo() -> OneLineParser:
+    """``lightning demo``."""
+    about = (
+        "A small CLIP before and after fine-tuning on long captions, beside plain CLIP, in three minutes on 2 cores."
+    )
+    parser = OneLineParser("demo", about)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="the folder of its two runs; runs if not given")
     return parser
 
 
