@@ -65,7 +65,7 @@ class GranularityData(LightningDataModule):
         val_batch_size: images per batch and rank in validation.
         batches_per_epoch: batches per rank that make an epoch; None: one pass over the training samples. Needed for
             remote shards, which are not counted.
-        workers: loader processes per rank; None: one for each core but one, at most 8.
+        num_workers: loader processes per rank; None: one for each core but one, at most 8.
         image_size: side of the square in pixels (follows the encoder when run from the command line).
         context_length: tokens of the longest text, SOT and EOT included (follows the encoder likewise).
         sampling: how many texts of each grain an image brings.
@@ -75,11 +75,11 @@ class GranularityData(LightningDataModule):
         skip: what to do about samples that cannot be used.
         fetch: remote shards: how long storage is waited for.
         scenes: size of the embedded data set.
-        shuffle: remote shards: samples that a reader mixes at least.
+        shuffle_samples: remote shards: the number of samples that a reader mixes at least.
         seed: of order, crops and drawn texts.
         weights: what share of the samples each entry of ``shards`` gives, in any unit; None: all are one set, and every
             sample comes once per pass.
-        window: local shards: how many of them are mixed at a time.
+        shuffle_shards: local shards: the number of shards whose samples are mixed at a time.
 
     Raises:
         ValueError: a number is out of its range.
@@ -93,7 +93,7 @@ class GranularityData(LightningDataModule):
         batch_size: int = 64,
         val_batch_size: int = 64,
         batches_per_epoch: int | None = None,
-        workers: int | None = None,
+        num_workers: int | None = None,
         image_size: int = 64,
         context_length: int = 248,
         sampling: GrainSampling = GrainSampling(),
@@ -102,28 +102,29 @@ class GranularityData(LightningDataModule):
         val_transform: ImageTransform | None = None,
         skip: SkipPolicy = SkipPolicy(),
         scenes: SceneSet = SceneSet(),
-        shuffle: int = 1000,
+        shuffle_samples: int = 1000,
         seed: int = 0,
         weights: list[float] | None = None,
-        window: int = 64,
+        shuffle_shards: int = 64,
         global_batch_size: int | None = None,
         fetch: FetchPolicy = FetchPolicy(),
     ) -> None:
         super().__init__()
-        at_least("data", 1, batch_size=batch_size, val_batch_size=val_batch_size, shuffle=shuffle, window=window)
+        at_least("data", 1, batch_size=batch_size, val_batch_size=val_batch_size)
+        at_least("data", 1, shuffle_samples=shuffle_samples, shuffle_shards=shuffle_shards)
         at_least("data", 1, batches_per_epoch=1 if batches_per_epoch is None else batches_per_epoch)
         at_least("data", 1, global_batch_size=1 if global_batch_size is None else global_batch_size)
-        at_least("data", 0, workers=0 if workers is None else workers, seed=seed)
+        at_least("data", 0, num_workers=0 if num_workers is None else num_workers, seed=seed)
         at_least("data", 8, image_size=image_size)
         self.shards, self.val_shards, self.test_shards = shards, val_shards, test_shards
         self._batch = GlobalBatch(batch_size, global_batch_size)
         self.val_batch_size, self.batches_per_epoch = val_batch_size, batches_per_epoch
-        self.workers = default_workers() if workers is None else workers
+        self.num_workers = default_workers() if num_workers is None else num_workers
         self.image_size, self.tokenizer = image_size, Tokenizer(context_length)
         self.sampling, self.regions = sampling, regions
         self.train_transform, self.val_transform = train_transform or RandomCrop(), val_transform or Squash()
-        self.skip, self.fetch, self.shuffle, self.seed = skip, fetch, shuffle, seed
-        self.scenes, self.weights, self.window = scenes, weights, window
+        self.skip, self.fetch, self.shuffle_samples, self.seed = skip, fetch, shuffle_samples, seed
+        self.scenes, self.weights, self.shuffle_shards = scenes, weights, shuffle_shards
         self._train: list[list[Shard]] = []  # of each source
         self._val: list[Shard] = []
         self._progress = ResumeState()
@@ -165,18 +166,19 @@ class GranularityData(LightningDataModule):
         if not self._train:
             self.setup("fit")
         batches = self._epoch()
-        reader = self._reading(self._each(), training=True).train(self._train, self.weights, self.window, self.shuffle)
+        reading = self._reading(self._each(), training=True)
+        reader = reading.train(self._train, self.weights, self.shuffle_shards, self.shuffle_samples)
         self._stream = reader if isinstance(reader, StreamBatches) else None
         if self._stream is not None:
             self._stream.take_up(self._progress.stream)
         return EpochLoader(
-            reader, batches, self.workers, lambda: self._progress.place(self.trainer, reader.global_batch, batches)
+            reader, batches, self.num_workers, lambda: self._progress.place(self.trainer, reader.global_batch, batches)
         )
 
     def val_dataloader(self) -> PassLoader | list[Any]:
         """Every validation sample once, split over ranks; empty where there is no validation set."""
         reading = self._reading(self.val_batch_size, training=False)
-        return PassLoader(reading.once(self._val), self.workers) if self._val else []
+        return PassLoader(reading.once(self._val), self.num_workers) if self._val else []
 
     def first_val_samples(self) -> FirstSamples | None:
         """The first validation batch of this rank, on the CPU, with its texts; None where there is no validation set.
@@ -215,7 +217,7 @@ class GranularityData(LightningDataModule):
     def fingerprint(self) -> list[Any]:
         """What decides which samples come when: settings, and every shard that was found, with its samples."""
         shards = [[(shard.url, shard.samples) for shard in source] for source in self._train]
-        return [self.describe(), self.seed, self.window, self.weights, self.image_size, shards, len(self._val)]
+        return [self.describe(), self.seed, self.shuffle_shards, self.weights, self.image_size, shards, len(self._val)]
 
     def trained_on(self) -> str | None:
         """The training shards in a few words, alike wherever they lie; None where remote ones are not counted."""

@@ -11,8 +11,8 @@ strength β, all other pairs are negatives. Over valid slots only:
 
 Where we differ from the published code: padded slots are neither negatives nor counted (there they stand in CE's
 denominators and in BCE's divisor); negatives come from all ranks (there from the rank's own block); given `text_id`,
-equal texts are no negatives of each other's images. `reference=True` is the published loss. Where nothing is padded or
-repeated, on one rank, the two are the same.
+equal texts are no negatives of each other's images. `published_numerics=True` is the published loss. Where nothing is
+padded or repeated, on one rank, the two are the same.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from losses.beta_cal_reference import published_bce, published_ce
 from losses.core.contrastive import ContrastSide, Scalar, log_partition, softplus_sum
-from losses.core.pairs import Scope, check_scope
+from losses.core.pairs import Negatives, check_negatives
 from losses.core.process_group import shared_mean
 
 
@@ -37,10 +37,11 @@ class BetaCalLoss(nn.Module):
         objective: ``"ce"`` or ``"bce"``.
         beta: strength of the other texts of the same image, in [0, 1].
         alpha: strength of the text itself, above 0; CE only.
-        reference: the published loss, with its treatment of padding and without `text_id`, weights, bias and scope.
-        scope: where negatives come from: "all" ranks, this "rank", or groups of so many consecutive images of it.
-        per: BCE is a mean over valid pairs (``"pair"``, as published: the pull on a positive shrinks with the batch) or
-            a sum over pairs divided by the valid rows (``"row"``, as in SigLIP: it does not).
+        published_numerics: the published loss, with its treatment of padding and without `text_id`, weights, bias and
+            a choice of negatives.
+        negatives: where negatives come from: "all" ranks, this "rank", or groups of so many consecutive images of it.
+        normalize_by: BCE is a mean over valid pairs (``"pair"``, as published: the pull on a positive shrinks with the
+            batch) or a sum over pairs divided by the valid rows (``"row"``, as in SigLIP: it does not).
         bias: start of a learnable bias on BCE's logits (SigLIP starts at -10); none by default, as published.
 
     Raises:
@@ -52,9 +53,9 @@ class BetaCalLoss(nn.Module):
         objective: Literal["ce", "bce"] = "ce",
         beta: float = 0.5,
         alpha: float = 1.0,
-        reference: bool = False,
-        scope: Scope = "all",
-        per: Literal["pair", "row"] = "pair",
+        published_numerics: bool = False,
+        negatives: Negatives = "all",
+        normalize_by: Literal["pair", "row"] = "pair",
         bias: float | None = None,
     ) -> None:
         super().__init__()
@@ -64,17 +65,23 @@ class BetaCalLoss(nn.Module):
             raise ValueError(f"beta must lie in [0, 1], got {beta}")
         if not alpha > 0:
             raise ValueError(f"alpha must be above 0, got {alpha}")
-        if per not in ("pair", "row"):
-            raise ValueError(f'per must be "pair" or "row", got {per!r}')
-        check_scope(scope)
-        if objective == "ce" and (bias is not None or per != "pair"):
-            raise ValueError(f'bias and per belong to objective "bce", got bias={bias}, per={per!r} with "ce"')
-        if reference and (scope != "all" or per != "pair" or bias is not None):
-            raise ValueError(f"reference has no scope, per or bias, got scope={scope!r}, per={per!r}, bias={bias}")
+        if normalize_by not in ("pair", "row"):
+            raise ValueError(f'normalize_by must be "pair" or "row", got {normalize_by!r}')
+        check_negatives(negatives)
+        if objective == "ce" and (bias is not None or normalize_by != "pair"):
+            raise ValueError(
+                'bias and normalize_by belong to objective "bce", got '
+                f'bias={bias}, normalize_by={normalize_by!r} with "ce"'
+            )
+        if published_numerics and (negatives != "all" or normalize_by != "pair" or bias is not None):
+            raise ValueError(
+                f"published_numerics allows no other negatives, normalize_by or bias, got negatives={negatives!r}, "
+                f"normalize_by={normalize_by!r}, bias={bias}"
+            )
         self.objective: Literal["ce", "bce"] = objective
-        self.beta, self.alpha, self.reference = beta, alpha, reference
-        self.scope: Scope = scope
-        self.per = per
+        self.beta, self.alpha, self.published_numerics = beta, alpha, published_numerics
+        self.negatives: Negatives = negatives
+        self.normalize_by = normalize_by
         self.bias = None if bias is None else nn.Parameter(torch.full((1,), float(bias)))
 
     def forward(
@@ -97,7 +104,7 @@ class BetaCalLoss(nn.Module):
                 slots. Means become weighted means.
 
         Raises:
-            ValueError: where shapes do not agree, or `reference` is asked for weights.
+            ValueError: where shapes do not agree, or `published_numerics` is asked for weights.
         """
         if pooled.ndim != 3 or pooled.shape != text.shape:
             raise ValueError(f"pooled and text must both be [B, K, D], got {list(pooled.shape)} and {list(text.shape)}")
@@ -106,9 +113,9 @@ class BetaCalLoss(nn.Module):
                 raise ValueError(f"{name} must be [B, K] = {list(pooled.shape[:2])}, got {list(x.shape)}")
         if valid.dtype != torch.bool:
             raise ValueError(f"valid must be bool, got {valid.dtype}")
-        if self.reference:
+        if self.published_numerics:
             if weight is not None:
-                raise ValueError("weight must be None with reference=True: the published loss has no weights")
+                raise ValueError("weight must be None with published_numerics=True: the published loss has no weights")
             if self.objective == "ce":
                 return published_ce(pooled, text, valid, scale, self.alpha, self.beta)
             return published_bce(pooled, text, valid, scale, self.beta)
@@ -130,7 +137,7 @@ class BetaCalLoss(nn.Module):
     def _ce(
         self, rows: ContrastSide, cols: ContrastSide, scale: Scalar, weight: Float[Tensor, "B K"]
     ) -> Float[Tensor, ""]:
-        logits = log_partition(rows, cols, scale, scope=self.scope)
+        logits = log_partition(rows, cols, scale, negatives=self.negatives)
         # Strengths are symmetric, so the targets of a row and of a column are the same numbers.
         aligned = self._shares(rows.valid, logits.own.dtype) * logits.own
         row = logits.row_partition - aligned.sum(2)
@@ -141,10 +148,10 @@ class BetaCalLoss(nn.Module):
         self, rows: ContrastSide, cols: ContrastSide, scale: Scalar, weight: Float[Tensor, "B K"]
     ) -> Float[Tensor, ""]:
         bias = 0.0 if self.bias is None else self.bias
-        logits = softplus_sum(rows, cols, scale, bias, (weight, weight), scope=self.scope)
+        logits = softplus_sum(rows, cols, scale, bias, (weight, weight), negatives=self.negatives)
         pair = (weight[:, :, None] + weight[:, None, :]) / 2 * (rows.valid[:, :, None] & rows.valid[:, None, :])
         own = -(pair * self._strengths(rows.valid, 1.0, pair.dtype) * F.logsigmoid(logits.own)).sum()
-        count = weight.sum() if self.per == "row" else logits.weight + pair.sum()
+        count = weight.sum() if self.normalize_by == "row" else logits.weight + pair.sum()
         return shared_mean(logits.total + own, count)
 
     def _shares(self, valid: Bool[Tensor, "B K"], dtype: torch.dtype) -> Float[Tensor, "B K K"]:

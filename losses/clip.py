@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from losses.core.contrastive import ContrastSide, Scalar, log_partition
-from losses.core.pairs import Scope, check_scope
+from losses.core.pairs import Negatives, check_negatives
 from losses.core.process_group import shared_mean
 
 
@@ -19,13 +19,13 @@ class ClipLoss(nn.Module):
     """CLIP's symmetric cross entropy.
 
     Args:
-        scope: where negatives come from: "all" ranks, this "rank", or groups of so many consecutive images of it.
+        negatives: where negatives come from: "all" ranks, this "rank", or groups of so many consecutive images of it.
     """
 
-    def __init__(self, scope: Scope = "all") -> None:
+    def __init__(self, negatives: Negatives = "all") -> None:
         super().__init__()
-        check_scope(scope)
-        self.scope: Scope = scope
+        check_negatives(negatives)
+        self.negatives: Negatives = negatives
 
     def forward(
         self,
@@ -57,6 +57,6 @@ class ClipLoss(nn.Module):
             raise ValueError(f"valid must be bool, got {valid.dtype}")
         ids = None if text_id is None else text_id[:, None, None]
         rows, cols = (ContrastSide(x[:, None], valid[:, None], ids) for x in (image, text))
-        logits = log_partition(rows, cols, scale, scope=self.scope)
+        logits = log_partition(rows, cols, scale, negatives=self.negatives)
         own = logits.own.squeeze(2)
         return shared_mean(0.5 * (logits.row_partition + logits.col_partition - 2 * own).sum(), valid.sum().to(own))

@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from losses.core.contrastive import ContrastSide, Scalar, log_partition
-from losses.core.pairs import Scope, check_scope
+from losses.core.pairs import Negatives, check_negatives
 from losses.core.process_group import Ranks, shared_mean
 from losses.core.ragged import places, spread
 
@@ -38,20 +38,20 @@ class LexemeRegionLoss(nn.Module):
     Args:
         same_lemma: what pairs are that are not linked though the lexeme's lemma is among those of the region's own
             lexemes: left out (``ignore``), matches (``positive``) or ``negative``s.
-        scope: where the other images come from: ``all`` ranks, this ``rank``, or groups of so many images of it; 1
+        negatives: where the other images come from: ``all`` ranks, this ``rank``, or groups of so many images of it; 1
             contrasts within each image only.
 
     Raises:
         ValueError: where an argument is none of these.
     """
 
-    def __init__(self, same_lemma: SameLemma = "ignore", scope: Scope = "all") -> None:
+    def __init__(self, same_lemma: SameLemma = "ignore", negatives: Negatives = "all") -> None:
         super().__init__()
         if same_lemma not in ("ignore", "positive", "negative"):
             raise ValueError(f"same_lemma must be ignore, positive or negative, got {same_lemma!r}")
-        check_scope(scope)
+        check_negatives(negatives)
         self.same_lemma: SameLemma = same_lemma
-        self.scope: Scope = scope
+        self.negatives: Negatives = negatives
 
     def forward(
         self,
@@ -85,7 +85,7 @@ class LexemeRegionLoss(nn.Module):
             own = b.lemma.where(b.lemma != 0, _LEXEME_HAS_NONE)
             rows, cols = rows._replace(ids=known), cols._replace(ids=own[..., None])
             keep = b.linked | ~(known[:, :, None] == own[:, None, :, None]).any(-1)
-        logits = log_partition(rows, cols, scale, keep, scope=self.scope)
+        logits = log_partition(rows, cols, scale, keep, negatives=self.negatives)
         if self.same_lemma == "positive":
             matches = self._alike(b, scale)
         else:
@@ -116,7 +116,7 @@ class LexemeRegionLoss(nn.Module):
             ContrastSide(torch.cat([torch.zeros_like(rows), cols])[:, None], ~first[:, None]),
             scale,
             part=part,
-            scope="all" if self.scope == "all" else "rank",
+            negatives="all" if self.negatives == "all" else "rank",
         )
         of_stands = logits.row_partition[first, 0]
         lowest = torch.finfo(of_stands.dtype).min
@@ -128,7 +128,7 @@ class LexemeRegionLoss(nn.Module):
         """Lemmas as numbers from 0 on, the same on all ranks that meet; an unknown lemma has one of its own, and so has
         a lemma in each group of images.
         """
-        ranks = Ranks.everyone() if self.scope == "all" else Ranks()
+        ranks = Ranks.everyone() if self.negatives == "all" else Ranks()
         known = b.lemma[b.lemma != 0].unique()
         known = ranks.gather(known, ranks.counts(len(known), known.device)).unique()
         unknown = b.lemma == 0
@@ -136,8 +136,8 @@ class LexemeRegionLoss(nn.Module):
         first = len(known) + sum(counts[: ranks.index])
         concept = torch.searchsorted(known, b.lemma)
         concept[unknown] = first + torch.arange(counts[ranks.index], device=known.device)
-        if isinstance(self.scope, int):
-            group = torch.arange(len(concept), device=concept.device)[:, None] // self.scope
+        if isinstance(self.negatives, int):
+            group = torch.arange(len(concept), device=concept.device)[:, None] // self.negatives
             concept = concept + group * (len(known) + sum(counts))
         return concept
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from losses.core.contrastive import ContrastSide, Scalar, log_partition
-from losses.core.pairs import Scope, check_scope
+from losses.core.pairs import Negatives, check_negatives
 from losses.core.process_group import shared_mean
 
 
@@ -24,13 +24,13 @@ class MultiPositiveClipLoss(nn.Module):
     """Each image picks its texts among all texts, each text its image among all images.
 
     Args:
-        scope: where negatives come from: "all" ranks, this "rank", or groups of so many consecutive images of it.
+        negatives: where negatives come from: "all" ranks, this "rank", or groups of so many consecutive images of it.
     """
 
-    def __init__(self, scope: Scope = "all") -> None:
+    def __init__(self, negatives: Negatives = "all") -> None:
         super().__init__()
-        check_scope(scope)
-        self.scope: Scope = scope
+        check_negatives(negatives)
+        self.negatives: Negatives = negatives
 
     def forward(
         self,
@@ -65,7 +65,7 @@ class MultiPositiveClipLoss(nn.Module):
             first = text_id.gather(1, valid.int().argmax(1, keepdim=True))
             known = torch.where(valid, text_id, first)  # an image bears the ids of its texts, and of nothing else
             images, texts = images._replace(ids=known[:, None]), texts._replace(ids=text_id[..., None])
-        logits = log_partition(images, texts, scale, scope=self.scope)
+        logits = log_partition(images, texts, scale, negatives=self.negatives)
         own, count = logits.own.squeeze(1), valid.sum(1)
         from_image = logits.row_partition.sum() - (own.sum(1) / count.clamp(min=1)).sum()
         from_text = logits.col_partition.sum() - own.sum()

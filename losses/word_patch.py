@@ -39,7 +39,7 @@ class WordPatchLoss(nn.Module):
         temperature: divides the cosines that are contrasted.
         rebuild: image tokens are rebuilt from text tokens and the reverse (``"cross"``), or, by way of the other
             modality, from themselves (``"cycle"``: softmax(v t^T / τ_a) softmax(t v^T / τ_a) v).
-        ways: 2: a token picks its reconstruction and a reconstruction its token; 1: only the former.
+        symmetric: a token picks its reconstruction and a reconstruction its token; False: only the former.
         projected: width of the vectors, for attention between learnt projections of them, with values projected too
             (one set per direction; they start as the identity, so as plain cosines). None: no projections.
 
@@ -52,7 +52,7 @@ class WordPatchLoss(nn.Module):
         attention_temperature: float = 0.1,
         temperature: float = 0.1,
         rebuild: Literal["cross", "cycle"] = "cross",
-        ways: Literal[1, 2] = 2,
+        symmetric: bool = True,
         projected: int | None = None,
     ) -> None:
         super().__init__()
@@ -61,10 +61,8 @@ class WordPatchLoss(nn.Module):
                 raise ValueError(f"{name} must be positive and finite, got {value}")
         if rebuild not in ("cross", "cycle"):
             raise ValueError(f'rebuild must be "cross" or "cycle", got {rebuild!r}')
-        if ways not in (1, 2):
-            raise ValueError(f"ways must be 1 or 2, got {ways}")
         self.attention_temperature, self.temperature = attention_temperature, temperature
-        self.rebuild, self.ways = rebuild, ways
+        self.rebuild, self.symmetric = rebuild, symmetric
         self.from_text, self.from_image = (None if projected is None else _Projections(projected) for _ in range(2))
 
     def forward(
@@ -143,7 +141,7 @@ class WordPatchLoss(nn.Module):
         z = tokens @ F.normalize(rebuilt, dim=-1).mT / self.temperature
         lowest = torch.finfo(z.dtype).min
         partition = z.masked_fill(~valid[:, None, :], lowest).logsumexp(2)
-        if self.ways == 2:
+        if self.symmetric:
             partition = (partition + z.masked_fill(~valid[:, :, None], lowest).logsumexp(1)) / 2
         each = torch.where(valid, partition - z.diagonal(dim1=1, dim2=2), 0)
         return each.sum(1) / valid.sum(1).clamp(min=1)

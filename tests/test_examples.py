@@ -31,7 +31,7 @@ def test_an_own_method_trains_from_the_command_line(tmp_path, monkeypatch):
     shards = [str(shard) for shard in write_shards(tmp_path, 24, 1)]
     encoder = [f"--model.init_args.encoder.{name}={value}" for name, value in vars(TINY).items()]
     command = ["fit", "--config", str(ROOT / "configs/clip.yaml"), "--model=tests.examples.siglip.SigLip", *encoder]
-    command += [f"--data.shards={shards}", f"--data.val_shards={shards}", "--data.batch_size=8", "--data.workers=0"]
+    command += [f"--data.shards={shards}", f"--data.val_shards={shards}", "--data.batch_size=8", "--data.num_workers=0"]
     command += ["--trainer.max_epochs=2", "--trainer.enable_progress_bar=false", "--model.init_args.bias=-3"]
     assert main(command) == 0
     results = json.loads((tmp_path / "runs/clip/results.json").read_text())
@@ -43,7 +43,7 @@ def test_an_own_method_trains_from_the_command_line(tmp_path, monkeypatch):
 
 def test_its_loss_is_siglips(tmp_path):
     shards = [str(shard) for shard in write_shards(tmp_path, 6, 1)]
-    data = GranularityData(shards, batch_size=6, workers=0, image_size=16, sampling=GrainSampling(0, 0))
+    data = GranularityData(shards, batch_size=6, num_workers=0, image_size=16, sampling=GrainSampling(0, 0))
     data.setup("fit")
     batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
     method = SigLip(bias=-2.0, encoder=TINY)
@@ -61,7 +61,7 @@ def test_an_own_source_becomes_shards(tmp_path):
     manifest = prepare_notes(tmp_path, Job(tmp_path / "shards", extractor="rules"))
     assert manifest is not None
     assert manifest["samples"] == 3
-    data = GranularityData([str(tmp_path / "shards")], batch_size=3, workers=0, image_size=16)
+    data = GranularityData([str(tmp_path / "shards")], batch_size=3, num_workers=0, image_size=16)
     data.setup("fit")
     assert len(next(iter(data.train_dataloader())).images) == 3
 

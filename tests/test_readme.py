@@ -24,7 +24,7 @@ from tests.helpers.tiny_run import fit
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = (
     "--data.scenes.train 16 --data.scenes.dev 8 --data.scenes.held_out 8 "
-    "--data.batch_size 16 --data.workers 0 --trainer.max_epochs 1 "
+    "--data.batch_size 16 --data.num_workers 0 --trainer.max_epochs 1 "
     "--trainer.accumulate_grad_batches 1 --trainer.enable_progress_bar false --diagnostics.every_n_steps 0 "
     "--images.every_n_steps 0 --trainer.accelerator cpu"
 )

@@ -60,7 +60,7 @@ def test_its_commands_work_in_another_folder(installed, tmp_path):
         "8",
         "--data.batch_size",
         "8",
-        "--data.workers",
+        "--data.num_workers",
         "0",
     )
     run("-m", "lightning_modules", "fit", "--config", "configs/clip.yaml", *quick, "--trainer.max_steps", "1",

@@ -46,7 +46,7 @@ class IndexedBatches(Dataset[Batch]):
         prepare: from a stored sample to an item of the batch.
         batch_size: images per batch and rank.
         seed: of order and randomness.
-        window: shards whose samples are mixed.
+        shuffle_shards: shards whose samples are mixed.
         rank, ranks: this process among all.
         skip: what to do about samples that cannot be used.
     """
@@ -59,13 +59,13 @@ class IndexedBatches(Dataset[Batch]):
         batch_size: int,
         *,
         seed: int,
-        window: int,
+        shuffle_shards: int,
         rank: int,
         ranks: int,
         skip: SkipPolicy,
     ) -> None:
         self.readers = [TarReader(source) for source in sources]
-        orders = [ShuffleOrder(s.sizes, f"{seed}/{i}" if i else seed, window) for i, s in enumerate(sources)]
+        orders = [ShuffleOrder(s.sizes, f"{seed}/{i}" if i else seed, shuffle_shards) for i, s in enumerate(sources)]
         self.samples = sum(order.samples for order in orders)
         self.schedule = Schedule(orders, Mixture(weights))
         self.prepare, self.batch_size, self.seed = prepare, batch_size, seed

@@ -95,17 +95,17 @@ class ShardSequence:
         counts: samples of each shard, ``UNKNOWN`` where no one has had the whole of it yet; written here.
         share: this reader among all.
         seed: of the order; None keeps everything in its place, for a single pass.
-        shuffle: samples that a window holds at least.
+        shuffle_samples: samples that a window holds at least.
         policy: how long storage is waited for.
         source: number of the source, for gaps.
         gaps: samples that the reader got of a shard, by (pass, shard), where that was not whole.
     """
 
     def __init__(
-        self, urls: list[str], counts: Tensor, share: Share, seed: int | str | None, shuffle: int,
+        self, urls: list[str], counts: Tensor, share: Share, seed: int | str | None, shuffle_samples: int,
         policy: FetchPolicy = FetchPolicy(), source: int = 0, gaps: dict[tuple[int, int], int] | None = None,
     ) -> None:  # fmt: skip
-        self.urls, self.counts, self.share, self.seed, self.shuffle = urls, counts, share, seed, shuffle
+        self.urls, self.counts, self.share, self.seed, self.shuffle_samples = urls, counts, share, seed, shuffle_samples
         self.policy, self.source, self.gaps = policy, source, gaps or {}
         self.own = share.owns_shards(len(urls))
         self._unsized: list[tuple[_Step, Skip]] = []  # losses whose size no shard tells yet
@@ -194,7 +194,7 @@ class ShardSequence:
         """What is left of the sequence when ``done`` samples are: from the start of the window that they end in."""
         steps = self._steps()
         window: list[_Step] = []
-        cut, size = _Cut(self.share, self.own, self.shuffle), 0
+        cut, size = _Cut(self.share, self.own, self.shuffle_samples), 0
         while done > 0:
             window.append(step := next(steps))
             mine = len(cut.mine(step, self._count(step)))

@@ -47,7 +47,7 @@ class StreamBatches(IterableDataset[Batch]):
         prepare: from a stored sample to an item of the batch.
         batch_size: images per batch and rank.
         seed: of order and randomness.
-        shuffle: samples that are mixed at least.
+        shuffle_samples: samples that are mixed at least.
         rank, ranks: this process among all.
         skip: what to do about samples that cannot be used.
         fetch: how long storage is waited for.
@@ -61,7 +61,7 @@ class StreamBatches(IterableDataset[Batch]):
         batch_size: int,
         *,
         seed: int,
-        shuffle: int,
+        shuffle_samples: int,
         rank: int,
         ranks: int,
         skip: SkipPolicy,
@@ -70,7 +70,7 @@ class StreamBatches(IterableDataset[Batch]):
         super().__init__()
         self.sources, self.mixture, self.prepare = list(sources), Mixture(weights), prepare
         self.batch_size, self.global_batch = batch_size, batch_size * ranks
-        self.seed, self.shuffle, self.rank, self.ranks, self.skip = seed, shuffle, rank, ranks, skip
+        self.seed, self.shuffle_samples, self.rank, self.ranks, self.skip = seed, shuffle_samples, rank, ranks, skip
         self.fetch = fetch
         self.gaps: set[Gap] = set()  # of all ranks before this run, of this one since
         self.counts = torch.full((sum(map(len, self.sources)),), UNKNOWN).share_memory_()
@@ -125,7 +125,8 @@ class StreamBatches(IterableDataset[Batch]):
         streams = [
             self._items_of(
                 ShardSequence(
-                    urls, counts[i], share, f"{self.seed}/{i}", self.shuffle, self.fetch, i, self._gaps(share, i)
+                    urls, counts[i], share, f"{self.seed}/{i}", self.shuffle_samples, self.fetch, i,
+                    self._gaps(share, i),
                 ), done, notes,
             )
             for i, (urls, done) in enumerate(zip(self.sources, self.mixture.counts(position), strict=True))

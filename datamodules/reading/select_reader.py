@@ -42,7 +42,11 @@ class Reading:
     fetch: FetchPolicy = FetchPolicy()
 
     def train(
-        self, sources: Sequence[Sequence[Shard]], weights: Sequence[float] | None, window: int, shuffle: int
+        self,
+        sources: Sequence[Sequence[Shard]],
+        weights: Sequence[float] | None,
+        shuffle_shards: int,
+        shuffle_samples: int,
     ) -> IndexedBatches | StreamBatches:
         """Endless batches of ``sources``, each giving its share of the samples (None: there is just one source).
 
@@ -52,12 +56,12 @@ class Reading:
         if any(shard.samples is None for source in sources for shard in source):
             urls = [[shard.url for shard in source] for source in sources]
             return StreamBatches(
-                urls, weights, self.prepare, self.batch_size, seed=self.seed, shuffle=shuffle, rank=self.rank,
-                ranks=self.ranks, skip=self.skip, fetch=self.fetch,
+                urls, weights, self.prepare, self.batch_size, seed=self.seed,
+                shuffle_samples=shuffle_samples, rank=self.rank, ranks=self.ranks, skip=self.skip, fetch=self.fetch,
             )  # fmt: skip
         return IndexedBatches(
             [_indexed(source) for source in sources], weights, self.prepare, self.batch_size, seed=self.seed,
-            window=window, rank=self.rank, ranks=self.ranks, skip=self.skip,
+            shuffle_shards=shuffle_shards, rank=self.rank, ranks=self.ranks, skip=self.skip,
         )  # fmt: skip
 
     def once(self, shards: Sequence[Shard]) -> IndexedPass | StreamPass:

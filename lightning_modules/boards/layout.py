@@ -17,7 +17,6 @@ LAYOUT: Layout = {
     "losses": {
         "terms in training": _chart(r"train/loss.*"),
         "terms in validation": _chart(r"val/loss.*"),
-        "the method's own numbers": _chart(r"watch/.*"),
     },
     "optimisation": {
         "logit scales, one over temperature": _chart(r"logit_scale/.*"),
@@ -45,21 +44,30 @@ LAYOUT: Layout = {
         "shares: padding, duplicates": _chart(r"data/.*_share"),
         "left out, cut": _chart(r"data/(skipped|truncated|dropped).*"),
         "images per second": _chart(r"throughput/images_per_second"),
-        "time waiting for data, share": _chart(r"throughput/waiting"),
+        "time waiting for data, share": _chart(r"throughput/data_wait_fraction"),
         "useful TFLOP/s of a device": _chart(r"throughput/teraflops"),
         "model FLOPs utilisation": _chart(r"throughput/mfu"),
         "memory, GiB": _chart(r"memory/.*"),
     },
 }
-_FRACTION = re.compile(r".*/(R@\d+|top\d+|\w*accuracy)$|data/.*_share$|throughput/(waiting|mfu)$|retention/.*")
+_FRACTION = re.compile(
+    r".*/(R@\d+|top\d+|\w*accuracy)$|data/.*_share$|throughput/(data_wait_fraction|mfu)$|retention/.*"
+)
 
 
-def layout_without(absent: Collection[str]) -> Layout:
-    """``LAYOUT`` without the charts whose tags begin with one of ``absent``: nothing would ever be drawn in them."""
+def layout_for(metric_groups: Collection[str], absent: Collection[str]) -> Layout:
+    """The layout of a run.
+
+    Args:
+        metric_groups: first parts of the tags that the method itself logs; they share a chart.
+        absent: how the tags begin that the run never logs; their charts are left out.
+    """
     kept = {
         group: {name: chart for name, chart in charts.items() if not chart[1][0].startswith(tuple(absent))}
         for group, charts in LAYOUT.items()
     }
+    if metric_groups:
+        kept["losses"]["the method's own numbers"] = _chart(*(f"{group}/.*" for group in metric_groups))
     return {group: charts for group, charts in kept.items() if charts}
 
 

@@ -24,7 +24,7 @@ from typing_extensions import override
 from datamodules.batch import Batch, Grain
 from datamodules.reading.text_notes import FirstSamples
 from lightning_modules.boards import hparams
-from lightning_modules.boards.layout import layout_without
+from lightning_modules.boards.layout import layout_for
 from lightning_modules.boards.snapshot import Seen, first_samples, looking
 from lightning_modules.boards.statistics import geometry, short_retrieval, similarities
 from lightning_modules.callbacks.benchmarks import Benchmarks
@@ -71,9 +71,10 @@ class Diagnostics(Callback):
             with looking(pl_module, self._samples) as seen:
                 self.start = short_retrieval(seen)
         settings = hparams.settings_of(provenance(pl_module))
+        layout = layout_for(pl_module.extra_metric_groups, self._never_logged(trainer, pl_module))
         for one in trainer.loggers:
             if isinstance(one, TensorBoardLogger):
-                one.experiment.add_custom_scalars(layout_without(self._never_logged(trainer, pl_module)))
+                one.experiment.add_custom_scalars(layout)
                 hparams.begin(one.experiment, settings)
             else:
                 one.log_hyperparams(settings)
@@ -85,7 +86,6 @@ class Diagnostics(Callback):
             "geometry/": self._samples is not None,
             "gradient_norm/": self._active,
             "memory/": self._active,
-            "watch/": type(method).extra_metrics is not Method.extra_metrics,
             "throughput/mfu": peak_flops(method.device, str(trainer.precision)) is not None,
             "benchmark/": any(isinstance(c, Benchmarks) and c.every_n_steps for c in vars(trainer)["callbacks"]),
         }

@@ -25,9 +25,9 @@ logger = logging.getLogger("grainclip")
 
 
 class Throughput(Callback):
-    """``throughput/images_per_second`` over all ranks; ``throughput/waiting``, the share of time spent on data;
-    ``throughput/teraflops``, useful operations a second of each device, and ``throughput/mfu``, their share of what the
-    device could do at best, where that is known.
+    """``throughput/images_per_second`` over all ranks; ``throughput/data_wait_fraction``, the share of time spent on
+    data; ``throughput/teraflops``, useful operations a second of each device, and ``throughput/mfu``, their share of
+    the device's peak, where that is known.
 
     Measured over the steps between two log points; validation does not count.
     """
@@ -67,7 +67,7 @@ class Throughput(Callback):
             self._log_arithmetic(trainer, pl_module)
             speed = self.images * trainer.world_size / self.elapsed
             pl_module.log("throughput/images_per_second", speed, prog_bar=True)
-            pl_module.log("throughput/waiting", max(0.0, 1 - self.busy / self.elapsed))
+            pl_module.log("throughput/data_wait_fraction", max(0.0, 1 - self.busy / self.elapsed))
             self._restart()
 
     def _log_arithmetic(self, trainer: Trainer, pl_module: LightningModule) -> None:

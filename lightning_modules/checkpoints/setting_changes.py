@@ -15,7 +15,7 @@ TRAINER = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algori
 TOLD = ("trainer.max_epochs", "trainer.max_steps", "trainer.precision")  # may change, and stand in the run's history
 FREE = (
     "model.memory",  # exact whatever it is
-    "data.workers",
+    "data.num_workers",
     "data.skip",
     "data.val_batch_size",
 )

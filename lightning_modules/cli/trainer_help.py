@@ -41,7 +41,7 @@ The settings that people use, with their defaults; ways to see the others stand 
   --data.global_batch_size N           images of a step over all ranks, in place of batch_size
   --data.val_batch_size 64             images of a batch in validation
   --data.batches_per_epoch N           needed for remote shards, which are not counted
-  --data.workers N                     loader processes of a rank; without it one for each core but one, at most 8
+  --data.num_workers N                 loader processes of a rank; without it one for each core but one, at most 8
   --data.sampling.sentences 5          at most so many sentences of an image
   --data.sampling.phrases 30           at most so many phrases of an image
   --data.train_transform CLASS         RandomCrop, CenterCrop or Squash

@@ -64,6 +64,7 @@ class Method(LightningModule, ABC):
     """
 
     student_share = 1.0  # of what is deployed; the rest are the weights of a teacher
+    extra_metric_groups: Collection[str] = ()  # first parts of the tags of ``extra_metrics``, for TensorBoard's charts
 
     def __init__(
         self,
@@ -95,7 +96,10 @@ class Method(LightningModule, ABC):
         return ()
 
     def extra_metrics(self, batch: Batch, features: Features) -> LossTerms:
-        """Other numbers that show how training goes; asked for at the steps that are logged, without gradients."""
+        """Extra scalars by the tag under which they are logged; computed without gradient on logging steps.
+
+        The tags' first parts stand in ``extra_metric_groups``.
+        """
         del batch, features  # most methods have none
         return {}
 
@@ -192,8 +196,8 @@ class Method(LightningModule, ABC):
         self.log_dict({f"train/loss_{name}": term.detach() for name, term in terms.items()}, batch_size=images)
         if self._logs_this_step():
             with torch.no_grad():
-                seen = self.extra_metrics(batch, features)
-            self.log_dict({f"watch/{name}": value for name, value in seen.items()}, batch_size=images)
+                metrics = self.extra_metrics(batch, features)
+            self.log_dict(dict(metrics), batch_size=images)
         return loss * self._window_factor(batch_idx)
 
     def _window_factor(self, batch_idx: int) -> float:

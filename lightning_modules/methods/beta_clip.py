@@ -62,10 +62,10 @@ class BetaClip(Method):
             retrieval).
         beta: strength of same-image matches in [0, 1]: 0 tells all texts of an image apart, 1 holds them all for equal.
         alpha: weight of a view's own text (CE).
-        scope: where β-CAL's negatives come from: ``all`` ranks, this ``rank``, or groups of so many images of it (the
-            published code: 64, its batch on one GPU).
-        per: BCE is a mean over valid ``pair``s (as published: its pull on a positive shrinks with the batch) or a sum
-            over pairs divided by the valid ``row``s.
+        negatives: where β-CAL's negatives come from: ``all`` ranks, this ``rank``, or groups of so many images of it
+            (the published code: 64, its batch on one GPU).
+        normalize_by: BCE is a mean over valid ``pair``s (as published: its pull on a positive shrinks with the batch)
+            or a sum over pairs divided by the valid ``row``s.
         bias: start of a learnable bias on BCE's logits (SigLIP: -10); None, as published: no bias.
         global_weight: weight of the global term.
         local_weight: weight of β-CAL; 0 leaves it out, and the pooling block with it.
@@ -73,7 +73,7 @@ class BetaClip(Method):
         pooling_heads: attention heads of the pooling block.
         pooling_gain: the block starts as plain attention by similarity, sharpened by this gain (for training from
             scratch; see ``TextConditionedPooling.start_transparent``); None: at random, as in the paper.
-        reference: reproduce the published loss, its padding included (see ``losses/beta_cal.py``).
+        published_numerics: reproduce the published loss, its padding included (see ``losses/beta_cal.py``).
         encoder: sizes of the towers; with ``pretrained`` they come from the checkpoint.
         optim: learning rates and schedule.
         pretrained: hub id, folder or file of a CLIP checkpoint to start from; None: from scratch.
@@ -83,26 +83,29 @@ class BetaClip(Method):
         ValueError: where an argument is out of its range.
     """
 
+    extra_metric_groups = ("beta_cal_by_grain",)
+
     def __init__(
         self,
         objective: Literal["ce", "bce"] = "ce",
         beta: float = 0.5,
         alpha: float = 1.0,
-        scope: Literal["all", "rank"] | int = "all",
-        per: Literal["pair", "row"] = "pair",
+        negatives: Literal["all", "rank"] | int = "all",
+        normalize_by: Literal["pair", "row"] = "pair",
         bias: float | None = None,
         global_weight: float = 1.0,
         local_weight: float = 1.0,
         grain_weights: GrainWeights = GrainWeights(),
         pooling_heads: int = 8,
         pooling_gain: float | None = None,
-        reference: bool = False,
+        published_numerics: bool = False,
         encoder: EncoderConfig = EncoderConfig(),
         optim: OptimConfig = OptimConfig(),
         pretrained: str | None = None,
         memory: MemoryConfig = MemoryConfig(),
     ) -> None:
-        beta_cal = BetaCalLoss(objective, beta, alpha, reference, scope, per, bias)  # bad values stop here, first
+        # Bad values stop here, before the encoder is built.
+        beta_cal = BetaCalLoss(objective, beta, alpha, published_numerics, negatives, normalize_by, bias)
         check_weight("global_weight", global_weight)
         check_weight("local_weight", local_weight)
         if global_weight == local_weight == 0:
@@ -142,7 +145,7 @@ class BetaClip(Method):
     @override
     def extra_metrics(self, batch: Batch, features: Features) -> LossTerms:
         """β-CAL over the rows of one grain only, unweighted; the published form has no such rows."""
-        if self.beta_cal.reference or self.pooling is None:
+        if self.beta_cal.published_numerics or self.pooling is None:
             return {}
         queries = join(*(batch.grains[g] for g in GRAINS))
         texts, ids = features.of(queries), batch.texts.ids[queries.index]
@@ -150,7 +153,9 @@ class BetaClip(Method):
         seen: LossTerms = {}
         for grain in GRAINS:
             own = torch.cat([(g == grain) * batch.grains[g].valid.float() for g in GRAINS], dim=1)
-            seen[f"beta_cal/{grain.value}"] = self.beta_cal(views, texts, queries.valid, self.pooling.scale, ids, own)
+            seen[f"beta_cal_by_grain/{grain.value}"] = self.beta_cal(
+                views, texts, queries.valid, self.pooling.scale, ids, own
+            )
         return seen
 
     @override

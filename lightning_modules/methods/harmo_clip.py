@@ -46,7 +46,7 @@ from lightning_modules.networks.lexemes import pool_lexemes
 from lightning_modules.networks.normalize import unit
 from lightning_modules.networks.temperature import Temperature
 from losses import ClipLoss, LexemeRegionLoss
-from losses.core.pairs import Scope
+from losses.core.pairs import Negatives
 from losses.lexeme_region import SameLemma
 
 
@@ -62,7 +62,7 @@ class HarmoClip(Method):
         lexeme_projection: lexemes live in the texts' ``shared`` space, or pass a projection of their ``own`` (which
             starts as the identity).
         same_lemma: what other regions' lexemes of an equal lemma are: to ``ignore``, ``positive`` or ``negative``.
-        scope: where the contrast's negatives come from: ``all`` ranks, this ``rank``, or groups of so many of its
+        negatives: where the contrast's negatives come from: ``all`` ranks, this ``rank``, or groups of so many of its
             images (1: within an image).
         temperature: lexemes and regions have their ``own`` (FG-CLIP), which starts where CLIP's stands, or CLIP's
             (``shared``, FineCLIP); or their own, whose factor on the cosines starts at this number (features that are
@@ -77,6 +77,8 @@ class HarmoClip(Method):
         ValueError: where an argument is out of its range.
     """
 
+    extra_metric_groups = ("regions",)
+
     def __init__(
         self,
         global_weight: float = 1.0,
@@ -85,7 +87,7 @@ class HarmoClip(Method):
         lexeme: Literal["mean", "last", "phrase"] = "mean",
         lexeme_projection: Literal["shared", "own"] = "shared",
         same_lemma: SameLemma = "ignore",
-        scope: Scope = "all",
+        negatives: Negatives = "all",
         temperature: Literal["own", "shared"] | float = "own",
         text_tower: Literal["trained", "frozen"] = "trained",
         encoder: EncoderConfig = EncoderConfig(),
@@ -107,7 +109,7 @@ class HarmoClip(Method):
         region_losses = [CropTarget()] if region_losses is None else region_losses
         if not any([global_weight, lexeme_weight, *(loss.weight for loss in region_losses)]):
             raise ValueError("global_weight, lexeme_weight or a region loss's weight must be above 0, got 0 for all")
-        contrast = LexemeRegionLoss(same_lemma, scope)
+        contrast = LexemeRegionLoss(same_lemma, negatives)
         super().__init__(encoder, optim, pretrained, memory)
         self.global_weight, self.lexeme_weight = global_weight, lexeme_weight
         self.lexeme: Literal["mean", "last", "phrase"] = lexeme
@@ -165,7 +167,7 @@ class HarmoClip(Method):
         """What multiplies the cosines of regions and texts."""
         return self.encoder.scale if self.temperature is None else self.temperature()
 
-    def _crops(self, batch: Batch, teacher: Literal["stopped", "trained", "frozen"]) -> Float[Tensor, "C D"]:
+    def _crops(self, batch: Batch, teacher: Literal["self_detached", "trained", "frozen"]) -> Float[Tensor, "C D"]:
         """The class tokens of the crops."""
         encoder = self.teacher if teacher == "frozen" and self.teacher is not None else self.encoder
         parts = batch.crops.pixels.split(self.memory.grad_cache_chunk or max(1, len(batch.images)))
@@ -184,9 +186,9 @@ class HarmoClip(Method):
         cut = (span[:, 1] <= span[:, 0]).float().sum() / max(len(span), 1)
         boxes = torch.tensor(len(named.links[:, 0].unique()) / images, device=device)
         return {
-            "boxes": boxes,
-            "lexemes": torch.tensor(len(span) / images, device=device),
-            "lexemes_cut": cut,
+            "regions/boxes_per_image": boxes,
+            "regions/lexemes_per_image": torch.tensor(len(span) / images, device=device),
+            "regions/truncated_lexeme_share": cut,
         }
 
     @override

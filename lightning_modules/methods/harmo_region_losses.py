@@ -25,7 +25,7 @@ from lightning_modules.methods.base import Features
 from lightning_modules.methods.loss_weights import check_weight
 from losses import GlobalRegionLoss, LexemeRegionLoss
 from losses.core.contrastive import Scalar
-from losses.core.pairs import Scope, check_scope
+from losses.core.pairs import Negatives, check_negatives
 from losses.lexeme_region import SameLemma
 
 
@@ -36,7 +36,7 @@ class Seen(NamedTuple):
     features: Features
     regions: Float[Tensor, "R D"]  # unit norm, one for each row of ``batch.regions``
     scale: Scalar  # of region and text
-    encode_crops: Callable[[Literal["stopped", "trained", "frozen"]], Float[Tensor, "C D"]]
+    encode_crops: Callable[[Literal["self_detached", "trained", "frozen"]], Float[Tensor, "C D"]]
 
 
 class Named(NamedTuple):
@@ -78,15 +78,15 @@ class CropTarget(RegionTarget):
 
     Args:
         weight: of the term.
-        teacher: who sees the crop: the model itself, ``stopped`` (no gradient to this side: the global branch is not
-            pulled) or ``trained`` (FineCLIP); or the model as it was at the start (``frozen``, CLIPSelf).
+        teacher: who sees the crop: the model itself, ``self_detached`` (no gradient to this side: the global branch is
+            not pulled) or ``trained`` (FineCLIP); or the model as it was at the start (``frozen``, CLIPSelf).
         power: 1 as in CLIPSelf and FineCLIP, 2 as in GOAL.
         student_share: with a frozen teacher, what is validated and exported are weights between the two: this share of
             the student's, the rest the teacher's (CLIPSelf: 0.7 for B/16, 0.95 for L/14); 1: the student alone.
     """
 
     weight: float = 1.0
-    teacher: Literal["stopped", "trained", "frozen"] = "stopped"
+    teacher: Literal["self_detached", "trained", "frozen"] = "self_detached"
     power: float = 1.0
     student_share: float = 1.0
 
@@ -94,8 +94,8 @@ class CropTarget(RegionTarget):
 
     def __post_init__(self) -> None:
         check_weight("region_losses.weight", self.weight)
-        if self.teacher not in ("stopped", "trained", "frozen"):
-            raise ValueError(f"region_losses.teacher must be stopped, trained or frozen, got {self.teacher!r}")
+        if self.teacher not in ("self_detached", "trained", "frozen"):
+            raise ValueError(f"region_losses.teacher must be self_detached, trained or frozen, got {self.teacher!r}")
         if not (math.isfinite(self.power) and self.power > 0):
             raise ValueError(f"region_losses.power must be positive and finite, got {self.power}")
         if not 0 < self.student_share <= 1:
@@ -118,26 +118,26 @@ class PhraseTarget(RegionTarget):
     Args:
         weight: of the term.
         same_lemma: what equal lemmas of other regions are: to ``ignore``, ``positive`` or ``negative``.
-        scope: where negatives come from, as in ``losses.LexemeRegionLoss``.
+        negatives: where negatives come from, as in ``losses.LexemeRegionLoss``.
     """
 
     weight: float = 1.0
     same_lemma: SameLemma = "ignore"
-    scope: Scope = "all"
+    negatives: Negatives = "all"
 
     name = "phrase"
 
     def __post_init__(self) -> None:
         check_weight("region_losses.weight", self.weight)
-        check_scope(self.scope)
-        LexemeRegionLoss(self.same_lemma, self.scope)
+        check_negatives(self.negatives)
+        LexemeRegionLoss(self.same_lemma, self.negatives)
 
     @override
     def loss(self, seen: Seen) -> Float[Tensor, ""]:
         batch, named = seen.batch, Named.of(seen.batch)
         texts = seen.features.of(batch.grains[Grain.PHRASE])[named.image, named.slot]
         lemma = batch.lexemes.lemma[named.image, named.slot]
-        contrast = LexemeRegionLoss(self.same_lemma, self.scope)
+        contrast = LexemeRegionLoss(self.same_lemma, self.negatives)
         return contrast(seen.regions, texts, named.links, seen.scale, lemma, batch.regions.image, named.image)
 
 

@@ -67,13 +67,13 @@ class Reconstruction:
             modality rebuilds itself (``cycle``).
         attention_temperature: divides the cosines of the attention.
         temperature: divides the cosines that are contrasted.
-        ways: 2: a token picks its reconstruction and the reverse; 1: only the former.
+        symmetric: a token picks its reconstruction and the reverse; False: only the former.
     """
 
     attention: Literal["cosine", "projected", "cycle"] = "cosine"
     attention_temperature: float = 0.1
     temperature: float = 0.1
-    ways: Literal[1, 2] = 2
+    symmetric: bool = True
 
     def loss(self, width: int) -> WordPatchLoss:
         """The loss for tokens of this width."""
@@ -81,7 +81,7 @@ class Reconstruction:
             raise ValueError(f"reconstruction.attention must be cosine, projected or cycle, got {self.attention!r}")
         rebuild = "cycle" if self.attention == "cycle" else "cross"
         projected = width if self.attention == "projected" else None
-        return WordPatchLoss(self.attention_temperature, self.temperature, rebuild, self.ways, projected)
+        return WordPatchLoss(self.attention_temperature, self.temperature, rebuild, self.symmetric, projected)
 
 
 torch.serialization.add_safe_globals([Calibration, Reconstruction])
@@ -103,7 +103,7 @@ class MulClip(Method):
         short_weight: weight of the summary's term; above 0 it needs ``data.sampling.summaries`` 1.
         word_weight: weight of L_Word.
         subcaption_weight: weight of L_Sub; above 0 it needs ``data.sampling.sentences`` of 1 or more.
-        words: L_Word is the ``reconstruction`` within each image, or FineLIP's ``clim`` over the batch, to compare.
+        word_loss: L_Word is the ``reconstruction`` within each image, or FineLIP's ``clim`` over the batch, to compare.
         reconstruction: how patches and words rebuild each other.
         calibration: how patches and words are condensed; None: not at all.
         aggregation: similarities of a sentence and the patches to weights; None: ``losses.SparseWeights()``.
@@ -118,12 +118,14 @@ class MulClip(Method):
         ValueError: where an argument is out of its range.
     """
 
+    extra_metric_groups = ("calibration", "reconstruction", "subcaption")
+
     def __init__(
         self,
         short_weight: float = 0.5,
         word_weight: float = 1.0,
         subcaption_weight: float = 1.0,
-        words: Literal["reconstruction", "clim"] = "reconstruction",
+        word_loss: Literal["reconstruction", "clim"] = "reconstruction",
         reconstruction: Reconstruction = Reconstruction(),
         calibration: Calibration | None = Calibration(),
         aggregation: PatchWeighting | None = None,
@@ -136,8 +138,8 @@ class MulClip(Method):
         weights = {"short_weight": short_weight, "word_weight": word_weight, "subcaption_weight": subcaption_weight}
         for name, weight in weights.items():
             check_weight(name, weight)
-        if words not in ("reconstruction", "clim"):
-            raise ValueError(f"words must be reconstruction or clim, got {words!r}")
+        if word_loss not in ("reconstruction", "clim"):
+            raise ValueError(f"word_loss must be reconstruction or clim, got {word_loss!r}")
         if patches not in ("calibrated", "raw"):
             raise ValueError(f"patches must be calibrated or raw, got {patches!r}")
         super().__init__(encoder, optim, pretrained, memory)
@@ -148,7 +150,7 @@ class MulClip(Method):
         self.image_calibration, self.text_calibration = self._calibrations(calibration)
         width, self.word_loss = self.encoder.config.embed_dim, None
         if word_weight > 0:
-            self.word_loss = ClimLoss() if words == "clim" else reconstruction.loss(width)
+            self.word_loss = ClimLoss() if word_loss == "clim" else reconstruction.loss(width)
 
     def _calibrations(self, settings: Calibration | None) -> tuple[TokenCalibration | None, TokenCalibration | None]:
         """The modules that some term needs."""
@@ -204,8 +206,8 @@ class MulClip(Method):
 
     @override
     def extra_metrics(self, batch: Batch, features: Features) -> LossTerms:
-        """How alike an image's tokens are (mean cosine), how many tokens each attention draws on (exponential of its
-        entropy), and the share of patches that a sentence gathers.
+        """Mean cosine of the calibrated tokens, perplexity of the attentions (exponential of their entropy), and the
+        share of patches that a sentence gathers.
         """
         seen: LossTerms = {}
         words = caption_words(batch, features)
@@ -213,19 +215,20 @@ class MulClip(Method):
         for name, (calibration, tokens) in inputs.items():
             if calibration is not None:
                 made = calibration(*tokens)
-                seen[f"alike/{name}"] = mean_cosine(made.tokens)
-                seen[f"drawn_on/{name}"] = breadth(made.attention).mean()
+                seen[f"calibration/token_cosine/{name}"] = mean_cosine(made.tokens)
+                seen[f"calibration/attention_perplexity/{name}"] = breadth(made.attention).mean()
         if isinstance(self.word_loss, WordPatchLoss):
             tokens, valid = self.text_tokens(batch, features)
             at_text, at_image = self.word_loss.attention(self.image_tokens(features), tokens, valid)
             of_text = breadth(at_image)
-            seen["drawn_on/by_patch"] = breadth(at_text).mean()
-            seen["drawn_on/by_word"] = of_text.mean() if valid is None else of_text[valid].mean()
+            seen["reconstruction/attention_perplexity/image"] = breadth(at_text).mean()
+            of_text = of_text if valid is None else of_text[valid]
+            seen["reconstruction/attention_perplexity/text"] = of_text.mean()
         if self.subcaption_weight > 0:
             sentences = batch.grains[Grain.SENTENCE]
             source = features.images.patches if self.gathered == "raw" else self.image_tokens(features)
             weights = patch_weights(source, features.of(sentences), sentences.valid, self.aggregation)
-            seen["gathered"] = (weights > 0).float().mean(-1)[sentences.valid].mean()
+            seen["subcaption/patch_share"] = (weights > 0).float().mean(-1)[sentences.valid].mean()
         return seen
 
     @override

@@ -28,7 +28,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from losses.core.pairs import Labels, NegativePairs, Scope, Tile
+from losses.core.pairs import Labels, NegativePairs, Negatives, Tile
 from losses.core.process_group import Ranks
 
 Scalar = Float[Tensor, " ..."] | float
@@ -74,7 +74,7 @@ def log_partition(
     scale: Scalar,
     keep: Bool[Tensor, "B K Q"] | None = None,
     part: Int[Tensor, " B"] | None = None,
-    scope: Scope = "all",
+    negatives: Negatives = "all",
 ) -> Logits:
     """Softmax denominators in both directions, exact over all ranks.
 
@@ -83,11 +83,11 @@ def log_partition(
         scale: what multiplies the similarities.
         keep: the pairs within a block that count in the denominators; all by default.
         part: blocks are only contrasted with blocks of equal part (say, the same sentence slot).
-        scope: where the other blocks come from: "all" ranks, this "rank", or groups of so many blocks of this rank.
+        negatives: where the other blocks come from: "all" ranks, this "rank", or groups of so many blocks of this rank.
     """
     with _full_precision(rows.vectors):
         row, col, own = _prepare(rows, cols, scale)
-        row_index, col_index, pairs = _pair_up(rows, cols, part, scope)
+        row_index, col_index, pairs = _pair_up(rows, cols, part, negatives)
         others = _LogSumExp.apply(
             row.flatten(0, 1).index_select(0, row_index), col.flatten(0, 1).index_select(0, col_index), pairs
         )
@@ -110,7 +110,7 @@ def softplus_sum(
     bias: Scalar = 0.0,
     weight: tuple[Float[Tensor, "B K"], Float[Tensor, "B Q"]] | None = None,
     part: Int[Tensor, " B"] | None = None,
-    scope: Scope = "all",
+    negatives: Negatives = "all",
 ) -> Softplus:
     """The sigmoid loss of all negatives, exact over all ranks: a pair's logit is ``scale * similarity + bias``.
 
@@ -120,7 +120,7 @@ def softplus_sum(
     """
     with _full_precision(rows.vectors):
         row, col, own = _prepare(rows, cols, scale)
-        row_index, col_index, pairs = _pair_up(rows, cols, part, scope)
+        row_index, col_index, pairs = _pair_up(rows, cols, part, negatives)
         bias = torch.as_tensor(bias, dtype=own.dtype, device=own.device).reshape(())
         row_weight, col_weight = (
             own.new_full(index.shape, 0.5) if weight is None else weight[side].flatten()[index].to(own.dtype) / 2
@@ -141,14 +141,14 @@ def _prepare(rows: ContrastSide, cols: ContrastSide, scale: Scalar) -> tuple[Ten
 
 
 def _pair_up(
-    rows: ContrastSide, cols: ContrastSide, part: Int[Tensor, " B"] | None, scope: Scope
+    rows: ContrastSide, cols: ContrastSide, part: Int[Tensor, " B"] | None, negatives: Negatives
 ) -> tuple[Int[Tensor, " n"], Int[Tensor, " m"], NegativePairs]:
     """Indices of the valid slots of both sides, sorted by part, and how they meet."""
     if (rows.ids is None) != (cols.ids is None):
         raise ValueError("rows and cols must both have ids, or neither")
-    ranks = Ranks.everyone() if scope == "all" else Ranks()
-    if isinstance(scope, int):
-        group = torch.arange(len(rows.valid), device=rows.valid.device) // scope
+    ranks = Ranks.everyone() if negatives == "all" else Ranks()
+    if isinstance(negatives, int):
+        group = torch.arange(len(rows.valid), device=rows.valid.device) // negatives
         part = group if part is None else part * len(rows.valid) + group
     indices, labels = [], []
     for side in (rows, cols):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from losses.core.process_group import Ranks
 
-Scope = Literal["all", "rank"] | int
+Negatives = Literal["all", "rank"] | int
 """Where negatives come from: all ranks, this rank, or blocks of so many consecutive images of this rank."""
 
 # A tile is a square of logits with sides of at most so many. Small enough for a CPU's last cache, large enough that the
@@ -27,10 +27,10 @@ TILE = {"cpu": 2048}
 LARGE_TILE = 4096
 
 
-def check_scope(scope: Scope) -> None:
-    """Raises ValueError where ``scope`` is not "all", "rank" or a positive number of images."""
-    if scope not in ("all", "rank") and (isinstance(scope, (str, bool)) or scope < 1):
-        raise ValueError(f'scope must be "all", "rank" or a positive number of images, got {scope!r}')
+def check_negatives(negatives: Negatives) -> None:
+    """Raises ValueError where ``negatives`` is not "all", "rank" or a positive number of images."""
+    if negatives not in ("all", "rank") and (isinstance(negatives, (str, bool)) or negatives < 1):
+        raise ValueError(f'negatives must be "all", "rank" or a positive number of images, got {negatives!r}')
 
 
 class Labels(NamedTuple):

@@ -72,7 +72,7 @@ def write_config(file: Path) -> None:
             "class_path": "lightning_modules.BetaClip",
             "init_args": {"encoder": asdict(TINY), "optim": {"lr": 1e-3, "warmup_steps": 2}, "pooling_heads": 2},
         },
-        "data": {"shards": "shards", "val_shards": "shards", "batch_size": 8, "val_batch_size": 8, "workers": 0},
+        "data": {"shards": "shards", "val_shards": "shards", "batch_size": 8, "val_batch_size": 8, "num_workers": 0},
         "trainer": {
             "max_epochs": 1, "accelerator": "cpu", "devices": 1, "precision": "32-true", "enable_progress_bar": False,
         },

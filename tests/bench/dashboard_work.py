@@ -72,7 +72,7 @@ def _measure(device: str) -> dict[str, float]:
             limit_val_batches=0, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
             logger=TensorBoardLogger(folder, "", ""), callbacks=[diagnostics, images, Ends()],
         )  # fmt: skip
-        trainer.fit(method, GranularityData(sampling=GrainSampling(2, 5), workers=1))
+        trainer.fit(method, GranularityData(sampling=GrainSampling(2, 5), num_workers=1))
     assert ends[-1] > ends[WARM]
     # one look, at step 20: what is measured at the end is embedded for the images, and in their time
     spent["images"] /= 2  # drawn at the start and at the end

@@ -158,7 +158,7 @@ def batches(work: Work, device: torch.device) -> list[Batch]:
             for s, g in zip(samples, grains * len(samples), strict=False)
         ]  # fmt: skip
     items = [prepare(sample, random.Random(i)) for i, sample in enumerate(samples)]
-    data = GranularityData(image_size=size, workers=0)
+    data = GranularityData(image_size=size, num_workers=0)
     made = [collate(items[i : i + work.images]) for i in range(0, len(items), work.images)]
     return [data.on_after_batch_transfer(data.transfer_batch_to_device(one, device, 0), 0) for one in made]
 

@@ -41,7 +41,7 @@ def growing(mode: str, texts: int) -> Callable[[], None]:
     a, b = (functional.normalize(torch.randn(texts // slots, slots, WIDTH), dim=-1) for _ in range(2))
     valid = torch.ones(texts // slots, slots, dtype=torch.bool)
     clip = ClipLoss()
-    cal = BetaCalLoss("bce" if "BCE" in mode else "ce", scope=64 if "blocks" in mode else "all")
+    cal = BetaCalLoss("bce" if "BCE" in mode else "ce", negatives=64 if "blocks" in mode else "all")
 
     def work() -> None:
         u, v = a.clone().requires_grad_(), b.clone().requires_grad_()

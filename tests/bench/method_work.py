@@ -64,7 +64,7 @@ def _step(method: Method, items: list[Item], device: str) -> Callable[[], None]:
 
     method.to(device)
     optimizer = adamw(method, method.new_modules(), OptimConfig(lr=1e-5))
-    data = GranularityData(image_size=224, workers=0)
+    data = GranularityData(image_size=224, num_workers=0)
     batch = data.transfer_batch_to_device(collate(items), torch.device(device), 0)
     batch = data.on_after_batch_transfer(batch, 0)
 

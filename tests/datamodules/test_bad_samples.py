@@ -25,7 +25,7 @@ def write(folder: Path, count: int, bad: tuple[int, ...] = ()) -> list[str]:
 
 def module(shards, workers=0, batch=50, **settings) -> GranularityData:
     made = GranularityData(
-        shards, shards, batch_size=batch, val_batch_size=batch, workers=workers, image_size=16, context_length=77,
+        shards, shards, batch_size=batch, val_batch_size=batch, num_workers=workers, image_size=16, context_length=77,
         sampling=GrainSampling(0, 0), train_transform=Squash(), **settings,
     )  # fmt: skip
     made.setup("fit")

@@ -26,11 +26,11 @@ from tests.helpers.tiny import make_sample, write_shards, write_tar
 PREPARE = SamplePreprocessor(16, RandomCrop(), GrainSampling(1, 1), Tokenizer(77), random_texts=True)
 
 
-def batches(urls, batch_size=4, rank=0, ranks=1, skip=None, seed=0, weights=(1.0,), window=2) -> IndexedBatches:
+def batches(urls, batch_size=4, rank=0, ranks=1, skip=None, seed=0, weights=(1.0,), shuffle_shards=2) -> IndexedBatches:
     sources = [urls] if len(weights) == 1 else [[url] for url in urls]
     return IndexedBatches(
         [Source.of(find_shards([str(u) for u in s])) for s in sources], weights, PREPARE, batch_size,
-        seed=seed, window=window, rank=rank, ranks=ranks, skip=skip or SkipPolicy(),
+        seed=seed, shuffle_shards=shuffle_shards, rank=rank, ranks=ranks, skip=skip or SkipPolicy(),
     )  # fmt: skip
 
 
@@ -146,10 +146,10 @@ def test_evaluation_reads_every_sample_once(tmp_path, shards, ranks, workers):
 
 def test_a_module_without_setup_sets_itself_up(tmp_path):
     shards = [str(path) for path in write_shards(tmp_path, 8, 2)]
-    data = GranularityData(shards, batch_size=4, workers=0, image_size=16, context_length=77)
+    data = GranularityData(shards, batch_size=4, num_workers=0, image_size=16, context_length=77)
     assert sorted(keys(data.train_dataloader())) == [f"{n:06d}" for n in range(8)]
     with pytest.raises(ShardError, match="do not fill one batch of 9"):
-        GranularityData(shards, batch_size=9, workers=0, image_size=16).train_dataloader()
+        GranularityData(shards, batch_size=9, num_workers=0, image_size=16).train_dataloader()
 
 
 def test_identities_are_of_shard_and_number(tmp_path):
@@ -239,7 +239,7 @@ def test_a_shard_that_changes_while_it_is_read(tmp_path):
 
 def batches_of(source) -> IndexedBatches:
     return IndexedBatches(
-        [source], [1.0], PREPARE, 4, seed=0, window=2, rank=0, ranks=1, skip=SkipPolicy(max_rate=0.01)
+        [source], [1.0], PREPARE, 4, seed=0, shuffle_shards=2, rank=0, ranks=1, skip=SkipPolicy(max_rate=0.01)
     )
 
 

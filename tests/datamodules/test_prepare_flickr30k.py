@@ -137,7 +137,7 @@ def test_the_reader_trains_on_them(release):
         str(release.folder / "out"),
         str(release.folder / "out"),
         val_batch_size=2,
-        workers=0,
+        num_workers=0,
         sampling=GrainSampling(5, 30),
     )
     data.setup("validate")

@@ -35,10 +35,10 @@ def _quick(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
-def stream(urls, batch=4, skip=None, policy=POLICY, shuffle=4, rank=0, ranks=1) -> StreamBatches:
+def stream(urls, batch=4, skip=None, policy=POLICY, shuffle_samples=4, rank=0, ranks=1) -> StreamBatches:
     return StreamBatches(
-        [urls], [1.0], PREPARE, batch, seed=0, shuffle=shuffle, rank=rank, ranks=ranks, skip=skip or SkipPolicy(),
-        fetch=policy,
+        [urls], [1.0], PREPARE, batch, seed=0, shuffle_samples=shuffle_samples, rank=rank, ranks=ranks,
+        skip=skip or SkipPolicy(), fetch=policy,
     )  # fmt: skip
 
 
@@ -150,10 +150,10 @@ def test_the_rest_of_a_pass_with_gaps_is_exact(tmp_path):
         urls, lost = served(server, 30, 6), early(6)
         for stop in (3, 5):
             server.missing = {f"train-00{lost}.tar"}
-            before = stream(urls, 5, SkipPolicy(0.9), SHORT, shuffle=1)
+            before = stream(urls, 5, SkipPolicy(0.9), SHORT, shuffle_samples=1)
             found = epoch(before, stop)
             server.missing = set()
-            again = stream(urls, 5, SkipPolicy(0.9), SHORT, shuffle=1)
+            again = stream(urls, 5, SkipPolicy(0.9), SHORT, shuffle_samples=1)
             again.take_up(before.state())
             found += epoch(again, 11, start=stop)
             assert sorted(keys(found[:5])) == [f"{n:06d}" for n in range(30) if n % 6 != lost]

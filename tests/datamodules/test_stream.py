@@ -34,9 +34,9 @@ def remote(paths) -> list[str]:
     return [f"pipe:cat {shlex.quote(str(path))}" for path in paths]
 
 
-def stream(sources, rank=0, ranks=1, batch_size=4, skip=None, weights=(1.0,), shuffle=8) -> StreamBatches:
+def stream(sources, rank=0, ranks=1, batch_size=4, skip=None, weights=(1.0,), shuffle_samples=8) -> StreamBatches:
     return StreamBatches(
-        sources, weights, PREPARE, batch_size, seed=0, shuffle=shuffle, rank=rank, ranks=ranks,
+        sources, weights, PREPARE, batch_size, seed=0, shuffle_samples=shuffle_samples, rank=rank, ranks=ranks,
         skip=skip or SkipPolicy(),
     )  # fmt: skip
 
@@ -90,7 +90,7 @@ def test_passes_are_whole_and_differ(tmp_path, shards, ranks, workers):
 
 def test_the_order_of_shards_differs_from_pass_to_pass(tmp_path):
     paths = write_shards(tmp_path, 8, 8)
-    reader = stream([remote(paths)], batch_size=1, shuffle=1)
+    reader = stream([remote(paths)], batch_size=1, shuffle_samples=1)
     names = keys(reader.loader(0, 32, 0))
     assert len({tuple(names[8 * e : 8 * (e + 1)]) for e in range(4)}) == 4
 
@@ -105,10 +105,10 @@ def test_a_resumed_run_opens_no_shard_that_is_done(tmp_path, monkeypatch):
         return copy(url, *more)
 
     monkeypatch.setattr(download, "_copy", noted)
-    reader = stream([remote(paths)], batch_size=2, shuffle=1)
+    reader = stream([remote(paths)], batch_size=2, shuffle_samples=1)
     list(reader.loader(0, 6, 0))
     first, opened[:] = list(opened[:6]), []
-    again = stream([remote(paths)], batch_size=2, shuffle=1)
+    again = stream([remote(paths)], batch_size=2, shuffle_samples=1)
     again.take_up(reader.state())
     list(again.loader(2 * 4, 1, 0))
     assert opened[0] == first[4]
@@ -253,11 +253,11 @@ def test_a_window_without_a_usable_sample_ends_no_run(tmp_path, stop):
     broken = [make_sample(n).members() | {"jpg": b"no image"} for n in range(1, 12, 4)]
     write_tar(paths[1], broken)
     urls, skip = remote(paths), SkipPolicy(1.0)
-    whole = list(stream([urls], batch_size=2, shuffle=1, skip=skip).loader(0, 12, 0))
+    whole = list(stream([urls], batch_size=2, shuffle_samples=1, skip=skip).loader(0, 12, 0))
     assert [len(batch.keys) for batch in whole] == [2] * 12
     assert Counter(key for key in keys(whole[:6]) if int(key) % 4 == 1) == {}
     assert set(keys(whole[:6])) == {f"{n:06d}" for n in range(12) if n % 4 != 1}
-    again = stream([urls], batch_size=2, shuffle=1, skip=skip)
+    again = stream([urls], batch_size=2, shuffle_samples=1, skip=skip)
     rest = list(again.loader(2 * stop, 12 - stop, 0))
     assert keys(rest) == keys(whole[stop:])
     assert all(torch.equal(a.images, b.images) for a, b in zip(rest, whole[stop:], strict=True))

@@ -12,7 +12,7 @@ from tests.helpers.tiny import make_sample, write_tar
 def first(tmp_path, samples, context_length):
     shards = [str(write_tar(tmp_path / "a.tar", samples))]
     data = GranularityData(
-        shards, shards, batch_size=2, val_batch_size=2, workers=0, image_size=16, context_length=context_length,
+        shards, shards, batch_size=2, val_batch_size=2, num_workers=0, image_size=16, context_length=context_length,
         sampling=GrainSampling(2, 2),
     )  # fmt: skip
     data.setup("fit")

@@ -25,7 +25,7 @@ class SigLip(Method):
         self, bias: float = -10.0, encoder: EncoderConfig = EncoderConfig(), optim: OptimConfig = OptimConfig()
     ) -> None:
         super().__init__(encoder, optim)
-        self.sigmoid = BetaCalLoss("bce", beta=0.0, per="row", bias=bias)
+        self.sigmoid = BetaCalLoss("bce", beta=0.0, normalize_by="row", bias=bias)
 
     @override
     def losses(self, batch: Batch, features: Features) -> LossTerms:

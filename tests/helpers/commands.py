@@ -35,7 +35,8 @@ def tiny_config(folder: Path, **changes: Any) -> Path:
             "init_args": {"encoder": asdict(TINY), "optim": {"lr": 1e-3, "warmup_steps": 2}, "pooling_heads": 2},
         },
         "data": {
-            "shards": "shards/*.tar", "val_shards": "shards/*.tar", "batch_size": 8, "val_batch_size": 8, "workers": 0,
+            "shards": "shards/*.tar", "val_shards": "shards/*.tar", "batch_size": 8, "val_batch_size": 8,
+            "num_workers": 0,
         },
         "trainer": {
             "max_epochs": 2, "accelerator": "cpu", "devices": 1, "precision": "32-true", "log_every_n_steps": 1,

@@ -17,7 +17,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "clip": partial(ClipFinetune, **_TINY),
     "multi_positive": partial(MultiPositiveClip, **_TINY),
     "beta_ce": partial(BetaClip, "ce", pooling_heads=2, **_TINY),
-    "beta_bce": partial(BetaClip, "bce", per="row", bias=-3.0, pooling_heads=2, **_TINY),
+    "beta_bce": partial(BetaClip, "bce", normalize_by="row", bias=-3.0, pooling_heads=2, **_TINY),
     "harmo": partial(HarmoClip, **_TINY),
     "mul": partial(MulClip, **_TINY),
 }
@@ -28,6 +28,6 @@ def method_data(folder: Path, batch_size: int = 6) -> GranularityData:
     folder.mkdir(parents=True, exist_ok=True)
     shards = write_regions(folder)
     return GranularityData(
-        shards, shards, batch_size=batch_size, val_batch_size=6, workers=0, image_size=16, context_length=77,
+        shards, shards, batch_size=batch_size, val_batch_size=6, num_workers=0, image_size=16, context_length=77,
         sampling=GrainSampling(2, 3, summaries=1), regions=RegionSampling(crops=1), train_transform=Squash(),
     )  # fmt: skip

@@ -26,7 +26,7 @@ def write_regions(folder: Path) -> list[str]:
 
 def region_data(shards, regions=RegionSampling(crops=1), context=77, **sampling) -> GranularityData:
     return GranularityData(
-        shards, shards, batch_size=6, val_batch_size=6, workers=0, image_size=16, context_length=context,
+        shards, shards, batch_size=6, val_batch_size=6, num_workers=0, image_size=16, context_length=context,
         sampling=GrainSampling(**({"sentences": 0, "phrases": 4} | sampling)), regions=regions,
         train_transform=Squash(),
     )  # fmt: skip

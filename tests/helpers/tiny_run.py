@@ -34,7 +34,7 @@ def data(
 ) -> GranularityData:  # fmt: skip
     shards = write_shards(folder / "shards", 24, 2)
     return GranularityData(
-        [str(s) for s in shards], [str(s) for s in shards], batch_size=8, val_batch_size=8, workers=workers,
+        [str(s) for s in shards], [str(s) for s in shards], batch_size=8, val_batch_size=8, num_workers=workers,
         image_size=16, context_length=77, sampling=sampling,
         train_transform=transform or RandomCrop(), **settings,
     )  # fmt: skip

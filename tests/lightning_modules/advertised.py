@@ -90,7 +90,7 @@ def build(setting: Setting, shards: list[str], *more: str) -> tuple[Method, Gran
     arguments = [
         *(word for file in files for word in ("--config", file)),
         *(f"--model.init_args.encoder.{name}={size}" for name, size in SIZES.items()),
-        "--model.init_args.pretrained=null", "--data.workers=0", "--data.global_batch_size=8",
+        "--model.init_args.pretrained=null", "--data.num_workers=0", "--data.global_batch_size=8",
         f"--data.shards={shards}", f"--data.val_shards={shards}", "--data.val_batch_size=10", "--trainer.logger=false",
         *setting.overrides, *more,
     ]  # fmt: skip

@@ -25,7 +25,7 @@ def train(
     ranks = dist.get_world_size() if dist.is_initialized() else 1
     seed_everything(3)
     data = GranularityData(
-        list(shards), global_batch_size=GLOBAL_BATCH, workers=workers, image_size=16, context_length=77,
+        list(shards), global_batch_size=GLOBAL_BATCH, num_workers=workers, image_size=16, context_length=77,
         sampling=GrainSampling(1, 1), train_transform=Squash(), batches_per_epoch=5,
     )  # fmt: skip
     trainer = Trainer(

@@ -29,7 +29,7 @@ GLOBAL_BATCH = 8
 # A gradient that is nothing but rounding (a key's bias has none) is not blown up to a step of full size.
 OPTIM = OptimConfig(lr=3e-3, eps=1e-3, warmup_steps=2)
 METHODS = {
-    "beta_clip": lambda **more: BetaClip("bce", per="row", bias=-3.0, pooling_gain=2.0, **more),
+    "beta_clip": lambda **more: BetaClip("bce", normalize_by="row", bias=-3.0, pooling_gain=2.0, **more),
     "mul_clip": lambda **more: MulClip(calibration=Calibration(3, gain=2.0), **more),
     "harmo_clip": lambda **more: HarmoClip(
         region_losses=[CropTarget(), PhraseTarget()], lexeme_projection="own", **more
@@ -107,7 +107,7 @@ def train(spec: Spec, shards: list[str], ranks: int, *callbacks: Callback) -> Re
     """The run ``spec`` as one of ``ranks``."""
     seed_everything(5)
     data = GranularityData(
-        shards, batch_size=GLOBAL_BATCH // ranks, workers=0, image_size=16, context_length=77,
+        shards, batch_size=GLOBAL_BATCH // ranks, num_workers=0, image_size=16, context_length=77,
         sampling=GrainSampling(2, 3, summaries=1), regions=RegionSampling(crops=1), train_transform=Squash(),
         batches_per_epoch=20,
     )  # fmt: skip

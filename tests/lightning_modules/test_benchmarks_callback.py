@@ -59,7 +59,7 @@ def test_lightning_test_runs_what_the_config_names(tmp_path, capsys):
     sizes = {name: getattr(TINY, name) for name in TINY.__dataclass_fields__}
     config = {
         "model": {"class_path": "lightning_modules.BetaClip", "init_args": {"encoder": sizes}},
-        "data": {"shards": shards, "val_shards": shards, "workers": 0, "val_batch_size": 8},
+        "data": {"shards": shards, "val_shards": shards, "num_workers": 0, "val_batch_size": 8},
         "runs": str(tmp_path / "runs"),
         "trainer": {
             "accelerator": "cpu",

@@ -21,7 +21,9 @@ from tests.losses.oracle import Case, oracle_bce, oracle_ce
 @pytest.fixture
 def batch(tmp_path):
     shards = [str(shard) for shard in write_shards(tmp_path, 8, 1)]
-    data = GranularityData(shards, batch_size=8, workers=0, image_size=16, context_length=77, sampling=GrainSampling())
+    data = GranularityData(
+        shards, batch_size=8, num_workers=0, image_size=16, context_length=77, sampling=GrainSampling()
+    )
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
     return batch._replace(images=normalise(batch.images))
@@ -44,13 +46,13 @@ def test_terms_are_the_papers(tmp_path, objective):
     samples = [replace(one, caption=" ".join(one.sentences)) for one in samples]
     samples += [make_sample(n) for n in range(5, 8)]
     data = GranularityData(
-        [str(write_tar(tmp_path / "a.tar", samples))], batch_size=8, workers=0, image_size=16, context_length=77,
+        [str(write_tar(tmp_path / "a.tar", samples))], batch_size=8, num_workers=0, image_size=16, context_length=77,
         sampling=GrainSampling(3, 2),
     )  # fmt: skip
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
     torch.manual_seed(0)
-    settings = {"per": "row", "bias": -3.0} if objective == "bce" else {}
+    settings = {"normalize_by": "row", "bias": -3.0} if objective == "bce" else {}
     method = BetaClip(objective, beta=0.3, local_weight=0.7, global_weight=1.5, encoder=TINY, **settings).double()
     with torch.no_grad():
         method.pooling.temperature.log_scale.fill_(math.log(5.0))

@@ -20,7 +20,7 @@ SHORT = [
     "--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1",
     "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--data.scenes.train=64",
     "--data.scenes.dev=32", "--data.scenes.held_out=32", "--data.batch_size=8", "--data.val_batch_size=16",
-    "--data.workers=0", "--images.every_n_steps=0",
+    "--data.num_workers=0", "--images.every_n_steps=0",
 ]  # fmt: skip
 
 

@@ -27,7 +27,7 @@ def write(folder, count=24, **changes):
 
 def train(shards, method, ranks=1, batch_size=8, epochs=2, sampling=SAMPLING):
     data = GranularityData(
-        shards, batch_size=batch_size // ranks, workers=0, image_size=16, context_length=77, sampling=sampling,
+        shards, batch_size=batch_size // ranks, num_workers=0, image_size=16, context_length=77, sampling=sampling,
         regions=RegionSampling(crops=1),
     )  # fmt: skip
     trainer = Trainer(

@@ -55,8 +55,8 @@ def test_everything_is_there_at_its_steps(run):
     }  # fmt: skip
     every = {
         "gradient_norm/image_tower", "gradient_norm/text_tower", "gradient_norm/pooling", "memory/process_peak",
-        "throughput/teraflops", "data/duplicate_share", "data/padding_share", "watch/beta_cal/caption",
-        "watch/beta_cal/sentence", "watch/beta_cal/phrase",
+        "throughput/teraflops", "data/duplicate_share", "data/padding_share", "beta_cal_by_grain/caption",
+        "beta_cal_by_grain/sentence", "beta_cal_by_grain/phrase",
     }  # fmt: skip
     assert set(tags["scalars"]) >= looks | every
     means = {tag for tag in tags["scalars"] if tag.startswith("similarity/")}

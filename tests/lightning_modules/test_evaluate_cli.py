@@ -143,7 +143,9 @@ def labelled_data(folder, labels=LABELS):
             make_sample(number, regions=(Region((0.0, 0.0, 0.5, 0.5), 0, labels[number % len(labels)]), second))
         )
     write_shards(samples, folder, source="test")
-    return GranularityData([str(folder)], [str(folder)], val_batch_size=5, workers=0, image_size=16, context_length=77)
+    return GranularityData(
+        [str(folder)], [str(folder)], val_batch_size=5, num_workers=0, image_size=16, context_length=77
+    )
 
 
 def batches(module: GranularityData) -> list[Batch]:

@@ -183,7 +183,7 @@ def test_a_command_line_run_loads_from_its_checkpoint(tmp_path):
         sys.executable, "-m", "lightning_modules", "fit", "--config", str(root / "configs" / "beta_bce.yaml"),
         "--trainer.max_steps=1", "--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false",
         "--data.scenes.train=32", "--data.scenes.dev=32", "--data.scenes.held_out=32",
-        "--data.batch_size=8", "--data.workers=0",
+        "--data.batch_size=8", "--data.num_workers=0",
     ]  # fmt: skip
     environment = os.environ | {"GRAINCLIP_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(root)}
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)

@@ -91,7 +91,7 @@ def test_logs_and_table(tmp_path, capsys):
     tags = set(events.Tags()["scalars"])
     assert tags >= {
         "train/loss", "train/loss_global", "train/loss_beta_cal", "logit_scale/global", "logit_scale/pooling",
-        "throughput/images_per_second", "throughput/waiting", "data/skipped", "data/tokens_per_image",
+        "throughput/images_per_second", "throughput/data_wait_fraction", "data/skipped", "data/tokens_per_image",
         "val/loss_beta_cal", "val/caption/text_to_image/R@1", "val/caption/image_to_text/R@10",
         "val/sentence/text_to_image/R@5",
     }  # fmt: skip

@@ -108,7 +108,7 @@ def test_without_its_terms_it_is_clip(batch):
         {"lexeme": "last"},
         {"lexeme": "phrase", "region_losses": []},
         {"lexeme_projection": "own"},
-        {"same_lemma": "positive", "scope": 1},
+        {"same_lemma": "positive", "negatives": 1},
         {"same_lemma": "negative", "temperature": "shared"},
         {"region_losses": [CropTarget(teacher="trained", power=2.0), PhraseTarget(same_lemma="negative")]},
         {"region_losses": [CropTarget(teacher="frozen", student_share=0.7)]},
@@ -157,7 +157,7 @@ def test_temperatures(batch):
 def test_readings_of_the_lexeme_differ_and_an_own_space_starts_as_the_shared_one(batch):
     mean = terms(batch)["lexeme_region"]
     torch.testing.assert_close(terms(batch, lexeme_projection="own")["lexeme_region"], mean)
-    for settings in ({"lexeme": "last"}, {"lexeme": "phrase"}, {"same_lemma": "negative"}, {"scope": 1}):
+    for settings in ({"lexeme": "last"}, {"lexeme": "phrase"}, {"same_lemma": "negative"}, {"negatives": 1}):
         assert not terms(batch, **settings)["lexeme_region"].isclose(mean, rtol=1e-6), settings
 
 
@@ -171,7 +171,7 @@ def crop_gradient(batch, teacher):
 
 
 def test_only_a_trained_teacher_has_gradients(batch):
-    assert crop_gradient(batch, "stopped") is None
+    assert crop_gradient(batch, "self_detached") is None
     assert crop_gradient(batch, "frozen") is None
     trained = crop_gradient(batch, "trained")
     assert trained is not None
@@ -207,7 +207,7 @@ def test_lexemes_beyond_the_context_are_dropped_and_counted(shards):
     features = method.features(cut)
     assert cut.counts["dropped/lexeme"] == 6  # the second phrase of each image
     seen = method.extra_metrics(cut, features)
-    assert 0.3 < seen["lexemes_cut"] < 0.7
+    assert 0.3 < seen["regions/truncated_lexeme_share"] < 0.7
     whole = method.losses(cut, features)["lexeme_region"]
     assert whole.isfinite()
     assert whole > 0

@@ -30,7 +30,12 @@ def test_trains_and_shows_what_is_watched(tmp_path, shards):
     for term in ("loss", "loss_global", "loss_lexeme_region", "loss_region_crop"):
         loss = seen[f"train/{term}"]
         assert sum(loss[-5:]) < 0.9 * sum(loss[:5]), term
-    assert {"watch/boxes", "watch/lexemes", "logit_scale/region", "val/loss_lexeme_region"} <= set(seen)
+    assert {
+        "regions/boxes_per_image",
+        "regions/lexemes_per_image",
+        "logit_scale/region",
+        "val/loss_lexeme_region",
+    } <= set(seen)
 
 
 def test_an_averaged_student_is_validated_and_exported(tmp_path, shards):

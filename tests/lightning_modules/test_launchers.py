@@ -26,7 +26,7 @@ def start(folder: Path, shards: Path, launcher: tuple[str, ...], devices: int, r
     folder.mkdir()
     files = ["configs/beta_bce.yaml", *([f"configs/recipes/{recipe}.yaml"] if recipe else [])]
     settings = {
-        "data.shards": f"{shards}/*.tar", "data.global_batch_size": 8, "data.workers": 1, "images.every_n_steps": 0,
+        "data.shards": f"{shards}/*.tar", "data.global_batch_size": 8, "data.num_workers": 1, "images.every_n_steps": 0,
         "trainer.max_epochs": 1, "trainer.enable_progress_bar": "false", "trainer.accelerator": "cpu",
         "trainer.enable_model_summary": "false", "trainer.precision": "32-true", "trainer.deterministic": "true",
         "runs": folder, "trainer.devices": devices,

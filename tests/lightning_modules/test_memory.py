@@ -19,7 +19,9 @@ from tests.helpers.tiny_run import TINY
 @pytest.fixture
 def batch(tmp_path):
     shards = [str(shard) for shard in write_shards(tmp_path, 24, 1)]
-    data = GranularityData(shards, batch_size=10, workers=0, image_size=16, context_length=77, sampling=GrainSampling())
+    data = GranularityData(
+        shards, batch_size=10, num_workers=0, image_size=16, context_length=77, sampling=GrainSampling()
+    )
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
     return batch._replace(images=normalise(batch.images))
@@ -33,7 +35,9 @@ def gradients(method, batch, seed=0):
     return loss.detach(), {name: parameter.grad for name, parameter in method.named_parameters()}
 
 
-@pytest.mark.parametrize("make", [ClipFinetune, BetaClip, lambda **kw: BetaClip("bce", per="row", bias=-5.0, **kw)])
+@pytest.mark.parametrize(
+    "make", [ClipFinetune, BetaClip, lambda **kw: BetaClip("bce", normalize_by="row", bias=-5.0, **kw)]
+)
 @pytest.mark.parametrize("part", [1, 3, 10, 64])
 def test_parts_give_the_gradients_of_the_whole_batch(batch, make, part):
     torch.manual_seed(1)

@@ -43,7 +43,9 @@ def gradients_on_ranks(batches, part):
 
 def test_parts_on_two_ranks(tmp_path):
     shards = [str(shard) for shard in write_shards(tmp_path, 24, 1)]
-    data = GranularityData(shards, batch_size=6, workers=0, image_size=16, context_length=77, sampling=GrainSampling())
+    data = GranularityData(
+        shards, batch_size=6, num_workers=0, image_size=16, context_length=77, sampling=GrainSampling()
+    )
     data.setup("fit")
     batches = [b._replace(images=normalise(b.images).double()) for b in list(data.train_dataloader())[:2]]
     whole, by_parts = (run_on_ranks(gradients_on_ranks, 2, batches, part)[0] for part in (None, 2))

@@ -148,7 +148,7 @@ def test_groups_rates_and_decay_by_hand():
     config = OptimConfig(
         lr=1e-3, added_modules_lr=2e-3, temperature_lr=3e-3, weight_decay=0.1, betas=(0.8, 0.9), eps=1e-7
     )
-    method = BetaClip("bce", per="row", bias=-5.0, encoder=TINY)
+    method = BetaClip("bce", normalize_by="row", bias=-5.0, encoder=TINY)
     method.encoder.text_tower.projection.requires_grad_(False)
     optimizer = adamw(method, method.new_modules(), config)
     where = {id(p): group for group in optimizer.param_groups for p in group["params"]}

@@ -24,7 +24,7 @@ def test_fifty_photographs_are_learnt_by_heart(config, batches, shared, nltk_dat
     command += [f"--instances={coco / 'annotations/instances_train2017.json'}"]
     assert main(command) == 0
     settings = [
-        "--data.shards=shards", "--data.val_shards=shards", "--data.batch_size=25", "--data.workers=0",
+        "--data.shards=shards", "--data.val_shards=shards", "--data.batch_size=25", "--data.num_workers=0",
         "--data.sampling.sentences=1", "--data.sampling.phrases=3", "--data.train_transform=datamodules.Squash",
         "--model.init_args.optim.warmup_steps=10", f"--data.batches_per_epoch={batches}",
         "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",

@@ -8,7 +8,10 @@ from lightning_modules import CropTarget, ImageTarget, PhraseTarget
     ("wrong", "message"),
     [
         (lambda: CropTarget(weight=-1.0), r"region_losses\.weight must be 0 or more, got -1"),
-        (lambda: CropTarget(teacher="best"), r"region_losses\.teacher must be stopped, trained or frozen, got 'best'"),
+        (
+            lambda: CropTarget(teacher="best"),
+            r"region_losses\.teacher must be self_detached, trained or frozen, got 'best'",
+        ),
         (lambda: CropTarget(student_share=0.5), r"region_losses\.student_share is for a frozen teacher, got 0.5"),
         (lambda: CropTarget(power=0.0), r"region_losses\.power must be positive and finite, got 0"),
         (lambda: ImageTarget(power=-1.0), "power must be positive and finite, got -1"),

@@ -51,8 +51,8 @@ def train(
     """Trains on from ``folder``'s last checkpoint; a global batch has ``batch`` samples on any number of ranks."""
     recorder = Recorder(killed_at)
     data = GranularityData(
-        shards, batch_size=batch // ranks, workers=workers, image_size=16, context_length=77,
-        sampling=GrainSampling(1, 1), batches_per_epoch=SAMPLES // batch, shuffle=4,
+        shards, batch_size=batch // ranks, num_workers=workers, image_size=16, context_length=77,
+        sampling=GrainSampling(1, 1), batches_per_epoch=SAMPLES // batch, shuffle_samples=4,
     )  # fmt: skip
     trainer = Trainer(
         max_epochs=epochs, accelerator="cpu", devices=ranks, logger=False, enable_progress_bar=False,

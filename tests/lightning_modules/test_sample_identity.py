@@ -22,7 +22,7 @@ def test_shards_that_count_from_zero_each_are_not_merged(tmp_path, remote):
     shards = [f"{'file:' if remote else ''}{folder / 'val.tar'}" for folder in folders]
     seed_everything(5)
     data = GranularityData(
-        shards, shards, val_batch_size=8, workers=0, image_size=16, context_length=77, sampling=GrainSampling(2, 2),
+        shards, shards, val_batch_size=8, num_workers=0, image_size=16, context_length=77, sampling=GrainSampling(2, 2),
         batches_per_epoch=1,
     )  # fmt: skip
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_checkpointing=False)

@@ -131,8 +131,8 @@ def bad(number: int) -> dict[str, bytes]:
 def run(urls: list[str], val: str, folder: Path, *callbacks: Callback) -> int:
     seed_everything(3)
     data = GranularityData(
-        urls, [val], batch_size=BATCH, val_batch_size=BATCH, workers=WORKERS, image_size=16, context_length=77,
-        sampling=GrainSampling(2, 2), batches_per_epoch=200, shuffle=64, skip=SkipPolicy(0.5),
+        urls, [val], batch_size=BATCH, val_batch_size=BATCH, num_workers=WORKERS, image_size=16, context_length=77,
+        sampling=GrainSampling(2, 2), batches_per_epoch=200, shuffle_samples=64, skip=SkipPolicy(0.5),
         fetch=FetchPolicy(stall=1.0, patience=30.0, tries=3),
     )  # fmt: skip
     trainer = Trainer(

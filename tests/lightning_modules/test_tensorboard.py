@@ -49,7 +49,7 @@ def ask(tmp_path_factory):
 def test_scalars_histograms_and_layout(ask):
     scalars = set(json.loads(ask("plugin/scalars/tags"))["."])
     assert scalars >= {
-        "train/loss_beta_cal", "watch/beta_cal/phrase", "logit_scale/pooling", "gradient_norm/pooling",
+        "train/loss_beta_cal", "beta_cal_by_grain/phrase", "logit_scale/pooling", "gradient_norm/pooling",
         "geometry/alignment", "geometry/modality_gap", "geometry/effective_rank/image", "data/padding_share",
         "data/duplicate_share", "throughput/teraflops", "val/caption/text_to_image/R@1",
     }  # fmt: skip

@@ -46,7 +46,7 @@ def validate(method: str, val_shards: list[str], ranks: int, workers: int = 0) -
     seed_everything(5)
     data = GranularityData(
         val_shards, val_shards, batch_size=1, val_batch_size=4 if len(val_shards) > 1 or ranks == 1 else 1,
-        workers=workers, image_size=16, context_length=77, sampling=GrainSampling(2, 3, summaries=1),
+        num_workers=workers, image_size=16, context_length=77, sampling=GrainSampling(2, 3, summaries=1),
         skip=SkipPolicy(0.5), batches_per_epoch=1,
     )  # fmt: skip
     monitor = DataMonitor()

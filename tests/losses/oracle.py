@@ -90,7 +90,7 @@ def oracle_ce(case: Case, beta: float, alpha: float = 1.0, block: int | None = N
 
 
 def oracle_bce(
-    case: Case, beta: float, bias: Tensor | float = 0.0, per: str = "pair", block: int | None = None
+    case: Case, beta: float, bias: Tensor | float = 0.0, normalize_by: str = "pair", block: int | None = None
 ) -> Tensor:
     slots = slots_of(case)
     total, pairs, rows = torch.zeros((), dtype=torch.float64), 0.0, 0.0
@@ -106,4 +106,4 @@ def oracle_bce(
                 total = total - weight * F.logsigmoid(-z)
             else:
                 total = total - weight * (1.0 if i == j else beta) * F.logsigmoid(z)
-    return total / (pairs if per == "pair" else rows)
+    return total / (pairs if normalize_by == "pair" else rows)

@@ -32,24 +32,28 @@ def check(loss, case, expected):
 
 
 @pytest.mark.usefixtures("small_tiles")
-@pytest.mark.parametrize("scope", ["all", "rank", 1, 2])
+@pytest.mark.parametrize("negatives", ["all", "rank", 1, 2])
 @pytest.mark.parametrize(("ids", "weights"), [(False, False), (True, False), (False, True), (True, True)])
 @pytest.mark.parametrize(("beta", "alpha"), [(0.0, 1.0), (0.5, 1.0), (1.0, 0.3)])
-def test_ce_is_the_equations(beta, alpha, ids, weights, scope):
-    block = scope if isinstance(scope, int) else None
+def test_ce_is_the_equations(beta, alpha, ids, weights, negatives):
+    block = negatives if isinstance(negatives, int) else None
     case = random_case(images=4, ids=ids, weights=weights)
-    loss = BetaCalLoss("ce", beta, alpha, scope=scope)
+    loss = BetaCalLoss("ce", beta, alpha, negatives=negatives)
     check(loss, case, lambda c: oracle_ce(c, beta, alpha, block))
 
 
 @pytest.mark.usefixtures("small_tiles")
-@pytest.mark.parametrize("scope", ["all", 2])
+@pytest.mark.parametrize("negatives", ["all", 2])
 @pytest.mark.parametrize(("ids", "weights"), [(False, False), (True, False), (False, True), (True, True)])
-@pytest.mark.parametrize(("beta", "per"), [(0.0, "pair"), (0.5, "row"), (0.5, "pair"), (1.0, "row")])
-def test_bce_is_the_equations(beta, per, ids, weights, scope):
-    block = scope if isinstance(scope, int) else None
+@pytest.mark.parametrize(("beta", "normalize_by"), [(0.0, "pair"), (0.5, "row"), (0.5, "pair"), (1.0, "row")])
+def test_bce_is_the_equations(beta, normalize_by, ids, weights, negatives):
+    block = negatives if isinstance(negatives, int) else None
     case = random_case(images=4, ids=ids, weights=weights)
-    check(BetaCalLoss("bce", beta, scope=scope, per=per), case, lambda c: oracle_bce(c, beta, 0.0, per, block))
+    check(
+        BetaCalLoss("bce", beta, negatives=negatives, normalize_by=normalize_by),
+        case,
+        lambda c: oracle_bce(c, beta, 0.0, normalize_by, block),
+    )
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -63,7 +67,7 @@ def test_bce_bias_is_learned():
     torch.testing.assert_close(loss.bias.grad, wanted)
 
 
-@pytest.mark.parametrize("loss", [BetaCalLoss("ce"), BetaCalLoss("bce", per="row", bias=-1.0).double()])
+@pytest.mark.parametrize("loss", [BetaCalLoss("ce"), BetaCalLoss("bce", normalize_by="row", bias=-1.0).double()])
 def test_gradcheck(loss):
     case = random_case(images=3, texts=3, width=3, ids=True, weights=True)
     pooled, text = (x.nan_to_num(0.1).requires_grad_() for x in case[:2])
@@ -73,13 +77,13 @@ def test_gradcheck(loss):
 
 @pytest.mark.parametrize("objective", ["ce", "bce"])
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize(("kind", "reference"), [("full", True), ("full", False), ("padded", True)])
-def test_golden(objective, beta, kind, reference):
+@pytest.mark.parametrize(("kind", "published_numerics"), [("full", True), ("full", False), ("padded", True)])
+def test_golden(objective, beta, kind, published_numerics):
     name = f"beta_cal_{objective}_beta{beta}_{kind}"
     alpha = json.loads((GOLDEN / "index.json").read_text())[name]["alpha"]
     golden = load_file(GOLDEN / f"{name}.safetensors")
     pooled, text, scale = (golden[key].requires_grad_() for key in ("pooled", "text", "scale"))
-    loss = BetaCalLoss(objective, beta, alpha, reference)
+    loss = BetaCalLoss(objective, beta, alpha, published_numerics)
     value = loss(normalize(pooled, dim=-1), normalize(text, dim=-1), golden["valid"], scale)
     value.backward()
     torch.testing.assert_close(value, golden["loss"], rtol=1e-5, atol=0)
@@ -92,7 +96,9 @@ def test_golden(objective, beta, kind, reference):
 def test_reference_is_ours_where_nothing_is_padded(objective):
     case = random_case()
     case = case._replace(**{k: getattr(case, k).nan_to_num(0.2) for k in ("pooled", "text")}, valid=case.valid | True)
-    check(BetaCalLoss(objective, 0.3, 0.7), case, lambda c: BetaCalLoss(objective, 0.3, 0.7, reference=True)(*c))
+    check(
+        BetaCalLoss(objective, 0.3, 0.7), case, lambda c: BetaCalLoss(objective, 0.3, 0.7, published_numerics=True)(*c)
+    )
 
 
 @pytest.mark.parametrize("objective", ["ce", "bce"])
@@ -139,12 +145,14 @@ def test_masked_duplicates_are_removed_pairs():
 
 
 @pytest.mark.parametrize("objective", ["ce", "bce"])
-@pytest.mark.parametrize("reference", [False, True])
+@pytest.mark.parametrize("published_numerics", [False, True])
 @pytest.mark.parametrize("shape", [(3, 2, 4), (3, 0, 4), (0, 2, 4)])
-def test_no_text_is_zero_on_the_graph(objective, reference, shape):
+def test_no_text_is_zero_on_the_graph(objective, published_numerics, shape):
     pooled, text = (torch.randn(shape, requires_grad=True) for _ in range(2))
     scale = torch.tensor(5.0, requires_grad=True)
-    loss = BetaCalLoss(objective, reference=reference)(pooled, text, torch.zeros(shape[:2], dtype=torch.bool), scale)
+    loss = BetaCalLoss(objective, published_numerics=published_numerics)(
+        pooled, text, torch.zeros(shape[:2], dtype=torch.bool), scale
+    )
     loss.backward()
     assert loss.item() == 0
     for x in (pooled, text, scale):
@@ -159,11 +167,11 @@ def test_no_text_is_zero_on_the_graph(objective, reference, shape):
         ({"beta": 1.5}, r"beta must lie in \[0, 1\], got 1.5"),
         ({"beta": math.nan}, "beta must lie"),
         ({"alpha": 0.0}, "alpha must be above 0, got 0.0"),
-        ({"per": "batch"}, 'per must be "pair" or "row"'),
-        ({"scope": 0}, "scope must be"),
-        ({"scope": "node"}, "scope must be"),
+        ({"normalize_by": "batch"}, 'normalize_by must be "pair" or "row"'),
+        ({"negatives": 0}, "negatives must be"),
+        ({"negatives": "node"}, "negatives must be"),
         ({"bias": -10.0}, 'belong to objective "bce"'),
-        ({"reference": True, "scope": 4}, "reference has no scope"),
+        ({"published_numerics": True, "negatives": 4}, "published_numerics allows no other negatives"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -189,4 +197,4 @@ def test_bad_inputs(changes, message):
 
 def test_reference_has_no_weights():
     with pytest.raises(ValueError, match="weight must be None"):
-        BetaCalLoss(reference=True)(*random_case(weights=True))
+        BetaCalLoss(published_numerics=True)(*random_case(weights=True))

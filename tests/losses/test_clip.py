@@ -57,7 +57,7 @@ def test_equal_texts_are_no_negatives(vectors):
 def test_blocks_of_images(vectors):
     leaves = [x.requires_grad_() for x in vectors]
     block = torch.arange(7) // 3
-    agree(ClipLoss(scope=3)(*leaves), by_hand(leaves, block[:, None] == block), leaves)
+    agree(ClipLoss(negatives=3)(*leaves), by_hand(leaves, block[:, None] == block), leaves)
 
 
 def test_one_image_has_nothing_to_be_told_from(vectors):
@@ -81,5 +81,5 @@ def test_bad_inputs(arguments, message):
 
 
 def test_bad_scope():
-    with pytest.raises(ValueError, match='scope must be "all", "rank" or a positive number of images, got -1'):
-        ClipLoss(scope=-1)
+    with pytest.raises(ValueError, match='negatives must be "all", "rank" or a positive number of images, got -1'):
+        ClipLoss(negatives=-1)

@@ -74,16 +74,16 @@ def test_regions_and_lexemes_with_many_links():
 
 
 @pytest.mark.usefixtures("small_tiles")
-@pytest.mark.parametrize("scope", ["all", 9])  # 9 blocks are the slots of 3 images
-def test_one_problem_per_sentence_slot(scope):
+@pytest.mark.parametrize("negatives", ["all", 9])  # 9 blocks are the slots of 3 images
+def test_one_problem_per_sentence_slot(negatives):
     """Slot m of an image is contrasted with slot m of other images only."""
     image, text = unit(6, 3, 5), unit(6, 3, 5, seed=1)
     valid = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 1, 0], [0, 0, 0], [1, 1, 0]], dtype=torch.bool)
     slot = torch.arange(3).repeat(6)
     rows, cols = (ContrastSide(x.flatten(0, 1)[:, None], valid.flatten()[:, None]) for x in (image, text))
-    logits = log_partition(rows, cols, 6.0, part=slot, scope=scope)
+    logits = log_partition(rows, cols, 6.0, part=slot, negatives=negatives)
     for m in range(3):
-        for group in ([0, 1, 2, 3, 4, 5],) if scope == "all" else ([0, 1, 2], [3, 4, 5]):
+        for group in ([0, 1, 2, 3, 4, 5],) if negatives == "all" else ([0, 1, 2], [3, 4, 5]):
             b = [i for i in group if valid[i, m]]
             z = 6.0 * image[b, m] @ text[b, m].T
             rows, cols = (x.view(6, 3)[b, m] for x in (logits.row_partition, logits.col_partition))

@@ -17,15 +17,15 @@ def value_and_grads(loss, case):
 
 
 @pytest.mark.parametrize("tile", [3, 2048])
-@pytest.mark.parametrize("scope", ["all", 1, 2])
+@pytest.mark.parametrize("negatives", ["all", 1, 2])
 @pytest.mark.parametrize("same_lemma", MODES)
 @pytest.mark.parametrize("seed", range(3))
-def test_equals_the_equations(seed, same_lemma, scope, tile, monkeypatch):
+def test_equals_the_equations(seed, same_lemma, negatives, tile, monkeypatch):
     monkeypatch.setitem(pairs.TILE, "cpu", tile)
     case = region_case(seed)
-    group = None if scope == "all" else scope
+    group = None if negatives == "all" else negatives
     wanted, wanted_grads = value_and_grads(lambda c: lexeme_region(c, same_lemma, group), case)
-    got, grads = value_and_grads(lambda c: LexemeRegionLoss(same_lemma, scope)(*c), case)
+    got, grads = value_and_grads(lambda c: LexemeRegionLoss(same_lemma, negatives)(*c), case)
     torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-12)
     for ours, theirs in zip(grads, wanted_grads, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-11)
@@ -101,8 +101,8 @@ def test_half_precision_keeps_its_sums_in_float32():
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="same_lemma must be ignore, positive or negative, got 'drop'"):
         LexemeRegionLoss("drop")
-    with pytest.raises(ValueError, match="scope must be"):
-        LexemeRegionLoss(scope=0)
+    with pytest.raises(ValueError, match="negatives must be"):
+        LexemeRegionLoss(negatives=0)
     case = region_case()
     loss = LexemeRegionLoss()
     with pytest.raises(ValueError, match="links must join a region and a lexeme of one image"):

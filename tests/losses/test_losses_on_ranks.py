@@ -17,10 +17,10 @@ MODES = {
     "ce": {},
     "ce, beta 0": {"beta": 0.0},
     "ce, ids, weights": {"beta": 1.0},
-    "ce, blocks": {"scope": 2},
+    "ce, blocks": {"negatives": 2},
     "bce": {"objective": "bce"},
-    "bce, ids, weights": {"objective": "bce", "per": "row", "bias": -2.0},
-    "bce, blocks": {"objective": "bce", "scope": 2},
+    "bce, ids, weights": {"objective": "bce", "normalize_by": "row", "bias": -2.0},
+    "bce, blocks": {"objective": "bce", "negatives": 2},
 }
 # Images 2 and 3 have no text: no rank but the only one has all kinds of images.
 SPLITS = {1: [8], 2: [2, 6], 3: [4, 2, 2], 4: [2, 2, 4, 0]}

@@ -40,7 +40,7 @@ def submit(cluster: Cluster, folder: Path, cache: Path, pause: float) -> str:
     cluster.environment["GRAINCLIP_CACHE"] = str(cache)
     settings = {
         "data.scenes.train": 64, "data.scenes.dev": 16, "data.scenes.held_out": 16, "data.batch_size": 4,
-        "data.val_batch_size": 8, "data.workers": 1, "trainer.max_epochs": STEPS // 8,
+        "data.val_batch_size": 8, "data.num_workers": 1, "trainer.max_epochs": STEPS // 8,
         "trainer.enable_progress_bar": "false",
         "trainer.accelerator": "cpu", "runs": folder, "trainer.precision": "32-true",
         "trainer.enable_model_summary": "false", "trainer.callbacks+": "tests.helpers.diary.Diary",

@@ -109,7 +109,7 @@ def describe(run: Path, checkpoint: Path, weights: Path) -> str:
 def measure(weights: Path | str, split: str) -> dict[str, float]:
     """Retrieval, hard negatives and boxes of a model on the ``dev`` or ``held-out`` scenes, in fp32."""
     method = ClipFinetune(pretrained=str(weights), encoder=EncoderConfig(context_length=77), grain="summary")
-    data = GranularityData(context_length=77, sampling=GrainSampling(1, 0, summaries=1), workers=0)
+    data = GranularityData(context_length=77, sampling=GrainSampling(1, 0, summaries=1), num_workers=0)
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
     (trainer.validate if split == "dev" else trainer.test)(method, data, verbose=False)
     return method.numbers

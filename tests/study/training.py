@@ -16,7 +16,7 @@ import yaml
 from tests.study.rows import ROOT, Run, Study, words
 
 PROGRAM = (sys.executable, "-m", "lightning_modules")
-QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false", "--data.workers", "0")
+QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false", "--data.num_workers", "0")
 FEW = ("--trainer.max_steps", "16", "--trainer.limit_val_batches", "0", "--images.every_n_steps", "0")
 
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "configs" / "README.md").read_text("utf-8")
 SMALL = (
     "--data.scenes.train 16 --data.scenes.dev 8 --data.scenes.held_out 8 "
-    "--data.batch_size 16 --data.workers 0 --trainer.accelerator cpu "
+    "--data.batch_size 16 --data.num_workers 0 --trainer.accelerator cpu "
     "--trainer.enable_progress_bar false --diagnostics.every_n_steps 0 --images.every_n_steps 0 "
     "--trainer.precision 32-true --model.encoder.image_layers 1 --model.encoder.text_layers 1"
 )

@@ -16,7 +16,7 @@ CONFIG = {
         "class_path": "lightning_modules.BetaClip",
         "init_args": {"beta": 0.5, "memory": {"grad_cache_chunk": None}, "optim": {"lr": 1e-3, "betas": [0.9, 0.98]}},
     },
-    "data": {"shards": ["a.tar", "b.tar"], "workers": 2, "skip": {"max_rate": 0.01}, "sampling": {"phrases": 5}},
+    "data": {"shards": ["a.tar", "b.tar"], "num_workers": 2, "skip": {"max_rate": 0.01}, "sampling": {"phrases": 5}},
     "trainer": {"max_epochs": 4, "devices": 2, "accumulate_grad_batches": 1, "strategy": "ddp"},
     "images": {"every_n_steps": 5},
 }
