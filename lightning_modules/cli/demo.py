@@ -83,7 +83,7 @@ def _train(runs: Path) -> None:
     settings = {
         "runs": str(runs), "model.pretrained": BASE, "trainer.max_epochs": "-1", "trainer.max_steps": str(STEPS),
         "trainer.limit_val_batches": "0", "trainer.enable_progress_bar": "false", "trainer.log_every_n_steps": "10",
-        "trainer.accelerator": "cpu", "data.workers": "0", "data.scenes.held_out": str(SCENES.held_out),
+        "trainer.accelerator": "cpu", "data.num_workers": "0", "data.scenes.held_out": str(SCENES.held_out),
         "images.every_n_steps": "0", "diagnostics.every_n_steps": "0",
     }  # fmt: skip
     words = [word for name, value in settings.items() for word in (f"--{name}", value)]
@@ -127,7 +127,7 @@ def measure(model: EvaluationModel) -> dict[str, float]:
     method = ClipFinetune(encoder=model.encoder.config)
     method.encoder = model.encoder
     context = model.encoder.config.context_length
-    data = GranularityData(context_length=context, sampling=GrainSampling(0, 0), workers=0, scenes=SCENES)
+    data = GranularityData(context_length=context, sampling=GrainSampling(0, 0), num_workers=0, scenes=SCENES)
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
     trainer.test(method, data, verbose=False)
     return method.numbers

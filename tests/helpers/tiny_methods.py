@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datamodules import GrainSampling, GranularityData, Squash
 from datamodules.batching.region_sampling import RegionSampling
-from lightning_modules import BetaClip, ClipFinetune, HarmoClip, Method, MulClip, MultiPositiveClip, OptimConfig
+from lightning_modules import BetaClip, ClipFinetune, GrainClip, HarmoClip, Method, MulClip, MultiPositiveClip, OptimConfig
 from tests.helpers.tiny_regions import write_regions
 from tests.helpers.tiny_run import TINY
 
@@ -20,6 +20,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "beta_bce": partial(BetaClip, "bce", normalize_by="row", bias=-3.0, pooling_heads=2, **_TINY),
     "harmo": partial(HarmoClip, **_TINY),
     "mul": partial(MulClip, **_TINY),
+    "grain": partial(GrainClip, pooling_heads=2, **_TINY),
 }
 
 

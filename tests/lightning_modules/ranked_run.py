@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from datamodules import GrainSampling, GranularityData, Squash
 from datamodules.batching.region_sampling import RegionSampling
 from datamodules.sample import Region
-from lightning_modules import BetaClip, CropTarget, HarmoClip, Method, MulClip, OptimConfig, PhraseTarget
+from lightning_modules import BetaClip, CropTarget, GrainClip, HarmoClip, Method, MulClip, OptimConfig, PhraseTarget
 from lightning_modules.callbacks import AverageWeights, CompileBlocks
 from lightning_modules.distributed.fsdp2 import FullySharded
 from lightning_modules.methods.gradient_cache import MemoryConfig
@@ -31,6 +31,7 @@ OPTIM = OptimConfig(lr=3e-3, eps=1e-3, warmup_steps=2)
 METHODS = {
     "beta_clip": lambda **more: BetaClip("bce", normalize_by="row", bias=-3.0, pooling_gain=2.0, **more),
     "mul_clip": lambda **more: MulClip(calibration=Calibration(3, gain=2.0), **more),
+    "grain_clip": lambda **more: GrainClip(pooling_gain=2.0, **more),
     "harmo_clip": lambda **more: HarmoClip(
         region_losses=[CropTarget(), PhraseTarget()], lexeme_projection="own", **more
     ),
