@@ -1,4 +1,4 @@
-"""Box classification: which of C classes does this box show, by its embedding and the classes' text embeddings?
+"""Box classification: the rank of a box's class among C classes, by the box's embedding and the classes' texts.
 
 Two averages are in use and must not be compared: over boxes (FG-CLIP's top-1 and top-5) and over the classes present
 (CLIPSelf's mAcc, so that "person" does not decide). Both are given; CLIPSelf rounds each class to fp16, we do not.
@@ -7,12 +7,13 @@ Two averages are in use and must not be compared: over boxes (FG-CLIP's top-1 an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from eval.metrics.distributed_table import Rows, key_ids, member_ids
+from eval.metrics.distributed_table import TableMetric, key_ids, member_ids
 from eval.metrics.ranking import Ranks, Ties, rank_embeddings
 from eval.metrics.similarity import unit_rows
 
@@ -33,18 +34,20 @@ def box_numbers(
     return {**numbers, f"{name}/ties": ranks.tied(), f"{name}/boxes": float(len(label))}
 
 
-class BoxAccuracy:
-    """Collects the ranks of the right classes over batches and ranks; ``compute`` gives ``{name/measure: number}``."""
+class BoxAccuracy(TableMetric):
+    """Top-K accuracy of boxes, over batches and ranks; ``compute`` gives ``{name/measure: number}``.
 
-    def __init__(self, name: str = "boxes", ks: Sequence[int] = KS, ties: Ties = Ties.OPTIMISTIC) -> None:
+    The right classes' ranks are kept, not the embeddings. ``kwargs`` are those of every ``torchmetrics.Metric``.
+    """
+
+    def __init__(
+        self, name: str = "boxes", ks: Sequence[int] = KS, ties: Ties = Ties.OPTIMISTIC, **kwargs: Any
+    ) -> None:
         if not ks or min(ks) < 1:
             raise ValueError(f"ks must be numbers from 1 on, got {tuple(ks)}")
+        super().__init__(**kwargs)
         self.name, self.ks, self.ties = name, tuple(ks), Ties(ties)
-        self._boxes = Rows(label=torch.int64, optimistic=torch.int64, pessimistic=torch.int64)
-
-    def reset(self) -> None:
-        """Forget everything seen."""
-        self._boxes.reset()
+        self.add_table("boxes", label=torch.int64, optimistic=torch.int64, pessimistic=torch.int64)
 
     def update(
         self,
@@ -70,11 +73,11 @@ class BoxAccuracy:
         boxes = torch.arange(len(regions), device=regions.device)
         ranks = rank_embeddings(regions, classes, torch.stack([boxes, labels], dim=1))
         ids = member_ids(key_ids(keys).to(regions.device), region_image)
-        self._boxes.add(id=ids, label=labels, optimistic=ranks.optimistic, pessimistic=ranks.pessimistic)
+        self.append("boxes", id=ids, label=labels, optimistic=ranks.optimistic, pessimistic=ranks.pessimistic)
 
     def compute(self) -> dict[str, float]:
         """The numbers of :func:`box_numbers`; {} where there are no boxes. Collective."""
-        boxes = self._boxes.gather(f"{self.name}: keys")
+        boxes = self.rows("boxes", f"{self.name}: keys")
         if not boxes:
             return {}
         ranks = Ranks(boxes["optimistic"], boxes["pessimistic"])

@@ -1,20 +1,21 @@
-"""What a benchmark remembers between batches: rows, each with a 64-bit identity, each counted once.
+"""Rows that a metric keeps between batches, each with a 64-bit identity, each counted once.
 
 Distributed samplers repeat samples to fill the last batches. Here a repeated row is recognised by its identity and
 dropped, and rows are sorted by it, so that the numbers are the same for any number of ranks and any order of batches.
-torchmetrics' list states cannot do this: a rank without a row gathers an empty float tensor of the wrong shape.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torchmetrics import Metric
 
-from eval.metrics.gather import gather_rows
+from eval.metrics.gather import gather_ragged
 
 STEP = -7046029254386353131  # 2**64 / golden ratio, odd: consecutive ordinals land far apart
 SAME = 0.9  # cosine above which two embeddings of one thing may differ by rounding alone
@@ -42,11 +43,11 @@ def member_ids(keys: Int[Tensor, " B"], owner: Int[Tensor, " M"]) -> Int[Tensor,
 
 
 def first_of_each(
-    ids: Int[Tensor, " N"], embeddings: Float[Tensor, "N D"] | None, what: str
+    ids: Int[Tensor, " N"], embeddings: Float[Tensor, "N D"] | None, meaning: str
 ) -> tuple[Int[Tensor, " U"], Int[Tensor, " N"]]:
     """The first row of each distinct id, in the order of the ids, and the number in that list of each row's id.
 
-    Raises ValueError, calling the ids ``what``, where unit embeddings of one id point elsewhere: it names two things.
+    Raises ValueError, calling the ids ``meaning``, where unit embeddings of one id differ: it names two things.
     """
     distinct, number = ids.unique(return_inverse=True)
     rows = torch.arange(len(ids), device=ids.device)
@@ -55,42 +56,57 @@ def first_of_each(
         cosine = (embeddings * embeddings[first][number]).sum(1)
         if cosine.min() < SAME:
             raise ValueError(
-                f"{what} must mean one thing each, got {int((cosine < SAME).sum())} rows whose embedding differs from"
-                f" the first of the same id (smallest cosine {float(cosine.min()):.3f})"
+                f"{meaning} must mean one thing each, got {int((cosine < SAME).sum())} rows whose embedding"
+                f" differs from the first of the same id (smallest cosine {float(cosine.min()):.3f})"
             )
     return first, number
 
 
-class Rows:
-    """A table that grows batch by batch, then is gathered from all ranks.
+class TableMetric(Metric):
+    """A torchmetrics metric whose states are tables: they move with the module's device, are gathered from all ranks
+    by ``compute``, forgotten by ``reset``, and stand in no checkpoint.
 
-    ``columns`` gives each column's dtype; a column holds a number or a vector per row. The column ``embedding``, if
-    there is one, holds unit vectors.
+    ``kwargs`` are those of every ``torchmetrics.Metric``. Ranks may hold different numbers of rows, or none.
     """
 
-    def __init__(self, **columns: torch.dtype) -> None:
-        self._dtypes = {"id": torch.int64, **columns}
-        self.reset()
+    is_differentiable: bool | None = False
+    full_state_update: bool | None = False
 
-    def reset(self) -> None:
-        """Forget all rows."""
-        self._parts: dict[str, list[Tensor]] = {name: [] for name in self._dtypes}
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"dist_sync_fn": gather_ragged, **kwargs})
+        self._tables: dict[str, dict[str, torch.dtype]] = {}
 
-    def add(self, **columns: Tensor) -> None:
-        """Append rows: ``id`` and every column, of one length."""
-        if columns.keys() != self._dtypes.keys():
-            raise ValueError(f"columns must be {sorted(self._dtypes)}, got {sorted(columns)}")
-        for name, values in columns.items():
-            self._parts[name].append(values.to(self._dtypes[name]))
+    def add_table(self, table: str, **columns: torch.dtype) -> None:
+        """Add a table without rows: the column ``id`` and ``columns``, by dtype, each a number or a vector per row.
 
-    def gather(self, what: str) -> dict[str, Tensor]:
-        """All ranks' rows, each id once, sorted by id; {} where there are none. Collective.
-
-        ``what`` is the user's word for the ids, for :func:`first_of_each`'s error.
+        A column ``embedding`` holds unit vectors.
         """
-        columns = {name: gather_rows(self._parts[name], dtype) for name, dtype in self._dtypes.items()}
-        table = {name: values for name, values in columns.items() if values is not None}
-        if not table or len(table["id"]) == 0:
+        self._tables[table] = {"id": torch.int64, **columns}
+        for column in self._tables[table]:
+            self.add_state(f"{table}_{column}", [], dist_reduce_fx="cat")
+
+    def append(self, table: str, **columns: Tensor) -> None:
+        """Append rows to a table: ``id`` and every other column, of one length. Raises ValueError for other columns."""
+        dtypes = self._tables[table]
+        if columns.keys() != dtypes.keys():
+            raise ValueError(f"columns must be {sorted(dtypes)}, got {sorted(columns)}")
+        for column, values in columns.items():
+            getattr(self, f"{table}_{column}").append(values.to(dtypes[column]))
+
+    def rows(self, table: str, meaning: str) -> dict[str, Tensor]:
+        """The columns of a table, each id once, sorted by id; {} where there are no rows. To be called in ``compute``.
+
+        ``meaning`` is the user's word for the ids. Raises ValueError where one id has two embeddings.
+        """
+        columns = {column: concatenated(getattr(self, f"{table}_{column}")) for column in self._tables[table]}
+        if len(columns["id"]) == 0:
             return {}
-        first, _ = first_of_each(table["id"], table.get("embedding"), what)
-        return {name: values[first] for name, values in table.items()}
+        first, _ = first_of_each(columns["id"], columns.get("embedding"), meaning)
+        return {column: values[first] for column, values in columns.items()}
+
+
+def concatenated(state: list[Tensor] | Tensor) -> Tensor:
+    """A list state as one tensor: a list in one process, already a tensor where ranks were gathered."""
+    if isinstance(state, Tensor):
+        return state
+    return torch.cat(state) if state else torch.empty(0)

@@ -1,10 +1,12 @@
-"""The one file of the benchmarks that knows ranks: every rank gets the rows of all.
+"""Rows of all ranks on every rank; the one file of the benchmarks that knows ranks.
 
-Ranks hold different numbers of rows, and one may hold none, so it knows neither width nor device: shapes are
-exchanged first, rows travel padded to the longest rank and are cut afterwards. Collective: all ranks must call.
+Ranks hold different numbers of rows, and one may hold none, so it knows neither width nor dtype: shapes are exchanged
+first, rows travel padded to the longest rank and are cut afterwards. Collective: all ranks must call.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -12,29 +14,47 @@ from torch import Tensor
 
 from datamodules.reading.ranks import gather, rank_count
 
+DTYPES = (
+    torch.float32,
+    torch.float64,
+    torch.bfloat16,
+    torch.float16,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.bool,
+)
+
+
+def gather_ragged(rows: Tensor, group: Any = None) -> list[Tensor]:
+    """The rows of each rank, in rank order: the ``dist_sync_fn`` of a ``torchmetrics.Metric``.
+
+    ``rows`` is [n, width] or [n]; where n is 0, width and dtype are those of the other ranks. torchmetrics' own gather
+    needs a row on every rank. Raises ValueError on every rank where widths or dtypes differ.
+    """
+    device = _device(group)
+    width = rows.shape[1] if rows.ndim == 2 else 0
+    shape = torch.tensor([len(rows), width, DTYPES.index(rows.dtype)], device=device)
+    shapes = [one.tolist() for one in _all_gather(shape, group)]
+    forms = {(width, DTYPES[dtype]) for count, width, dtype in shapes if count}
+    if not forms:
+        return [rows for _ in shapes]
+    if len(forms) > 1:
+        raise ValueError(f"rows must have one width and dtype on all ranks, got {sorted(forms, key=str)}")
+    width, dtype = forms.pop()
+    most = max(count for count, *_ in shapes)
+    padded = torch.zeros((most, width) if width else (most,), dtype=dtype, device=device)
+    if len(rows):
+        padded[: len(rows)] = rows.to(device)
+    parts = _all_gather(padded, group)
+    return [part[:count].to(rows.device) for part, (count, *_) in zip(parts, shapes, strict=True)]
+
 
 def gather_rows(parts: list[Tensor], dtype: torch.dtype) -> Tensor | None:
-    """All ranks' ``parts`` ([n, width] or [n] each), concatenated in rank order; None where no rank has any.
-
-    Raises ValueError on every rank where widths differ.
-    """
-    rows = torch.cat(parts) if parts else None
-    if world_size() == 1:
-        return rows
-    device = _device()
-    width = -1 if rows is None else rows.shape[1] if rows.ndim == 2 else 0
-    shapes = _all_gather(torch.tensor([0 if rows is None else len(rows), width], device=device))
-    counts, widths = (column.tolist() for column in torch.stack(shapes).unbind(1))
-    known = {w for w in widths if w >= 0}
-    if not known:
-        return None
-    if len(known) > 1:
-        raise ValueError(f"rows must have one width on all ranks, got {sorted(known)}")
-    width = known.pop()
-    padded = torch.zeros((max(counts), width) if width else (max(counts),), dtype=dtype, device=device)
-    if rows is not None:
-        padded[: len(rows)] = rows.to(device)
-    return torch.cat([part[:n] for part, n in zip(_all_gather(padded), counts, strict=True)])
+    """All ranks' ``parts`` ([n, width] or [n] each), concatenated in rank order; None where no rank has a row."""
+    rows = torch.cat(parts) if parts else torch.empty(0, dtype=dtype)
+    gathered = torch.cat(gather_ragged(rows)) if world_size() > 1 else rows
+    return gathered if len(gathered) else None
 
 
 def gather_names(names: list[str]) -> list[str]:
@@ -43,23 +63,23 @@ def gather_names(names: list[str]) -> list[str]:
 
 
 def world_size() -> int:
-    """How many ranks there are."""
+    """The number of ranks."""
     return rank_count()
 
 
 def rank() -> int:
-    """Which of them this one is."""
+    """The number of this rank, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def _device() -> torch.device:
-    """Where the process group moves tensors: NCCL moves nothing but CUDA's."""
-    if "nccl" in dist.get_backend_config():
+def _device(group: Any) -> torch.device:
+    """The device whose tensors the process group moves: NCCL moves nothing but CUDA's."""
+    if "nccl" in dist.get_backend_config(group):
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
 
 
-def _all_gather(tensor: Tensor) -> list[Tensor]:
-    gathered = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-    dist.all_gather(gathered, tensor)
+def _all_gather(tensor: Tensor, group: Any) -> list[Tensor]:
+    gathered = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(gathered, tensor, group=group)
     return gathered

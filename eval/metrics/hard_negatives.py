@@ -1,4 +1,4 @@
-"""Hard negatives: which of N texts describes this region? The form of FG-OVD (Bianchi et al., CVPR 2024).
+"""Hard negatives: a region's text among texts that differ from it, in the form of FG-OVD (Bianchi et al., CVPR 2024).
 
 The negatives differ from the right text in one attribute (hard), two, three (easy), or are another object's (trivial).
 Accuracy is the share of questions whose right text scores highest, all questions of a level alike, however many
@@ -8,48 +8,50 @@ negatives they have (as FG-CLIP and β-CLIP report it: a tie is a hit; FG-OVD's 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from datamodules.batch import MultipleChoice
-from eval.metrics.distributed_table import Rows, key_ids, member_ids
-from eval.metrics.gather import gather_names
+from eval.metrics.distributed_table import TableMetric, concatenated, key_ids, member_ids
 from eval.metrics.ranking import Ties
 from eval.metrics.similarity import unit_rows
 
 
-class HardNegatives:
-    """Collects answers over batches and ranks; ``compute`` gives ``{name/level/measure: number}``."""
+class HardNegatives(TableMetric):
+    """Accuracy of multiple choice, over batches and ranks; ``compute`` gives ``{name/level/measure: number}``.
 
-    def __init__(self, name: str = "hard_negatives", ties: Ties = Ties.OPTIMISTIC) -> None:
+    ``kwargs`` are those of every ``torchmetrics.Metric``.
+    """
+
+    level_names: list[Tensor]  # UTF-8, each name closed by a zero byte: states are tensors
+
+    def __init__(self, name: str = "hard_negatives", ties: Ties = Ties.OPTIMISTIC, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.name, self.ties = name, Ties(ties)
-        self._answers = Rows(level=torch.int64, best=torch.int64, tied=torch.int64, candidates=torch.int64)
-        self._levels: list[str] = []
-
-    def reset(self) -> None:
-        """Forget everything seen."""
-        self._answers.reset()
-        self._levels = []
+        self.add_table("answers", level=torch.int64, best=torch.int64, tied=torch.int64, candidates=torch.int64)
+        self.add_state("level_names", [], dist_reduce_fx="cat")
 
     def update(
         self,
         region_embeddings: Float[Tensor, "R D"],
-        text_embeddings: Float[Tensor, "U D"],
+        candidate_embeddings: Float[Tensor, "U D"],
         choices: MultipleChoice,
         region_image: Int[Tensor, " R"],
         keys: Sequence[str] | Int[Tensor, " B"],
     ) -> None:
         """Add a batch: unit embeddings of its regions and of its unique texts, and the questions about them.
 
-        ``region_image`` (``batch.regions.image``) is the row of ``keys`` each region belongs to; ``keys`` are unique
-        over the data set, and a key seen before is a repetition and counts once.
+        ``choices.index`` names rows of ``candidate_embeddings``. ``region_image`` (``batch.regions.image``) is the row
+        of ``keys`` each region belongs to; ``keys`` are unique over the data set, and a key seen before is a
+        repetition and counts once.
         Raises ValueError for embeddings that are not finite or not unit, a question without its right candidate or
         without any other.
         """
         regions = unit_rows(f"{self.name}: region_embeddings", region_embeddings)
-        texts = unit_rows(f"{self.name}: text_embeddings", text_embeddings)
+        texts = unit_rows(f"{self.name}: candidate_embeddings", candidate_embeddings)
         if len(choices.region) == 0:
             return
         candidates = choices.valid.sum(1)
@@ -62,8 +64,10 @@ class HardNegatives:
         scores = (texts[choices.index] * regions[choices.region][:, None]).sum(2)
         negatives = scores[:, 1:].masked_fill(~choices.valid[:, 1:], -torch.inf).amax(1)
         levels = key_ids(choices.levels).to(regions.device)
-        self._levels = list(dict.fromkeys([*self._levels, *choices.levels]))
-        self._answers.add(
+        names = bytearray("".join(f"{level}\0" for level in choices.levels), "utf-8")
+        self.level_names.append(torch.frombuffer(names, dtype=torch.uint8).to(regions.device))
+        self.append(
+            "answers",
             id=member_ids(key_ids(keys).to(regions.device), region_image[choices.region]),
             level=levels[choices.level],
             best=scores[:, 0] > negatives,
@@ -75,9 +79,11 @@ class HardNegatives:
         """Per level: ``accuracy``, ``chance`` (by guessing), ``ties`` (share of questions the right text shares the
         first place), all in [0, 1], and the number of ``questions``. {} where there are none. Collective.
         """
-        levels, answers = gather_names(self._levels), self._answers.gather(f"{self.name}: keys")
+        answers = self.rows("answers", f"{self.name}: keys")
         if not answers:
             return {}
+        names = bytes(concatenated(self.level_names).tolist()).decode()
+        levels = list(dict.fromkeys(names.split("\0")[:-1]))
         right = answers["best"] if self.ties is Ties.PESSIMISTIC else answers["best"] + answers["tied"]
         numbers: dict[str, float] = {}
         for level, code in zip(levels, key_ids(levels).tolist(), strict=True):

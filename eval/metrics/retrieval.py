@@ -9,13 +9,14 @@ are right: the protocol for sentences, where "The sky is blue." truly belongs to
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from datamodules.batch import TextSlots
-from eval.metrics.distributed_table import Rows, first_of_each, key_ids, member_ids
+from eval.metrics.distributed_table import TableMetric, first_of_each, key_ids, member_ids
 from eval.metrics.ranking import Ranks, Ties, rank_embeddings
 from eval.metrics.similarity import unit_rows
 
@@ -26,23 +27,22 @@ def slot_rows(slots: TextSlots) -> tuple[Int[Tensor, " M"], Int[Tensor, " M"]]:
     return slots.index[image, slot], image
 
 
-class Retrieval:
-    """Collects embeddings over batches and ranks; ``compute`` gives ``{name/direction/measure: number}``.
+class Retrieval(TableMetric):
+    """R@K of image-text retrieval, over batches and ranks; ``compute`` gives ``{name/direction/measure: number}``.
 
-    ``name`` opens the names ("caption", "val/sentence"), ``ks`` are the K of R@K.
+    ``name`` opens the names ("caption", "val/sentence"), ``ks`` are the K of R@K, ``kwargs`` are those of every
+    ``torchmetrics.Metric``.
     """
 
-    def __init__(self, name: str, ks: Sequence[int] = (1, 5, 10), ties: Ties = Ties.OPTIMISTIC) -> None:
+    def __init__(
+        self, name: str = "retrieval", ks: Sequence[int] = (1, 5, 10), ties: Ties = Ties.OPTIMISTIC, **kwargs: Any
+    ) -> None:
         if not ks or min(ks) < 1:
             raise ValueError(f"ks must be numbers from 1 on, got {tuple(ks)}")
+        super().__init__(**kwargs)
         self.name, self.ks, self.ties = name, tuple(ks), Ties(ties)
-        self._images = Rows(embedding=torch.float32)
-        self._texts = Rows(embedding=torch.float32, image=torch.int64, text=torch.int64)
-
-    def reset(self) -> None:
-        """Forget everything seen."""
-        self._images.reset()
-        self._texts.reset()
+        self.add_table("images", embedding=torch.float32)
+        self.add_table("texts", embedding=torch.float32, image=torch.int64, text=torch.int64)
 
     def update(
         self,
@@ -69,10 +69,9 @@ class Retrieval:
             found = f"{int(text_image.min())} to {int(text_image.max())}"
             raise ValueError(f"{self.name}: text_image must lie in [0, {len(images)}), got {found}")
         members = member_ids(ids, text_image)
-        self._images.add(id=ids, embedding=images)
-        self._texts.add(
-            id=members, embedding=texts, image=ids[text_image], text=members if text_ids is None else text_ids
-        )
+        text = members if text_ids is None else text_ids
+        self.append("images", id=ids, embedding=images)
+        self.append("texts", id=members, embedding=texts, image=ids[text_image], text=text)
 
     def compute(self) -> dict[str, float]:
         """Per direction: ``R@K``, ``chance`` (of R@1 by guessing), ``ties`` (share of queries they could decide), all
@@ -80,7 +79,7 @@ class Retrieval:
 
         An image without a text is a candidate but no query.
         """
-        images, texts = self._images.gather(f"{self.name}: keys"), self._texts.gather(f"{self.name}: keys")
+        images, texts = self.rows("images", f"{self.name}: keys"), self.rows("texts", f"{self.name}: keys")
         if not images or not texts:
             return {}
         first, text = first_of_each(texts["text"], texts["embedding"], f"{self.name}: text_ids")

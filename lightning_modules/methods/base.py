@@ -258,6 +258,8 @@ class Method(LightningModule, ABC):
         self._validated = ()
         self.numbers = self.validation.compute()
         losses = {f"loss_{name}": value for name, value in self.validation_losses.compute().items()}
+        self.validation.reset()
+        self.validation_losses.reset()
         self.log_dict({f"val/{name}": value for name, value in (self.numbers | losses).items()}, rank_zero_only=False)
 
     @override
@@ -273,6 +275,7 @@ class Method(LightningModule, ABC):
     def on_test_epoch_end(self) -> None:
         self._validated = ()
         numbers = self.validation.compute()
+        self.validation.reset()
         self.log_dict({f"test/{name}": value for name, value in numbers.items()}, rank_zero_only=False)
 
     @override

@@ -8,58 +8,63 @@ box it is about, by RoIAlign over the dense features (FG-OVD's and FG-CLIP's pro
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torchmetrics import Metric
 
 from datamodules.batch import Batch, Grain
 from datamodules.batching.tokenizer import word_hash
 from eval import BoxAccuracy, HardNegatives, Retrieval, slot_rows
-from eval.metrics.gather import world_size
+from eval.metrics.distributed_table import concatenated
 from eval.protocols.prompts import class_vectors
 from lightning_modules.networks import ImageFeatures, TextFeatures, pool_regions
 
-TEMPLATES = ("a {}.", "the {}.")
+RETRIEVED = (Grain.CAPTION, Grain.SUMMARY, Grain.SENTENCE)
+TEMPLATES = ("a {}.", "the {}.")  # of a box's class
 
 
-class MeanLosses:
+class MeanLosses(Metric):
     """Means of loss terms over the images of a validation pass, the same on every rank.
 
     A batch's term is the mean over ranks of what each rank computes, and weighs as many images as it has on all ranks.
     """
 
-    def __init__(self) -> None:
-        self._batches: list[Float[Tensor, " T+1"]] = []  # the terms and the number of images
+    batches: list[Float[Tensor, "1 T+1"]] | Float[Tensor, "W T+1"]  # the terms and the number of images
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("batches", [], dist_reduce_fx="cat")
         self._names: tuple[str, ...] = ()
 
     def update(self, terms: Mapping[str, Float[Tensor, ""]], images: int) -> None:
-        """Add a batch; in the same order on all ranks, with the same terms."""
+        """Add a batch; on all ranks as many batches, with the same terms in the same order."""
+        assert isinstance(self.batches, list)
         self._names = tuple(terms)
         values = torch.stack([term.detach().float() for term in terms.values()])
-        self._batches.append(torch.cat([values, values.new_tensor([images])]))
+        self.batches.append(torch.cat([values, values.new_tensor([images])])[None])
 
     def compute(self) -> dict[str, Tensor]:
-        """The means by name, {} where nothing was seen; starts anew. Collective: every rank must call it."""
-        if not self._batches:
+        """The means by name, {} where nothing was seen. Collective: every rank must call it."""
+        if not len(self.batches):
             return {}
-        table, ranks = torch.stack(self._batches), world_size()
-        self._batches = []
-        if ranks > 1:
-            dist.all_reduce(table)
-        terms, images = table[:, :-1] / ranks, table[:, -1:]
+        rows = concatenated(self.batches)  # the batches of the first rank, of the second...
+        table = rows.view(-1, self.update_count, rows.shape[1])
+        terms, images = table[..., :-1].mean(0), table[..., -1:].sum(0)
         means = (terms * images).sum(0) / images.sum().clamp(min=1)
         return dict(zip(self._names, means, strict=True))
 
 
-class Validation:
-    """Collects a validation pass: ``prepare`` before it, ``update`` with every batch; ``compute`` gives the numbers and
-    starts anew.
+class Validation(nn.Module):
+    """The metrics of a validation pass: ``prepare`` before it, ``update`` with every batch; ``compute`` gives the
+    numbers, and ``reset`` forgets them. A submodule, so that its states move with the method's device.
     """
 
     def __init__(self) -> None:
-        self.retrieval = {grain: Retrieval(grain.value) for grain in (Grain.CAPTION, Grain.SUMMARY, Grain.SENTENCE)}
+        super().__init__()
+        self.retrieval = nn.ModuleDict({grain.value: Retrieval(grain.value) for grain in RETRIEVED})
         self.hard_negatives = HardNegatives()
         self.boxes = BoxAccuracy()
         self._ids = torch.empty(0, dtype=torch.long)  # of the boxes' classes, as they stand in a batch
@@ -78,23 +83,32 @@ class Validation:
 
     def update(self, batch: Batch, images: ImageFeatures, texts: TextFeatures) -> None:
         """Add a batch."""
-        for grain, retrieval in self.retrieval.items():
+        for grain in RETRIEVED:
             text, image = slot_rows(batch.grains[grain])
+            retrieval = cast(Retrieval, self.retrieval[grain.value])
             retrieval.update(images.image, texts.text[text], image, batch.ids, batch.texts.ids[text])
-        if len(batch.choices.region) == 0 and self._classes is None:
-            return
-        regions = pool_regions(images.dense, batch.regions.boxes, batch.regions.image)
-        self.hard_negatives.update(regions, texts.text, batch.choices, batch.regions.image, batch.ids)
+        asked = slice(None) if len(batch.choices.region) or self._classes is not None else slice(0)
+        owner = batch.regions.image[asked]
+        regions = pool_regions(images.dense, batch.regions.boxes[asked], owner)
+        self.hard_negatives.update(regions, texts.text, batch.choices, owner, batch.ids)
         if self._classes is not None:
             self._classify(batch, regions, self._classes)
 
     def compute(self) -> dict[str, float]:
-        """All numbers, the same on every rank; {} where nothing was seen."""
+        """All numbers, the same on every rank; {} where nothing was seen. Collective."""
         numbers: dict[str, float] = {}
-        for benchmark in (*self.retrieval.values(), self.hard_negatives, self.boxes):
-            numbers |= benchmark.compute()
-            benchmark.reset()
+        for metric in self._metrics():
+            if metric is not self.boxes or self._classes is not None:
+                numbers |= metric.compute()
         return numbers
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        for metric in self._metrics():
+            metric.reset()
+
+    def _metrics(self) -> list[Metric]:
+        return [module for module in self.modules() if isinstance(module, Metric)]
 
     def _classify(self, batch: Batch, regions: Float[Tensor, "R D"], classes: Float[Tensor, "C D"]) -> None:
         """The boxes whose label is one of the classes; others, and those without a label, do not count."""

@@ -73,6 +73,7 @@ def test_repeated_samples_count_once():
     assert padded.compute() == once.compute()
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
 def test_nothing_seen_gives_nothing_and_reset_forgets():
     regions, names, labels, image, keys = example()
     benchmark = BoxAccuracy()

@@ -61,7 +61,7 @@ def _work(shares):
     assert rows.tolist() == [[other, other] for other in ranks for _ in range(other)]
     assert gather_rows([], torch.float32) is None
     assert gather_names(["all", f"rank {rank}"]) == ["all", *(f"rank {other}" for other in ranks)]
-    with pytest.raises(ValueError, match=r"rows must have one width on all ranks, got \[2, 3"):
+    with pytest.raises(ValueError, match=r"rows must have one width and dtype on all ranks, got \[\(2"):
         gather_rows([torch.zeros(1, 2 + rank)], torch.float32)
     return measure(shares[rank])
 

@@ -113,6 +113,7 @@ def test_autocast_does_not_reach_the_scores():
     assert cast.compute() == plain.compute()
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
 def test_batches_without_questions_and_reset():
     boxes, words, choices, image, keys = example()
     benchmark = HardNegatives()
@@ -130,7 +131,7 @@ def test_wrong_input_is_named():
     benchmark = HardNegatives()
     with pytest.raises(ValueError, match="hard_negatives: region_embeddings must be finite"):
         benchmark.update(boxes * torch.nan, words, choices, image, keys)
-    with pytest.raises(ValueError, match="hard_negatives: text_embeddings must be unit vectors"):
+    with pytest.raises(ValueError, match="hard_negatives: candidate_embeddings must be unit vectors"):
         benchmark.update(boxes, words * 2, choices, image, keys)
     with pytest.raises(ValueError, match=r"valid must hold for candidate 0 .* got \[False, True\]"):
         benchmark.update(*one_question(torch.eye(2)[:1], torch.eye(2), [0, 1], [False, True]))

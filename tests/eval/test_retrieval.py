@@ -146,6 +146,7 @@ def test_an_image_without_text_is_a_candidate_but_no_query():
     assert numbers["sentence/image_to_text/R@1"] == 1.0
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
 def test_nothing_seen_gives_nothing_and_reset_forgets():
     benchmark = Retrieval("caption")
     assert benchmark.compute() == {}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eval.metrics.distributed_table import Rows, key_ids, member_ids
+from eval.metrics.distributed_table import TableMetric, key_ids, member_ids
 
 
 def test_key_ids_are_stable_distinct_and_leave_integers():
@@ -27,7 +27,26 @@ def test_members_are_numbered_within_their_sample():
     assert torch.equal(member_ids(keys, owner[shuffled]), torch.tensor(ids)[shuffled])
 
 
+class Labels(TableMetric):
+    def __init__(self):
+        super().__init__()
+        self.add_table("labels", label=torch.int64)
+
+    def update(self, ids, **columns):
+        self.append("labels", id=ids, **columns)
+
+    def compute(self):
+        return self.rows("labels", "ids")
+
+
 def test_rows_need_all_their_columns():
-    rows = Rows(label=torch.int64)
     with pytest.raises(ValueError, match=r"columns must be \['id', 'label'\], got \['id'\]"):
-        rows.add(id=torch.tensor([1]))
+        Labels().update(torch.tensor([1]))
+
+
+def test_rows_come_sorted_by_id_each_once():
+    metric = Labels()
+    metric.update(torch.tensor([5, 2]), label=torch.tensor([1, 3], dtype=torch.int32))
+    metric.update(torch.tensor([2, -4]), label=torch.tensor([3, 7]))
+    rows = metric.compute()
+    assert (rows["id"].tolist(), rows["label"].tolist()) == ([-4, 2, 5], [7, 3, 1])

