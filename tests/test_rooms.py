@@ -34,6 +34,7 @@ ROOMS = {  # from the ground up; a file at a package's root is a room of its own
         "batch",
         "image_decoding",
         "granularity",
+        "formats",
         "batching",
         "shards",
         "reading",
@@ -98,6 +99,15 @@ def test_imports_between_rooms_go_down_only(package: str) -> None:
         upward += [f"{module} -> {one}" for one in inside if order.get(room(one), 0) > order.get(room(module), 99)]
     assert not nameless
     assert not upward
+
+
+def test_releases_are_read_in_one_room() -> None:
+    """Preparation and evaluation both read a release by ``datamodules.formats``; neither reads by the other."""
+    imported = {module: names for module, names in graph().items() if module.startswith("eval.")}
+    assert not [module for module, names in imported.items() if any(n.startswith("datamodules.prepare") for n in names)]
+    readers = {path.stem for path in (ROOT / "datamodules/formats").glob("*.py")} - {"__init__"}
+    used = {name.removeprefix("datamodules.formats.") for names in graph().values() for name in names}
+    assert readers <= used
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias, TypeVar
 
+from datamodules.formats.coco import CocoBox
 from datamodules.prepare.rejected import LeftOut, Rejects
 
 Box: TypeAlias = tuple[float, float, float, float]
@@ -45,6 +46,19 @@ def from_fractions(corners: Sequence[float]) -> Box:
     if max(map(abs, corners)) > _LARGEST_FRACTION:
         raise LeftOut("box in pixels, not fractions")
     return _cut(corners)
+
+
+def leave_out_boxes(boxes: Iterable[CocoBox], rejects: Rejects) -> None:
+    """Count boxes of an image that is left out."""
+    for box in boxes:
+        rejects.add("crowd box" if box.crowd else "box of an image left out", box.id)
+
+
+def drawn_box(box: CocoBox, size: tuple[float, float]) -> Box:
+    """``box`` in fractions of an image of ``size``. Raises ``LeftOut`` for a crowd's box, or none of the picture."""
+    if box.crowd:
+        raise LeftOut("crowd box")
+    return from_pixels(box.corners, *size)
 
 
 def _has_area(corners: Sequence[float]) -> bool:

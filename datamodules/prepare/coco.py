@@ -12,21 +12,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from datamodules.formats.coco import CocoBox, CocoImage, read_boxes, read_captions, read_proposals
+from datamodules.formats.layout import described
 from datamodules.granularity.cutting import cut_phrases
-from datamodules.prepare.boxes import Box, usable
-from datamodules.prepare.coco_files import (
-    CocoBox,
-    CocoImage,
-    drawn_box,
-    leave_out_boxes,
-    read_boxes,
-    read_captions,
-    read_proposals,
-)
+from datamodules.prepare.boxes import Box, drawn_box, leave_out_boxes, usable
 from datamodules.prepare.coco_names import CategoryNames
 from datamodules.prepare.images import Picture, look_into, read_picture, require_pictures, sample_key
 from datamodules.prepare.job import Job
-from datamodules.prepare.layout import described
 from datamodules.prepare.rejected import LeftOut, Rejects
 from datamodules.prepare.shard_jobs import Manifest, in_units, write_units
 from datamodules.prepare.text_cleaning import as_sentence

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from datamodules.formats.dci import read_dci, read_dci_split
+from datamodules.formats.layout import NAME
 from datamodules.prepare.job import Job
-from datamodules.prepare.layout import NAME, PATH, Rule, is_number, load_json
 from datamodules.prepare.records import Drawn, Record, path_key, write_records
 from datamodules.prepare.shard_jobs import Manifest
-
-_UNUSABLE = 2  # mask_quality
 
 
 def prepare_dci(
@@ -45,10 +44,8 @@ def prepare_dci(
     """
     files = sorted(annotations.glob("*.json"))
     if splits is not None:
-        listed = load_json(splits).get(split)
-        _FILES.check(f"{splits}: '{split}'", listed)
-        assert listed is not None
-        files = [file for file in files if file.name in set(listed)]
+        listed = set(read_dci_split(splits, split))
+        files = [file for file in files if file.name in listed]
     if not files:
         raise FileNotFoundError(f"{annotations} holds no JSON file of the images asked for")
     settings = {"split": split if splits else None}
@@ -62,30 +59,8 @@ def prepare_dci(
 
 
 def _dci(images: Path, file: Path) -> Record:
-    row = load_json(file)
-    for field, rule in {"image": PATH, "short_caption": NAME}.items():
-        rule.check(f"{file}: '{field}'", row.get(field))
-    text = Rule("a text", lambda v: isinstance(v, str))
-    extra, masks = row.get("extra_caption", ""), row.get("mask_data", {})
-    text.check(f"{file}: 'extra_caption'", extra)
-    Rule("an object", lambda v: isinstance(v, dict)).check(f"{file}: 'mask_data'", masks)
-    boxes = []
-    for name, mask in masks.items():
-        _BOUNDED.check(f"{file}: 'mask_data.{name}.bounds'", mask.get("bounds") if isinstance(mask, dict) else None)
-        if mask.get("mask_quality") != _UNUSABLE:
-            (x0, y0), (x1, y1) = ((mask["bounds"][c]["x"], mask["bounds"][c]["y"]) for c in _CORNERS)
-            label = mask.get("label")
-            boxes.append(Drawn((x0, y0, x1, y1), label if isinstance(label, str) and label.strip() else None))
-    caption = f"{row['short_caption']}\n\n{extra}"
-    return Record(path_key(row["image"]), file.name, images / row["image"], caption, row["short_caption"], boxes)
-
-
-_FILES = Rule("a list of file names", lambda v: isinstance(v, list) and all(map(NAME.holds, v)))
-_CORNERS = ("topLeft", "bottomRight")
-_BOUNDED = Rule(
-    "{topLeft: {x, y}, bottomRight: {x, y}} in pixels",
-    lambda v: (
-        isinstance(v, dict)
-        and all(isinstance(v.get(c), dict) and all(is_number(v[c].get(axis)) for axis in "xy") for c in _CORNERS)
-    ),
-)
+    image, _ = read_dci(file)
+    NAME.check(f"{file}: 'short_caption'", image.short_caption)
+    caption = f"{image.short_caption}\n\n{image.extra_caption}"
+    boxes = [Drawn(corners, label) for corners, label in image.masks]
+    return Record(path_key(image.file), file.name, images / image.file, caption, image.short_caption, boxes)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from datamodules.formats.docci import read_docci
+from datamodules.formats.layout import described
 from datamodules.prepare.job import Job
-from datamodules.prepare.layout import NAME, PATH, described
 from datamodules.prepare.records import Record, path_key, write_records
-from datamodules.prepare.row_readers import json_lines
 from datamodules.prepare.shard_jobs import Manifest
 
 
@@ -40,12 +40,9 @@ def prepare_docci(
     """
 
     def records() -> Iterator[Record]:
-        for number, row in enumerate(json_lines(annotations)):
-            for field, rule in {"split": NAME, "image_file": PATH, "description": NAME}.items():
-                rule.check(f"{annotations}: line {number + 1}'s '{field}'", row.get(field))
-            if row["split"] == split:
-                file = row["image_file"]
-                yield Record(path_key(file), file, images / file, row["description"])
+        for image in read_docci(annotations):
+            if image.split == split:
+                yield Record(path_key(image.file), image.file, images / image.file, image.description)
 
     settings = {"annotations": described(annotations), "split": split}
     return write_records(

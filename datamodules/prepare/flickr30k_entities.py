@@ -13,16 +13,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from datamodules.formats.flickr30k_entities import NOT_VISUAL, Objects, read_objects, read_sentences, read_split
+from datamodules.formats.layout import described
 from datamodules.granularity.cutting import Span
 from datamodules.granularity.extractors import Extractor
 from datamodules.granularity.nltk_data import NltkDataError, missing_nltk_data
 from datamodules.prepare.boxes import from_pixels, usable
 from datamodules.prepare.captions import Caption, move_spans
-from datamodules.prepare.flickr30k_files import NOT_VISUAL, Objects, read_objects, read_sentences, read_split
 from datamodules.prepare.grounding import Grounded, grounded_sample
 from datamodules.prepare.images import look_into, read_picture, require_pictures
 from datamodules.prepare.job import Job
-from datamodules.prepare.layout import described
 from datamodules.prepare.rejected import LeftOut, Rejects
 from datamodules.prepare.shard_jobs import Manifest, in_units, write_units
 from datamodules.prepare.text_cleaning import as_sentence

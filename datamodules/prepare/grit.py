@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from datamodules.formats.layout import CAPTION, PIXELS, Rule, is_number
 from datamodules.granularity.cutting import Span
 from datamodules.prepare.boxes import from_fractions, usable
 from datamodules.prepare.captions import tidy_caption
@@ -18,7 +19,6 @@ from datamodules.prepare.grit_files import Item, Work, find_works
 from datamodules.prepare.grounding import Grounded, grounded_sample
 from datamodules.prepare.images import look_into, sample_key
 from datamodules.prepare.job import Job
-from datamodules.prepare.layout import CAPTION, PIXELS, Rule, is_number
 from datamodules.prepare.rejected import LeftOut, Rejects
 from datamodules.prepare.shard_jobs import Manifest, Unit, write_units
 from datamodules.sample import Sample

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from datamodules.prepare.layout import described
+from datamodules.formats.layout import described
 from datamodules.prepare.rejected import Rejects
 from datamodules.prepare.shard_jobs import in_units
 from datamodules.prepare.tar_reader import read_members

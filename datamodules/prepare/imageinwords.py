@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from datamodules.formats.imageinwords import other_name, read_imageinwords
+from datamodules.formats.layout import described
 from datamodules.prepare.job import Job
-from datamodules.prepare.layout import NAME, PATH, described
 from datamodules.prepare.records import Record, path_key, write_records
-from datamodules.prepare.row_readers import json_lines
 from datamodules.prepare.shard_jobs import Manifest
-from datamodules.sample import IMAGE_EXTENSIONS
 
 
 def prepare_imageinwords(
@@ -38,15 +37,9 @@ def prepare_imageinwords(
     """
 
     def records() -> Iterator[Record]:
-        for number, row in enumerate(json_lines(annotations)):
-            named = row.get("image", row.get("image/key"))
-            PATH.check(f"{annotations}: line {number + 1}'s 'image' or 'image/key'", named)
-            file = str(named)
-            NAME.check(f"{annotations}: line {number + 1}'s 'IIW'", row.get("IIW"))
-            name = file if file.rpartition(".")[2].lower() in IMAGE_EXTENSIONS else f"{file}.jpg"
-            other = images / name.replace("test", "train")  # DOCCI renamed some of its pictures
-            place = images / name if (images / name).is_file() or not other.is_file() else other
-            yield Record(path_key(name), name, place, row["IIW"])
+        for file, caption in read_imageinwords(annotations):
+            image, other = images / file, images / other_name(file)
+            yield Record(path_key(file), file, image if image.is_file() or not other.is_file() else other, caption)
 
     settings = {"annotations": described(annotations)}
     return write_records(

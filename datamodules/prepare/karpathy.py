@@ -1,7 +1,6 @@
 """COCO and Flickr30k by Karpathy's splits as shards, so that what retrieval is measured on stays out of training.
 
-The file (``dataset_coco.json``, ``dataset_flickr30k.json``) is ``{"images": [{filename, filepath?, split, sentences:
-[{raw}]}]}``. An image's captions are joined into one text whose sentences they are, as for COCO's own files.
+An image's captions are joined into one text whose sentences they are, as for COCO's own files.
 """
 
 from __future__ import annotations
@@ -9,18 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from datamodules.prepare import layout
+from datamodules.formats.coco import CocoImage
+from datamodules.formats.karpathy import read_karpathy
+from datamodules.formats.layout import LayoutError, described
 from datamodules.prepare.coco import Annotated, CocoReader
-from datamodules.prepare.coco_files import CocoImage
 from datamodules.prepare.coco_names import CategoryNames
 from datamodules.prepare.images import require_pictures
 from datamodules.prepare.job import Job
-from datamodules.prepare.layout import Rule, checked, described, load_json, rows
 from datamodules.prepare.shard_jobs import Manifest, in_units, write_units
-
-_SENTENCES = Rule("a list of {raw: text}", lambda v: isinstance(v, list))
-_FIELDS = {"filename": layout.PATH, "split": layout.NAME, "sentences": _SENTENCES}
-_FOLDER = Rule("a path inside the images' folder, or missing", lambda v: v is None or layout.PATH.holds(v))
 
 
 def prepare_karpathy(
@@ -56,10 +51,9 @@ def prepare_karpathy(
 
 
 def _listed(path: Path, splits: tuple[str, ...]) -> Iterator[Annotated]:
-    for index, row in enumerate(rows(path, load_json(path), "images", _FIELDS)):
-        where = f"images[{index}]"
-        _FOLDER.check(f"{path}: '{where}.filepath'", row.get("filepath"))
-        captions = checked(path, f"{where}.sentences", row["sentences"], {"raw": layout.CAPTION})
-        if row["split"] in splits:
-            name = PurePosixPath(row.get("filepath") or "", row["filename"])
-            yield Annotated(CocoImage(name.stem, str(name), None), [caption["raw"] for caption in captions], (), ())
+    for image in read_karpathy(path)[0]:
+        if image.split is None:
+            raise LayoutError(f"{path} must be Karpathy's file, an object of 'images', got a list of one split")
+        if image.split in splits:
+            name = PurePosixPath(image.folder or "", image.file)
+            yield Annotated(CocoImage(name.stem, str(name), None), image.captions, (), ())

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from datamodules.formats.layout import ID, NAME, PATH, described
+from datamodules.formats.row_readers import json_lines
 from datamodules.prepare.images import sample_key
 from datamodules.prepare.job import Job
-from datamodules.prepare.layout import ID, NAME, PATH, described
 from datamodules.prepare.records import Record, write_records
-from datamodules.prepare.row_readers import json_lines
 from datamodules.prepare.shard_jobs import Manifest
 
 

@@ -11,15 +11,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from datamodules.formats import layout
+from datamodules.formats.coco import CocoBox, ImageId, as_box
+from datamodules.formats.layout import AnnotationFile, Rule, described
 from datamodules.granularity.cutting import Span
-from datamodules.prepare import layout
-from datamodules.prepare.boxes import usable
+from datamodules.prepare.boxes import drawn_box, leave_out_boxes, usable
 from datamodules.prepare.captions import tidy_caption
-from datamodules.prepare.coco_files import CocoBox, ImageId, as_box, drawn_box, leave_out_boxes
 from datamodules.prepare.grounding import Grounded, grounded_sample
 from datamodules.prepare.images import look_into, read_picture, require_pictures, sample_key
 from datamodules.prepare.job import Job
-from datamodules.prepare.layout import LayoutError, Rule, described, load_json, rows
 from datamodules.prepare.rejected import LeftOut, Rejects
 from datamodules.prepare.shard_jobs import Manifest, in_units, write_units
 from datamodules.sample import Sample
@@ -84,7 +84,7 @@ class NamedBox(NamedTuple):
 
 _SPANS = Rule(
     "a list of [start, end], characters of the caption",
-    lambda v: isinstance(v, list) and all(isinstance(s, list) and len(s) == 2 and all(map(_is_whole, s)) for s in v),
+    lambda v: isinstance(v, list) and all(map(_is_pair, v)),
 )
 _IMAGE = {
     **{"id": layout.ID, "file_name": layout.PATH, "width": layout.PIXELS, "height": layout.PIXELS},
@@ -92,8 +92,8 @@ _IMAGE = {
 }
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(layout.is_whole, value))
 
 
 def read_grounded(path: Path) -> tuple[list[CaptionedImage], dict[ImageId, list[NamedBox]]]:
@@ -103,18 +103,17 @@ def read_grounded(path: Path) -> tuple[list[CaptionedImage], dict[ImageId, list[
         FileNotFoundError: there is no such file.
         LayoutError: it is not JSON, or a field is missing, of the wrong type, or doubled.
     """
-    document = load_json(path)
-    images: dict[ImageId, CaptionedImage] = {}
-    for row in rows(path, document, "images", _IMAGE):
-        image = CaptionedImage(row["id"], row["file_name"], (row["width"], row["height"]), row["caption"])
-        if images.setdefault(image.id, image) is not image:
-            raise LayoutError(f"{path}: image ids must differ, got {image.id!r} twice in 'images'")
+    file = AnnotationFile(path)
+    images = [
+        CaptionedImage(number, row["file_name"], (row["width"], row["height"]), row["caption"])
+        for number, row in file.by_id("images", _IMAGE).items()
+    ]
     boxes: dict[ImageId, list[NamedBox]] = {}
     fields = {"image_id": layout.ID, "bbox": layout.XYWH, "tokens_positive": _SPANS}
-    for index, row in enumerate(rows(path, document, "annotations", fields)):
+    for index, row in enumerate(file.rows("annotations", fields)):
         spans = [Span(*pair) for pair in row["tokens_positive"]]
         boxes.setdefault(row["image_id"], []).append(NamedBox(as_box(row, index, None), spans))
-    return list(images.values()), boxes
+    return images, boxes
 
 
 class GroundedReader(NamedTuple):

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from datamodules.formats.layout import described
+from datamodules.formats.sharegpt4v import read_sharegpt4v
 from datamodules.prepare.job import Job
-from datamodules.prepare.layout import PATH, LayoutError, described
 from datamodules.prepare.records import Record, path_key, write_records
-from datamodules.prepare.row_readers import json_array
 from datamodules.prepare.shard_jobs import Manifest
 
 
@@ -52,18 +52,8 @@ def prepare_sharegpt4v(
 
 def _sharegpt4v(images: Path, annotations: Path, held_out: int) -> Iterator[Record]:
     kept_back: set[str] = set()
-    for number, row in enumerate(json_array(annotations)):
-        where = f"{annotations}: row {number}'s"
-        PATH.check(f"{where} 'image'", row.get("image"))
-        said = row.get("conversations")
-        answers = (
-            [s.get("value") for s in said if isinstance(s, dict) and s.get("from") == "gpt"]
-            if isinstance(said, list)
-            else []
-        )
-        if not answers or not isinstance(answers[0], str):
-            raise LayoutError(f"{where} 'conversations' must hold an answer of 'gpt', got {said!r:.80}")
+    for number, (file, caption) in enumerate(read_sharegpt4v(annotations)):
         if number < held_out:
-            kept_back.add(row["image"])
-        elif row["image"] not in kept_back:
-            yield Record(path_key(row["image"]), row["image"], images / row["image"], answers[0])
+            kept_back.add(file)
+        elif file not in kept_back:
+            yield Record(path_key(file), file, images / file, caption)

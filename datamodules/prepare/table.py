@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from datamodules.formats.layout import PATH, LayoutError, Rule, described
+from datamodules.formats.row_readers import EncodingError, table_rows
 from datamodules.prepare.job import Job
-from datamodules.prepare.layout import PATH, LayoutError, Rule, described
 from datamodules.prepare.records import Record, path_key, write_records
-from datamodules.prepare.row_readers import EncodingError, table_rows
 from datamodules.prepare.shard_jobs import Manifest
 
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from datamodules.formats.layout import described
 from datamodules.prepare.images import sample_key
 from datamodules.prepare.job import Job
-from datamodules.prepare.layout import described
 from datamodules.prepare.records import Record, to_sample
 from datamodules.prepare.rejected import LeftOut, Rejects
 from datamodules.prepare.shard_jobs import Manifest, Unit, write_units

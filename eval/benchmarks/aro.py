@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from eval.data.annotations import ID, NAME, PATH, Rule
+from datamodules.formats.layout import NAME, PATH, WHOLE, Rule
 from eval.data.find_file import first_there, place
 from eval.data.image_files import present
 from eval.data.image_preprocessing import centre_crop
@@ -28,7 +28,7 @@ from eval.protocols.image_text_retrieval import text_counts
 from eval.protocols.multiple_choice import Question, answer, items, numbers
 from eval.results.per_item import Mean
 
-BOX = {f"bbox_{side}": ID for side in ("x", "y", "w", "h")}
+BOX = {f"bbox_{side}": WHOLE for side in ("x", "y", "w", "h")}
 FIELDS = BOX | {"image_path": PATH, "true_caption": NAME, "false_caption": NAME}
 PAIR = Rule("a list of two texts", lambda v: isinstance(v, list) and len(v) == 2 and all(map(NAME.holds, v)))
 

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from eval.data.annotations import CATEGORY, ID, IMAGE, NAME, PATH, XYWH, AnnotationFile, Rule
+from datamodules.formats.layout import CATEGORY, IMAGE, NAME, PATH, WHOLE, XYWH, AnnotationFile, Rule
+from eval.data.find_file import place
 from eval.data.image_files import present
 from eval.data.image_preprocessing import squash
 from eval.data.sources import ImageFile
@@ -58,7 +59,7 @@ def read_coco(root: Path, skip_missing: bool) -> BoxSet:
         FileNotFoundError: the annotation file or, unless ``skip_missing``, a picture is missing.
         ValueError: a field is not as COCO's are, or refers to what is not there.
     """
-    annotations = AnnotationFile(root / "annotations" / "instances_val2017.json")
+    annotations = AnnotationFile(place(root, "annotations/instances_val2017.json"))
     categories = annotations.by_id("categories", CATEGORY)
     classes = {number: categories[number]["name"] for number in sorted(categories)}
     return _read(
@@ -72,7 +73,7 @@ def read_lvis(root: Path, skip_missing: bool) -> BoxSet:
     Raises:
         FileNotFoundError, ValueError: as ``read_coco``; also where category ids are not 1 to their number.
     """
-    annotations = AnnotationFile(root / "annotations" / "lvis_v1_val.json")
+    annotations = AnnotationFile(place(root, "annotations/lvis_v1_val.json"))
     categories = annotations.by_id("categories", CATEGORY)
     if sorted(categories) != list(range(1, len(categories) + 1)):
         found = f"{min(categories)} to {max(categories)}" if categories else "none"
@@ -106,7 +107,7 @@ def _read(
     pictures = {number: _picture(file_of(image), image) for number, image in images.items()}
     boxes: dict[int, list[LabelledBox]] = {number: [] for number in images}
     counts: Counter[str] = Counter()
-    rows = annotations.by_id("annotations", {"id": ID, "image_id": ID, "category_id": ID, "bbox": XYWH})
+    rows = annotations.by_id("annotations", {"id": WHOLE, "image_id": WHOLE, "category_id": WHOLE, "bbox": XYWH})
     for number, row in rows.items():
         annotations.refer(f"annotations[id {number}].image_id", row["image_id"], images, "images")
         annotations.refer(f"annotations[id {number}].category_id", row["category_id"], classes, "categories")

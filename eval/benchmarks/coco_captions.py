@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from eval.data.annotations import ID, NAME, PATH, AnnotationFile
+from datamodules.formats.layout import NAME, PATH, WHOLE, AnnotationFile
+from eval.data.find_file import place
 from eval.interfaces import EvalContext, Model, Result
 from eval.protocols.folds import retrieve_in_folds
 from eval.protocols.image_text_retrieval import ImageTexts, gather_files, retrieve
@@ -53,10 +54,10 @@ def coco_val2017_all(model: Model, run: EvalContext) -> Result:
 
 def read_val2017(run: EvalContext, most: int | None) -> ImageTexts:
     """Captions in the file's order, pictures in the order of their ids."""
-    annotations = AnnotationFile(run.root / "annotations" / "captions_val2017.json")
-    images = annotations.by_id("images", {"id": ID, "file_name": PATH})
+    annotations = AnnotationFile(place(run.root, "annotations/captions_val2017.json"))
+    images = annotations.by_id("images", {"id": WHOLE, "file_name": PATH})
     captions: dict[int, list[str]] = {number: [] for number in sorted(images)}
-    for number, row in annotations.by_id("annotations", {"id": ID, "image_id": ID, "caption": NAME}).items():
+    for number, row in annotations.by_id("annotations", {"id": WHOLE, "image_id": WHOLE, "caption": NAME}).items():
         annotations.refer(f"annotations[id {number}].image_id", row["image_id"], images, "images")
         captions[row["image_id"]].append(row["caption"])
     folder = run.root / "val2017"

@@ -10,14 +10,13 @@ Read from the release::
 
 from __future__ import annotations
 
-from eval.data.annotations import NAME, PATH
+from datamodules.formats.docci import read_docci
 from eval.data.find_file import place
-from eval.data.records import read_records
+from eval.data.records import file_sha256
 from eval.interfaces import EvalContext, Model, Result
 from eval.protocols.image_text_retrieval import LONG_KS, gather_files, retrieve
 
 FILE = "docci_descriptions.jsonlines"
-FIELDS = {"example_id": NAME, "split": NAME, "image_file": PATH, "description": NAME}
 
 
 def docci(model: Model, run: EvalContext) -> Result:
@@ -31,16 +30,16 @@ def docci_goal(model: Model, run: EvalContext) -> Result:
 
 
 def _splits(name: str, splits: tuple[str, ...], model: Model, run: EvalContext) -> Result:
-    records = read_records(place(run.root, f"docci/{FILE}", FILE), FIELDS)
-    folder = records.path.parent / "images"
+    path = place(run.root, f"docci/{FILE}", FILE)
+    images = list(read_docci(path))
     named = [
-        (folder / r["image_file"], r["image_file"], [r["description"]])
+        (path.parent / "images" / image.file, image.file, [image.description])
         for split in splits
-        for r in records.rows
-        if r["split"] == split
+        for image in images
+        if image.split == split
     ]
     if not named:
-        raise ValueError(f"{records.path} must hold the splits {', '.join(splits)}, got no record of them")
-    data = gather_files(named, records.path, records.files, run)
+        raise ValueError(f"{path} must hold the splits {', '.join(splits)}, got no record of them")
+    data = gather_files(named, path, {path.name: file_sha256(path)}, run)
     words = f"splits {' + '.join(splits)}, one caption a picture, both ways"
     return retrieve(name, model, run, data, words, LONG_KS)

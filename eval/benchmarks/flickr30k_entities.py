@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from datamodules.prepare.flickr30k_files import ChainBox, read_objects, read_sentences, read_split
+from datamodules.formats.flickr30k_entities import ChainBox, read_objects, read_sentences, read_split
 from eval.data.cache import digest
 from eval.data.detections import read_detections
 from eval.data.find_file import first_there, place

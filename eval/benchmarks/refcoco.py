@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.data.annotations import ID, LIST, NAME, PATH, SIDE_OR_NONE, XYWH, AnnotationFile, checked
+from datamodules.formats.layout import LIST, NAME, PATH, SIDE_OR_NONE, WHOLE, XYWH, AnnotationFile, checked
 from eval.data.detections import read_detections
 from eval.data.find_file import first_there, place
 from eval.data.image_files import present
@@ -39,7 +39,7 @@ from eval.protocols.phrase_grounding import (
 )
 
 SETS = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
-REF = {"ann_id": ID, "image_id": ID, "split": NAME, "sentences": LIST}
+REF = {"ann_id": WHOLE, "image_id": WHOLE, "split": NAME, "sentences": LIST}
 TRAIN = "train"
 
 
@@ -62,9 +62,9 @@ class RefCoco:
         refs = read_pickle(refs_file, {})
         annotations = AnnotationFile(folder / "instances.json")
         images = annotations.by_id(
-            "images", {"id": ID, "file_name": PATH, "width": SIDE_OR_NONE, "height": SIDE_OR_NONE}
+            "images", {"id": WHOLE, "file_name": PATH, "width": SIDE_OR_NONE, "height": SIDE_OR_NONE}
         )
-        boxes = annotations.by_id("annotations", {"id": ID, "image_id": ID, "bbox": XYWH})
+        boxes = annotations.by_id("annotations", {"id": WHOLE, "image_id": WHOLE, "bbox": XYWH})
         files = {annotations.path.name: annotations.sha256, refs_file.name: file_sha256(refs_file)}
         counts: Counter[str] = Counter()
         candidates: dict[str, dict[str, list[Xywh]]] = {}

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datamodules.prepare.row_readers import DELIMITERS, LINES, PARQUET
-from eval.data.annotations import NAME, PATH, Rule, checked
+from datamodules.formats.layout import NAME, PATH, Rule, checked
+from datamodules.formats.row_readers import DELIMITERS, LINES, PARQUET
 from eval.data.find_file import first_there, user_file
 from eval.data.records import Records, read_records
 from eval.interfaces import EvalContext, Model, Result

@@ -10,12 +10,14 @@ are the first of a filtered list, and not these.
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from eval.data.annotations import LIST, PATH
+from datamodules.formats.layout import NAME
+from datamodules.formats.sharegpt4v import read_sharegpt4v
+from eval.data.cache import digest
 from eval.data.caption_preprocessing import one_line
 from eval.data.find_file import first_there, place
-from eval.data.records import first_records
 from eval.interfaces import EvalContext, Model, Result
 from eval.protocols.image_text_retrieval import LONG_KS, gather_files, retrieve
 
@@ -35,15 +37,14 @@ def sharegpt4v_10k(model: Model, run: EvalContext) -> Result:
 
 def _first(name: str, count: int, model: Model, run: EvalContext) -> Result:
     path = place(run.root, FILE, f"ShareGPT4V/{FILE}", f"share4v/{FILE}")
-    records = first_records(path, count, {"image": PATH, "conversations": LIST})
-    named = []
-    for index, record in enumerate(records.rows):
-        turns = record["conversations"]
-        caption = turns[1].get("value") if len(turns) > 1 and isinstance(turns[1], dict) else None
-        if not isinstance(caption, str) or not caption.strip():
-            raise ValueError(f"{path}: 'records[{index}].conversations[1].value' must be a caption, got {caption!r}")
-        named.append((_picture(run.root, record["image"]), record["image"], [caption]))
-    data = gather_files(named, path, {f"{path.name}[:{count}]": records.sha256}, run)
+    images = list(islice(read_sharegpt4v(path), count))
+    if len(images) < count:
+        raise ValueError(f"{path} must hold at least {count} records, got {len(images)}")
+    for index, image in enumerate(images):
+        NAME.check(f"{path}: the caption of row {index}", image.caption)
+    named = [(_picture(run.root, image.file), image.file, [image.caption]) for image in images]
+    checksum = digest(part for image in images for part in image)
+    data = gather_files(named, path, {f"{path.name}[:{count}]": checksum}, run)
     words = f"Long-CLIP: the first {count} of the released list, both ways; published number R@1"
     return retrieve(name, model, run, data, words, LONG_KS, one_line)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from eval.data.annotations import NAME, PATH
+from datamodules.formats.layout import NAME, PATH
 from eval.data.find_file import first_there, place
 from eval.data.image_files import present
 from eval.data.image_preprocessing import centre_crop

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eval.data.annotations import NAME, PATH, Rule, checked
+from datamodules.formats.layout import NAME, PATH, Rule, checked
 from eval.data.find_file import first_there, place
 from eval.data.image_files import present
 from eval.data.image_preprocessing import centre_crop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eval.data.annotations import XYWH
+from datamodules.formats.layout import XYWH
 from eval.data.records import read_json
 
 Xywh = tuple[float, float, float, float]

@@ -1,20 +1,15 @@
-"""Lists of records from released files: JSON, JSON Lines, CSV, TSV and Parquet, with the file's checksum.
-
-A file whose JSON is too large to read whole (ShareGPT4V's list of 1.2 million captions, 1.5 GB) is read record by
-record up to the number that is asked for; then the checksum is that of the records.
-"""
+"""Lists of records from released files: JSON, JSON Lines, CSV, TSV and Parquet, with the file's checksum."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.prepare.row_readers import DELIMITERS, LINES, PARQUET, json_array, table_rows
-from eval.data.annotations import Rule, checked
+from datamodules.formats.layout import Rule, checked, parse_json
+from datamodules.formats.row_readers import DELIMITERS, LINES, PARQUET, table_rows
 
 
 class Records(NamedTuple):
@@ -53,7 +48,7 @@ def file_sha256(path: Path) -> str:
 def read_json(path: Path) -> tuple[Any, str]:
     """A JSON document and its SHA-256."""
     data = read_bytes(path)
-    return parse(path, data), hashlib.sha256(data).hexdigest()
+    return parse_json(path, data), hashlib.sha256(data).hexdigest()
 
 
 def read_records(path: Path, fields: Mapping[str, Rule], section: str | None = None) -> Records:
@@ -70,7 +65,7 @@ def read_records(path: Path, fields: Mapping[str, Rule], section: str | None = N
     if path.suffix.lower() in (*LINES, *DELIMITERS, PARQUET):
         rows = list(table_rows(path))
     else:
-        rows = parse(path, data)
+        rows = parse_json(path, data)
         if section is not None:
             if not isinstance(rows, dict):
                 raise ValueError(f"{path}: the JSON must be an object, got {type(rows).__name__}")
@@ -85,30 +80,13 @@ def read_records(path: Path, fields: Mapping[str, Rule], section: str | None = N
     if not found:
         raise ValueError(f"{path} must hold records, got none")
     for number, row in enumerate(found):
-        try:
-            json.dumps(row, ensure_ascii=False, default=str).encode()
-        except UnicodeEncodeError as error:
-            where = f"'{section or 'records'}[{number}]'"
-            raise ValueError(f"{path}: {where} holds half of a surrogate pair, which is no character") from error
+        require_characters(f"{path}: '{section or 'records'}[{number}]'", row)
     return Records(path, found, hashlib.sha256(data).hexdigest())
 
 
-def first_records(path: Path, count: int, fields: Mapping[str, Rule]) -> Records:
-    """The first ``count`` records of a JSON list, read no further. Raises as ``read_records``, and where there are
-    fewer.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"the file {path} does not exist; --root must be the folder of the data sets")
-    rows = list(islice(json_array(path), count))
-    if len(rows) < count:
-        raise ValueError(f"{path} must hold at least {count} records, got {len(rows)}")
-    found = list(checked(path, "records", rows, fields))
-    return Records(path, found, hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest())
-
-
-def parse(path: Path, data: bytes, where: str = "") -> Any:
-    """JSON. Raises ValueError naming the file."""
+def require_characters(where: str, value: object) -> None:
+    """Raise ValueError, naming ``where``, for texts that cannot be written as UTF-8."""
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}{where} is not JSON: {error}") from error
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where} holds half of a surrogate pair, which is no character") from error

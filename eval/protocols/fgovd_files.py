@@ -8,14 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from eval.data.annotations import ID, IMAGE, LIST, NAME, PATH, SIDE, XYWH, AnnotationFile, Rule
+from datamodules.formats.layout import IMAGE, LIST, NAME, PATH, SIDE, TEXTS, WHOLE, XYWH, AnnotationFile, Rule
 from eval.data.find_file import first_there
 from eval.data.records import read_records
 from eval.data.sources import ImageFile
 from eval.protocols.box_classification import Box
 
 ONE_TEXT = Rule("a list of one text", lambda v: isinstance(v, list) and len(v) == 1 and NAME.holds(v[0]))
-TEXTS = Rule("a list of texts", lambda v: isinstance(v, list) and bool(v) and all(map(NAME.holds, v)))
 
 
 class Described(NamedTuple):
@@ -31,10 +30,10 @@ def read_official(file: Path, root: Path) -> tuple[list[Described], str]:
     """Boxes of an official file, and its SHA-256. Raises ValueError where a field is not as it should be."""
     annotations = AnnotationFile(file)
     images = annotations.by_id("images", IMAGE | {"file_name": PATH})
-    captions = annotations.by_id("categories", {"id": ID, "name": NAME})
+    captions = annotations.by_id("categories", {"id": WHOLE, "name": NAME})
     pictures = {n: _picture(root, i["file_name"], i["width"], i["height"]) for n, i in images.items()}
     found = []
-    fields = {"id": ID, "image_id": ID, "category_id": ID, "bbox": XYWH, "neg_category_ids": LIST}
+    fields = {"id": WHOLE, "image_id": WHOLE, "category_id": WHOLE, "bbox": XYWH, "neg_category_ids": LIST}
     for number, row in annotations.by_id("annotations", fields).items():
         where = f"annotations[id {number}]"
         annotations.refer(f"{where}.image_id", row["image_id"], images, "images")

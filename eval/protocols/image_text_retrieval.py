@@ -21,6 +21,7 @@ from eval.data.cache import digest
 from eval.data.caption_preprocessing import Wording, raw
 from eval.data.image_files import present
 from eval.data.image_preprocessing import Fit, centre_crop
+from eval.data.records import require_characters
 from eval.data.sources import ImageFile, Source
 from eval.interfaces import EvalContext, Model, Result
 from eval.metrics.bidirectional_ranking import BothWays, rank_both_ways
@@ -61,6 +62,7 @@ def gather_files(
             raise ValueError(f"{source}: every picture must be listed once, got {name!r} twice")
         if not captions:
             raise ValueError(f"{source}: every picture must have a caption, got none for {name!r}")
+        require_characters(f"{source}: a caption of {name!r}", captions)
         seen.add(name)
     counts: Counter[str] = Counter()
     items = [(file, (ImageFile(file, name), captions)) for file, name, captions in named]

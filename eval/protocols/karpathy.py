@@ -1,21 +1,15 @@
-"""Karpathy's splits of COCO and Flickr30k, in the two forms that circulate.
-
-``dataset_NAME.json``: {"images": [{filename, filepath?, split, sentences: [{raw}]}]}; ALBEF's and LAVIS's list:
-[{image: "val2014/NAME.jpg", caption: [...]}].
-"""
+"""Retrieval by Karpathy's splits of COCO and Flickr30k."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from eval.data.annotations import LIST, NAME, PATH, Rule, checked
+from datamodules.formats import karpathy
+from datamodules.formats.layout import NAME
 from eval.data.find_file import first_there, place
-from eval.data.records import read_json
 from eval.interfaces import EvalContext
 from eval.protocols.image_text_retrieval import ImageTexts, gather_files
-
-CAPTIONS = Rule("a list of texts", lambda v: isinstance(v, list) and bool(v) and all(map(NAME.holds, v)))
 
 
 def read_karpathy(
@@ -31,21 +25,12 @@ def read_karpathy(
         files_of: where a picture may be, from the root, its folder as the file tells it (or None) and its file's name.
     """
     path = place(run.root, *names)
-    document, checksum = read_json(path)
-    listed: list[tuple[str | None, str, list[str]]] = []
-    if isinstance(document, list):
-        for row in checked(path, "records", document, {"image": PATH, "caption": CAPTIONS}):
-            image = PurePosixPath(row["image"])
-            listed.append((image.parent.name or None, row["image"], row["caption"]))
-    else:
-        rows = document.get("images") if isinstance(document, dict) else None
-        if not isinstance(rows, list):
-            raise ValueError(f"{path}: 'images' must be a list, got {type(rows).__name__}")
-        for i, row in enumerate(checked(path, "images", rows, {"filename": PATH, "split": NAME, "sentences": LIST})):
-            if row["split"] == split:
-                sentences = checked(path, f"images[{i}].sentences", row["sentences"], {"raw": NAME})
-                listed.append((row.get("filepath"), row["filename"], [s["raw"] for s in sentences]))
-    if not listed:
+    images, checksum = karpathy.read_karpathy(path)
+    chosen = [image for image in images if image.split in (split, None)]
+    if not chosen:
         raise ValueError(f"{path} must hold pictures of the split {split!r}, got none")
-    named = [(first_there(files_of(run.root, folder, name)), name, captions) for folder, name, captions in listed]
+    for image in chosen:
+        for caption in image.captions:
+            NAME.check(f"{path}: each caption of {image.file}", caption)
+    named = [(first_there(files_of(run.root, one.folder, one.file)), one.file, one.captions) for one in chosen]
     return gather_files(named, path, {path.name: checksum}, run)

@@ -19,8 +19,9 @@ import numpy as np
 from jaxtyping import Bool, Int
 from PIL import Image
 
+from datamodules.formats.layout import CATEGORY, FLAG, IMAGE, LIST, PATH, WHOLE, XYWH, AnnotationFile
 from datamodules.image_decoding import UNREADABLE
-from eval.data.annotations import CATEGORY, FLAG, ID, IMAGE, LIST, PATH, XYWH, AnnotationFile
+from eval.data.find_file import place
 from eval.data.image_files import present
 from eval.data.sources import ImageFile
 from eval.interfaces import EvalContext
@@ -75,14 +76,14 @@ def read_panoptic(run: EvalContext, look: Look | None = None) -> SegmentSet:
         FileNotFoundError: the annotation file or, unless the run skips them, a picture or a segment map is missing.
         ValueError: a field is not as COCO's are, refers to what is not there, or a map does not fit its picture.
     """
-    annotations = AnnotationFile(run.root / "annotations" / "panoptic_val2017.json")
+    annotations = AnnotationFile(place(run.root, "annotations/panoptic_val2017.json"))
     categories = annotations.by_id("categories", CATEGORY | {"isthing": FLAG})
     labels = {n: (i, bool(categories[n]["isthing"])) for i, n in enumerate(sorted(categories))}
     reader = _Reader(annotations, labels, look)
     images = annotations.by_id("images", IMAGE | {"file_name": PATH})
     listed: list[tuple[Path, _Listed]] = []
     seen: set[int] = set()
-    fields = {"image_id": ID, "file_name": PATH, "segments_info": LIST}
+    fields = {"image_id": WHOLE, "file_name": PATH, "segments_info": LIST}
     for index, row in enumerate(annotations.rows("annotations", fields)):
         annotations.refer(f"annotations[{index}].image_id", row["image_id"], images, "images")
         if row["image_id"] in seen:
@@ -126,7 +127,7 @@ class _Reader:
 
     def listed(self, where: str, rows: list[Any]) -> list[_Row]:
         """The segments of a picture that may count."""
-        fields = {"id": ID, "category_id": ID, "bbox": XYWH}
+        fields = {"id": WHOLE, "category_id": WHOLE, "bbox": XYWH}
         found: list[_Row] = []
         for index, row in enumerate(self.annotations.checked(where, rows, fields)):
             name = f"{where}[{index}].category_id"

@@ -10,9 +10,9 @@ import nltk
 import pytest
 
 from datamodules import scenes
+from datamodules.formats.row_readers import json_lines
 from datamodules.granularity.cutting import extract_phrases, split_sentences
 from datamodules.granularity.extractors import NLTK, RuleExtractor, SpacyExtractor, extractor_named
-from datamodules.prepare.row_readers import json_lines
 from lightning_modules.cli.main import main
 from tests.datamodules.prepared import read
 from tests.helpers.tiny import picture

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from datamodules.formats.layout import LayoutError
 from datamodules.prepare import prepare_table, prepare_tars
 from datamodules.prepare.job import Job
-from datamodules.prepare.layout import LayoutError
 from tests.datamodules.prepared import read
 from tests.datamodules.test_fuzz import JSON, NAMES, png_bomb, tar_of
 from tests.helpers.tiny import picture

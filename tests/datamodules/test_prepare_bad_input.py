@@ -78,7 +78,7 @@ REFUSED = [
         "dci",
         {"ann/1.json": DCI, "s.json": {"train": [["1.json"]]}},
         ("--annotations", "@ann", "--splits", "@s.json"),
-        "'train' must be a list of file names",
+        "'train' must be a list of files of annotations",
     ),
     ("docci", {"a.json": json.dumps(DOCCI).replace("dog", "d\xf4g").encode("latin-1")}, A, "line 1 is not utf-8"),
     ("docci", {"a.json": changed(DOCCI, "image_file", value="1\0.jpg")}, A, "'image_file' must be a path"),

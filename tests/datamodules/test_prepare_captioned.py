@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from datamodules import prepare
+from datamodules.formats.layout import LayoutError
+from datamodules.formats.row_readers import json_array, json_lines
 from datamodules.prepare.job import Job
-from datamodules.prepare.layout import LayoutError
-from datamodules.prepare.row_readers import json_array, json_lines
 from datamodules.sample import Sample
 from datamodules.shards.tar_index import load_index
 from lightning_modules.cli.main import main
@@ -239,7 +239,7 @@ def test_lines_and_lists_are_seen_before_they_are_joined(tmp_path):
 def test_arrays_are_read_in_pieces(tmp_path, monkeypatch):
     rows = [{"n": n, "text": "x" * (n % 50) + '"}],[{'} for n in range(300)]
     for size in (1, 7, 64, 10_000):
-        monkeypatch.setattr("datamodules.prepare.row_readers._CHUNK", size)
+        monkeypatch.setattr("datamodules.formats.row_readers._CHUNK", size)
         for indent in (None, 2):
             path = tmp_path / "a.json"
             path.write_text(" " * 3 + json.dumps(rows, indent=indent) + "\n") if size > 7 else path.write_text(

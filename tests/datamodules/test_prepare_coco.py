@@ -10,10 +10,10 @@ import nltk
 import pytest
 from PIL import Image
 
+from datamodules.formats.layout import LayoutError
 from datamodules.granularity.nltk_data import NltkDataError
 from datamodules.prepare import prepare_coco
 from datamodules.prepare.job import Job
-from datamodules.prepare.layout import LayoutError
 from datamodules.shards.discovery import find_shards
 from lightning_modules.cli.main import main
 from tests.datamodules.prepared import linked, read
@@ -180,7 +180,7 @@ def test_text_ids_make_keys(coco):
         (change("captions", value="[1]"), r"captions\.json: the JSON must be an object, got list"),
         (change("captions", "images", value="gone"), r"captions\.json: 'images' must be a list, .* got NoneType"),
         (change("captions", "images", 1, value=3), r"'images\[1\]' must be an object, got 3"),
-        (change("captions", "images", 1, "id", value=1), r"image ids must differ, got 1 twice in 'images'"),
+        (change("captions", "images", 1, "id", value=1), r"captions\.json: ids must differ, got 1 twice in 'images'"),
         (change("captions", "images", 1, "id", value=True), r"'images\[1\]\.id' must be a whole number or a text"),
         (change("captions", "images", 0, "file_name", value="../1.jpg"), r"file_name' must be a path inside .*'\.\./1"),
         (change("captions", "images", 0, "file_name", value="/1.jpg"), r"file_name' must be a path inside"),

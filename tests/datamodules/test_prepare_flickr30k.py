@@ -13,10 +13,10 @@ from PIL import Image
 from datamodules.batch import Grain
 from datamodules.batching.text_sampling import GrainSampling
 from datamodules.datamodule import GranularityData
+from datamodules.formats.flickr30k_entities import read_objects, read_sentences
+from datamodules.formats.layout import LayoutError
 from datamodules.prepare import prepare_flickr30k_entities
-from datamodules.prepare.flickr30k_files import read_objects, read_sentences
 from datamodules.prepare.job import Job
-from datamodules.prepare.layout import LayoutError
 from lightning_modules.cli.main import main
 from tests.datamodules.prepared import linked, read
 from tests.helpers.tiny import picture

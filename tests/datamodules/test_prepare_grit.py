@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from datamodules.formats.layout import LayoutError
 from datamodules.prepare import prepare_grit
 from datamodules.prepare.grit_files import find_works
 from datamodules.prepare.job import Job
-from datamodules.prepare.layout import LayoutError
 from datamodules.prepare.rejected import Rejects
 from datamodules.shards.discovery import ShardError
 from lightning_modules.cli.main import main

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from datamodules.formats.layout import LayoutError
 from datamodules.prepare import prepare_grounded
 from datamodules.prepare.job import Job
-from datamodules.prepare.layout import LayoutError
 from lightning_modules.cli.main import main
 from tests.datamodules.prepared import linked, read
 from tests.helpers.tiny import picture
@@ -161,7 +161,7 @@ def test_missing_images_stop_the_run(mdetr):
         ("images", 1, "width", None, r"'images\[1\]\.width' must be a number of pixels above 0, got None"),
         ("images", 1, "height", -4, r"'images\[1\]\.height' must be a number of pixels above 0, got -4"),
         ("images", 1, "file_name", "../1.jpg", r"file_name' must be a path inside"),
-        ("images", 1, "id", 0, r"grounded\.json: image ids must differ, got 0 twice in 'images'"),
+        ("images", 1, "id", 0, r"grounded\.json: ids must differ, got 0 twice in 'images'"),
         ("annotations", 2, "bbox", [1, 2, 3], r"'annotations\[2\]\.bbox' must be \[x, y, width, height\] in pixels"),
         ("annotations", 2, "tokens_positive", None, r"tokens_positive' must be a list of \[start, end\]"),
         ("annotations", 2, "tokens_positive", [0, 9], r"tokens_positive' must be .* got \[0, 9\]"),

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from datamodules.formats.row_readers import table_rows
 from datamodules.prepare import prepare_table
 from datamodules.prepare.job import Job
-from datamodules.prepare.row_readers import table_rows
 from eval.benchmarks.retrieval_file import read_table
 from eval.interfaces import EvalContext
 from lightning_modules.cli.main import main

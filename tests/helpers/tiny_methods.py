@@ -8,7 +8,16 @@ from pathlib import Path
 
 from datamodules import GrainSampling, GranularityData, Squash
 from datamodules.batching.region_sampling import RegionSampling
-from lightning_modules import BetaClip, ClipFinetune, GrainClip, HarmoClip, Method, MulClip, MultiPositiveClip, OptimConfig
+from lightning_modules import (
+    BetaClip,
+    ClipFinetune,
+    GrainClip,
+    HarmoClip,
+    Method,
+    MulClip,
+    MultiPositiveClip,
+    OptimConfig,
+)
 from tests.helpers.tiny_regions import write_regions
 from tests.helpers.tiny_run import TINY
 

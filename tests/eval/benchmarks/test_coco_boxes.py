@@ -139,7 +139,7 @@ def test_errors_name_file_field_rule_and_value(tmp_path, section, fields, messag
 
 
 def test_files_that_are_no_annotations_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"instances_val2017\.json does not exist; --root"):
+    with pytest.raises(FileNotFoundError, match=r"holds no annotations/instances_val2017\.json; --root"):
         read_coco(tmp_path, skip_missing=False)
     file = write_coco(tmp_path)
     for text, message in (("[1]", "must be an object, got list"), ("{", "is not JSON"), ("{}", "'categories' must be")):

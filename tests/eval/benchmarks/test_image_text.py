@@ -68,7 +68,7 @@ def test_urban1k_refuses_a_picture_without_caption_and_missing_pictures(tmp_path
 
 def test_sharegpt4v_reads_the_first_of_the_list_and_no_further(tmp_path, monkeypatch):
     file = releases.write_sharegpt4v(tmp_path, 6)
-    monkeypatch.setattr("datamodules.prepare.row_readers._CHUNK", 50)
+    monkeypatch.setattr("datamodules.formats.row_readers._CHUNK", 50)
     model = ColourModel()
     result = _first("sharegpt4v_1k", 6, model, EvalContext(tmp_path))
     assert model.texts[0] == "A red wall, number 0."
@@ -84,7 +84,13 @@ def test_sharegpt4v_reads_the_first_of_the_list_and_no_further(tmp_path, monkeyp
         picture.rename(tmp_path / picture.name)
     assert _first("sharegpt4v_1k", 6, model, EvalContext(tmp_path)).numbers == result.numbers
     file.write_text(json.dumps([{"image": "a.jpg", "conversations": [{"value": "x"}]}]))
-    with pytest.raises(ValueError, match=r"'records\[0\].conversations\[1\].value' must be a caption, got None"):
+    with pytest.raises(
+        ValueError, match=r"row 0's 'conversations' must hold an answer of 'gpt', got \[{'value': 'x'}\]"
+    ):
+        _first("sharegpt4v_1k", 1, model, EvalContext(tmp_path))
+    blank = {"image": "a.jpg", "conversations": [{"from": "gpt", "value": " "}]}
+    file.write_text(json.dumps([blank]))
+    with pytest.raises(ValueError, match="the caption of row 0 must be a text that is not empty, got ' '"):
         _first("sharegpt4v_1k", 1, model, EvalContext(tmp_path))
     with pytest.raises(ValueError, match="must hold at least 1000 records, got 1"):
         sharegpt4v_1k(model, EvalContext(tmp_path))
@@ -101,7 +107,7 @@ def test_docci_s_splits(tmp_path):
     assert measures(more)["ties"] == 0.5
     lines = file.read_text().splitlines()
     file.write_text("\n".join([lines[0], lines[1].replace('"description"', '"describes"')]))
-    with pytest.raises(ValueError, match=r"jsonlines: 'records\[1\].description' must be a text that is not empty"):
+    with pytest.raises(ValueError, match=r"jsonlines: line 2's 'description' must be a text that is not empty"):
         docci(ColourModel(), EvalContext(tmp_path))
     file.write_text(lines[0])
     with pytest.raises(ValueError, match="must hold the splits test, got no record of them"):

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+from datamodules.formats.layout import LayoutError, is_number, require_file
 from datamodules.granularity.cutting import Span
-from datamodules.prepare.layout import LayoutError, is_number, require_file
 
 NOT_VISUAL = "0"  # the chain of every phrase that names nothing to be seen
 

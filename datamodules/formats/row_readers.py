@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from datamodules.prepare.layout import LayoutError, require_file
+from datamodules.formats.layout import LayoutError, require_file
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}  # where the first line has none
 LINES = (".jsonl", ".jsonlines", ".ndjson")
