@@ -6,11 +6,11 @@ text and each patch. The model sees the whole picture, squashed to a square.
 
 from __future__ import annotations
 
-import html
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
+from markupsafe import Markup
 from PIL import Image
 
 from datamodules.atomic_write import write_text
@@ -47,24 +47,24 @@ def explain_page(model: EvaluationModel, words: str, picture: Image.Image, texts
     """The page: the image, and the image under each text's map, each map on a scale of its own."""
     heat, cosines = explain(model, picture, texts)
     shown = sized(picture, SIDE)
-    figures = [card(image(png_of(with_margin(shown)), "the image"), f"The image: {html.escape(name)}")]
+    figures = [card(image(png_of(with_margin(shown)), "the image"), f"The image: {name}")]
     for text, one, peak, cosine in zip(texts, heat.maps, heat.peaks(), cosines, strict=True):
-        said = f"<strong>{html.escape(text)}</strong><br>{peak}"
-        said += f" · whole image and text: cosine {cosine:.3f}{_cut(model, text)}"
+        said = Markup("<strong>{}</strong><br>{} · whole image and text: cosine {:.3f}{}").format(
+            text, peak, cosine, _cut(model, text)
+        )
         figures.append(card(image(png_of(overlay(shown, one)), f"where: {text}"), said))
-    body = f'<p class="note">{html.escape(words)}</p>\n{_scale(heat)}\n{cards(figures)}'
+    body = Markup('<p class="note">{}</p>\n{}\n{}').format(words, _scale(heat), cards(figures))
     return page("Where does it look?", body)
 
 
-def _scale(heat: Heat) -> str:
+def _scale(heat: Heat) -> Markup:
     attention = "The pooling block's attention, mean of its heads; each map's weights sum to one."
     similarity = "Cosines of the text with each patch; this model has no text-conditioned attention."
     said = attention if heat.measure == ATTENTION else similarity
-    return (
-        f'<div class="scale"><div><span>{html.escape(heat.measure)}</span></div>{image(png_of(scale_strip()), "scale")}'
-        "<div><span>its lowest</span><span>its peak</span></div></div>\n"
-        f'<p class="note">{said} Each map has a scale of its own; the ring marks its peak.</p>'
-    )
+    return Markup(
+        '<div class="scale"><div><span>{}</span></div>{}<div><span>its lowest</span><span>its peak</span></div></div>\n'
+        '<p class="note">{} Each map has a scale of its own; the ring marks its peak.</p>'
+    ).format(heat.measure, image(png_of(scale_strip()), "scale"), said)
 
 
 def _cut(model: EvaluationModel, text: str) -> str:

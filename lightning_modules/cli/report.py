@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import io
 import os
 import re
@@ -12,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
+from markupsafe import Markup
 from PIL import Image
 
 from datamodules.atomic_write import write_text
@@ -33,13 +33,12 @@ def report_page(runs: Sequence[RunFiles]) -> str:
     parts = {
         title: part for title, part in chain(_numbers(runs), _curves(runs), _images(runs), _settings(runs)) if part
     }
-    told = f'<p class="note">Runs: {html.escape(", ".join(run.name for run in runs))}</p>'
-    return page(
-        "Training report", "\n".join([told, contents(parts), *(heading(t) + "\n" + p for t, p in parts.items())])
-    )
+    told = Markup('<p class="note">Runs: {}</p>').format(", ".join(run.name for run in runs))
+    below = [one for title, part in parts.items() for one in (heading(title), part)]
+    return page("Training report", Markup("\n").join([told, contents(parts), *below]))
 
 
-Part = tuple[str, str]  # a title and the HTML below it
+Part = tuple[str, Markup]  # a title and the HTML below it
 
 
 def _numbers(runs: Sequence[RunFiles]) -> Iterator[Part]:
@@ -52,8 +51,8 @@ def _numbers(runs: Sequence[RunFiles]) -> Iterator[Part]:
     rows = [[" · ".join(name), *(one.get(name, "–") for one in cells)] for name in names]
     main = [row for row, name in zip(rows, names, strict=True) if name[-1] not in ASIDE]
     rest = [row for row, name in zip(rows, names, strict=True) if name[-1] in ASIDE]
-    folded = f"<details><summary>chance, ties, counts</summary>{table(head, rest)}</details>" if rest else ""
-    yield "Last validation", f"{table(head, main)}\n{folded}"
+    folded = _folded("chance, ties, counts", table(head, rest)) if rest else ""
+    yield "Last validation", Markup("{}\n{}").format(table(head, main), folded)
 
 
 def _cells(run: RunFiles) -> Iterator[tuple[tuple[str, str], str]]:
@@ -72,7 +71,7 @@ def _curves(runs: Sequence[RunFiles]) -> Iterator[Part]:
             curves = {(run.name, tag): curve for run in runs for tag, curve in run.scalars.items() if found.match(tag)}
             if curves:
                 chart = curves_figure(curves, title, names, percent=all(is_fraction(tag) for _, tag in curves))
-                drawn.append(f"<figure>{image(svg(chart), f'curves: {title}', 'svg+xml')}</figure>")
+                drawn.append(Markup("<figure>{}</figure>").format(image(svg(chart), f"curves: {title}", "svg+xml")))
         if drawn:
             yield group.capitalize(), cards(drawn, wide=True)
 
@@ -86,12 +85,12 @@ def _images(runs: Sequence[RunFiles]) -> Iterator[Part]:
         yield f"Images: {kind}", cards(drawn, wide=True)
 
 
-def _image(tag: str, run: RunFiles) -> str:
+def _image(tag: str, run: RunFiles) -> Markup:
     """Wide ones have a row for themselves: their words could not be read in half of it."""
     step, png = run.images[tag]
     with Image.open(io.BytesIO(png)) as opened:
         room = "row" if opened.width > COLUMN else "column"
-    return card(image(png, tag), html.escape(f"{tag} · {run.name}, step {step}"), room, whole=True)
+    return card(image(png, tag), f"{tag} · {run.name}, step {step}", room, whole=True)
 
 
 def _settings(runs: Sequence[RunFiles]) -> Iterator[Part]:
@@ -105,10 +104,14 @@ def _settings(runs: Sequence[RunFiles]) -> Iterator[Part]:
     same = [[name, values[0]] for name, values in rows.items() if len(set(values)) == 1]
     told = table(head, differing, numbers=False) if differing else ""
     if len(runs) > 1 and not differing:
-        told = "<p>The runs have the same settings.</p>"
+        told = Markup("<p>The runs have the same settings.</p>")
     summary = f"{len(same)} settings{' that are the same' if len(runs) > 1 else ''}"
-    folded = f"<details><summary>{summary}</summary>{table(['setting', ''], same, numbers=False)}</details>"
-    yield f"Settings{' that differ' if len(runs) > 1 else ''}", f"{told}\n{folded if same else ''}"
+    folded = _folded(summary, table(["setting", ""], same, numbers=False)) if same else ""
+    yield f"Settings{' that differ' if len(runs) > 1 else ''}", Markup("{}\n{}").format(told, folded)
+
+
+def _folded(summary: str, inside: Markup) -> Markup:
+    return Markup("<details><summary>{}</summary>{}</details>").format(summary, inside)
 
 
 def run(given: Namespace) -> int:

@@ -71,7 +71,7 @@ def test_the_page_holds_all_it_needs(run, source, capsys):
     assert set(re.findall(r"""(?:src|href)=["']([^"',]{0,22})""", html)) == {"data:image/png;base64", "data:"}
     assert "<script" not in html
     assert "<b>" not in html
-    assert "&lt;b&gt;$x_1$ &amp; &#x27;y&#x27;&lt;/b&gt;" in html
+    assert "&lt;b&gt;$x_1$ &amp; &#39;y&#39;&lt;/b&gt;" in html
     assert "202 tokens, it reads 77" in html
     peaks = re.findall(r"<br>peak ([\d.e-]+) · ", html)
     assert len(peaks) == 5
