@@ -1,4 +1,4 @@
-"""What a benchmark on official files is: a function of a model and a run, in a file of its own.
+"""Types of a benchmark on official files: a function of a model and a run, in a file of its own.
 
 It asks the model for embeddings through :class:`Model`, finds its files under ``EvalContext.root``, and gives numbers
 with all that is needed to compare them with others': the files' checksums, the preprocessing, what was left out.
@@ -23,11 +23,11 @@ T = TypeVar("T")
 
 
 class Seen(Protocol):
-    """What a model makes of pictures."""
+    """Embeddings of a batch of images."""
 
     @property
     def image(self) -> Float[Tensor, "B D"]:
-        """One unit vector per picture."""
+        """One unit vector per image."""
         ...
 
     @property
@@ -48,7 +48,7 @@ class Model(Protocol):
         ...
 
     def token_count(self, text: str) -> int:
-        """How many tokens a text has before it is cut, SOT and EOT included."""
+        """The number of tokens of a text before it is cut, SOT and EOT included."""
         ...
 
     def encode_image(self, squares: UInt8[Tensor, "B 3 S S"]) -> Seen:
@@ -60,13 +60,13 @@ class Model(Protocol):
         ...
 
     def with_grid(self, side: int) -> Model:
-        """The same model on pictures of ``side`` by ``side`` patches, its positions stretched."""
+        """The same model on images of ``side`` by ``side`` patches, its positions stretched."""
         ...
 
     def pool_regions(
         self, dense: Float[Tensor, "B P D"], boxes: Float[Tensor, "R 4"], image: Int[Tensor, " R"]
     ) -> Float[Tensor, "R D"]:
-        """One unit vector per box, given in fractions of picture ``image[r]``."""
+        """One unit vector per box, given in fractions of image ``image[r]``."""
         ...
 
 
@@ -79,13 +79,13 @@ class AttentiveModel(Model, Protocol):
     def attend(
         self, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B P D"], image: Int[Tensor, " T"]
     ) -> Float[Tensor, "T P"]:
-        """Where each text looks in picture ``image[t]``."""
+        """Attention of each text over the patches of image ``image[t]``."""
         ...
 
     def condition(
         self, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B P D"], image: Int[Tensor, " T"]
     ) -> Float[Tensor, "T D"]:
-        """Picture ``image[t]`` as text ``t`` sees it: unit vectors."""
+        """Image ``image[t]`` as text ``t`` sees it: unit vectors."""
         ...
 
 
@@ -105,15 +105,15 @@ def untracked(steps: Sequence[T], description: str) -> Iterable[T]:
 
 @dataclass(frozen=True)
 class EvalContext:
-    """Where the files are and how to go through them.
+    """The settings of an evaluation: the folder of the data sets, batch size, cache, progress.
 
     Args:
         root: the folder that holds the data sets in their official layouts.
-        batch_size: pictures encoded at once; no number depends on it.
-        skip_missing: leave out pictures whose file is missing, and count them; otherwise they stop the run.
+        batch_size: images encoded at once; no number depends on it.
+        skip_missing: leave out images whose file is missing, and count them; otherwise they stop the run.
         track: shows progress.
         cache: where embeddings are kept.
-        fit: how pictures become squares, in place of the benchmark's own way.
+        fit: how images become squares, in place of the benchmark's own way.
         wording: what is done to captions, in place of the benchmark's own way.
     """
 
@@ -131,7 +131,7 @@ class EvalContext:
 
 
 class Result(NamedTuple):
-    """What a benchmark found: numbers by name, plain settings for the file of results, counts of odd cases, and the
+    """The results of a benchmark: numbers by name, plain settings for the file of results, counts of odd cases, and the
     results of single items, a table by name.
     """
 

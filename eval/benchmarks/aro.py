@@ -1,6 +1,6 @@
 """ARO (Yuksekgonul et al., ICLR 2023): who does what to whom, and which attribute is whose, in boxes of Visual Genome.
 
-Read from the released files; the picture is cut to the annotation's box first::
+Read from the released files; the image is cut to the annotation's box first::
 
     visual_genome_relation.json  visual_genome_attribution.json  images/*.jpg
 
@@ -61,10 +61,10 @@ def _run(name: str, kind: Kind, model: Model, run: EvalContext) -> Result:
     path = place(run.root, f"{kind.file}.json", f"aro/{kind.file}.json")
     records = read_records(path, FIELDS | kind.fields)
     counts: Counter[str] = Counter()
-    listed = [(file := _picture(path.parent, r["image_path"]), (file, r)) for r in records.rows]
+    listed = [(file := _image(path.parent, r["image_path"]), (file, r)) for r in records.rows]
     there = present(listed, path, run.skip_missing, counts)
     if not there:
-        raise ValueError(f"{path}: no picture is left; left out: {dict(counts)}")
+        raise ValueError(f"{path}: no image is left; left out: {dict(counts)}")
     rows = [r for _, r in there]
     crops = [Crop(ImageFile(file, r["image_path"]), _box(r)) for file, r in there]
     questions = [Question(i, (r["true_caption"], r["false_caption"]), f"{name} {i}") for i, r in enumerate(rows)]
@@ -81,7 +81,7 @@ def _run(name: str, kind: Kind, model: Model, run: EvalContext) -> Result:
     found = {f"{name}/macro_accuracy": sum(large) / len(large)} | numbers(name, answers, Ties.PESSIMISTIC)
     settings = {
         "protocol": f"ARO: box cut out, a tie is a miss; published number macro_accuracy, groups of {kind.fewest} on",
-        "picture": f"{fit.__name__}, {model.image_size}×{model.image_size}",
+        "image": f"{fit.__name__}, {model.image_size}×{model.image_size}",
         "context length": model.context_length,
         "groups that count": len(large),
         "files": records.files,
@@ -98,6 +98,6 @@ def _box(record: dict[str, Any]) -> tuple[int, int, int, int]:
     return left, top, left + record["bbox_w"], top + record["bbox_h"]
 
 
-def _picture(folder: Path, image: str) -> Path:
+def _image(folder: Path, image: str) -> Path:
     name = PurePosixPath(image).name
     return first_there([folder / "images" / name, folder / image])

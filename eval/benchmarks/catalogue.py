@@ -74,5 +74,5 @@ def known(name: str) -> str:
 
 
 def names() -> list[str]:
-    """What ``benchmark`` takes."""
+    """The names that ``benchmark`` takes."""
     return [*BENCHMARKS, *(f"{kind}:PATH" for kind in ON_A_PATH)]

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: the 10,000 test pictures, 32×32, from the released Python files, which are not unpickled.
+"""CIFAR-10 and CIFAR-100: the 10,000 test images, 32×32, from the released Python files, which are not unpickled.
 
     cifar-10-batches-py/{test_batch,batches.meta}   cifar-100-python/{test,meta}
 
@@ -58,11 +58,11 @@ def _hundred(root: Path) -> Labelled:
 
 
 def _read(test: Path, labels: str, meta: Path, names: str) -> Labelled:
-    pictures, classes = read_cifar(test), read_cifar(meta)
-    for path, found, field in ((test, pictures, "data"), (test, pictures, labels), (meta, classes, names)):
+    stored, classes = read_cifar(test), read_cifar(meta)
+    for path, found, field in ((test, stored, "data"), (test, stored, labels), (meta, classes, names)):
         if field not in found:
             raise ValueError(f"{path} must hold {field!r}, got {', '.join(map(str, found))}")
-    data, own = pictures["data"], pictures[labels]
+    data, own = stored["data"], stored[labels]
     if not (isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.shape == (len(own), 3 * 32 * 32)):
         raise ValueError(f"{test}: 'data' must be {len(own)} rows of 3072 bytes, got {np.shape(data)}")
     images = [Pixels(f"{i:05d}", p) for i, p in enumerate(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy())]

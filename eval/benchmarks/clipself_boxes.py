@@ -1,7 +1,7 @@
 """``coco_panoptic_clipself``: COCO val2017's panoptic segments, things and stuff apart, classified as CLIPSelf does it
 (Wu et al., ICLR 2024, arXiv 2310.01403). ``protocols.panoptic_files`` says which segments count.
 
-A segment is embedded in three ways, by patches of unit norm from a large picture (the longer side 64 patches: 1024
+A segment is embedded in three ways, by patches of unit norm from a large image (the longer side 64 patches: 1024
 pixels for B/16, 896 for L/14; black at the right or the bottom), or by a crop:
 
 * ``rois``: RoIAlign 1×1 over its box;
@@ -30,7 +30,7 @@ from eval.data.sources import Crop
 from eval.interfaces import EvalContext, Model, Result
 from eval.protocols.box_classification import Named, grade
 from eval.protocols.embed import embed_classes, embed_images
-from eval.protocols.panoptic_files import Mask, Segment, SegmentedPicture, read_panoptic
+from eval.protocols.panoptic_files import Mask, Segment, SegmentedImage, read_panoptic
 from eval.protocols.prompts import VILD_TEMPLATES
 from eval.protocols.regions import Boxes, all_alike, embed_regions
 
@@ -43,17 +43,17 @@ def coco_panoptic_clipself(model: Model, run: EvalContext) -> Result:
     """COCO val2017's panoptic segments, 133 classes, in three ways."""
     no_fit(NAME, run.fit)
     data = read_panoptic(run, patches_of)
-    pictures = [picture for picture in data.pictures if picture.segments]
-    if not pictures:
+    images = [image for image in data.images if image.segments]
+    if not images:
         raise ValueError(f"{NAME}: no segment is left to classify; left out: {dict(data.counts)}")
-    segments = [segment for picture in pictures for segment in picture.segments]
+    segments = [segment for image in images for segment in image.segments]
     if unseen := sum(not any(segment.kept) for segment in segments):
         data.counts["segment that shows on no patch, its box pooled"] += unseen
     classes = embed_classes(model, run, data.classes, VILD_TEMPLATES)
-    larger, pooling = model.with_grid(GRID), BoxesAndMasks(pictures)
-    pooled = embed_regions(larger, run, [p.image for p in pictures], longest, pooling, NAME).unflatten(0, (-1, 2))
-    crops = embed_images(model, run, [cut_out(p, s) for p in pictures for s in p.segments], letterbox, f"{NAME}: crops")
-    names, numbers, tables = [p.image.name for p in pictures for _ in p.segments], {}, {}
+    larger, pooling = model.with_grid(GRID), BoxesAndMasks(images)
+    pooled = embed_regions(larger, run, [p.image for p in images], longest, pooling, NAME).unflatten(0, (-1, 2))
+    crops = embed_images(model, run, [cut_out(p, s) for p in images for s in p.segments], letterbox, f"{NAME}: crops")
+    names, numbers, tables = [p.image.name for p in images for _ in p.segments], {}, {}
     for way, rows in (("rois", pooled[:, 0]), ("masks", pooled[:, 1]), ("crops", crops)):
         for kind, thing in (("thing", True), ("stuff", False)):
             own = [n for n, segment in enumerate(segments) if segment.thing is thing]
@@ -70,11 +70,11 @@ def coco_panoptic_clipself(model: Model, run: EvalContext) -> Result:
     settings: dict[str, Any] = {
         "protocol": "CLIPSelf: things and stuff apart, ViLD's prompts by the model's own text tower, patches of unit "
         "norm; published numbers are class_mean_top1 and class_mean_top5 (mAcc)",
-        "picture": f"{longest.__name__}, {larger.image_size}×{larger.image_size}",
+        "image": f"{longest.__name__}, {larger.image_size}×{larger.image_size}",
         "crop": f"{letterbox.__name__}, {model.image_size}×{model.image_size}",
         "prompts per class": len(VILD_TEMPLATES),
         "classes": len(data.classes),
-        "pictures": len(pictures),
+        "images": len(images),
         "files": data.files,
         "counts": dict(data.counts),
     }
@@ -84,32 +84,32 @@ def coco_panoptic_clipself(model: Model, run: EvalContext) -> Result:
 class BoxesAndMasks:
     """Two vectors a segment: over its box, and over its mask."""
 
-    def __init__(self, pictures: Sequence[SegmentedPicture]) -> None:
-        boxes = [[segment.box for segment in picture.segments] for picture in pictures]
-        self.boxes = Boxes(boxes, [picture.image for picture in pictures], longest, all_alike)
+    def __init__(self, images: Sequence[SegmentedImage]) -> None:
+        boxes = [[segment.box for segment in image.segments] for image in images]
+        self.boxes = Boxes(boxes, [image.image for image in images], longest, all_alike)
         self.counts = [2 * count for count in self.boxes.counts]
-        self.masks = [[segment.kept for segment in picture.segments] for picture in pictures]
+        self.masks = [[segment.kept for segment in image.segments] for image in images]
 
     def stamp(self) -> str:
         """Changes with the boxes and masks."""
         return digest([self.boxes.stamp(), *(mask.hex() for own in self.masks for mask in own)])
 
     def __call__(
-        self, model: Model, dense: Float[Tensor, "B P D"], pictures: Sequence[int], turns: Sequence[int]
+        self, model: Model, dense: Float[Tensor, "B P D"], images: Sequence[int], turns: Sequence[int]
     ) -> Float[Tensor, "R D"]:
-        """Unit vectors of the pictures' segments: of each its box, then its mask; the box where the mask is empty.
+        """Unit vectors of the images' segments: of each its box, then its mask; the box where the mask is empty.
 
-        Raises ValueError where a picture's segment map was drawn on pixels that are stored turned.
+        Raises ValueError where an image's segment map was drawn on pixels that are stored turned.
         """
-        for number, turn in zip(pictures, turns, strict=True):
+        for number, turn in zip(images, turns, strict=True):
             if turn != 1:
                 file = self.boxes.images[number].file
                 raise ValueError(
                     f"{file} is stored turned (EXIF orientation {turn}) and its segment map is not upright"
                 )
-        rois = self.boxes(model, dense, pictures, turns)
+        rois = self.boxes(model, dense, images, turns)
         means = [
-            unpacked(self.masks[n]).to(dense.device) @ own for n, own in zip(pictures, all_alike(dense), strict=True)
+            unpacked(self.masks[n]).to(dense.device) @ own for n, own in zip(images, all_alike(dense), strict=True)
         ]
         sums = torch.cat(means)
         seen = sums.norm(dim=1, keepdim=True) > 0
@@ -117,7 +117,7 @@ class BoxesAndMasks:
 
 
 def patches_of(mask: Mask) -> bytes:
-    """The patches that a picture's mask shows on, a bit each, row by row."""
+    """The patches that an image's mask shows on, a bit each, row by row."""
     height, width = mask.shape
     across, down = fitted((width, height), GRID)
     small = functional.interpolate(torch.from_numpy(mask)[None, None].float(), (down, across), mode="bicubic")
@@ -127,18 +127,18 @@ def patches_of(mask: Mask) -> bytes:
 
 
 def unpacked(masks: Sequence[bytes]) -> Float[Tensor, "R P"]:
-    """Masks of a picture: 1 where a patch is shown on, else 0."""
+    """Masks of an image: 1 where a patch is shown on, else 0."""
     bits = np.unpackbits(np.frombuffer(b"".join(masks), dtype=np.uint8))
     return torch.from_numpy(bits).view(len(masks), GRID * GRID).float()
 
 
-def cut_out(picture: SegmentedPicture, segment: Segment) -> Crop:
-    """A segment's part of its picture, in whole pixels."""
-    assert picture.image.size is not None  # the annotation tells it
+def cut_out(image: SegmentedImage, segment: Segment) -> Crop:
+    """A segment's part of its image, in whole pixels."""
+    assert image.image.size is not None  # the annotation tells it
     x, y, width, height = segment.xywh
     more = (WIDER - 1) / 2 if segment.thing else 0.0
     x0, y0 = max(x - more * width, 0), max(y - more * height, 0)
-    x1 = min(x + (1 + more) * width, picture.image.size[0])
-    y1 = min(y + (1 + more) * height, picture.image.size[1])
+    x1 = min(x + (1 + more) * width, image.image.size[0])
+    y1 = min(y + (1 + more) * height, image.image.size[1])
     left, top = round(x0), round(y0)
-    return Crop(picture.image, (left, top, max(round(x1), left + 1), max(round(y1), top + 1)))
+    return Crop(image.image, (left, top, max(round(x1), left + 1), max(round(y1), top + 1)))

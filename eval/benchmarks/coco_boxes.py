@@ -4,7 +4,7 @@ Every annotation counts, small ones and crowds too. Read from the official files
 
     annotations/instances_val2017.json  annotations/lvis_v1_val.json  val2017/*.jpg  train2017/*.jpg
 
-LVIS names its pictures by URL; some of its validation pictures lie in COCO's train2017. Published code that looks in
+LVIS names its images by URL; some of its validation images lie in COCO's train2017. Published code that looks in
 val2017 only drops those silently; here they are missing files.
 """
 
@@ -22,7 +22,7 @@ from eval.data.image_preprocessing import squash
 from eval.data.sources import ImageFile
 from eval.interfaces import EvalContext, Model, Result
 from eval.protocols.box_classification import (
-    BoxedPicture,
+    BoxedImage,
     BoxProtocol,
     BoxSet,
     LabelledBox,
@@ -56,7 +56,7 @@ def read_coco(root: Path, skip_missing: bool) -> BoxSet:
     """COCO's instances; classes in the order of their ids.
 
     Raises:
-        FileNotFoundError: the annotation file or, unless ``skip_missing``, a picture is missing.
+        FileNotFoundError: the annotation file or, unless ``skip_missing``, an image is missing.
         ValueError: a field is not as COCO's are, or refers to what is not there.
     """
     annotations = AnnotationFile(place(root, "annotations/instances_val2017.json"))
@@ -104,7 +104,7 @@ def _read(
 ) -> BoxSet:
     images = annotations.by_id("images", IMAGE | fields)
     labels = {number: label for label, number in enumerate(classes)}
-    pictures = {number: _picture(file_of(image), image) for number, image in images.items()}
+    sources = {number: _image_file(file_of(image), image) for number, image in images.items()}
     boxes: dict[int, list[LabelledBox]] = {number: [] for number in images}
     counts: Counter[str] = Counter()
     rows = annotations.by_id("annotations", {"id": WHOLE, "image_id": WHOLE, "category_id": WHOLE, "bbox": XYWH})
@@ -114,11 +114,11 @@ def _read(
         box = fraction_box(tuple(row["bbox"]), _size(images[row["image_id"]]), counts)
         if box is not None:
             boxes[row["image_id"]].append(LabelledBox(box, labels[row["category_id"]]))
-    listed = [(pictures[n].file, BoxedPicture(pictures[n], found)) for n, found in boxes.items() if found]
+    listed = [(sources[n].file, BoxedImage(sources[n], found)) for n, found in boxes.items() if found]
     there = present(listed, annotations.path, skip_missing, counts)
     left = sum(len(p.boxes) for _, p in listed) - sum(len(p.boxes) for p in there)
     if left:
-        counts["box of a missing picture"] += left
+        counts["box of a missing image"] += left
     return BoxSet(tuple(classes.values()), there, {annotations.path.name: annotations.sha256}, counts)
 
 
@@ -126,5 +126,5 @@ def _size(image: dict[str, Any]) -> tuple[int, int]:
     return image["width"], image["height"]
 
 
-def _picture(file: Path, image: dict[str, Any]) -> ImageFile:
+def _image_file(file: Path, image: dict[str, Any]) -> ImageFile:
     return ImageFile(file, "/".join(file.parts[-2:]), _size(image))

@@ -1,14 +1,14 @@
-"""COCO's short captions: two test sets of 5000 pictures that must not be mixed.
+"""COCO's short captions: two test sets of 5000 images that must not be mixed.
 
-``coco_karpathy`` is the test split of Karpathy (OpenAI CLIP, open_clip), all captions of a picture right (25,010), and
-``coco_karpathy_1k`` the mean over its five folds of 1000 pictures, the first five captions of each;
+``coco_karpathy`` is the test split of Karpathy (OpenAI CLIP, open_clip), all captions of an image right (25,010), and
+``coco_karpathy_1k`` the mean over its five folds of 1000 images, the first five captions of each;
 ``coco_val2017`` is val2017 with the first five captions of each (Long-CLIP, FG-CLIP), ``coco_val2017_all`` with all
 25,014 (FLAIR). Read from the released files::
 
     dataset_coco.json  val2014/*.jpg                                (Karpathy's; or coco_karpathy_test.json, the list)
     annotations/captions_val2017.json  val2017/*.jpg
 
-321 of val2017's captions belong to several pictures, word for word: true ties.
+321 of val2017's captions belong to several images, word for word: true ties.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ KARPATHY = ("dataset_coco.json", "annotations/dataset_coco.json", "coco_karpathy
 
 def coco_karpathy(model: Model, run: EvalContext) -> Result:
     """Karpathy's test split, all captions."""
-    words = "Karpathy test, all captions, any of a picture's own is right; published numbers R@1, R@5, R@10"
+    words = "Karpathy test, all captions, any of an image's own is right; published numbers R@1, R@5, R@10"
     return retrieve("coco_karpathy", model, run, read_karpathy(run, KARPATHY, _folder), words)
 
 
 def coco_karpathy_1k(model: Model, run: EvalContext) -> Result:
     """The mean over five folds of Karpathy's test split, first five captions."""
-    words = "VSE++: Karpathy test, first five captions, mean over five folds of 1000 pictures in the file's order"
+    words = "VSE++: Karpathy test, first five captions, mean over five folds of 1000 images in the file's order"
     data = read_karpathy(run, KARPATHY, _folder)
     data.captions = [captions[:FIRST] for captions in data.captions]
     return retrieve_in_folds("coco_karpathy_1k", model, run, data, words)
@@ -42,18 +42,18 @@ def coco_karpathy_1k(model: Model, run: EvalContext) -> Result:
 
 def coco_val2017(model: Model, run: EvalContext) -> Result:
     """val2017, first five captions."""
-    words = "Long-CLIP: val2017, first five captions, any of a picture's own is right; published numbers R@1, R@5, R@10"
+    words = "Long-CLIP: val2017, first five captions, any of an image's own is right; published numbers R@1, R@5, R@10"
     return retrieve("coco_val2017", model, run, read_val2017(run, FIRST), words)
 
 
 def coco_val2017_all(model: Model, run: EvalContext) -> Result:
     """val2017, all captions."""
-    words = "FLAIR: val2017, all captions, any of a picture's own is right"
+    words = "FLAIR: val2017, all captions, any of an image's own is right"
     return retrieve("coco_val2017_all", model, run, read_val2017(run, None), words)
 
 
 def read_val2017(run: EvalContext, most: int | None) -> ImageTexts:
-    """Captions in the file's order, pictures in the order of their ids."""
+    """Captions in the file's order, images in the order of their ids."""
     annotations = AnnotationFile(place(run.root, "annotations/captions_val2017.json"))
     images = annotations.by_id("images", {"id": WHOLE, "file_name": PATH})
     captions: dict[int, list[str]] = {number: [] for number in sorted(images)}

@@ -1,6 +1,6 @@
 """Densely Captioned Images (Urbanek et al., CVPR 2024): four protocols in use that differ by fifteen points.
 
-Read from the release, a file a picture::
+Read from the release, a file an image::
 
     densely_captioned_images/annotations/WHOLE-data.json  densely_captioned_images/splits.json
     densely_captioned_images/photos/sa_*.jpg
@@ -67,7 +67,7 @@ def _retrieve(
     named = [(first_there([p / file for p in photos]), file, [caption]) for file, caption in chosen]
     data = gather_files(named, folder, {"annotations/*.json": digest(checksums)}, run)
     if len(chosen) < len(images):
-        data.counts["picture without an extra caption"] += len(images) - len(chosen)
+        data.counts["image without an extra caption"] += len(images) - len(chosen)
     return retrieve(name, model, run, data, words, LONG_KS, wording)
 
 

@@ -41,5 +41,5 @@ def _splits(name: str, splits: tuple[str, ...], model: Model, run: EvalContext) 
     if not named:
         raise ValueError(f"{path} must hold the splits {', '.join(splits)}, got no record of them")
     data = gather_files(named, path, {path.name: file_sha256(path)}, run)
-    words = f"splits {' + '.join(splits)}, one caption a picture, both ways"
+    words = f"splits {' + '.join(splits)}, one caption an image, both ways"
     return retrieve(name, model, run, data, words, LONG_KS)

@@ -5,9 +5,9 @@ colour, material, pattern, transparency. Read from the official files or from FG
 
     benchmarks/{1_attributes,2_attributes,3_attributes,shuffle_negatives,color,...}.json
     fgovd/{h_attributes,m_attributes,e_attributes,shuffle_negatives}_llava.jsonl
-    val2017/*.jpg  train2017/*.jpg                     (both: the boxes lie in pictures of both)
+    val2017/*.jpg  train2017/*.jpg                     (both: the boxes lie in images of both)
 
-Two protocols: ``fgovd`` is FG-CLIP's and β-CLIP's, RoIAlign over the dense map of the squashed picture; ``fgovd_crop``
+Two protocols: ``fgovd`` is FG-CLIP's and β-CLIP's, RoIAlign over the dense map of the squashed image; ``fgovd_crop``
 embeds the box cut out. Accuracy is over all boxes alike, however many wrong captions they have. FG-CLIP's files end
 every caption in a full stop; the official ones do not always, so it is added.
 """
@@ -77,7 +77,7 @@ def fgovd_attributes_crop(model: Model, run: EvalContext) -> Result:
 
 @dataclass(frozen=True)
 class FgovdFile:
-    """``fgovd:FILE``: one file of either format, under the current folder or ``root``; its pictures under ``root``."""
+    """``fgovd:FILE``: one file of either format, under the current folder or ``root``; its images under ``root``."""
 
     file: str
 
@@ -93,7 +93,7 @@ class FgovdFile:
 def _by_regions(
     model: Model, run: EvalContext, described: list[Described], boxes: list[Box], fit: Fit, label: str
 ) -> Float[Tensor, "R D"]:
-    """Each picture is embedded once, whatever the number of its boxes."""
+    """Each image is embedded once, whatever the number of its boxes."""
     groups: dict[ImageFile, list[int]] = {}
     for number, one in enumerate(described):
         groups.setdefault(one.image, []).append(number)
@@ -145,16 +145,14 @@ def _run(name: str, files: dict[str, Path], protocol: Protocol, model: Model, ru
         rows = protocol.embed(model, run, described, boxes, fit, f"{name} {level}")
         questions = [Question(row, one.texts, one.name) for row, one in enumerate(described)]
         answers = answer(model, run, rows, questions, f"{name} {level}")
-        head, pictures = f"{name}/{level}", [one.image.name for one in described]
+        head, images = f"{name}/{level}", [one.image.name for one in described]
         counts += text_counts(model, [text for one in described for text in one.texts])
         result.numbers.update(numbers(head, answers, Ties.OPTIMISTIC) | _mean_rank(head, answers))
-        settings[level] = {"boxes": len(described), "pictures": len(set(pictures))}
-        result = result._replace(
-            items={**result.items, head: items(head, questions, answers, Ties.OPTIMISTIC, pictures)}
-        )
+        settings[level] = {"boxes": len(described), "images": len(set(images))}
+        result = result._replace(items={**result.items, head: items(head, questions, answers, Ties.OPTIMISTIC, images)})
     said: dict[str, Any] = {
         "protocol": protocol.words,
-        "picture": f"{fit.__name__}, {model.image_size}×{model.image_size}",
+        "image": f"{fit.__name__}, {model.image_size}×{model.image_size}",
         "context length": model.context_length,
         "levels": settings,
         "files": checksums,

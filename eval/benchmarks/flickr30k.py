@@ -1,4 +1,4 @@
-"""Flickr30k's short captions: Karpathy's 1000 test pictures, or all 31,783 (Long-CLIP). Five captions each.
+"""Flickr30k's short captions: Karpathy's 1000 test images, or all 31,783 (Long-CLIP). Five captions each.
 
 Read from the released files::
 
@@ -24,20 +24,20 @@ KARPATHY = ("dataset_flickr30k.json", "flickr30k/dataset_flickr30k.json")
 
 
 def flickr30k(model: Model, run: EvalContext) -> Result:
-    """Karpathy's test split, 1000 pictures."""
-    words = "Karpathy test, any of a picture's own captions is right; published numbers R@1, R@5, R@10"
+    """Karpathy's test split, 1000 images."""
+    words = "Karpathy test, any of an image's own captions is right; published numbers R@1, R@5, R@10"
     return retrieve("flickr30k", model, run, read_karpathy(run, (*KARPATHY, "flickr30k_test.json"), _files), words)
 
 
 def flickr30k_val(model: Model, run: EvalContext) -> Result:
-    """Karpathy's validation split, 1014 pictures, which FLAIR's released command evaluates."""
+    """Karpathy's validation split, 1014 images, which FLAIR's released command evaluates."""
     words = "FLAIR's released command: Karpathy's validation split"
     data = read_karpathy(run, (*KARPATHY, "flickr30k_val.json"), _files, "val")
     return retrieve("flickr30k_val", model, run, data, words)
 
 
 def flickr30k_all(model: Model, run: EvalContext) -> Result:
-    """All 31,783 pictures."""
+    """All 31,783 images."""
     path = place(run.root, "results_20130124.token", "flickr30k/results_20130124.token")
     captions: dict[str, list[str]] = {}
     for number, line in enumerate(read_text(path).splitlines(), 1):
@@ -47,7 +47,7 @@ def flickr30k_all(model: Model, run: EvalContext) -> Result:
             raise ValueError(f"{path}, line {number} must be NAME#N, a tab and a caption, got {line!r:.80}")
         captions.setdefault(name, []).append(caption)
     named = [(first_there(_files(run.root, None, name)), name, texts) for name, texts in captions.items()]
-    words = "Long-CLIP: all pictures, any of a picture's own captions is right; published numbers R@1, R@5, R@10"
+    words = "Long-CLIP: all images, any of an image's own captions is right; published numbers R@1, R@5, R@10"
     found = gather_files(named, path, {path.name: file_sha256(path)}, run)
     return retrieve("flickr30k_all", model, run, found, words)
 

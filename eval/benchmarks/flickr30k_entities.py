@@ -1,6 +1,6 @@
 """Flickr30k Entities' test split (Plummer et al., 2015): where is each phrase of each caption? Pointing and box score.
 
-Read from the release and Flickr30k's pictures::
+Read from the release and Flickr30k's images::
 
     flickr30k_entities/{Sentences/ID.txt,Annotations/ID.xml,test.txt}  flickr30k-images/ID.jpg
     flickr30k_entities/dets.json                        (optional: a detector's boxes, in ALBEF's form, for each ID)
@@ -8,7 +8,7 @@ Read from the release and Flickr30k's pictures::
 Phrases without a box do not count; of several boxes any one is right. ``flickr30k_entities`` takes the cosines of
 patches and phrase, which any CLIP has; ``flickr30k_entities_attention`` β-CLIP's text-conditioned attention.
 ``box_accuracy`` chooses among the detector's boxes, ``annotated_box_accuracy`` among all that the release draws in the
-picture.
+image.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def flickr30k_entities_attention(model: Model, run: EvalContext) -> Result:
 
 
 class _Release(NamedTuple):
-    """Pictures with phrases that have boxes: their ids, all boxes drawn in each, and the phrases."""
+    """Images with phrases that have boxes: their ids, all boxes drawn in each, and the phrases."""
 
     images: list[Source]
     numbers: list[str]
@@ -60,8 +60,8 @@ class _Release(NamedTuple):
 
 
 def _read(name: str, folder: Path, run: EvalContext, counts: Counter[str]) -> _Release:
-    pictures = [run.root / f for f in ("flickr30k-images", "flickr30k_images", "images")]
-    listed = [(first_there([f / f"{n}.jpg" for f in pictures]), n) for n in read_split(folder / "test.txt")]
+    images = [run.root / f for f in ("flickr30k-images", "flickr30k_images", "images")]
+    listed = [(first_there([f / f"{n}.jpg" for f in images]), n) for n in read_split(folder / "test.txt")]
     there = set(present(listed, folder / "test.txt", run.skip_missing, counts))
     found = _Release([], [], [], [])
     for file, number in run.track([(f, n) for f, n in listed if n in there], f"{name}: annotations"):
@@ -93,8 +93,8 @@ def _locate(name: str, model: Model, run: EvalContext, maps: Maps) -> Result:
     settings = {
         "protocol": "pointing strictly inside any box of the phrase; box score with area^0.4, half of any box of the "
         f"phrase; maps {maps.__name__}",
-        "picture": f"{(run.fit or squash).__name__}, {model.image_size}×{model.image_size}",
-        "pictures": len(images),
+        "image": f"{(run.fit or squash).__name__}, {model.image_size}×{model.image_size}",
+        "images": len(images),
         "split sha256": digest(f"{p.name} {p.text} {p.boxes}" for p in phrases),
         "files": files,
         "counts": dict(counts),

@@ -1,4 +1,4 @@
-"""``folder:DIR``: classification of any folder with a folder of pictures a class.
+"""``folder:DIR``: classification of any folder with a folder of images a class.
 
 The folders' names, underscores as spaces, are the class names, put into OpenAI's 80 prompts; the files
 ``DIR/classnames.txt`` (a name a line, in the order of the folders) and ``DIR/templates.txt`` (a prompt a line with
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.data.image_folders import class_folders, pictures
+from eval.data.image_folders import class_folders, folder_images
 from eval.data.records import read_text
 from eval.interfaces import EvalContext, Model, Result
 from eval.protocols.prompts import imagenet_templates, read_templates
@@ -28,7 +28,7 @@ class ImageFolder:
         return f"folder:{self.folder}"
 
     def __call__(self, model: Model, run: EvalContext) -> Result:
-        """All pictures, all classes."""
+        """All images, all classes."""
         root = run.root / self.folder
         folders = class_folders(root)
         names = [own.name.replace("_", " ") for own in folders]
@@ -41,7 +41,7 @@ class ImageFolder:
         templates = imagenet_templates()
         if (root / "templates.txt").is_file():
             templates = read_templates(root / "templates.txt")
-        found = [(image, label) for label, own in enumerate(folders) for image in pictures(own)]
+        found = [(image, label) for label, own in enumerate(folders) for image in folder_images(own)]
         data = Labelled([image for image, _ in found], [label for _, label in found], names)
         name = f"folder:{Path(self.folder).name}"
         return classify_images(

@@ -2,7 +2,7 @@
 
 Read from the released folders::
 
-    imagenet/val/nXXXXXXXX/*.JPEG               50,000 pictures; the class is the rank of its wnid among the 1000
+    imagenet/val/nXXXXXXXX/*.JPEG               50,000 images; the class is the rank of its wnid among the 1000
     imagenetv2-matched-frequency-format-val/N/*.jpeg        the class is the folder's number, not its rank as a text
     imagenet-a/nXXXXXXXX/*  imagenet-o/...  imagenet-r/...  200 of the 1000 classes each, and only these are chosen from
 
@@ -18,7 +18,7 @@ import re
 from pathlib import Path
 
 from eval.data.find_file import place
-from eval.data.image_folders import class_folders, pictures
+from eval.data.image_folders import class_folders, folder_images
 from eval.data.records import read_text
 from eval.data.sources import Source
 from eval.interfaces import EvalContext, Model, Result
@@ -31,13 +31,13 @@ WORDS = "80 prompts of OpenAI, the first of equal classes is chosen; published n
 
 
 def imagenet(model: Model, run: EvalContext) -> Result:
-    """The validation pictures, 1000 classes."""
+    """The validation images, 1000 classes."""
     folders = class_folders(place(run.root, "imagenet/val", "imagenet-1k/val", "val"))
     _expect(folders, CLASSES)
     images: list[Source] = []
     labels: list[int] = []
     for label, folder in enumerate(run.track(folders, "imagenet: folders")):
-        found = pictures(folder)
+        found = folder_images(folder)
         images += found
         labels += [label] * len(found)
     return classify_images(
@@ -46,14 +46,14 @@ def imagenet(model: Model, run: EvalContext) -> Result:
 
 
 def imagenet_v2(model: Model, run: EvalContext) -> Result:
-    """Matched frequency, 10,000 pictures."""
+    """Matched frequency, 10,000 images."""
     root = place(run.root, "imagenetv2-matched-frequency-format-val", "imagenetv2")
     images: list[Source] = []
     labels: list[int] = []
     for folder in class_folders(root):
         if not (folder.name.isdigit() and int(folder.name) < CLASSES):
             raise ValueError(f"{root} must hold folders 0 to {CLASSES - 1}, got {folder.name}")
-        found = pictures(folder)
+        found = folder_images(folder)
         images += found
         labels += [int(folder.name)] * len(found)
     data = Labelled(images, labels, imagenet_classes())
@@ -85,7 +85,7 @@ def _subset(name: str, folder: str, model: Model, run: EvalContext) -> Result:
     for label, own in enumerate(folders):
         if own.name not in ranks:
             raise ValueError(f"{own.parent} must hold folders of ImageNet-1k's wnids, got {own.name}")
-        found = pictures(own)
+        found = folder_images(own)
         images += found
         labels += [label] * len(found)
     data = Labelled(images, labels, [names[ranks[own.name]] for own in folders])

@@ -1,6 +1,6 @@
 """``oracle:FILE``: a retrieval that LEAKS its answers, as some published code prints it beside the real one.
 
-Each picture is pooled by its own caption (text-conditioned attention) and then compared with all captions. The picture
+Each image is pooled by its own caption (text-conditioned attention) and then compared with all captions. The image
 has seen the right answer: 99 % on Urban1k says nothing about retrieval. It is here to recognise such numbers by.
 """
 
@@ -25,7 +25,7 @@ from eval.protocols.image_text_retrieval import text_counts
 
 @dataclass(frozen=True)
 class OracleFile:
-    """The oracle of one table of pictures and captions; the first caption of a picture counts."""
+    """The oracle of one table of images and captions; the first caption of an image counts."""
 
     file: str
 
@@ -59,9 +59,9 @@ class OracleFile:
         }
         counts = data.counts | text_counts(model, captions)
         settings = {
-            "protocol": "LEAKS: each picture is pooled by its own caption before it is compared",
-            "picture": f"{fit.__name__}, {model.image_size}×{model.image_size}",
-            "caption": f"{wording.__name__}, the first of a picture",
+            "protocol": "LEAKS: each image is pooled by its own caption before it is compared",
+            "image": f"{fit.__name__}, {model.image_size}×{model.image_size}",
+            "caption": f"{wording.__name__}, the first of an image",
             "context length": model.context_length,
             "images": len(data.images),
             "split sha256": data.sha256,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from eval.data.image_preprocessing import squash_bilinear
 from eval.interfaces import EvalContext, Model, Result
-from eval.protocols.box_classification import BoxedPicture, BoxProtocol, BoxSet, LabelledBox, classify
+from eval.protocols.box_classification import BoxedImage, BoxProtocol, BoxSet, LabelledBox, classify
 from eval.protocols.panoptic_files import read_panoptic
 from eval.protocols.prompts import VILD_TEMPLATES
 from eval.protocols.regions import all_alike
@@ -26,7 +26,5 @@ FINECLIP = BoxProtocol(
 def coco_panoptic_boxes(model: Model, run: EvalContext) -> Result:
     """COCO val2017's panoptic segments, 133 classes."""
     data = read_panoptic(run)
-    pictures = [BoxedPicture(p.image, [LabelledBox(s.box, s.label) for s in p.segments]) for p in data.pictures]
-    return classify(
-        "coco_panoptic_boxes", model, run, BoxSet(data.classes, pictures, data.files, data.counts), FINECLIP
-    )
+    images = [BoxedImage(p.image, [LabelledBox(s.box, s.label) for s in p.segments]) for p in data.images]
+    return classify("coco_panoptic_boxes", model, run, BoxSet(data.classes, images, data.files, data.counts), FINECLIP)

@@ -1,13 +1,13 @@
 """RefCOCO, RefCOCO+ and RefCOCOg: which object does an expression mean? Weakly supervised, as ALBEF measures it.
 
-Read from the release of ``refer`` and COCO's pictures; a detector's boxes are optional, in ALBEF's form, a list of
+Read from the release of ``refer`` and COCO's images; a detector's boxes are optional, in ALBEF's form, a list of
 x, y, width, height for each image's id::
 
     refcoco/{refs(unc).p,instances.json}  refcoco+/...  refcocog/{refs(umd).p,instances.json}
     refcoco/dets.json  train2014/*.jpg
 
 Every sentence counts. Two maps: cosines of patches (``refcoco``...) and β-CLIP's attention (``refcoco_attention``...).
-``box_accuracy`` chooses among the detector's boxes, ``annotated_box_accuracy`` among COCO's own of the picture.
+``box_accuracy`` chooses among the detector's boxes, ``annotated_box_accuracy`` among COCO's own of the image.
 """
 
 from __future__ import annotations
@@ -103,22 +103,22 @@ class RefCoco:
     ) -> Result:
         numbers, tables, counts = {}, {}, Counter(result.counts)
         for split, by_image in sorted(splits.items()):
-            listed = [(_picture(run.root, images[number]["file_name"]), number) for number in by_image]
+            listed = [(_image_path(run.root, images[number]["file_name"]), number) for number in by_image]
             there = set(present(listed, annotations.path, run.skip_missing, counts))
-            pictures = [ImageFile(file, file.name, _size(images[n])) for file, n in listed if n in there]
+            sources = [ImageFile(file, file.name, _size(images[n])) for file, n in listed if n in there]
             kept = [number for _, number in listed if number in there]
             phrases = [p._replace(image=row) for row, number in enumerate(kept) for p in by_image[number]]
             if not phrases:
                 raise ValueError(f"{annotations.path}: no expression of {split} is left; left out: {dict(counts)}")
             own = {kind: [boxes.get(str(n), []) for n in kept] for kind, boxes in candidates.items()}
             head = f"{self.__name__}/{split}"
-            found = locate(head, model, run, pictures, phrases, self.maps, own)
+            found = locate(head, model, run, sources, phrases, self.maps, own)
             numbers |= located_numbers(head, found)
-            tables[head] = located_items(head, pictures, phrases, found)
+            tables[head] = located_items(head, sources, phrases, found)
             counts += text_counts(model, [phrase.text for phrase in phrases])
         settings = {
             "protocol": f"ALBEF: pointing strictly inside the box, box score with area^0.4, maps {self.maps.__name__}",
-            "picture": f"{(run.fit or squash).__name__}, {model.image_size}×{model.image_size}",
+            "image": f"{(run.fit or squash).__name__}, {model.image_size}×{model.image_size}",
             **result.settings,
             "counts": dict(counts),
         }
@@ -133,13 +133,13 @@ REFCOCO: dict[str, Benchmark] = {
 
 
 def _size(image: dict[str, Any]) -> tuple[int, int] | None:
-    """Width and height of a picture, where the file gives both: they tell whether boxes are the upright image's."""
+    """Width and height of an image, where the file gives both: they tell whether boxes are the upright image's."""
     width, height = image.get("width"), image.get("height")
     return (width, height) if width and height else None
 
 
-def _picture(root: Path, name: str) -> Path:
-    """``refer`` may name a crop of its own, COCO_train2014_N_M.jpg; the picture is COCO_train2014_N.jpg."""
+def _image_path(root: Path, name: str) -> Path:
+    """``refer`` may name a crop of its own, COCO_train2014_N_M.jpg; the image is COCO_train2014_N.jpg."""
     parts = Path(name).stem.split("_")
     plain = "_".join(parts[:3]) + Path(name).suffix
     return first_there([root / f / n for f in ("train2014", "images/train2014", "") for n in (name, plain)])

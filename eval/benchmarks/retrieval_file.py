@@ -1,8 +1,8 @@
-"""``retrieval:FILE``: retrieval on any table of pictures and captions.
+"""``retrieval:FILE``: retrieval on any table of images and captions.
 
-A JSON list, JSON Lines, CSV, TSV or Parquet; a record names a picture and its caption, or a list of captions. Records
-of one picture are put together. The fields may be called as in the releases that are read so: GOAL's ``filename``,
-Long-DCI's ``filepath`` and ``title``, nlphuji's ``raw``. Pictures are looked for beside the table, then below ``root``.
+A JSON list, JSON Lines, CSV, TSV or Parquet; a record names an image and its caption, or a list of captions. Records
+of one image are put together. The fields may be called as in the releases that are read so: GOAL's ``filename``,
+Long-DCI's ``filepath`` and ``title``, nlphuji's ``raw``. Images are looked for beside the table, then below ``root``.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ class RetrievalFile:
         return f"retrieval:{self.file}"
 
     def __call__(self, model: Model, run: EvalContext) -> Result:
-        """Both ways; any caption of a picture is right."""
-        words = "any of a picture's own captions is right, both ways"
+        """Both ways; any caption of an image is right."""
+        words = "any of an image's own captions is right, both ways"
         return retrieve(f"retrieval:{Path(self.file).stem}", model, run, read_table(run, self.file), words, LONG_KS)
 
 
 def read_table(run: EvalContext, file: str) -> ImageTexts:
-    """Pictures and captions of a file under the current folder, under ``run.root``, or anywhere.
+    """Images and captions of a file under the current folder, under ``run.root``, or anywhere.
 
     Raises:
-        FileNotFoundError: the file or, unless they may be left out, a picture is missing.
+        FileNotFoundError: the file or, unless they may be left out, an image is missing.
         ValueError: naming file, record, field and rule.
     """
     table = user_file(run.root, file)

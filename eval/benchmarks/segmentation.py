@@ -1,4 +1,4 @@
-"""``segmentation:DIR``: zero-shot segmentation of a folder of pictures and label maps, mean IoU.
+"""``segmentation:DIR``: zero-shot segmentation of a folder of images and label maps, mean IoU.
 
     DIR/images/NAME.jpg  DIR/labels/NAME.png  DIR/classnames.txt
 
@@ -54,7 +54,7 @@ class Segmentation:
         return f"segmentation:{self.folder}"
 
     def __call__(self, model: Model, run: EvalContext) -> Result:
-        """All pictures."""
+        """All images."""
         root, name = user_folder(run.root, self.folder), f"segmentation:{Path(self.folder).name}"
         no_fit(name, run.fit)
         counts: Counter[str] = Counter()
@@ -71,17 +71,17 @@ class Segmentation:
         rows = _compared(name, model, run, pairs, vectors, owner)
         settings = {
             "protocol": "SCLIP's windows, patch values, no thresholds; mean over classes that stand or are predicted",
-            "picture": f"shorter side {int(LARGER * model.image_size)}, windows of {model.image_size}, by halves",
+            "image": f"shorter side {int(LARGER * model.image_size)}, windows of {model.image_size}, by halves",
             "prompts per class": len(templates),
             "classes": len(classes),
-            "pictures": len(pairs),
+            "images": len(pairs),
             "split sha256": digest(f"{p.name} {file_sha256(labels)}" for p, labels in pairs),
             "class names sha256": digest(words),
             "counts": dict(counts),
         }
-        names = [picture.name for picture, _ in pairs]
+        names = [image.name for image, _ in pairs]
         table = _items(name, rows, names, [", ".join(word.strip() for word in own) for own in classes])
-        numbers = scores(name, rows[:, 1:]) | {f"{name}/pictures": float(len(pairs))}
+        numbers = scores(name, rows[:, 1:]) | {f"{name}/images": float(len(pairs))}
         return Result(numbers, settings, dict(counts), {name: table})
 
 
@@ -93,20 +93,20 @@ def _compared(
     vectors: Float[Tensor, "N D"],
     owner: Int[Tensor, " N"],
 ) -> Int[Tensor, "R 5"]:
-    """The ``overlaps`` of every picture, its number before each. Collective."""
+    """The ``overlaps`` of every image, its number before each. Collective."""
     rows, classes = [], int(owner.max()) + 1
-    for number in run.track(range(len(pairs))[rank() :: world_size()], f"{name}: pictures"):
-        picture, labels = pairs[number]
+    for number in run.track(range(len(pairs))[rank() :: world_size()], f"{name}: images"):
+        source, labels = pairs[number]
         right = _labels(labels, classes)
         size = (right.shape[1], right.shape[0])
         image, turn = replace(
-            picture, size=size, told_by=f"its label map {labels.parent.name}/{labels.name}"
+            source, size=size, told_by=f"its label map {labels.parent.name}/{labels.name}"
         ).open_turned()
         found = as_annotated(predict(model, image, vectors, owner, run.batch_size), turn)
         own = overlaps(right, found, classes)
         rows.append(torch.cat([torch.full((len(own), 1), number), own], dim=1))
     gathered = gather_rows(rows, torch.int64)
-    assert gathered is not None  # there is a picture
+    assert gathered is not None  # there is an image
     return gathered[gathered[:, 0].argsort(stable=True)].cpu()
 
 
@@ -125,7 +125,7 @@ def overlaps(right: Int[Tensor, "H W"], found: Int[Tensor, "H W"], classes: int)
 
 
 def scores(name: str, rows: Int[Tensor, "R 4"]) -> dict[str, float]:
-    """Mean IoU and the share of right pixels, from the ``overlaps`` of all pictures. Raises ValueError without any."""
+    """Mean IoU and the share of right pixels, from the ``overlaps`` of all images. Raises ValueError without any."""
     if not len(rows):
         raise ValueError(f"{name}: the label maps must hold a pixel that is not {IGNORED}, got none")
     number = rows[:, 0].unique(return_inverse=True)[1]
@@ -137,11 +137,11 @@ def scores(name: str, rows: Int[Tensor, "R 4"]) -> dict[str, float]:
     }
 
 
-def _items(name: str, rows: Int[Tensor, "R 5"], pictures: list[str], classes: list[str]) -> Items:
-    """A row per picture and class that stands in it or is predicted."""
-    picture, number, both, union, own = rows.T.tolist()
+def _items(name: str, rows: Int[Tensor, "R 5"], images: list[str], classes: list[str]) -> Items:
+    """A row per image and class that stands in it or is predicted."""
+    image, number, both, union, own = rows.T.tolist()
     columns = {
-        "image": [pictures[n] for n in picture],
+        "image": [images[n] for n in image],
         "label": number,
         "class": [classes[n] for n in number],
         "intersection": both,
@@ -183,30 +183,28 @@ def predict(
 
 
 def starts(length: int, side: int) -> list[int]:
-    """Where windows begin along a side: every half window, the last one at the end."""
+    """First pixels of the windows along a side: one every half window, the last at the end."""
     step = max(1, side // 2)
     return sorted({min(at, length - side) for at in range(0, max(length - side, 0) + step, step)})
 
 
 def _pairs(root: Path, skip_missing: bool, counts: Counter[str]) -> list[tuple[ImageFile, Path]]:
-    """Every picture and its label map."""
+    """Every image and its label map."""
     found = []
     folder = root / "images"
     files = sorted(f for f in folder.iterdir() if not f.name.startswith(".")) if folder.is_dir() else []
     for file in files:
         if file.suffix.lower() not in EXTENSIONS:
-            raise ValueError(f"{folder} must hold pictures ({', '.join(sorted(EXTENSIONS))}), got {file.name}")
+            raise ValueError(f"{folder} must hold images ({', '.join(sorted(EXTENSIONS))}), got {file.name}")
         labels = root / "labels" / f"{file.stem}.png"
         if not labels.is_file():
             if not skip_missing:
-                raise FileNotFoundError(
-                    f"{labels} does not exist; every picture must have a label map (--skip_missing)"
-                )
+                raise FileNotFoundError(f"{labels} does not exist; every image must have a label map (--skip_missing)")
             counts["label map missing"] += 1
             continue
         found.append((ImageFile(file, file.name), labels))
     if not found:
-        raise FileNotFoundError(f"{folder} must hold pictures with label maps, got none")
+        raise FileNotFoundError(f"{folder} must hold images with label maps, got none")
     return found
 
 

@@ -1,6 +1,6 @@
 """ShareGPT4V-1k and -10k (Long-CLIP; LoTLIP): the first 1000 and 10,000 of its released captions, all of SA-1B.
 
-Read, no further than needed, from the released list and SA-1B's pictures::
+Read, no further than needed, from the released list and SA-1B's images::
 
     share-captioner_coco_lcs_sam_1246k_1107.json  sam/images/sa_*.jpg
 
@@ -42,14 +42,14 @@ def _first(name: str, count: int, model: Model, run: EvalContext) -> Result:
         raise ValueError(f"{path} must hold at least {count} records, got {len(images)}")
     for index, image in enumerate(images):
         NAME.check(f"{path}: the caption of row {index}", image.caption)
-    named = [(_picture(run.root, image.file), image.file, [image.caption]) for image in images]
+    named = [(_image(run.root, image.file), image.file, [image.caption]) for image in images]
     checksum = digest(part for image in images for part in image)
     data = gather_files(named, path, {f"{path.name}[:{count}]": checksum}, run)
     words = f"Long-CLIP: the first {count} of the released list, both ways; published number R@1"
     return retrieve(name, model, run, data, words, LONG_KS, one_line)
 
 
-def _picture(root: Path, image: str) -> Path:
+def _image(root: Path, image: str) -> Path:
     """Under ``root`` at its path, or by its name alone."""
     name = PurePosixPath(image).name
     return first_there([root / folder / part for part in (image, name) for folder in FOLDERS])

@@ -44,7 +44,7 @@ def sugarcrepe(model: Model, run: EvalContext) -> Result:
         ]
         there = present(listed, records.path, run.skip_missing, counts)
         if not there:
-            raise ValueError(f"{records.path}: no picture is left; left out: {dict(counts)}")
+            raise ValueError(f"{records.path}: no image is left; left out: {dict(counts)}")
         images = {r["filename"]: ImageFile(file, r["filename"]) for file, r in there}
         row = {name: i for i, name in enumerate(images)}
         questions = [
@@ -67,7 +67,7 @@ def sugarcrepe(model: Model, run: EvalContext) -> Result:
     tables[mean] = Items(together, {f"{mean}/accuracy": Mean("hit", group="kind")}, "image")
     settings = {
         "protocol": "SugarCrepe: a tie is a miss; mean of the seven kinds",
-        "picture": f"{fit.__name__}, {model.image_size}×{model.image_size}",
+        "image": f"{fit.__name__}, {model.image_size}×{model.image_size}",
         "context length": model.context_length,
         "files": files,
         "counts": dict(counts),

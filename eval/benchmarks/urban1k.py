@@ -18,7 +18,7 @@ from eval.data.records import read_text
 from eval.interfaces import EvalContext, Model, Result
 from eval.protocols.image_text_retrieval import LONG_KS, gather_files, retrieve
 
-PICTURES = (".jpg", ".jpeg", ".png")
+IMAGES = (".jpg", ".jpeg", ".png")
 
 
 def urban1k(model: Model, run: EvalContext) -> Result:
@@ -28,16 +28,13 @@ def urban1k(model: Model, run: EvalContext) -> Result:
     texts = {file.stem: read_text(file) for file in files}
     if not texts:
         raise FileNotFoundError(f"{folder / 'caption'} must hold captions N.txt, got none")
-    pictures = {f.stem: f for f in (folder / "image").glob("*") if f.suffix in PICTURES and not f.name.startswith(".")}
-    if extra := sorted(pictures.keys() - texts.keys()):
-        raise ValueError(
-            f"{folder / 'image'}: every picture must have a caption, got none for {pictures[extra[0]].name}"
-        )
+    images = {f.stem: f for f in (folder / "image").glob("*") if f.suffix in IMAGES and not f.name.startswith(".")}
+    if extra := sorted(images.keys() - texts.keys()):
+        raise ValueError(f"{folder / 'image'}: every image must have a caption, got none for {images[extra[0]].name}")
     named = [
-        (file := pictures.get(stem, folder / "image" / f"{stem}.jpg"), file.name, [text])
-        for stem, text in texts.items()
+        (file := images.get(stem, folder / "image" / f"{stem}.jpg"), file.name, [text]) for stem, text in texts.items()
     ]
     checksum = hashlib.sha256("\0".join(f"{stem}\0{text}" for stem, text in texts.items()).encode()).hexdigest()
     data = gather_files(named, folder / "caption", {"caption/*.txt": checksum}, run)
-    words = "Long-CLIP: one caption a picture, both ways; published number R@1"
+    words = "Long-CLIP: one caption an image, both ways; published number R@1"
     return retrieve("urban1k", model, run, data, words, LONG_KS, first_filled_line)

@@ -3,7 +3,7 @@
     DIR/classnames.txt  DIR/zeroshot_classification_templates.txt  DIR/dataset_type.txt
     DIR/test/nshards.txt  DIR/test/0.tar ...
 
-A sample is a picture (webp, png, jpg, jpeg) and ``cls``, its class's number, or ``txt``, a caption a line.
+A sample is an image (webp, png, jpg, jpeg) and ``cls``, its class's number, or ``txt``, a caption a line.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class WebDataset:
             captions = [text.splitlines() for _, text in pairs]
             for image, texts in zip(images, captions, strict=True):
                 if not texts:
-                    raise ValueError(f"{image.tar}: every picture must have a caption, got none for {image.name}")
-            words = "any of a picture's own captions is right; published numbers R@1, R@5"
+                    raise ValueError(f"{image.tar}: every image must have a caption, got none for {image.name}")
+            words = "any of an image's own captions is right; published numbers R@1, R@5"
             return retrieve(name, model, run, ImageTexts(list(images), captions, checksum), words)
         labels = []
         for image, text in pairs:
@@ -65,7 +65,7 @@ class WebDataset:
 
 
 def _samples(root: Path, member: str) -> Iterator[tuple[TarMember, str]]:
-    """Pictures and their text, in the shards' order."""
+    """Images and their text, in the shards' order."""
     path = root / "test" / "nshards.txt"
     count = read_text(path).strip()
     if not count.isdigit() or int(count) < 1:
@@ -90,7 +90,7 @@ def _of_shard(shard: Path, member: str) -> Iterator[tuple[TarMember, str]]:
                 texts[entry.key] = _text(file, entry, member, shard)
     if images.keys() != texts.keys():
         odd = sorted(images.keys() ^ texts.keys())[0]
-        raise ValueError(f"{shard}: every sample must have a picture and .{member}, got one of them for {odd!r}")
+        raise ValueError(f"{shard}: every sample must have an image and .{member}, got one of them for {odd!r}")
     for key, image in images.items():
         yield image, texts[key]
 

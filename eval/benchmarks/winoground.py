@@ -1,11 +1,11 @@
-"""Winoground (Thrush et al., CVPR 2022): two pictures, two captions of the same words; which belongs to which?
+"""Winoground (Thrush et al., CVPR 2022): two images, two captions of the same words; which belongs to which?
 
 Read from the release (gated), in either of its forms; Parquet needs pyarrow, ``grainclip[parquet]``::
 
     winoground/data/examples.jsonl  winoground/data/images/NAME.png
-    winoground/data/test-*.parquet                                     (the pictures are in it)
+    winoground/data/test-*.parquet                                     (the images are in it)
 
-Of 400 examples, the share whose captions are right for both pictures (text), whose pictures are right for both captions
+Of 400 examples, the share whose captions are right for both images (text), whose images are right for both captions
 (image), and both (group). A tie is a miss.
 """
 
@@ -30,13 +30,13 @@ from eval.results.per_item import Items, Mean
 
 IMAGES, CAPTIONS = ("image_0", "image_1"), ("caption_0", "caption_1")
 TEXTS = dict.fromkeys(CAPTIONS, NAME)
-ENCODED = Rule("a picture, {bytes, path}", lambda v: isinstance(v, dict) and isinstance(v.get("bytes"), bytes))
+ENCODED = Rule("an image, {bytes, path}", lambda v: isinstance(v, dict) and isinstance(v.get("bytes"), bytes))
 MEASURES = ("text", "image", "group")
 
 
 @dataclass
 class Examples:
-    """Numbers of the examples, two pictures and two captions of each one after the other; the files read with their
+    """Numbers of the examples, two images and two captions of each one after the other; the files read with their
     SHA-256; what was left out.
     """
 
@@ -52,7 +52,7 @@ def winoground(model: Model, run: EvalContext) -> Result:
     fit, data = run.fit or centre_crop, _read(run)
     seen = embed_images(model, run, data.images, fit, "winoground").unflatten(0, (-1, 2))
     said = embed_texts(model, run, data.texts, "winoground").unflatten(0, (-1, 2))
-    score = (said[:, :, None] * seen[:, None]).sum(3)  # example, caption, picture
+    score = (said[:, :, None] * seen[:, None]).sum(3)  # example, caption, image
     text = (score[:, 0, 0] > score[:, 1, 0]) & (score[:, 1, 1] > score[:, 0, 1])
     image = (score[:, 0, 0] > score[:, 0, 1]) & (score[:, 1, 1] > score[:, 1, 0])
     columns = dict(zip(MEASURES, (text, image, text & image), strict=True))
@@ -60,7 +60,7 @@ def winoground(model: Model, run: EvalContext) -> Result:
     found = {f"winoground/{name}_accuracy": hits.double().mean().item() for name, hits in columns.items()}
     settings = {
         "protocol": "Winoground: text, image and group score; a tie is a miss",
-        "picture": f"{fit.__name__}, {model.image_size}×{model.image_size}",
+        "image": f"{fit.__name__}, {model.image_size}×{model.image_size}",
         "context length": model.context_length,
         "files": data.files,
         "counts": dict(counts),
@@ -105,7 +105,7 @@ def _of_parquet(shards: list[Path]) -> Examples:
 def _of_lines(path: Path, run: EvalContext) -> Examples:
     records = read_records(path, TEXTS | dict.fromkeys(IMAGES, PATH))
     counts: Counter[str] = Counter()
-    listed = [(_picture(path.parent, r[side]), (i, side)) for i, r in enumerate(records.rows) for side in IMAGES]
+    listed = [(_image(path.parent, r[side]), (i, side)) for i, r in enumerate(records.rows) for side in IMAGES]
     there = set(present(listed, path, run.skip_missing, counts))
     kept = [i for i in range(len(records.rows)) if all((i, side) in there for side in IMAGES)]
     if not kept:
@@ -116,5 +116,5 @@ def _of_lines(path: Path, run: EvalContext) -> Examples:
     return Examples(kept, images, texts, records.files, counts)
 
 
-def _picture(folder: Path, name: str) -> Path:
+def _image(folder: Path, name: str) -> Path:
     return first_there([folder / f / f"{name}{end}" for f in ("images", "") for end in ("", ".png", ".jpg")])

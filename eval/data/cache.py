@@ -1,9 +1,9 @@
 """Embeddings that are computed once: a file per model, data and preparation, found again by the hash of all three.
 
 ``FOLDER/HASH.npy`` holds the rows, ``HASH.json`` says in words whose they are. The hash covers the model's weights, the
-pictures' names, sizes and times (or the texts themselves), the fit, and the kind of device. Ranks agree: where one of
-them finds no file, all compute. Kept are vectors of pictures, texts, classes and regions; dense maps, two hundred times
-as large, are not, so that pointing and segmentation look at the pictures anew.
+images' names, sizes and times (or the texts themselves), the fit, and the kind of device. Ranks agree: where one of
+them finds no file, all compute. Kept are vectors of images, texts, classes and regions; dense maps, two hundred times
+as large, are not, so that pointing and segmentation look at the images anew.
 """
 
 from __future__ import annotations

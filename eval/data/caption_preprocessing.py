@@ -1,4 +1,4 @@
-"""Wordings: what published evaluations do to a long caption before it is tokenised. They move numbers by a point.
+"""Preprocessing of long captions in published evaluations, before tokenisation. Each moves numbers by a point.
 
 A wording is a function of the released text; its name stands in the results.
 """
@@ -18,7 +18,7 @@ def raw(text: str) -> str:
 
 
 def first_line(text: str) -> str:
-    """What stands before the first line break, even if that is nothing (Long-CLIP's and LoTLIP's Urban1k)."""
+    """The text before the first line break, even an empty one (Long-CLIP's and LoTLIP's Urban1k)."""
     return text.partition("\n")[0]
 
 

@@ -1,4 +1,4 @@
-"""A detector's boxes as ALBEF releases them: ``dets.json``, a list of x, y, width, height for each picture's id."""
+"""A detector's boxes as ALBEF releases them: ``dets.json``, a list of x, y, width, height for each image's id."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Xywh = tuple[float, float, float, float]
 
 
 def read_detections(path: Path) -> tuple[dict[str, list[Xywh]], str]:
-    """The boxes by the pictures' ids, and the file's SHA-256.
+    """The boxes by the images' ids, and the file's SHA-256.
 
     Raises:
         FileNotFoundError: there is no such file.

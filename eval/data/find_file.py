@@ -1,4 +1,4 @@
-"""Where a data set's files are: releases are unpacked in more than one way, so a reader names all that it knows."""
+"""Search for a data set's files: releases are unpacked in several ways, and a reader names all that it knows."""
 
 from __future__ import annotations
 

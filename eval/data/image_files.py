@@ -1,4 +1,4 @@
-"""Pictures of a benchmark: all there before the work begins."""
+"""Images of a benchmark: all there before the work begins."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ T = TypeVar("T")
 
 
 def present(listed: Sequence[tuple[Path, T]], source: Path, skip_missing: bool, counts: Counter[str]) -> list[T]:
-    """The items whose file is there; the files that are not are counted as "picture missing", and where several items
-    share a file, these as "item of a missing picture".
+    """The items whose file is there; the files that are not are counted as "image missing", and where several items
+    share a file, these as "item of a missing image".
 
     Raises FileNotFoundError, naming ``source`` (the annotation file), where any is missing and that is not allowed.
     """
@@ -26,7 +26,7 @@ def present(listed: Sequence[tuple[Path, T]], source: Path, skip_missing: bool, 
     gone = set(missing)
     kept = [item for file, item in listed if file not in gone]
     if missing:
-        counts["picture missing"] += len(missing)
+        counts["image missing"] += len(missing)
     if (items := len(listed) - len(kept)) > len(missing):
-        counts["item of a missing picture"] += items
+        counts["item of a missing image"] += items
     return kept

@@ -1,4 +1,4 @@
-"""Folders of pictures, one a class: how ImageNet and most sets for classification are released."""
+"""Folders of images, one a class: how ImageNet and most sets for classification are released."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def class_folders(root: Path) -> list[Path]:
     return folders
 
 
-def pictures(folder: Path) -> list[Source]:
-    """The pictures in a class's folder, by name. Raises ValueError for a file that is no picture, and where none is."""
+def folder_images(folder: Path) -> list[Source]:
+    """The images in a class's folder, by name. Raises ValueError for a file that is no image, and where none is."""
     files = sorted(f for f in folder.rglob("*") if f.is_file() and not f.name.startswith("."))
     for file in files:
         if file.suffix.lower() not in EXTENSIONS:
-            raise ValueError(f"{folder} must hold pictures ({', '.join(sorted(EXTENSIONS))}), got {file.name}")
+            raise ValueError(f"{folder} must hold images ({', '.join(sorted(EXTENSIONS))}), got {file.name}")
     if not files:
-        raise ValueError(f"{folder} must hold pictures, got none")
+        raise ValueError(f"{folder} must hold images, got none")
     return [ImageFile(file, f"{folder.name}/{file.relative_to(folder)}") for file in files]

@@ -1,8 +1,8 @@
-"""Fits: how a picture becomes the model's square. Each moves numbers, so its name stands in the results.
+"""Fits: how an image becomes the model's square. Each moves numbers, so its name stands in the results.
 
 ``centre_crop`` is OpenAI CLIP's own, ``squash`` is FG-CLIP's and β-CLIP's FG-OVD, ``squash_bilinear`` FineCLIP's,
-``longest`` CLIPSelf's for pictures and ``letterbox`` for what is cut out of them. Boxes need one that keeps the whole
-picture.
+``longest`` CLIPSelf's for images and ``letterbox`` for what is cut out of them. Boxes need one that keeps the whole
+image.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from PIL import Image
 
-Fit = Callable[[Image.Image, int], Image.Image]  # an RGB picture and the side of the square in pixels
+Fit = Callable[[Image.Image, int], Image.Image]  # an RGB image and the side of the square in pixels
 
 
 def centre_crop(image: Image.Image, side: int) -> Image.Image:
@@ -23,12 +23,12 @@ def centre_crop(image: Image.Image, side: int) -> Image.Image:
 
 
 def squash(image: Image.Image, side: int) -> Image.Image:
-    """The whole picture, aspect ratio not kept, bicubic."""
+    """The whole image, aspect ratio not kept, bicubic."""
     return image.resize((side, side), Image.Resampling.BICUBIC)
 
 
 def squash_bilinear(image: Image.Image, side: int) -> Image.Image:
-    """The whole picture, aspect ratio not kept, bilinear."""
+    """The whole image, aspect ratio not kept, bilinear."""
     return image.resize((side, side), Image.Resampling.BILINEAR)
 
 
@@ -40,7 +40,7 @@ def longest(image: Image.Image, side: int) -> Image.Image:
 
 
 def letterbox(image: Image.Image, side: int) -> Image.Image:
-    """As ``longest``, the picture in the middle of the black."""
+    """As ``longest``, the image in the middle of the black."""
     square, inner = Image.new("RGB", (side, side)), _within(image, side)
     square.paste(inner, ((side - inner.width) // 2, (side - inner.height) // 2))
     return square
@@ -52,18 +52,19 @@ def _within(image: Image.Image, side: int) -> Image.Image:
 
 
 def fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Width and height of a picture whose longer side is resized to ``side``, at least 1."""
+    """Width and height of an image whose longer side is resized to ``side``, at least 1."""
     scale = side / max(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-SQUASHED: tuple[Fit, ...] = (squash, squash_bilinear)  # a place in fractions of the picture is one of the square
+SQUASHED: tuple[Fit, ...] = (squash, squash_bilinear)  # a place in fractions of the image is one of the square
 WHOLE: tuple[Fit, ...] = (*SQUASHED, longest)
 
 
 def covered(fit: Fit, size: tuple[int, int]) -> tuple[float, float]:
-    """How much of the square's width and height a picture of ``size`` pixels takes, from the top left, by one of
-    ``WHOLE``.
+    """The shares of the square's width and height that an image of ``size`` pixels takes, from the top left.
+
+    ``fit`` is one of ``WHOLE``.
     """
     return (size[0] / max(size), size[1] / max(size)) if fit is longest else (1.0, 1.0)
 
@@ -78,7 +79,7 @@ def whole_fit(name: str, given: Fit | None, own: Fit, allowed: tuple[Fit, ...] =
 def no_fit(name: str, given: Fit | None) -> None:
     """Raises ValueError where the user gives a fit to a protocol that is defined by its own."""
     if given is not None:
-        raise ValueError(f"{name} prepares pictures in its own way, --fit does not apply, got {given.__name__}")
+        raise ValueError(f"{name} prepares images in its own way, --fit does not apply, got {given.__name__}")
 
 
 FITS: tuple[Fit, ...] = (centre_crop, squash, squash_bilinear, longest, letterbox)

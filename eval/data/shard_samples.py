@@ -1,4 +1,4 @@
-"""The pictures and texts of shards, for embedding them: headers are walked once, pictures are read when needed.
+"""The images and texts of shards, for embedding them: headers are walked once, images are read when needed.
 
 Any WebDataset tar with our schema (``datamodules.sample``); only files of this machine.
 """
@@ -16,9 +16,9 @@ from eval.data.sources import TarMember
 
 
 class Stored(NamedTuple):
-    """A sample of a shard: where its picture is, and all else (``sample.image`` is empty)."""
+    """A sample of a shard: where its image is, and all else (``sample.image`` is empty)."""
 
-    picture: TarMember
+    image: TarMember
     sample: Sample
 
 

@@ -1,4 +1,4 @@
-"""Where a benchmark's pictures are: in files, parts of files, tars or arrays. Each has a name, and opens as RGB.
+"""Images of a benchmark: in files, parts of files, tars or arrays. Each has a name, and opens as RGB.
 
 All are turned upright (``datamodules.image_decoding``). Boxes are those of the upright image. Where the width and
 height that an annotation tells are those of the stored pixels alone, its boxes were drawn on these and are turned with
@@ -25,7 +25,7 @@ PixelBox = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 class Source(Protocol):
-    """A picture."""
+    """An image."""
 
     @property
     def name(self) -> str:
@@ -37,13 +37,13 @@ class Source(Protocol):
         ...
 
     def open(self) -> Image.Image:
-        """RGB pixels at full resolution. Raises ValueError, naming the file, where it is no picture."""
+        """RGB pixels at full resolution. Raises ValueError, naming the file, where it is no image."""
         ...
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A file; ``name`` is its path below the folder of the pictures.
+    """A file; ``name`` is its path below the folder of the images.
 
     ``size`` is the width and height in pixels that ``told_by`` tells, where it tells them: boxes rely on it.
     """
@@ -59,20 +59,20 @@ class ImageFile:
         return f"{self.name} {found.st_size} {found.st_mtime_ns}"
 
     def open(self) -> Image.Image:
-        """The upright image in RGB. Raises ValueError where it is no such picture."""
+        """The upright image in RGB. Raises ValueError where it is no such image."""
         return self.open_turned()[0]
 
     def open_turned(self) -> tuple[Image.Image, int]:
         """The upright image in RGB, and the orientation by which its annotation's boxes must be turned, mostly 1.
 
-        Raises ValueError where it is no picture, or of another size than its annotation says.
+        Raises ValueError where it is no image, or of another size than its annotation says.
         """
         try:
             with Image.open(self.file) as image:
                 stored, upright, turn = image.size, upright_size(image), orientation(image)
                 found = as_rgb(image)
         except UNREADABLE as error:
-            raise ValueError(f"{self.file} is not a picture that can be read: {error}") from error
+            raise ValueError(f"{self.file} is not an image that can be read: {error}") from error
         if self.size in (None, upright):
             return found, 1
         if self.size != stored:
@@ -83,7 +83,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class Crop:
-    """A part of a file, in pixels; PIL fills what lies outside the picture with black."""
+    """A part of a file, in pixels; PIL fills what lies outside the image with black."""
 
     whole: ImageFile
     box: PixelBox
@@ -112,7 +112,7 @@ class Crop:
 
 @dataclass(frozen=True)
 class TarMember:
-    """A picture within a tar that is not compressed: ``size`` bytes from ``offset`` on."""
+    """An image within a tar that is not compressed: ``size`` bytes from ``offset`` on."""
 
     tar: Path
     name: str
@@ -125,13 +125,13 @@ class TarMember:
         return f"{self.name} {self.offset} {self.size} {found.st_size} {found.st_mtime_ns}"
 
     def open(self) -> Image.Image:
-        """RGB pixels; ValueError, naming the tar, where it is no picture."""
+        """RGB pixels; ValueError, naming the tar, where it is no image."""
         try:
             with self.tar.open("rb") as file:
                 file.seek(self.offset)
                 return as_rgb(Image.open(io.BytesIO(file.read(self.size))))
         except UNREADABLE as error:
-            raise ValueError(f"{self.tar}: {self.name} is not a picture that can be read: {error}") from error
+            raise ValueError(f"{self.tar}: {self.name} is not an image that can be read: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -146,16 +146,16 @@ class Encoded:
         return f"{self.name} {hashlib.sha256(self.data).hexdigest()}"
 
     def open(self) -> Image.Image:
-        """RGB pixels; ValueError, naming it, where it is no picture."""
+        """RGB pixels; ValueError, naming it, where it is no image."""
         try:
             return as_rgb(Image.open(io.BytesIO(self.data)))
         except UNREADABLE as error:
-            raise ValueError(f"{self.name} is not a picture that can be read: {error}") from error
+            raise ValueError(f"{self.name} is not an image that can be read: {error}") from error
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """A picture in memory."""
+    """An image in memory."""
 
     name: str
     pixels: UInt8[np.ndarray, "H W 3"]
@@ -165,5 +165,5 @@ class Pixels:
         return f"{self.name} {hashlib.sha256(self.pixels.tobytes()).hexdigest()}"
 
     def open(self) -> Image.Image:
-        """The picture."""
+        """The image."""
         return Image.fromarray(self.pixels)

@@ -1,4 +1,4 @@
-"""Boxes on a picture, each with what the model takes it for. Right ones are blue and solid, wrong ones orange and
+"""Boxes on an image, each with what the model takes it for. Right ones are blue and solid, wrong ones orange and
 dashed.
 """
 
@@ -18,7 +18,7 @@ SIDE, WORDS, LINE, FOOT, GAP = 3.0, 3.6, 0.26, 0.42, 0.1  # inches
 
 
 class Judged(NamedTuple):
-    """A box in fractions of the picture, the name the model gives it and the right ones; no names: nothing is known."""
+    """A box in fractions of the image, the name the model gives it and the right ones; no names: nothing is known."""
 
     box: tuple[float, float, float, float]
     predicted: str = ""
@@ -26,16 +26,16 @@ class Judged(NamedTuple):
 
     @property
     def right(self) -> bool:
-        """Whether the name is one of the right ones."""
+        """True if the name is one of the right ones."""
         return self.predicted in self.truth
 
 
-def boxes_figure(picture: Image.Image, judged: Sequence[Judged], title: str) -> Figure:
-    """Numbered boxes, and beside the picture a line for each number."""
+def boxes_figure(image: Image.Image, judged: Sequence[Judged], title: str) -> Figure:
+    """Numbered boxes, and beside the image a line for each number."""
     below = max(SIDE, LINE * len(judged))
     with canvas(SIDE + WORDS, HEADING + below + FOOT) as figure:
         heading(figure, title)
-        show(figure, picture, GAP, HEADING, SIDE, SIDE)
+        show(figure, image, GAP, HEADING, SIDE, SIDE)
         for number, one in enumerate(judged):
             _draw_box(figure, one, number)
             top = HEADING + (number + 0.5) * LINE

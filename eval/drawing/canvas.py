@@ -50,19 +50,19 @@ def canvas(width: float, height: float) -> Iterator[Figure]:
 def place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
     """Axes at so many inches from the figure's left and top edges.
 
-    Matplotlib could find the room by itself, but draws everything three times to do so, and pictures are drawn in the
-    middle of training. For the same reason pictures and words need no axes: see ``show`` and ``write``.
+    Matplotlib could find the room by itself, but draws everything three times to do so, and images are drawn in the
+    middle of training. For the same reason images and words need no axes: see ``show`` and ``write``.
     """
     whole_width, whole_height = figure.get_size_inches()
     bottom = whole_height - top - height
     return figure.add_axes((left / whole_width, bottom / whole_height, width / whole_width, height / whole_height))
 
 
-def show(figure: Figure, picture: Image.Image, left: float, top: float, width: float, height: float) -> None:
-    """A picture, stretched to so many inches, at so many from the left and top edges."""
+def show(figure: Figure, image: Image.Image, left: float, top: float, width: float, height: float) -> None:
+    """An image, stretched to so many inches, at so many from the left and top edges."""
     size = round(width * DPI), round(height * DPI)
     bottom = figure.get_size_inches()[1] - top - height
-    figure.figimage(np.asarray(picture.resize(size)), round(left * DPI), round(bottom * DPI))
+    figure.figimage(np.asarray(image.resize(size)), round(left * DPI), round(bottom * DPI))
 
 
 def write(figure: Figure, text: str, left: float, top: float, **style: Any) -> Text:

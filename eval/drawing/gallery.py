@@ -1,4 +1,4 @@
-"""What retrieval finds: a query and its best candidates, hits framed in blue and marked by a tick."""
+"""Retrieval examples: a query and its best candidates, hits framed in blue and marked by a tick."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from eval.drawing.canvas import HEADING, RIGHT, canvas, frame, heading, show, write
 from eval.drawing.words import wrapped
 
-SIDE, ROW, WORDS, GAP = 1.4, 1.75, 2.5, 0.1  # inches of a picture, of a row, of a text beside, between pictures
+SIDE, ROW, WORDS, GAP = 1.4, 1.75, 2.5, 0.1  # inches of an image, of a row, of a text beside, between images
 
 
 class Found(NamedTuple):
@@ -22,10 +22,10 @@ class Found(NamedTuple):
     hits: list[bool]
 
 
-def pictures_for_texts(
-    texts: Sequence[str], pictures: Mapping[int, Image.Image], found: Sequence[Found], title: str
+def images_for_texts(
+    texts: Sequence[str], images: Mapping[int, Image.Image], found: Sequence[Found], title: str
 ) -> Figure:
-    """A row per text: the text, then the pictures found, by their numbers."""
+    """A row per text: the text, then the images found, by their numbers."""
     most = max(len(one.candidates) for one in found)
     with canvas(WORDS + most * (SIDE + GAP) + GAP, HEADING + len(texts) * ROW + GAP) as figure:
         heading(figure, title)
@@ -34,20 +34,20 @@ def pictures_for_texts(
             write(figure, wrapped(text, 38, 9), GAP, top + SIDE / 2, va="center", fontsize=7.5)
             for column, (number, cosine, hit) in enumerate(zip(*one, strict=True)):
                 left = WORDS + column * (SIDE + GAP)
-                show(figure, pictures[number], left, top, SIDE, SIDE)
+                show(figure, images[number], left, top, SIDE, SIDE)
                 _framed(figure, left, top, cosine, hit)
     return figure
 
 
-def texts_for_pictures(
-    pictures: Sequence[Image.Image], texts: Mapping[int, str], found: Sequence[Found], title: str
+def texts_for_images(
+    images: Sequence[Image.Image], texts: Mapping[int, str], found: Sequence[Found], title: str
 ) -> Figure:
-    """A row per picture: the picture, then the texts found, by their numbers."""
-    with canvas(SIDE + 6.1, HEADING + len(pictures) * ROW + GAP) as figure:
+    """A row per image: the image, then the texts found, by their numbers."""
+    with canvas(SIDE + 6.1, HEADING + len(images) * ROW + GAP) as figure:
         heading(figure, title)
-        for row, (picture, one) in enumerate(zip(pictures, found, strict=True)):
+        for row, (image, one) in enumerate(zip(images, found, strict=True)):
             top = HEADING + row * ROW
-            show(figure, picture, GAP, top + (ROW - SIDE) / 2, SIDE, SIDE)
+            show(figure, image, GAP, top + (ROW - SIDE) / 2, SIDE, SIDE)
             for place, (number, cosine, hit) in enumerate(zip(*one, strict=True)):
                 line = f"{'✓' if hit else '   '} {cosine:.2f}  {wrapped(texts[number], 92, 2)}"
                 box = {"edgecolor": RIGHT, "facecolor": "none", "pad": 1.6, "linewidth": 1.4} if hit else None

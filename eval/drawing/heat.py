@@ -1,4 +1,4 @@
-"""Heat maps over pictures: where a text looks.
+"""Heat maps over images: where a text looks.
 
 Each map is drawn over the image in grey, on a colour scale of its own, from its smallest value to its largest: on a
 shared scale one text with a sharp peak leaves all others dark. The peak is told above the map, so that a text which
@@ -22,13 +22,13 @@ from eval.drawing.canvas import DPI, HEADING, HEAT, SCALE, canvas, heading, scal
 from eval.drawing.words import wrapped
 from eval.protocols.phrase_grounding import draw_up
 
-OPACITY = 0.6  # of the map over the picture
+OPACITY = 0.6  # of the map over the image
 COLUMNS = 5
 TILE, WORDS, GAP = 1.95, 0.95, 0.14  # inches of a map, of the lines above it, between maps
 
 
 class Heat(NamedTuple):
-    """Maps of several texts over the patches of one picture, row by row, and what they measure."""
+    """Maps of several texts over the patches of one image, row by row, and what they measure."""
 
     maps: Float[Tensor, "T P"]
     measure: str  # with its unit
@@ -38,45 +38,45 @@ class Heat(NamedTuple):
         return [f"peak {float(one.max()):.3g}" for one in self.maps]
 
 
-def sized(picture: Image.Image, side: int) -> Image.Image:
-    """The picture with a longer side of so many pixels."""
-    share = side / max(picture.size)
-    return picture.resize((max(1, round(picture.width * share)), max(1, round(picture.height * share))))
+def sized(image: Image.Image, side: int) -> Image.Image:
+    """The image with a longer side of so many pixels."""
+    share = side / max(image.size)
+    return image.resize((max(1, round(image.width * share)), max(1, round(image.height * share))))
 
 
-def margin(picture: Image.Image) -> int:
-    """Pixels around the picture that a ring needs which marks a peak at its edge."""
-    radius, thick = _ring_size(picture)
+def margin(image: Image.Image) -> int:
+    """Pixels around the image that a ring needs which marks a peak at its edge."""
+    radius, thick = _ring_size(image)
     return radius + thick
 
 
-def with_margin(picture: Image.Image) -> Image.Image:
-    """The picture with a transparent margin: as large as its ``overlay``."""
-    wide = margin(picture)
-    whole = Image.new("RGBA", (picture.width + 2 * wide, picture.height + 2 * wide), (255, 255, 255, 0))
-    whole.paste(picture, (wide, wide))
+def with_margin(image: Image.Image) -> Image.Image:
+    """The image with a transparent margin: as large as its ``overlay``."""
+    wide = margin(image)
+    whole = Image.new("RGBA", (image.width + 2 * wide, image.height + 2 * wide), (255, 255, 255, 0))
+    whole.paste(image, (wide, wide))
     return whole
 
 
-def overlay(picture: Image.Image, heat: Float[Tensor, " P"]) -> Image.Image:
+def overlay(image: Image.Image, heat: Float[Tensor, " P"]) -> Image.Image:
     """The map over the image in grey, coloured from its smallest value to its largest, its peak marked by a ring, which
     may reach into the margin.
     """
-    drawn = draw_up(heat.float().cpu(), picture.size).numpy()
+    drawn = draw_up(heat.float().cpu(), image.size).numpy()
     low, high = float(heat.min()), float(heat.max())
     share = ((drawn - low) / max(high - low, 1e-6)).clip(0, 1)
     colour = colormaps[HEAT](share)[..., :3]
-    grey = np.asarray(picture.convert("L"), dtype=np.float64)[..., None] / 255
+    grey = np.asarray(image.convert("L"), dtype=np.float64)[..., None] / 255
     mixed = with_margin(Image.fromarray((255 * (OPACITY * colour + (1 - OPACITY) * grey)).astype(np.uint8)))
-    y, x = divmod(int(drawn.argmax()), picture.width)
-    wide, (radius, thick) = margin(picture), _ring_size(picture)
+    y, x = divmod(int(drawn.argmax()), image.width)
+    wide, (radius, thick) = margin(image), _ring_size(image)
     _ring(ImageDraw.Draw(mixed), x + wide, y + wide, radius, thick)
     return mixed
 
 
-def _ring_size(picture: Image.Image) -> tuple[int, int]:
+def _ring_size(image: Image.Image) -> tuple[int, int]:
     """Radius and thickness in pixels."""
-    radius = max(4, min(picture.size) // 22)
+    radius = max(4, min(image.size) // 22)
     return radius, max(1, radius // 4)
 
 
@@ -86,13 +86,13 @@ def _ring(draw: ImageDraw.ImageDraw, x: int, y: int, radius: int, thick: int) ->
         draw.ellipse((x - r, y - r, x + r, y + r), outline=colour, width=width)
 
 
-def heat_figure(picture: Image.Image, texts: Sequence[str], heat: Heat, title: str) -> Figure:
+def heat_figure(image: Image.Image, texts: Sequence[str], heat: Heat, title: str) -> Figure:
     """The image, and a map for each text with the text and the map's peak above it."""
     rows, columns = -(-(len(texts) + 1) // COLUMNS), min(len(texts) + 1, COLUMNS)
     width, room = columns * (TILE + GAP) + GAP, TILE + WORDS
     with canvas(width + SCALE + 0.1, HEADING + rows * room + GAP) as figure:
         heading(figure, title)
-        large = sized(picture, round(TILE * DPI))
+        large = sized(image, round(TILE * DPI))
         around = margin(large) / DPI
         drawn = [with_margin(large), *(overlay(large, one) for one in heat.maps)]
         peaks = ["", *heat.peaks()]

@@ -1,4 +1,4 @@
-"""Matrices of similarities and of targets as pictures."""
+"""Matrices of similarities and of targets as images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = 3.1  # inches for the words of a text
 def within_figure(
     cosines: Float[Tensor, "K K"], codes: Sequence[str], texts: Sequence[str], labels: tuple[str, str], title: str
 ) -> Figure:
-    """The texts of one picture against each other; ``labels`` name the rows and the columns."""
+    """The texts of one image against each other; ``labels`` name the rows and the columns."""
     side = max(1.6, 0.32 * len(codes))
     with canvas(NAMES + side + SCALE + 0.3, HEADING + side + 0.6) as figure:
         heading(figure, title)
@@ -33,7 +33,7 @@ def within_figure(
 
 
 def block_figure(cosines: Float[Tensor, "N N"], counts: Sequence[int], labels: tuple[str, str], title: str) -> Figure:
-    """All texts of several pictures against each other; lines part the pictures, of which each has ``counts`` texts."""
+    """All texts of several images against each other; lines part the images, of which each has ``counts`` texts."""
     edges = np.cumsum([0, *counts])
     with canvas(5.9, HEADING + 4.9) as figure:
         heading(figure, title)

@@ -30,20 +30,20 @@ def image(data: bytes, alt: str, kind: str = "png") -> Markup:
     return _PARTS.image(alt, kind, base64.b64encode(data).decode())
 
 
-def png_of(picture: Image.Image) -> bytes:
+def png_of(drawn: Image.Image) -> bytes:
     """An image as a PNG file."""
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    drawn.save(file, "PNG")
     return file.getvalue()
 
 
-def card(picture: Markup, caption: str, room: Literal["column", "row"] = "column", whole: bool = False) -> Markup:
+def card(drawn: Markup, caption: str, room: Literal["column", "row"] = "column", whole: bool = False) -> Markup:
     """An image with a caption below; it is as wide as a column of ``cards``, or has a row for itself.
 
     A ``whole`` one has words of its own inside: on a narrow screen it keeps its size, so that they can be read, and
     scrolls.
     """
-    return _PARTS.card(picture, caption, f"{room} whole" if whole else room)
+    return _PARTS.card(drawn, caption, f"{room} whole" if whole else room)
 
 
 def anchor(title: str) -> str:

@@ -1,4 +1,4 @@
-"""Embeddings of pictures and texts in a plane: the two directions in which they spread most."""
+"""Embeddings of images and texts in a plane: the two directions in which they spread most."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranks of a whole data set in both directions from one product: N pictures, M texts, each text of one picture.
+"""Ranks of a whole data set in both directions from one product: N images, M texts, each text of one image.
 
 The papers' protocol (25,000 captions of COCO are 25,000 queries). The matrix is made in slices of texts; where all of
 it fits into ``keep`` bytes it is made once, else once for each direction. Slices are of equal height, since BLAS takes
@@ -22,7 +22,7 @@ SLICE = 1024  # texts
 
 
 class BothWays(NamedTuple):
-    """Ranks of every text's picture and of every picture's best text, and who came first."""
+    """Ranks of every text's image and of every image's best text, and who came first."""
 
     text_to_image: Ranks
     image_to_text: Ranks
@@ -33,9 +33,9 @@ class BothWays(NamedTuple):
 def rank_both_ways(
     images: Float[Tensor, "N D"], texts: Float[Tensor, "M D"], owner: Int[Tensor, " M"], keep: int = KEEP
 ) -> BothWays:
-    """Ranks by inner product; ``owner`` is the picture each text belongs to.
+    """Ranks by inner product; ``owner`` is the image each text belongs to.
 
-    A picture without a text is a candidate, and its own rank is ``NEVER``. Of equal candidates the first is nearest.
+    An image without a text is a candidate, and its own rank is ``NEVER``. Of equal candidates the first is nearest.
     Raises ValueError for embeddings that are not finite, owners out of range, and nothing to rank.
     """
     for name, rows in (("images", images), ("texts", texts)):

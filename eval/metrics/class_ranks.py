@@ -1,4 +1,4 @@
-"""Which of many classes is this picture, or box? The rank of the right one, and who came first.
+"""Classification of an image, or a box, among many classes: the rank of the right class, and the first class.
 
 Equal class vectors are multiplied once, so that two classes of one name ("missile" stands twice among ImageNet's) tie
 to the bit.

@@ -1,4 +1,4 @@
-"""How embeddings lie on the sphere: numbers that show collapse, drift and the gap between modalities early.
+"""Geometry of embeddings on the sphere: numbers that show collapse, drift and the modality gap early.
 
 Alignment and uniformity (Wang and Isola, arXiv 2005.10242): how far positives are apart, and how evenly all spread;
 both lower is better. Modality gap (Liang et al., arXiv 2203.02053): distance of the two means. Effective rank (Roy and

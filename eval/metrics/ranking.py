@@ -23,7 +23,7 @@ NEVER = torch.iinfo(torch.int64).max  # the rank of a query without a positive: 
 
 
 class Ties(str, Enum):
-    """Who wins when a negative scores exactly as much as the best positive."""
+    """The winner when a negative scores exactly as much as the best positive."""
 
     OPTIMISTIC = "optimistic"
     PESSIMISTIC = "pessimistic"
@@ -36,7 +36,7 @@ class Ranks(NamedTuple):
     pessimistic: Int[Tensor, " Q"]
 
     def hits(self, k: int, ties: Ties = Ties.OPTIMISTIC) -> Bool[Tensor, " Q"]:
-        """Whether each query has a positive among its ``k`` best."""
+        """True for each query with a positive among its ``k`` best."""
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         return (self.optimistic if Ties(ties) is Ties.OPTIMISTIC else self.pessimistic) < k

@@ -1,1 +1,1 @@
-"""How one kind of benchmark is measured: retrieval, multiple choice, classification, boxes, grounding."""
+"""Protocols, one for each kind of benchmark: retrieval, multiple choice, classification, boxes, grounding."""

@@ -1,7 +1,7 @@
 """Embeddings of a whole data set: in batches, decoded ahead, shared out over ranks, kept in a cache.
 
-Ranks take whole batches in turn, so that the same pictures always stand in the same batch: the embeddings, and with
-them all numbers, are the same bits for any number of ranks. Equal texts are embedded once, so that two pictures with
+Ranks take whole batches in turn, so that the same images always stand in the same batch: the embeddings, and with
+them all numbers, are the same bits for any number of ranks. Equal texts are embedded once, so that two images with
 the same caption tie exactly.
 """
 
@@ -27,16 +27,16 @@ from eval.metrics.similarity import unit_rows
 from eval.protocols.prompts import class_vectors
 
 THREADS = 4  # PIL decodes without holding Python's lock
-TEXTS = 8  # times as many texts as pictures are encoded at once
+TEXTS = 8  # times as many texts as images are encoded at once
 T = TypeVar("T")
 
 
 def embed_images(
     model: Model, run: EvalContext, images: Sequence[Source], fit: Fit, label: str
 ) -> Float[Tensor, "N D"]:
-    """Unit vectors of pictures, on the CPU; ``label`` is what the progress bar says. Collective.
+    """Unit vectors of images, on the CPU; ``label`` is what the progress bar says. Collective.
 
-    Raises ValueError for a file that is no picture.
+    Raises ValueError for a file that is no image.
     """
 
     def square(number: int) -> UInt8[Tensor, "3 S S"]:
@@ -44,14 +44,14 @@ def embed_images(
 
     def compute() -> Float[Tensor, "N D"]:
         batches = in_batches(len(images), run.batch_size)
-        mine = run.track(batches[rank() :: world_size()], f"{label}: pictures")
+        mine = run.track(batches[rank() :: world_size()], f"{label}: images")
         rows = [checked_rows(label, model.encode_image(torch.stack(part)).image) for part in ahead(square, mine)]
         return together(rows, batches)
 
     if run.cache is None:
         return compute()
     data = digest(image.stamp() for image in images)
-    what = {"of": f"{len(images)} pictures", "data": data, "fit": fit_name(fit), "model": model.digest}
+    what = {"of": f"{len(images)} images", "data": data, "fit": fit_name(fit), "model": model.digest}
     return run.cache.rows(what, len(images), compute)
 
 
@@ -89,12 +89,12 @@ def embed_classes(
 
 
 def pixels(fit: Fit, image: Source, side: int) -> UInt8[Tensor, "3 S S"]:
-    """The square of a picture."""
+    """The square of an image."""
     return as_pixels(fit(image.open(), side))
 
 
 def as_pixels(image: Image.Image) -> UInt8[Tensor, "3 H W"]:
-    """An RGB picture as a tensor."""
+    """An RGB image as a tensor."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 

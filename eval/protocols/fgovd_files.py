@@ -18,7 +18,7 @@ ONE_TEXT = Rule("a list of one text", lambda v: isinstance(v, list) and len(v) =
 
 
 class Described(NamedTuple):
-    """A box x, y, width, height in pixels of its picture; the first of ``texts`` describes it."""
+    """A box x, y, width, height in pixels of its image; the first of ``texts`` describes it."""
 
     image: ImageFile
     box: Box
@@ -31,7 +31,7 @@ def read_official(file: Path, root: Path) -> tuple[list[Described], str]:
     annotations = AnnotationFile(file)
     images = annotations.by_id("images", IMAGE | {"file_name": PATH})
     captions = annotations.by_id("categories", {"id": WHOLE, "name": NAME})
-    pictures = {n: _picture(root, i["file_name"], i["width"], i["height"]) for n, i in images.items()}
+    sources = {n: _image_file(root, i["file_name"], i["width"], i["height"]) for n, i in images.items()}
     found = []
     fields = {"id": WHOLE, "image_id": WHOLE, "category_id": WHOLE, "bbox": XYWH, "neg_category_ids": LIST}
     for number, row in annotations.by_id("annotations", fields).items():
@@ -41,7 +41,7 @@ def read_official(file: Path, root: Path) -> tuple[list[Described], str]:
         for one in chosen:
             annotations.refer(f"{where}.neg_category_ids", one, captions, "categories")
         texts = tuple(_full_stop(captions[one]["name"]) for one in chosen)
-        found.append(Described(pictures[row["image_id"]], tuple(row["bbox"]), texts, str(number)))
+        found.append(Described(sources[row["image_id"]], tuple(row["bbox"]), texts, str(number)))
     return found, annotations.sha256
 
 
@@ -51,13 +51,13 @@ def read_released_again(file: Path, root: Path) -> tuple[list[Described], str]:
     records = read_records(file, fields | {"width": SIDE, "height": SIDE})
     found = []
     for number, row in enumerate(records.rows):
-        image = _picture(root, row["img_path"], row["width"], row["height"])
+        image = _image_file(root, row["img_path"], row["width"], row["height"])
         texts = (*row["pos_expression"], *row["neg_expression"])
         found.append(Described(image, tuple(row["bbox"]), texts, str(row.get("sent_id", number))))
     return found, records.sha256
 
 
-def _picture(root: Path, name: str, width: int, height: int) -> ImageFile:
+def _image_file(root: Path, name: str, width: int, height: int) -> ImageFile:
     return ImageFile(first_there([root / name, root / "coco" / name]), name, (width, height))
 
 

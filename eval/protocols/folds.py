@@ -1,6 +1,6 @@
-"""Retrieval within folds: COCO's "1k test", the mean of five folds of 1000 pictures (Karpathy, CVPR 2015; VSE++).
+"""Retrieval within folds: COCO's "1k test", the mean of five folds of 1000 images (Karpathy, CVPR 2015; VSE++).
 
-The pictures are cut, in the file's order, into folds of one size; each is a test set of its own with a fifth of the
+The images are cut, in the file's order, into folds of one size; each is a test set of its own with a fifth of the
 candidates, which makes it easier. A number is the mean of the folds'.
 """
 
@@ -19,11 +19,11 @@ def retrieve_in_folds(
 ) -> Result:
     """Embed once, rank within each fold; ``words`` tell the protocol. Collective.
 
-    Raises ValueError where there are fewer pictures than folds. Pictures that are missing leave folds of uneven size.
+    Raises ValueError where there are fewer images than folds. Images that are missing leave folds of uneven size.
     """
     if len(data.images) < folds:
         raise ValueError(
-            f"{name} needs a picture for each of {folds} folds, got {len(data.images)}; {dict(data.counts)}"
+            f"{name} needs an image for each of {folds} folds, got {len(data.images)}; {dict(data.counts)}"
         )
     found = embed_both(name, model, run, data, words)
     parts = [_within(found, fold) for fold in torch.arange(len(found.images)).tensor_split(folds)]
@@ -32,17 +32,17 @@ def retrieve_in_folds(
     for key in [key for key in numbers if key.endswith("/queries")]:
         numbers[key] *= folds
     tables: dict[str, Items] = {}
-    for fold, (pictures, texts, ranks) in enumerate(parts):
-        names, read = [data.images[n].name for n in pictures], [found.read[n] for n in texts]
-        owner = found.owner[texts] - pictures[0]
+    for fold, (images, texts, ranks) in enumerate(parts):
+        names, read = [data.images[n].name for n in images], [found.read[n] for n in texts]
+        owner = found.owner[texts] - images[0]
         for key, items in way_items(name, names, read, owner, ranks, SHORT_KS).items():
             _append(tables, key, items, fold)
-    settings = found.settings | {"folds": [len(pictures) for pictures, _, _ in parts]}
+    settings = found.settings | {"folds": [len(images) for images, _, _ in parts]}
     return Result(numbers, settings, found.counts, tables)
 
 
 def _within(found: Embedded, fold: torch.Tensor) -> tuple[list[int], list[int], BothWays]:
-    """The pictures of a fold, their texts, and their ranks."""
+    """The images of a fold, their texts, and their ranks."""
     texts = ((found.owner >= fold[0]) & (found.owner <= fold[-1])).nonzero().squeeze(1)
     ranks = rank_both_ways(found.images[fold], found.texts[texts], found.owner[texts] - fold[0])
     return fold.tolist(), texts.tolist(), ranks

@@ -1,7 +1,7 @@
-"""Retrieval on a released data set: pictures, each with one or more captions, both ways, as the papers count it.
+"""Retrieval on a released data set: images, each with one or more captions, both ways, as the papers count it.
 
 A reader makes an ``ImageTexts``; all readers share what follows: the wording, the fit, the embeddings, the ranks. A
-picture without any caption left is an error of the reader, not a candidate.
+image without any caption left is an error of the reader, not a candidate.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LONG_KS = (1, 5, 10, 25, 50)  # GOAL's too
 
 @dataclass
 class ImageTexts:
-    """Pictures and the captions of each; the files read with their SHA-256; what was left out, and why."""
+    """Images and the captions of each; the files read with their SHA-256; what was left out, and why."""
 
     images: list[Source]
     captions: list[list[str]]
@@ -44,7 +44,7 @@ class ImageTexts:
 
     @property
     def sha256(self) -> str:
-        """Of what is compared: the pictures' names and their captions, in order, as released."""
+        """Of what is compared: the images' names and their captions, in order, as released."""
         pairs = zip(self.images, self.captions, strict=True)
         return digest(part for image, texts in pairs for part in (image.name, *texts, ""))
 
@@ -54,14 +54,14 @@ def gather_files(
 ) -> ImageTexts:
     """Captions of files (path, name, captions), those that are missing told or counted as ``EvalContext`` wants it.
 
-    Raises FileNotFoundError where pictures are missing, ValueError where two have one name or one has no caption.
+    Raises FileNotFoundError where images are missing, ValueError where two have one name or one has no caption.
     """
     seen: set[str] = set()
     for _, name, captions in named:
         if name in seen:
-            raise ValueError(f"{source}: every picture must be listed once, got {name!r} twice")
+            raise ValueError(f"{source}: every image must be listed once, got {name!r} twice")
         if not captions:
-            raise ValueError(f"{source}: every picture must have a caption, got none for {name!r}")
+            raise ValueError(f"{source}: every image must have a caption, got none for {name!r}")
         require_characters(f"{source}: a caption of {name!r}", captions)
         seen.add(name)
     counts: Counter[str] = Counter()
@@ -71,7 +71,7 @@ def gather_files(
 
 
 class Embedded(NamedTuple):
-    """A data set embedded: unit vectors, the texts as they were read, the picture of each; and settings and counts for
+    """A data set embedded: unit vectors, the texts as they were read, the image of each; and settings and counts for
     the results.
     """
 
@@ -114,19 +114,19 @@ def embed_both(
     wording: Wording = raw,
     fit: Fit = centre_crop,
 ) -> Embedded:
-    """Pictures and captions; the run's own wording and fit go first. Collective.
+    """Images and captions; the run's own wording and fit go first. Collective.
 
-    Raises ValueError where no picture is left.
+    Raises ValueError where no image is left.
     """
     wording, fit = run.wording or wording, run.fit or fit
     texts = [wording(text) for captions in data.captions for text in captions]
     if not texts:
-        raise ValueError(f"{name}: no picture is left; left out: {dict(data.counts)}")
+        raise ValueError(f"{name}: no image is left; left out: {dict(data.counts)}")
     owner = torch.tensor([i for i, captions in enumerate(data.captions) for _ in captions], dtype=torch.long)
     counts = dict(data.counts | text_counts(model, texts))
     settings: dict[str, Any] = {
         "protocol": words,
-        "picture": f"{fit.__name__}, {model.image_size}×{model.image_size}",
+        "image": f"{fit.__name__}, {model.image_size}×{model.image_size}",
         "caption": wording.__name__,
         "context length": model.context_length,
         "images": len(data.images),
@@ -140,7 +140,7 @@ def embed_both(
 
 
 def text_counts(model: Model, texts: Sequence[str]) -> Counter[str]:
-    """How many texts the model does not read to their end, and how many are empty."""
+    """Counts of texts that the model does not read to their end, and of empty ones."""
     counts: Counter[str] = Counter()
     counts[f"text cut at {model.context_length} tokens"] = sum(
         model.token_count(text) > model.context_length for text in texts
@@ -175,7 +175,7 @@ def _numbers(head: str, ranks: Ranks, ks: Sequence[int], chance: float) -> dict[
 def way_items(
     name: str, names: list[str], texts: list[str], owner: Int[Tensor, " M"], ranks: BothWays, ks: Sequence[int]
 ) -> dict[str, Items]:
-    """A table for each direction; ``names`` are the pictures'."""
+    """A table for each direction; ``names`` are the images'."""
     asked = {
         "text_to_image": {
             "image": [names[i] for i in owner.tolist()],

@@ -18,17 +18,17 @@ def read_karpathy(
     files_of: Callable[[Path, str | None, str], list[Path]],
     split: str = "test",
 ) -> ImageTexts:
-    """The pictures of ``split`` with all their captions, verbatim.
+    """The images of ``split`` with all their captions, verbatim.
 
     Args:
         names: of the file, in the order they are looked for.
-        files_of: where a picture may be, from the root, its folder as the file tells it (or None) and its file's name.
+        files_of: where an image may be, from the root, its folder as the file tells it (or None) and its file's name.
     """
     path = place(run.root, *names)
     images, checksum = karpathy.read_karpathy(path)
     chosen = [image for image in images if image.split in (split, None)]
     if not chosen:
-        raise ValueError(f"{path} must hold pictures of the split {split!r}, got none")
+        raise ValueError(f"{path} must hold images of the split {split!r}, got none")
     for image in chosen:
         for caption in image.captions:
             NAME.check(f"{path}: each caption of {image.file}", caption)

@@ -1,4 +1,4 @@
-"""Multiple choice: which of several texts describes this picture, or this region? The first one does.
+"""Multiple choice: which of several texts describes this image, or this region? The first one does.
 
 What FG-OVD, SugarCrepe and ARO share. They differ in who wins a tie: FG-CLIP's FG-OVD counts it as a hit, the others as
 a miss; both are given.
@@ -20,7 +20,7 @@ from eval.results.per_item import Items, Mean
 
 
 class Question(NamedTuple):
-    """``row`` is the picture's, or region's; the first of ``texts`` is right."""
+    """``row`` is the image's, or region's; the first of ``texts`` is right."""
 
     row: int
     texts: tuple[str, ...]
@@ -37,7 +37,7 @@ class Answers(NamedTuple):
     not_below: Bool[Tensor, "Q W"]  # which wrong texts, in order, score as much or more
 
     def hits(self, ties: Ties) -> Bool[Tensor, " Q"]:
-        """Whether the right text is chosen."""
+        """True where the right text is chosen."""
         beaten = self.better if ties is Ties.OPTIMISTIC else self.better + self.tied
         return beaten == 0
 
@@ -88,7 +88,7 @@ def items(
     names: Sequence[str],
     more: Mapping[str, list[Any]] | None = None,
 ) -> Items:
-    """A row per question; ``names`` are the pictures' of the questions."""
+    """A row per question; ``names`` are the images' of the questions."""
     columns = {
         "question": [question.name for question in questions],
         "image": list(names),

@@ -1,7 +1,7 @@
 """COCO's panoptic segments, as CLIPSelf and FineCLIP take them: things and stuff of val2017, 133 classes.
 
 A thing's box is its annotation's. A stuff's is drawn around its segment, from its first pixel to its last (as in the
-published code, which does not add the last pixel's own width). Of a picture's first 100 segments those count whose box
+published code, which does not add the last pixel's own width). Of an image's first 100 segments those count whose box
 holds 8² to 1024² pixels, crowds too. Read from the official files under the root::
 
     annotations/panoptic_val2017.json  annotations/panoptic_val2017/*.png  val2017/*.jpg
@@ -38,7 +38,7 @@ Look = Callable[[Mask], Any]  # what a benchmark keeps of a segment's mask
 
 
 class Segment(NamedTuple):
-    """A segment that counts: its box in fractions of the picture and in pixels, the number of its class, whether it is
+    """A segment that counts: its box in fractions of the image and in pixels, the number of its class, whether it is
     a thing, and what was kept of its mask.
     """
 
@@ -49,8 +49,8 @@ class Segment(NamedTuple):
     kept: Any
 
 
-class SegmentedPicture(NamedTuple):
-    """A picture of known size and its segments."""
+class SegmentedImage(NamedTuple):
+    """An image of known size and its segments."""
 
     image: ImageFile
     segments: list[Segment]
@@ -58,23 +58,23 @@ class SegmentedPicture(NamedTuple):
 
 @dataclass
 class SegmentSet:
-    """Class names by number, as ViLD puts them into prompts; pictures; the files read with their SHA-256; and how many
-    segments and pictures were left out or cut, by reason.
+    """Class names by number, as ViLD puts them into prompts; images; the files read with their SHA-256; and how many
+    segments and images were left out or cut, by reason.
     """
 
     classes: tuple[str, ...]
-    pictures: list[SegmentedPicture]
+    images: list[SegmentedImage]
     files: dict[str, str]
     counts: Counter[str] = field(default_factory=Counter)
 
 
 def read_panoptic(run: EvalContext, look: Look | None = None) -> SegmentSet:
     """The segments; a class's number is the rank of its id. ``look`` sees every segment's mask; without it the maps of
-    pictures of things alone are not opened.
+    images of things alone are not opened.
 
     Raises:
-        FileNotFoundError: the annotation file or, unless the run skips them, a picture or a segment map is missing.
-        ValueError: a field is not as COCO's are, refers to what is not there, or a map does not fit its picture.
+        FileNotFoundError: the annotation file or, unless the run skips them, an image or a segment map is missing.
+        ValueError: a field is not as COCO's are, refers to what is not there, or a map does not fit its image.
     """
     annotations = AnnotationFile(place(run.root, "annotations/panoptic_val2017.json"))
     categories = annotations.by_id("categories", CATEGORY | {"isthing": FLAG})
@@ -98,9 +98,9 @@ def read_panoptic(run: EvalContext, look: Look | None = None) -> SegmentSet:
             listed.append((source.file, _Listed(source, map_file, found)))
     there = present(listed, annotations.path, run.skip_missing, reader.counts)
     there = present([(s.map_file, s) for s in there], annotations.path, run.skip_missing, reader.counts)
-    pictures = [reader.picture(one) for one in run.track(there, "panoptic segments")]
+    segmented = [reader.segmented(one) for one in run.track(there, "panoptic segments")]
     classes = tuple(vild_name(categories[number]["name"]) for number in sorted(categories))
-    return SegmentSet(classes, pictures, {annotations.path.name: annotations.sha256}, reader.counts)
+    return SegmentSet(classes, segmented, {annotations.path.name: annotations.sha256}, reader.counts)
 
 
 class _Row(NamedTuple):
@@ -111,7 +111,7 @@ class _Row(NamedTuple):
 
 
 class _Listed(NamedTuple):
-    """A picture, its map of segments and what the annotation says of them."""
+    """An image, its map of segments and what the annotation says of them."""
 
     image: ImageFile
     map_file: Path
@@ -126,7 +126,7 @@ class _Reader:
         self.counts: Counter[str] = Counter()
 
     def listed(self, where: str, rows: list[Any]) -> list[_Row]:
-        """The segments of a picture that may count."""
+        """The segments of an image that may count."""
         fields = {"id": WHOLE, "category_id": WHOLE, "bbox": XYWH}
         found: list[_Row] = []
         for index, row in enumerate(self.annotations.checked(where, rows, fields)):
@@ -134,11 +134,11 @@ class _Reader:
             self.annotations.refer(name, row["category_id"], self.categories, "categories")
             found.append(_Row(row["id"], *self.categories[row["category_id"]], tuple(row["bbox"])))
         if len(found) > MOST_SEGMENTS:
-            self.counts[f"segment after the first {MOST_SEGMENTS} of a picture"] += len(found) - MOST_SEGMENTS
+            self.counts[f"segment after the first {MOST_SEGMENTS} of an image"] += len(found) - MOST_SEGMENTS
         return found[:MOST_SEGMENTS]
 
-    def picture(self, listed: _Listed) -> SegmentedPicture:
-        """The picture with the segments that count."""
+    def segmented(self, listed: _Listed) -> SegmentedImage:
+        """The image with the segments that count."""
         size = listed.image.size
         assert size is not None  # the annotation tells it
         ids = None if self.look is None and all(row.thing for row in listed.rows) else _ids(listed.map_file, size)
@@ -152,7 +152,7 @@ class _Reader:
             if box is not None:
                 kept = None if self.look is None else self.look(_mask(ids, row, listed.map_file))
                 found.append(Segment(box, xywh, row.label, row.thing, kept))
-        return SegmentedPicture(listed.image, found)
+        return SegmentedImage(listed.image, found)
 
 
 def _mask(ids: Ids | None, row: _Row, file: Path) -> Mask:
@@ -171,12 +171,12 @@ def _ids(file: Path, size: tuple[int, int]) -> Ids:
 
 
 def segment_ids(file: Path) -> Ids:
-    """The segment of every pixel of a panoptic PNG: R + 256 G + 256² B. Raises ValueError for what is no picture."""
+    """The segment of every pixel of a panoptic PNG: R + 256 G + 256² B. Raises ValueError for what is no image."""
     try:
         with Image.open(file) as image:
             rgb = np.asarray(image.convert("RGB"), dtype=np.int32)
     except UNREADABLE as error:
-        raise ValueError(f"{file} is not a picture that can be read: {error}") from error
+        raise ValueError(f"{file} is not an image that can be read: {error}") from error
     return rgb[..., 0] + 256 * rgb[..., 1] + 256**2 * rgb[..., 2]
 
 

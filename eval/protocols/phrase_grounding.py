@@ -1,10 +1,10 @@
-"""Where does the model see a phrase? The pointing game, and the best of given boxes.
+"""Grounding of phrases by a map over patches: the pointing game, and the best of given boxes.
 
-A map says how much each patch of the squashed picture belongs to the phrase; it is drawn up to the picture's size
+A map says how much each patch of the squashed image belongs to the phrase; it is drawn up to the image's size
 (bicubic). Pointing (AMC, ALBEF): the phrase is found where the map's largest value, the first row by row, lies strictly
 inside one of its boxes. Box score (ALBEF): of the candidates, a detector's boxes, the one with the largest sum of the
 map over area^0.4; right where its overlap with a box of the phrase is at least a half, counted in whole pixels. Where a
-release has no detector's boxes, the boxes that are annotated in the picture can be the candidates: fewer, and all of
+release has no detector's boxes, the boxes that are annotated in the image can be the candidates: fewer, and all of
 them of something, so that this is another number and has a name of its own.
 """
 
@@ -34,7 +34,7 @@ Maps = Callable[[Any, Tensor, Tensor, Tensor], Tensor]  # model, texts [T, D], d
 
 
 class Phrase(NamedTuple):
-    """A phrase about a picture, and its boxes."""
+    """A phrase about an image, and its boxes."""
 
     image: int
     text: str
@@ -73,9 +73,9 @@ def locate(
     maps: Maps,
     candidates: Mapping[str, Sequence[Sequence[Xywh]]],
 ) -> Located:
-    """Look for every phrase; phrases of a picture must follow each other, in the pictures' order. Collective.
+    """Look for every phrase; phrases of an image must follow each other, in the images' order. Collective.
 
-    ``candidates`` are boxes of each picture, by their kind.
+    ``candidates`` are boxes of each image, by their kind.
     """
     fit = whole_fit(name, run.fit, squash, SQUASHED)
     texts = embed_texts(model, run, [phrase.text for phrase in phrases], name)
@@ -90,16 +90,16 @@ def locate(
     batches = in_batches(len(images), run.batch_size)
     rows = []
     mine = batches[rank() :: world_size()]
-    for part, loaded in zip(mine, ahead(opened, run.track(mine, f"{name}: pictures")), strict=True):
+    for part, loaded in zip(mine, ahead(opened, run.track(mine, f"{name}: images")), strict=True):
         own = range(first[part[0]], first[part[-1] + 1])
         dense = model.encode_image(torch.stack([square for square, *_ in loaded])).dense
         image = torch.tensor([phrases[n].image - part[0] for n in own], device=dense.device)
         found = maps(model, texts[own.start : own.stop].to(dense.device), dense, image).float().cpu()
         for n, heat in zip(own, found, strict=True):
-            picture, right = phrases[n].image, phrases[n].boxes
-            _, size, turn = loaded[picture - part[0]]
+            row, right = phrases[n].image, phrases[n].boxes
+            _, size, turn = loaded[row - part[0]]
             drawn = as_annotated(draw_up(heat, size), turn)
-            boxed = [best_box_is_right(drawn, boxes[picture], right) for boxes in candidates.values()]
+            boxed = [best_box_is_right(drawn, boxes[row], right) for boxes in candidates.values()]
             rows.append(torch.tensor([[points_into(drawn, right), *boxed]], dtype=torch.float32))
     spans = [range(first[part[0]], first[part[-1] + 1]) for part in batches]
     pointed, *boxed = together(rows, spans).bool().unbind(1)
@@ -107,14 +107,14 @@ def locate(
 
 
 def draw_up(heat: Float[Tensor, " P"], size: tuple[int, int]) -> Float[Tensor, "H W"]:
-    """A square map, row by row, at the picture's width and height."""
+    """A square map, row by row, at the image's width and height."""
     side = math.isqrt(len(heat))
     grid = heat.view(1, 1, side, side)
     return functional.interpolate(grid, size=(size[1], size[0]), mode="bicubic", align_corners=False)[0, 0]
 
 
 def as_annotated(drawn: Shaped[Tensor, "H W"], turn: int) -> Shaped[Tensor, "h w"]:
-    """What is drawn over an upright image, as over the pixels that orientation ``turn`` made upright."""
+    """A map over an upright image, turned back to the pixels that orientation ``turn`` made upright."""
     if turn in (5, 7):
         drawn = drawn.T
     turns = {2: drawn.flip(1), 4: drawn.flip(0), 3: drawn.rot90(2), 7: drawn.rot90(2), 6: drawn.rot90(1)}
@@ -122,13 +122,13 @@ def as_annotated(drawn: Shaped[Tensor, "H W"], turn: int) -> Shaped[Tensor, "h w
 
 
 def points_into(drawn: Float[Tensor, "H W"], boxes: Sequence[Corners]) -> bool:
-    """Whether the largest value lies strictly inside any box."""
+    """True if the largest value lies strictly inside any box."""
     y, x = divmod(int(drawn.flatten().argmax()), drawn.shape[1])
     return any(x0 < x < x1 and y0 < y < y1 for x0, y0, x1, y1 in boxes)
 
 
 def best_box_is_right(drawn: Float[Tensor, "H W"], candidates: Sequence[Xywh], right: Sequence[Corners]) -> bool:
-    """Whether the best of the candidates overlaps a right box by half; without candidates it does not."""
+    """True if the best of the candidates overlaps a right box by half; False without candidates."""
     best, score = None, -math.inf
     for x, y, width, height in candidates:
         inside = drawn[int(y) : int(y + height), int(x) : int(x + width)]

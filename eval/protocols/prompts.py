@@ -25,7 +25,7 @@ TEXTS = 1024  # encoded in one call
 _VILD = (
     *("There is {article} {} in the scene.", "There is the {} in the scene."),
     *("a photo of {article} {} in the scene.", "a photo of the {} in the scene.", "a photo of one {} in the scene."),
-    *("itap of {article} {}.", "itap of my {}.", "itap of the {}."),  # itap: I took a picture
+    *("itap of {article} {}.", "itap of my {}.", "itap of the {}."),  # itap: I took an image
     *("a photo of {article} {}.", "a photo of my {}.", "a photo of the {}.", "a photo of one {}."),
     *("a photo of many {}.", "a black and white photo of the {}.", "a black and white photo of {article} {}."),
     *(

@@ -1,6 +1,6 @@
-"""Vectors of regions of pictures, taken from the model's dense map: boxes by RoIAlign, and what else a protocol asks.
+"""Vectors of regions of images, taken from the model's dense map: boxes by RoIAlign, and what else a protocol asks.
 
-Each picture is embedded once, whatever the number of its regions. Published protocols differ in what is done to the
+Each image is embedded once, whatever the number of its regions. Published protocols differ in what is done to the
 patch tokens before they are pooled (``as_they_are``, ``all_alike``).
 """
 
@@ -23,7 +23,7 @@ from eval.interfaces import EvalContext, Model
 from eval.metrics.gather import rank, world_size
 from eval.protocols.embed import ahead, as_pixels, checked_rows, fit_name, in_batches, together
 
-Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in fractions of the picture
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in fractions of the image
 Prepare = Callable[[Float[Tensor, "B P D"]], Float[Tensor, "B P D"]]  # patch tokens, before they are pooled
 
 
@@ -38,11 +38,11 @@ def all_alike(dense: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
 
 
 class Pooling(Protocol):
-    """From the dense maps of some pictures to unit vectors, picture by picture."""
+    """From the dense maps of some images to unit vectors, image by image."""
 
     @property
     def counts(self) -> Sequence[int]:
-        """Vectors of each picture, at least one."""
+        """Vectors of each image, at least one."""
         ...
 
     def stamp(self) -> str:
@@ -50,11 +50,11 @@ class Pooling(Protocol):
         ...
 
     def __call__(
-        self, model: Model, dense: Float[Tensor, "B P D"], pictures: Sequence[int], turns: Sequence[int]
+        self, model: Model, dense: Float[Tensor, "B P D"], images: Sequence[int], turns: Sequence[int]
     ) -> Float[Tensor, "R D"]:
-        """The vectors of ``pictures``, whose maps ``dense`` holds.
+        """The vectors of ``images``, whose maps ``dense`` holds.
 
-        ``turns`` are the orientations by which the annotations of ``pictures`` must be turned.
+        ``turns`` are the orientations by which the annotations of ``images`` must be turned.
         """
         ...
 
@@ -63,8 +63,8 @@ class Boxes:
     """RoIAlign over boxes.
 
     Args:
-        boxes: of each picture.
-        images: the pictures, of known size.
+        boxes: of each image.
+        images: the images, of known size.
         fit: how they become squares.
         prepare: what is done to patch tokens first.
     """
@@ -77,7 +77,7 @@ class Boxes:
         self.boxes = [self._placed(number, 1) for number in range(len(images))]
 
     def _placed(self, number: int, turn: int) -> Float[Tensor, "r 4"]:
-        """A picture's boxes in fractions of the square."""
+        """An image's boxes in fractions of the square."""
         size = self.images[number].size
         assert size is not None  # boxes come with it
         boxes = torch.tensor([turn_box(box, turn) for box in self.annotated[number]])
@@ -88,22 +88,22 @@ class Boxes:
         return digest([self.prepare.__name__, *(str(own.tolist()) for own in self.boxes)])
 
     def __call__(
-        self, model: Model, dense: Float[Tensor, "B P D"], pictures: Sequence[int], turns: Sequence[int]
+        self, model: Model, dense: Float[Tensor, "B P D"], images: Sequence[int], turns: Sequence[int]
     ) -> Float[Tensor, "R D"]:
-        """Unit vectors of the pictures' boxes, one picture after the other."""
-        placed = [self._placed(number, turn) for number, turn in zip(pictures, turns, strict=True)]
+        """Unit vectors of the images' boxes, one image after the other."""
+        placed = [self._placed(number, turn) for number, turn in zip(images, turns, strict=True)]
         boxes = torch.cat(placed).to(dense.device)
-        image = torch.tensor([row for row, number in enumerate(pictures) for _ in range(self.counts[number])])
+        image = torch.tensor([row for row, number in enumerate(images) for _ in range(self.counts[number])])
         return model.pool_regions(self.prepare(dense), boxes, image.to(dense.device))
 
 
 def embed_regions(
     model: Model, run: EvalContext, images: Sequence[ImageFile], fit: Fit, pooling: Pooling, label: str
 ) -> Float[Tensor, "R D"]:
-    """Unit vectors of the pictures' regions, picture by picture, on the CPU; ``label`` is what the progress bar says.
+    """Unit vectors of the images' regions, image by image, on the CPU; ``label`` is what the progress bar says.
     ``fit`` must be one of ``fits.WHOLE``. Collective.
 
-    Raises ValueError for a file that is no picture, or has another size than its annotation says.
+    Raises ValueError for a file that is no image, or has another size than its annotation says.
     """
     ends = list(accumulate(pooling.counts))
 

@@ -1,4 +1,4 @@
-"""Zero-shot classification of whole pictures: class vectors from prompts, top-1 and top-5, mean over classes.
+"""Zero-shot classification of whole images: class vectors from prompts, top-1 and top-5, mean over classes.
 
 Two classes of ImageNet are called "missile" and two "sunglasses" in OpenAI's list: their vectors are equal and tie.
 Published code takes the first of the best, and so do we; the share of ties is told.
@@ -26,7 +26,7 @@ KS = (1, 5)
 
 @dataclass
 class Labelled:
-    """Pictures and the number of each one's class; class names by number; the files read with their SHA-256."""
+    """Images and the number of each one's class; class names by number; the files read with their SHA-256."""
 
     images: list[Source]
     labels: list[int]
@@ -46,11 +46,11 @@ def classify_images(
 ) -> Result:
     """Embed, rank the classes, count; ``words`` tell the protocol. Collective.
 
-    Raises ValueError where there is no picture, or a label is the number of no class.
+    Raises ValueError where there is no image, or a label is the number of no class.
     """
     fit = run.fit or fit
     if not data.images:
-        raise ValueError(f"{name}: no picture is left; left out: {dict(data.counts)}")
+        raise ValueError(f"{name}: no image is left; left out: {dict(data.counts)}")
     if wrong := [label for label in data.labels if not 0 <= label < len(data.classes)]:
         raise ValueError(f"{name}: labels must lie in [0, {len(data.classes)}), got {wrong[0]}")
     label = torch.tensor(data.labels)
@@ -65,10 +65,10 @@ def classify_images(
         numbers[f"{name}/top{k}"] = hits.double().mean().item()
         of_class = torch.zeros_like(count).scatter_add(0, place, hits.long())
         numbers[f"{name}/class_mean_top{k}"] = (of_class.double() / count).mean().item()
-    numbers |= {f"{name}/ties": tied.double().mean().item(), f"{name}/pictures": float(len(label))}
+    numbers |= {f"{name}/ties": tied.double().mean().item(), f"{name}/images": float(len(label))}
     settings: dict[str, Any] = {
         "protocol": words,
-        "picture": f"{fit.__name__}, {model.image_size}×{model.image_size}",
+        "image": f"{fit.__name__}, {model.image_size}×{model.image_size}",
         "prompts per class": len(templates),
         "prompts sha256": digest(templates),
         "classes": len(data.classes),

@@ -1,6 +1,6 @@
-"""How sure a number is, and whether two models differ: bootstrap and paired test over the same items.
+"""Confidence intervals and the comparison of two models: bootstrap and paired test over the same items.
 
-Items that belong together (a picture's five captions) are drawn together, as clusters; else intervals come out too
+Items that belong together (an image's five captions) are drawn together, as clusters; else intervals come out too
 narrow. The interval is the bootstrap's 2.5 to 97.5 percent; of a difference it is paired: both models are drawn on the
 same items. The test swaps the two models' answers at random, cluster by cluster, and asks how often the difference
 is as large as the one seen (Fisher's randomisation, two-sided).
@@ -68,7 +68,7 @@ def differences(first: Items, second: Items, draws: int = DRAWS, seed: int = 0) 
 
 
 class _Sums(NamedTuple):
-    """What each cluster adds to each group, for the pairs of them that occur, group by group."""
+    """The sums that each cluster adds to each group, for the pairs that occur, group by group."""
 
     clusters: int
     cluster: Int[np.ndarray, " P"]
@@ -145,7 +145,7 @@ def _tails(values: list[Float[np.ndarray, " d"]]) -> tuple[float, float]:
 
 
 def _draws(sums: _Sums, draws: int, seed: int) -> Iterator[Float[np.ndarray, "d C"]]:
-    """How many times each cluster is drawn, with replacement, in each of ``draws``; at once as many as fit."""
+    """Counts of each cluster, drawn with replacement, in each of ``draws``; as many at once as fit."""
     rng = np.random.default_rng(seed)
     count = sums.clusters
     height = max(1, CELLS // max(count, len(sums.cluster)))

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 
 class Mean(NamedTuple):
-    """How a number follows from columns: the sum of ``value`` over that of ``weight``, within each group; then the mean
-    over the groups that have any weight.
+    """The definition of a number by columns: the sum of ``value`` over that of ``weight`` within each group, then the
+    mean over the groups that have any weight.
 
     With ``value`` alone it is the mean over rows (top-1), with a group the mean over groups (of classes, mAcc), and
     with a weight too the mean of ratios (intersection over union).
@@ -24,7 +24,7 @@ class Items(NamedTuple):
     Args:
         columns: name to values, all of one length.
         means: how each number follows from the columns, by its name.
-        cluster: the column whose equal values belong together (the five captions of a picture are no five pictures);
+        cluster: the column whose equal values belong together (the five captions of an image are no five images);
             resampling draws clusters.
     """
 

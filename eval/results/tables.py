@@ -19,7 +19,7 @@ from rich.table import Table
 
 from datamodules.atomic_write import write_text
 
-COUNTS = ("queries", "questions", "boxes", "pictures", "phrases")
+COUNTS = ("queries", "questions", "boxes", "images", "phrases")
 FRAME = 3  # characters around a cell there
 FRACTION = re.compile(r"(strict_)?R@\d+|(class_mean_)?top\d+|(\w+_)?accuracy|chance|ties|mean_IoU")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from datamodules.batch import Grain
 from datamodules.batching.tokenizer import word_hash
 from eval.drawing.boxes import Judged, boxes_figure
-from eval.drawing.gallery import Found, pictures_for_texts, texts_for_pictures
+from eval.drawing.gallery import Found, images_for_texts, texts_for_images
 from eval.drawing.heat import heat_figure
 from eval.drawing.matrices import block_figure, sweep_figure, within_figure
 from eval.drawing.plane import plane_figure
@@ -110,9 +110,9 @@ def galleries(seen: Seen, samples: Sequence[int], step: int) -> Tagged:
     words = {b: seen.words(int(row[b])) for b in {*samples, *(n for one in by_picture for n in one.candidates)}}
     among = f"among {len(row)}, step {step}; ✓ and a blue frame: a hit"
     asked, title = [words[b] for b in samples], f"Images found by their caption {among}"
-    yield "gallery/text to image", pictures_for_texts(asked, pictures, by_text, title)
+    yield "gallery/text to image", images_for_texts(asked, pictures, by_text, title)
     shown, title = [pictures[b] for b in samples], f"Captions found by their image {among}"
-    yield "gallery/image to text", texts_for_pictures(shown, words, by_picture, title)
+    yield "gallery/image to text", texts_for_images(shown, words, by_picture, title)
 
 
 def _found(cosines: Float[Tensor, "N N"], same: Tensor, queries: Sequence[int]) -> list[Found]:

@@ -35,14 +35,14 @@ def predict(
 ) -> tuple[list[dict[str, str]], Tensor]:
     """Keys and texts, and their unit vectors, of one of ``parsers.KINDS``. Collective."""
     if kind == "image":
-        rows = [{"key": s.picture.name} for s in samples]
-        return rows, embed_images(model, run, [s.picture for s in samples], run.fit or centre_crop, kind)
+        rows = [{"key": s.image.name} for s in samples]
+        return rows, embed_images(model, run, [s.image for s in samples], run.fit or centre_crop, kind)
     texts = {
         "caption": lambda s: [s.sample.caption],
         "sentence": lambda s: s.sample.sentences,
         "phrase": lambda s: [phrase.text for phrase in s.sample.phrases],
     }[kind]
-    rows = [{"key": s.picture.name, "text": text} for s in samples for text in texts(s)]
+    rows = [{"key": s.image.name, "text": text} for s in samples for text in texts(s)]
     if not rows:
         raise ValueError(f"--kinds: the shards hold no {kind}")
     return rows, embed_texts(model, run, [row["text"] for row in rows], kind)

@@ -23,7 +23,7 @@ def note_of(source: str, sha256: str, samples: Sequence[Stored], fit: str) -> di
     """The note: the model, a digest of its weights, one of the samples, and how images become squares."""
     told = hashlib.sha256()
     for one in samples:
-        told.update(f"{one.picture.name}\0{one.sample.caption}\0".encode())
+        told.update(f"{one.image.name}\0{one.sample.caption}\0".encode())
     return {"model": source, "sha256": sha256, "samples": told.hexdigest(), "fit": fit}
 
 

@@ -35,7 +35,7 @@ def test_embeddings_are_computed_once(tmp_path):
     assert coco_val2017(second, EvalContext(tmp_path, cache=cache)) == expected
     assert (second.pictures, len(second.texts), cache.found) == (0, 0, 2)
     said = [json.loads(file.read_text()) for file in sorted((tmp_path / "cache").glob("*.json"))]
-    assert {one["of"] for one in said} == {"3 pictures", "14 texts"}
+    assert {one["of"] for one in said} == {"3 images", "14 texts"}
     assert {one["model"] for one in said} == {"colours"}
 
 
@@ -87,13 +87,9 @@ def test_fits_that_move_boxes_are_refused(tmp_path):
     write_coco(tmp_path)
     with pytest.raises(ValueError, match="fgovd: --fit must be of squash, squash_bilinear, longest, got centre_crop"):
         fgovd(ColourModel(), EvalContext(tmp_path, fit=centre_crop))
-    with pytest.raises(
-        ValueError, match="coco_boxes prepares pictures in its own way, --fit does not apply, got squash"
-    ):
+    with pytest.raises(ValueError, match="coco_boxes prepares images in its own way, --fit does not apply, got squash"):
         coco_boxes(ColourModel(), EvalContext(tmp_path, fit=squash))
     assert (
-        fgovd(ColourModel(), EvalContext(tmp_path, fit=squash_bilinear))
-        .settings["picture"]
-        .startswith("squash_bilinear")
+        fgovd(ColourModel(), EvalContext(tmp_path, fit=squash_bilinear)).settings["image"].startswith("squash_bilinear")
     )
-    assert fgovd_crop(ColourModel(), EvalContext(tmp_path, fit=squash)).settings["picture"].startswith("squash,")
+    assert fgovd_crop(ColourModel(), EvalContext(tmp_path, fit=squash)).settings["image"].startswith("squash,")

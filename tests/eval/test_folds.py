@@ -65,5 +65,5 @@ def test_coco_s_1k_takes_five_captions_in_the_file_s_order(tmp_path):
 
 def test_fewer_pictures_than_folds_are_refused(tmp_path):
     releases.write_karpathy(tmp_path)
-    with pytest.raises(ValueError, match="coco_karpathy_1k needs a picture for each of 5 folds, got 3"):
+    with pytest.raises(ValueError, match="coco_karpathy_1k needs an image for each of 5 folds, got 3"):
         coco_karpathy_1k(ColourModel(), EvalContext(tmp_path))

@@ -24,7 +24,7 @@ ON_RANKS = (
     "wds:c,cifar10,winoground,sugarcrepe,aro_relation"
 )
 ITEMS = ["--items"] if importlib.util.find_spec("pyarrow") else []
-NO_SKILL = r".*/(strict_R@1|chance|ties|mean_rank.*|median_rank|queries|questions|boxes|pictures|phrases)"
+NO_SKILL = r".*/(strict_R@1|chance|ties|mean_rank.*|median_rank|queries|questions|boxes|images|phrases)"
 
 
 @pytest.fixture(scope="module")

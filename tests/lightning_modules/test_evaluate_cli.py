@@ -112,7 +112,7 @@ def test_what_is_left_out_is_said(checkpoint, root, monkeypatch, caplog):
     monkeypatch.setattr(logging.getLogger("grainclip"), "handlers", [caplog.handler])
     (root / "val2017" / "000000000001.png").unlink()
     assert evaluate(checkpoint, "coco_boxes", root, "--skip_missing") == 0
-    assert "coco_boxes: 2 × box of a missing picture" in caplog.text
+    assert "coco_boxes: 2 × box of a missing image" in caplog.text
 
 
 def test_earlier_numbers_are_kept_where_a_later_benchmark_fails(checkpoint, root, tmp_path, capsys):

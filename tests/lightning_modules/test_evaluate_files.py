@@ -74,7 +74,7 @@ def test_a_folder_of_all_kinds_of_files(models, root, tmp_path):
     assert 0 <= low <= numbers["coco_val2017/text_to_image/R@1"] <= high <= 1
     assert len(settings["model"]["sha256"]) == 64
     retrieval = settings["benchmarks"]["coco_val2017"]
-    assert {"protocol", "picture", "caption", "context length", "images", "texts", "split sha256", "files"} <= set(
+    assert {"protocol", "image", "caption", "context length", "images", "texts", "split sha256", "files"} <= set(
         retrieval
     )
     events = EventAccumulator(str(board)).Reload()
@@ -146,7 +146,7 @@ def test_other_fits_and_wordings_stand_in_the_settings(models, root, tmp_path):
     out = tmp_path / "a.json"
     evaluate(models[:1], root, "coco_val2017", "--fit", "squash", "--captions", "one_line", "--out", out)
     settings = json.loads(out.read_text())["settings"]["benchmarks"]["coco_val2017"]
-    assert (settings["picture"], settings["caption"]) == ("squash, 16×16", "one_line")
+    assert (settings["image"], settings["caption"]) == ("squash, 16×16", "one_line")
 
 
 @pytest.mark.parametrize(

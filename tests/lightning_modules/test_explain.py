@@ -113,7 +113,7 @@ def test_a_checkpoint_of_a_method_without_attention(tmp_path):
     ("change", "message"),
     [
         ({"--text": " "}, "--text must be one or more texts that are not empty"),
-        ({"--image": "nothing.jpg"}, "nothing.jpg is not a picture"),
+        ({"--image": "nothing.jpg"}, "nothing.jpg is not an image"),
         ({"--model": "nothing.ckpt"}, "nothing.ckpt: no such checkpoint"),
         (
             {"--out": "/dev/null/page.html"},

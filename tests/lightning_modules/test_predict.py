@@ -137,6 +137,6 @@ def test_refusals(model, tmp_path, capsys):
     )
     assert "does not exist" in refused(model, tmp_path / "none.tar", tmp_path / "out")
     shards = write_tar(tmp_path / "b.tar", [make_sample(0, image=b"no picture")])
-    assert "b/000000 is not a picture that can be read" in refused(model, shards, tmp_path / "out")
+    assert "b/000000 is not an image that can be read" in refused(model, shards, tmp_path / "out")
     shards = write_tar(tmp_path / "c.tar", [make_sample(0, phrases=(), regions=())])
     assert "the shards hold no phrase" in refused(model, shards, tmp_path / "out", "--kinds", "phrase")

@@ -34,7 +34,7 @@ def test_fgovd_by_hand(tmp_path, official, protocol):
     assert "a red wall." in model.texts
     assert not [text for text in model.texts if not text.endswith(".")]
     assert {n.split("/")[1] for n in result.numbers} == {"hard", "medium", "easy", "trivial"}
-    assert result.settings["levels"]["hard"] == {"boxes": 4, "pictures": 2}
+    assert result.settings["levels"]["hard"] == {"boxes": 4, "images": 2}
     columns = result.items[f"{name}/hard"].columns
     assert columns["hit"] == [True, True, True, False]
     assert columns["chosen"][3] == "a blue wall."
@@ -96,8 +96,8 @@ def test_fgovd_counts_what_it_leaves_out(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"^1 of the 2 files of .*color\.json are missing, such as .*--skip_m"):
         FgovdFile("benchmarks/color.json")(ColourModel(), EvalContext(tmp_path))
     result = FgovdFile("benchmarks/color.json")(ColourModel(), EvalContext(tmp_path, skip_missing=True))
-    assert result.counts["picture missing"] == 1
-    assert result.counts["item of a missing picture"] == 2
+    assert result.counts["image missing"] == 1
+    assert result.counts["item of a missing image"] == 2
     with pytest.raises(FileNotFoundError, match=r"holds no benchmarks/material\.json, no fgovd/material_llava\.jsonl"):
         fgovd_attributes(ColourModel(), EvalContext(tmp_path))
     document["annotations"][0]["neg_category_ids"] = [100, 9]

@@ -74,7 +74,7 @@ def test_imagenet_s_labels_are_ranks_of_wnids_and_twins_take_the_first(tmp_path,
     missed = [place for place, hit in enumerate(hits) if not hit]
     # the second of two equal classes is never chosen; a picture of the second shows the second's own vector
     assert 5 in missed
-    assert found.numbers["imagenet/pictures"] == 1000
+    assert found.numbers["imagenet/images"] == 1000
     # vectors of 744 and 837 are those of their names' first places
     assert found.items["imagenet"].columns["tied"][657]
     assert found.items["imagenet"].columns["top1"][657]
@@ -128,7 +128,7 @@ def test_cifar_s_own_files(tmp_path):
     releases.write_cifar(tmp_path)
     model = ColourModel()
     result = cifar10(model, EvalContext(tmp_path))
-    assert (result.numbers["cifar10/top1"], result.numbers["cifar10/pictures"]) == (1.0, 6)
+    assert (result.numbers["cifar10/top1"], result.numbers["cifar10/images"]) == (1.0, 6)
     assert result.settings["prompts per class"] == 80
     assert set(result.settings["files"]) == {"test_batch", "batches.meta"}
     model = ColourModel()
@@ -182,7 +182,7 @@ def test_any_folder(tmp_path):
         ImageFolder("mine")(model, EvalContext(tmp_path))
     (tmp_path / "mine" / "red_things" / "notes.txt").write_text("")
     (tmp_path / "mine" / "classnames.txt").unlink()
-    with pytest.raises(ValueError, match=r"red_things must hold pictures \(.*\), got notes.txt"):
+    with pytest.raises(ValueError, match=r"red_things must hold images \(.*\), got notes.txt"):
         ImageFolder("mine")(model, EvalContext(tmp_path))
 
 
@@ -203,7 +203,7 @@ def test_wds_classification_round_trip(tmp_path):
             WebDataset("wds")(model, EvalContext(tmp_path))
     (folder / "test" / "nshards.txt").write_text("2")
     (folder / "test" / "1.tar").write_bytes((folder / "test" / "1.tar").read_bytes()[:700])
-    with pytest.raises(ValueError, match=r"1\.tar is cut short or no tar|every sample must have a picture"):
+    with pytest.raises(ValueError, match=r"1\.tar is cut short or no tar|every sample must have an image"):
         WebDataset("wds")(model, EvalContext(tmp_path))
     (folder / "zeroshot_classification_templates.txt").write_text("no place")
     with pytest.raises(ValueError, match=r"a prompt must hold \{c\} once, the place of the name, got 'no place'"):

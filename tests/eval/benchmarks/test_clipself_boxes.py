@@ -14,7 +14,7 @@ from eval.data.cache import Cache
 from eval.data.sources import ImageFile
 from eval.interfaces import EvalContext
 from eval.protocols.embed import as_pixels
-from eval.protocols.panoptic_files import Segment, SegmentedPicture, read_panoptic
+from eval.protocols.panoptic_files import Segment, SegmentedImage, read_panoptic
 from eval.protocols.prompts import VILD_TEMPLATES, class_vectors
 from lightning_modules.inference.evaluation_model import EvaluationModel
 from lightning_modules.networks import DualEncoder
@@ -36,9 +36,9 @@ def test_things_and_stuff_in_three_ways(tmp_path):
         assert result.numbers[f"{NAME}/{way}/boxes"] == 1
     table = result.items[f"{NAME}/masks/stuff"].columns
     assert (table["class"], table["chosen"]) == (["green-merged or grass"], ["green-merged or grass"])
-    assert (result.settings["picture"], result.settings["crop"]) == ("longest, 256×256", "letterbox, 16×16")
+    assert (result.settings["image"], result.settings["crop"]) == ("longest, 256×256", "letterbox, 16×16")
     assert result.counts == {"box under 8² or over 1024² pixels": 2}
-    with pytest.raises(ValueError, match=f"{NAME} prepares pictures in its own way"):
+    with pytest.raises(ValueError, match=f"{NAME} prepares images in its own way"):
         coco_panoptic_clipself(ColourModel(), EvalContext(tmp_path, fit=clipself_boxes.longest))
 
 
@@ -173,5 +173,5 @@ def test_patches_by_hand(monkeypatch):
     ],
 )
 def test_what_is_cut_out(tmp_path, xywh, thing, box):
-    picture = SegmentedPicture(ImageFile(tmp_path, "a", (40, 30)), [])
+    picture = SegmentedImage(ImageFile(tmp_path, "a", (40, 30)), [])
     assert cut_out(picture, Segment((0, 0, 1, 1), xywh, 0, thing, None)).box == box

@@ -26,10 +26,10 @@ def test_coco_by_hand(tmp_path):
     numbers = {name.removeprefix("coco_boxes/"): number for name, number in result.numbers.items()}
     assert (numbers["top1"], numbers["top5"], numbers["boxes"]) == (0.8, 1.0, 5)
     assert numbers["class_mean_top1"] == pytest.approx((1 + 2 / 3) / 2)
-    assert (result.settings["classes"], result.settings["pictures"], result.settings["prompts per class"]) == (3, 2, 80)
+    assert (result.settings["classes"], result.settings["images"], result.settings["prompts per class"]) == (3, 2, 80)
     assert result.settings["files"] == {file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
     assert result.counts == {}
-    assert result.settings["picture"] == "squash, 16×16"
+    assert result.settings["image"] == "squash, 16×16"
     assert "a bad photo of a red." in model.texts
     assert coco_boxes(model, EvalContext(tmp_path, batch_size=7)).numbers == result.numbers
 
@@ -66,16 +66,16 @@ def test_classes_are_in_the_order_of_their_ids(tmp_path):
     write_coco(tmp_path)
     data = read_coco(tmp_path, skip_missing=False)
     assert data.classes == ("red", "green", "blue")
-    assert [[box.label for box in picture.boxes] for picture in data.pictures] == [[0, 1], [1, 1, 0]]
-    assert data.pictures[0].boxes[1].box == (0.5, 0.0, 1.0, 1.0)
+    assert [[box.label for box in picture.boxes] for picture in data.images] == [[0, 1], [1, 1, 0]]
+    assert data.images[0].boxes[1].box == (0.5, 0.0, 1.0, 1.0)
 
 
 def test_lvis_pictures_come_by_url_from_both_folders(tmp_path):
     write_lvis(tmp_path)
     data = read_lvis(tmp_path, skip_missing=False)
     assert data.classes == ("deep red (colour)", "deep blue (colour)", "deep green (colour)")
-    assert [p.image.file.parent.name for p in data.pictures] == ["val2017", "train2017"]
-    assert [[box.label for box in picture.boxes] for picture in data.pictures] == [[1], [2]]
+    assert [p.image.file.parent.name for p in data.images] == ["val2017", "train2017"]
+    assert [[box.label for box in picture.boxes] for picture in data.images] == [[1], [2]]
     numbers = lvis_boxes(ColourModel(), EvalContext(tmp_path)).numbers
     assert (numbers["lvis_boxes/top1"], numbers["lvis_boxes/boxes"]) == (0.5, 2)
 
@@ -94,9 +94,9 @@ def test_boxes_that_leave_the_picture_or_have_no_area_are_counted(tmp_path):
     change(file, "annotations", 3, bbox=[20, 0, 20.0005, 20])
     data = read_coco(tmp_path, skip_missing=False)
     assert data.counts == {
-        "box without area": 1, "box outside its picture": 1, "box cut at its picture's border": 1
+        "box without area": 1, "box outside its image": 1, "box cut at its image's border": 1
     }  # fmt: skip
-    assert [box.box for picture in data.pictures for box in picture.boxes[:1]] == [(0.5, 0, 1, 1)] * 2
+    assert [box.box for picture in data.images for box in picture.boxes[:1]] == [(0.5, 0, 1, 1)] * 2
     result = coco_boxes(ColourModel(), EvalContext(tmp_path))
     assert result.numbers["coco_boxes/boxes"] == 3
     assert result.settings["counts"] == result.counts == dict(data.counts)
@@ -108,7 +108,7 @@ def test_missing_pictures_stop_the_run_or_are_counted(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"1 of the 2 files of .*json are missing, such as .*2\.png"):
         coco_boxes(ColourModel(), EvalContext(tmp_path))
     result = coco_boxes(ColourModel(), EvalContext(tmp_path, skip_missing=True))
-    assert result.counts == {"picture missing": 1, "box of a missing picture": 3}
+    assert result.counts == {"image missing": 1, "box of a missing image": 3}
     assert result.numbers["coco_boxes/top1"] == 1.0
     (tmp_path / "val2017" / "000000000001.png").unlink()
     with pytest.raises(ValueError, match="coco_boxes: no box is left to classify"):
@@ -164,7 +164,7 @@ def test_pictures_of_another_size_or_kind_are_refused(tmp_path):
         coco_boxes(ColourModel(), EvalContext(tmp_path))
     write_coco(tmp_path)
     (tmp_path / "val2017" / "000000000001.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"1\.png is not a picture that can be read"):
+    with pytest.raises(ValueError, match=r"1\.png is not an image that can be read"):
         coco_boxes(ColourModel(), EvalContext(tmp_path))
 
 

@@ -33,7 +33,7 @@ def test_urban1k_takes_the_first_line_that_is_filled(tmp_path):
     assert measures(result)["R@1"] == measures(result, "image_to_text")["R@1"] == 1.0
     settings = result.settings
     assert (settings["images"], settings["texts"], settings["caption"]) == (3, 3, "first_filled_line")
-    assert settings["picture"] == "centre_crop, 16×16"
+    assert settings["image"] == "centre_crop, 16×16"
     assert len(settings["split sha256"]) == len(settings["files"]["caption/*.txt"]) == 64
     assert urban1k(model, EvalContext(folder)).numbers == result.numbers
     (folder / "caption" / "3.txt").write_text("\n\n")
@@ -47,7 +47,7 @@ def test_the_published_first_line_may_be_empty(tmp_path):
     model.encode_text = lambda texts: torch.eye(3)[[len(text) % 3 for text in texts]]
     result = urban1k(model, EvalContext(tmp_path, wording=first_line, fit=squash))
     assert result.counts == {"empty text": 1}
-    assert (result.settings["caption"], result.settings["picture"]) == ("first_line", "squash, 16×16")
+    assert (result.settings["caption"], result.settings["image"]) == ("first_line", "squash, 16×16")
     assert result.items["urban1k/text_to_image"].columns["text"] == ["A red street.", "A green street.", ""]
 
 
@@ -57,10 +57,10 @@ def test_urban1k_refuses_a_picture_without_caption_and_missing_pictures(tmp_path
     with pytest.raises(FileNotFoundError, match=r"1 of the 3 files of .*caption are missing, such as .*2\.jpg"):
         urban1k(ColourModel(), EvalContext(tmp_path))
     result = urban1k(ColourModel(), EvalContext(tmp_path, skip_missing=True))
-    assert result.counts == {"picture missing": 1}
+    assert result.counts == {"image missing": 1}
     assert (result.settings["images"], measures(result)["queries"]) == (2, 2)
     releases.plain(folder / "image" / "9.jpg", "red")
-    with pytest.raises(ValueError, match=r"image: every picture must have a caption, got none for 9\.jpg"):
+    with pytest.raises(ValueError, match=r"image: every image must have a caption, got none for 9\.jpg"):
         urban1k(ColourModel(), EvalContext(tmp_path))
     with pytest.raises(FileNotFoundError, match="holds no Urban1k/caption, no"):
         urban1k(ColourModel(), EvalContext(tmp_path / "image"))
@@ -125,7 +125,7 @@ def test_dci_s_protocols_read_other_texts(tmp_path):
         "A red thing",
     ]
     result = dci_long(model, EvalContext(tmp_path))
-    assert result.counts == {"picture without an extra caption": 1}
+    assert result.counts == {"image without an extra caption": 1}
     assert result.settings["images"] == 3
     assert result.items["dci_long/text_to_image"].columns["image"] == ["sa_2.jpg", "sa_1.jpg", "sa_0.jpg"]
     model.encode_text = lambda texts: torch.eye(3)[[len(text) % 3 for text in texts]]
@@ -140,7 +140,7 @@ def test_iiw_joins_three_sets_and_finds_docci_s_other_names(tmp_path):
     releases.write_iiw(tmp_path)
     result = iiw(ColourModel(), EvalContext(tmp_path))
     assert measures(result)["R@1"] == 1.0
-    assert result.counts == {"picture test_N taken by the name train_N": 1}
+    assert result.counts == {"image test_N taken by the name train_N": 1}
     assert result.items["iiw/image_to_text"].columns["image"] == [
         "DOCCI_Test/test_00731.jpg",
         "IIW-400/aar_test_04600.jpg",

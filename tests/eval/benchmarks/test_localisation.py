@@ -275,7 +275,7 @@ def test_label_maps_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"a\.png is no label map: its pixels must be numbers, got mode RGB"):
         Segmentation("s")(ColourModel(), EvalContext(tmp_path))
     file.unlink()
-    with pytest.raises(FileNotFoundError, match="every picture must have a label map"):
+    with pytest.raises(FileNotFoundError, match="every image must have a label map"):
         Segmentation("s")(ColourModel(), EvalContext(tmp_path))
 
 

@@ -21,7 +21,7 @@ def test_things_from_the_annotation_and_stuff_from_the_mask(tmp_path):
     write_panoptic(tmp_path)
     data = read(tmp_path)
     assert data.classes == ("red thing", "blue", "green-merged or grass")
-    assert [(box.label, box.box) for box in data.pictures[0].segments] == [
+    assert [(box.label, box.box) for box in data.images[0].segments] == [
         (0, (0, 0, 0.5, 1)),
         (2, (21 / 40, 2 / 20, 39 / 40, 18 / 20)),
     ]
@@ -35,7 +35,7 @@ def test_numbers_by_hand(tmp_path):
     assert result.numbers["coco_panoptic_boxes/class_mean_top1"] == 1.0
     assert result.numbers["coco_panoptic_boxes/boxes"] == 2
     assert result.settings["prompts per class"] == 63
-    assert result.settings["picture"] == "squash_bilinear, 16×16"
+    assert result.settings["image"] == "squash_bilinear, 16×16"
     assert "This is a photo of a red thing." in model.texts
     assert "itap of a green-merged or grass." in model.texts
 
@@ -65,15 +65,15 @@ def test_limits_of_the_area(tmp_path, wide, high, counts):
     document["images"][0] |= {"width": 2000, "height": 2000}
     document["annotations"][0]["segments_info"] = [{"id": 1, "category_id": 1, "bbox": [0, 0, wide, high]}]
     write_json(file, document)
-    assert len(read(tmp_path).pictures[0].segments) == counts
+    assert len(read(tmp_path).images[0].segments) == counts
 
 
 def test_at_most_so_many_segments_of_a_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(panoptic_files, "MOST_SEGMENTS", 1)
     write_panoptic(tmp_path)
     data = read(tmp_path)
-    assert [box.label for box in data.pictures[0].segments] == [0]
-    assert data.counts == {"segment after the first 1 of a picture": 3}
+    assert [box.label for box in data.images[0].segments] == [0]
+    assert data.counts == {"segment after the first 1 of an image": 3}
 
 
 def test_missing_maps_and_pictures(tmp_path):
@@ -83,7 +83,7 @@ def test_missing_maps_and_pictures(tmp_path):
     file.unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of the 1 files of .* missing, such as .*panoptic_val2017.*5\.png"):
         read(tmp_path)
-    assert read(tmp_path, skip_missing=True).counts["picture missing"] == 1
+    assert read(tmp_path, skip_missing=True).counts["image missing"] == 1
     file.write_bytes(data)
     (tmp_path / "val2017" / "000000000005.png").unlink()
     with pytest.raises(FileNotFoundError, match="val2017"):
