@@ -36,8 +36,8 @@ from eval.protocols.phrase_grounding import (
     by_similarity,
     locate,
     located_items,
-    located_numbers,
 )
+from eval.results.compare import numbers_of
 
 
 def flickr30k_entities(model: Model, run: EvalContext) -> Result:
@@ -100,7 +100,8 @@ def _locate(name: str, model: Model, run: EvalContext, maps: Maps) -> Result:
         "counts": dict(counts),
     }
     table = located_items(name, images, phrases, located)
-    return Result(located_numbers(name, located), settings, dict(counts), {name: table})
+    numbers = numbers_of(table) | {f"{name}/phrases": float(len(phrases))}
+    return Result(numbers, settings, dict(counts), {name: table})
 
 
 def _phrases(folder: Path, number: str, drawn: list[ChainBox], image: int, counts: Counter[str]) -> list[Phrase]:

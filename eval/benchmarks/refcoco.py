@@ -35,8 +35,8 @@ from eval.protocols.phrase_grounding import (
     by_similarity,
     locate,
     located_items,
-    located_numbers,
 )
+from eval.results.compare import numbers_of
 
 SETS = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
 REF = {"ann_id": WHOLE, "image_id": WHOLE, "split": NAME, "sentences": LIST}
@@ -113,8 +113,8 @@ class RefCoco:
             own = {kind: [boxes.get(str(n), []) for n in kept] for kind, boxes in candidates.items()}
             head = f"{self.__name__}/{split}"
             found = locate(head, model, run, sources, phrases, self.maps, own)
-            numbers |= located_numbers(head, found)
             tables[head] = located_items(head, sources, phrases, found)
+            numbers |= numbers_of(tables[head]) | {f"{head}/phrases": float(len(phrases))}
             counts += text_counts(model, [phrase.text for phrase in phrases])
         settings = {
             "protocol": f"ALBEF: pointing strictly inside the box, box score with area^0.4, maps {self.maps.__name__}",

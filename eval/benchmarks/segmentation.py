@@ -36,6 +36,7 @@ from eval.metrics.gather import gather_rows, rank, world_size
 from eval.protocols.embed import embed_classes
 from eval.protocols.phrase_grounding import as_annotated
 from eval.protocols.prompts import imagenet_templates, read_templates
+from eval.results.compare import numbers_of
 from eval.results.per_item import Items, Mean
 
 IGNORED = 255
@@ -80,8 +81,8 @@ class Segmentation:
             "counts": dict(counts),
         }
         names = [image.name for image, _ in pairs]
-        table = _items(name, rows, names, [", ".join(word.strip() for word in own) for own in classes])
-        numbers = scores(name, rows[:, 1:]) | {f"{name}/images": float(len(pairs))}
+        table = overlap_items(name, rows, names, [", ".join(word.strip() for word in own) for own in classes])
+        numbers = numbers_of(table) | {f"{name}/images": float(len(pairs))}
         return Result(numbers, settings, dict(counts), {name: table})
 
 
@@ -93,7 +94,7 @@ def _compared(
     vectors: Float[Tensor, "N D"],
     owner: Int[Tensor, " N"],
 ) -> Int[Tensor, "R 5"]:
-    """The ``overlaps`` of every image, its number before each. Collective."""
+    """The ``overlaps`` of every image, its number before each. Collective. Raises ValueError where there are none."""
     rows, classes = [], int(owner.max()) + 1
     for number in run.track(range(len(pairs))[rank() :: world_size()], f"{name}: images"):
         source, labels = pairs[number]
@@ -106,7 +107,8 @@ def _compared(
         own = overlaps(right, found, classes)
         rows.append(torch.cat([torch.full((len(own), 1), number), own], dim=1))
     gathered = gather_rows(rows, torch.int64)
-    assert gathered is not None  # there is an image
+    if gathered is None:
+        raise ValueError(f"{name}: the label maps must hold a pixel that is not {IGNORED}, got none")
     return gathered[gathered[:, 0].argsort(stable=True)].cpu()
 
 
@@ -124,20 +126,7 @@ def overlaps(right: Int[Tensor, "H W"], found: Int[Tensor, "H W"], classes: int)
     return torch.stack([number, both[number], union[number], own[number]], dim=1)
 
 
-def scores(name: str, rows: Int[Tensor, "R 4"]) -> dict[str, float]:
-    """Mean IoU and the share of right pixels, from the ``overlaps`` of all images. Raises ValueError without any."""
-    if not len(rows):
-        raise ValueError(f"{name}: the label maps must hold a pixel that is not {IGNORED}, got none")
-    number = rows[:, 0].unique(return_inverse=True)[1]
-    sums = torch.zeros(int(number.max()) + 1, 3, dtype=torch.int64).index_add(0, number, rows[:, 1:]).double()
-    both, union, own = sums.unbind(1)
-    return {
-        f"{name}/mean_IoU": (both / union).mean().item(),
-        f"{name}/pixel_accuracy": (both.sum() / own.sum()).item(),
-    }
-
-
-def _items(name: str, rows: Int[Tensor, "R 5"], images: list[str], classes: list[str]) -> Items:
+def overlap_items(name: str, rows: Int[Tensor, "R 5"], images: list[str], classes: list[str]) -> Items:
     """A row per image and class that stands in it or is predicted."""
     image, number, both, union, own = rows.T.tolist()
     columns = {

@@ -163,10 +163,3 @@ def located_items(head: str, images: Sequence[Source], phrases: Sequence[Phrase]
     means = {f"{head}/pointing_accuracy": Mean("pointed")}
     means |= {f"{head}/{kind}_accuracy": Mean(kind) for kind in found.boxed}
     return Items(columns, means, "image")
-
-
-def located_numbers(head: str, found: Located) -> dict[str, float]:
-    """Means over phrases, and their number."""
-    numbers = {f"{head}/pointing_accuracy": found.pointed.double().mean().item()}
-    numbers |= {f"{head}/{kind}_accuracy": hits.double().mean().item() for kind, hits in found.boxed.items()}
-    return numbers | {f"{head}/phrases": float(len(found.pointed))}

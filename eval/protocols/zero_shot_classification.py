@@ -19,6 +19,7 @@ from eval.data.sources import Source
 from eval.interfaces import EvalContext, Model, Result
 from eval.metrics.class_ranks import rank_classes
 from eval.protocols.embed import embed_classes, embed_images
+from eval.results.compare import numbers_of
 from eval.results.per_item import Items, Mean
 
 KS = (1, 5)
@@ -57,22 +58,14 @@ def classify_images(
     classes = embed_classes(model, run, data.classes, templates)
     found = rank_classes(name, embed_images(model, run, data.images, fit, name), classes, label)
     rank, tied = found.better + found.before, found.equal > 0
-    present_, place, count = label.unique(return_inverse=True, return_counts=True)
-    numbers: dict[str, float] = {}
     ks = [k for k in KS if k < len(data.classes)] or [1]
-    for k in ks:
-        hits = rank < k
-        numbers[f"{name}/top{k}"] = hits.double().mean().item()
-        of_class = torch.zeros_like(count).scatter_add(0, place, hits.long())
-        numbers[f"{name}/class_mean_top{k}"] = (of_class.double() / count).mean().item()
-    numbers |= {f"{name}/ties": tied.double().mean().item(), f"{name}/images": float(len(label))}
     settings: dict[str, Any] = {
         "protocol": words,
         "image": f"{fit.__name__}, {model.image_size}×{model.image_size}",
         "prompts per class": len(templates),
         "prompts sha256": digest(templates),
         "classes": len(data.classes),
-        "classes present": len(present_),
+        "classes present": len(label.unique()),
         "class names sha256": digest(data.classes),
         "split sha256": digest(f"{i.name} {n}" for i, n in zip(data.images, data.labels, strict=True)),
         "files": data.files,
@@ -88,7 +81,9 @@ def classify_images(
         "tied": tied.tolist(),
         **{f"top{k}": (rank < k).tolist() for k in ks},
     }
-    means = {f"{name}/top{k}": Mean(f"top{k}") for k in ks}
-    means |= {f"{name}/class_mean_top{k}": Mean(f"top{k}", group="label") for k in ks}
+    means: dict[str, Mean] = {}
+    for k in ks:
+        means |= {f"{name}/top{k}": Mean(f"top{k}"), f"{name}/class_mean_top{k}": Mean(f"top{k}", group="label")}
     table = Items(columns, means, "image")
+    numbers = numbers_of(table) | {f"{name}/ties": tied.double().mean().item(), f"{name}/images": float(len(label))}
     return Result(numbers, settings, dict(data.counts), {name: table})

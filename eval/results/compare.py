@@ -39,6 +39,15 @@ class Difference(NamedTuple):
     p: float
 
 
+def numbers_of(items: Items) -> dict[str, float]:
+    """The numbers that a table's columns define, by name."""
+    found = {}
+    for name, mean in items.means.items():
+        (sums,) = _sums([items], mean)
+        found[name] = float(sums.means(np.ones((1, sums.clusters)))[0])
+    return found
+
+
 def intervals(items: Items, draws: int = DRAWS, seed: int = 0) -> dict[str, Interval]:
     """By the name of each number."""
     found = {}

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from datamodules.atomic_write import atomic_write
 from eval.results.per_item import Items
 
 
@@ -30,8 +31,7 @@ def write_items(folder: Path, tables: Mapping[str, Items]) -> list[Path]:
         file = folder / f"{plain}.parquet"
         said = {name: mean._asdict() for name, mean in items.means.items()}
         table = arrow.table(items.columns).replace_schema_metadata({"means": json.dumps(said)})
-        draft = file.with_name(f".{file.name}")
-        writer.write_table(table, draft)
-        draft.replace(file)
+        with atomic_write(file) as draft:
+            writer.write_table(table, draft)
         files.append(file)
     return files

@@ -4,13 +4,26 @@ import numpy as np
 import pytest
 
 from eval.metrics.retention import retention
-from eval.results.compare import differences, intervals
+from eval.results.compare import differences, intervals, numbers_of
 from eval.results.per_item import Items, Mean
 
 
 def items(hits, clusters=None):
     clusters = list(range(len(hits))) if clusters is None else clusters
     return Items({"image": clusters, "hit": list(hits)}, {"b/accuracy": Mean("hit")}, "image")
+
+
+def test_numbers_are_means_of_ratios_of_sums_over_groups():
+    columns = {
+        "image": ["a", "a", "b", "c"],
+        "label": [7, 7, 3, 5],
+        "hit": [True, False, True, False],
+        "pixels": [3, 1, 2, 0],
+    }
+    means = {"top1": Mean("hit"), "mean": Mean("hit", group="label"), "ratio": Mean("hit", "pixels", "label")}
+    assert numbers_of(Items(columns, means, "image")) == pytest.approx(
+        {"top1": 2 / 4, "mean": (1 / 2 + 1 + 0) / 3, "ratio": (1 / 4 + 1 / 2) / 2}
+    )
 
 
 def test_the_interval_is_about_two_standard_errors_wide():

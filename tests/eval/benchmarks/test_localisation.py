@@ -14,7 +14,7 @@ from eval.benchmarks.catalogue import benchmark
 from eval.benchmarks.flickr30k_entities import flickr30k_entities, flickr30k_entities_attention
 from eval.benchmarks.oracle import OracleFile
 from eval.benchmarks.refcoco import RefCoco
-from eval.benchmarks.segmentation import Segmentation, overlaps, scores, starts
+from eval.benchmarks.segmentation import Segmentation, overlap_items, overlaps, starts
 from eval.interfaces import EvalContext
 from eval.protocols.phrase_grounding import (
     best_box_is_right,
@@ -24,7 +24,7 @@ from eval.protocols.phrase_grounding import (
     overlap,
     points_into,
 )
-from eval.results.compare import intervals
+from eval.results.compare import intervals, numbers_of
 from lightning_modules.inference.evaluation_model import EvaluationModel
 from lightning_modules.networks import DualEncoder, TextConditionedPooling
 from tests.eval import releases
@@ -248,11 +248,19 @@ def test_mean_iou_against_scikit_learn():
     rng = np.random.default_rng(0)
     right, found = rng.integers(0, 4, 500), rng.integers(0, 5, 500)  # the last of six neither stands nor is predicted
     maps = [torch.from_numpy(labels).view(2, 10, 25) for labels in (right, found)]
-    numbers = scores("x", torch.cat([overlaps(one, other, 6) for one, other in zip(*maps, strict=True)]))
+    per_map = [overlaps(one, other, 6) for one, other in zip(*maps, strict=True)]
+    rows = torch.cat([torch.cat([torch.full((len(own), 1), number), own], dim=1) for number, own in enumerate(per_map)])
+    numbers = numbers_of(overlap_items("x", rows, ["a.png", "b.png"], list("abcdef")))
     assert numbers["x/mean_IoU"] == pytest.approx(jaccard_score(right, found, average="macro"))
     assert numbers["x/pixel_accuracy"] == pytest.approx((right == found).mean())
+
+
+def test_label_maps_without_a_pixel_are_refused(tmp_path):
+    labels = write_segmentation(tmp_path)
+    for file in (tmp_path / "s" / "labels").iterdir():
+        Image.fromarray(np.full(labels.shape, 255, dtype=np.uint8)).save(file)
     with pytest.raises(ValueError, match="must hold a pixel that is not 255"):
-        scores("x", overlaps(torch.full((2, 2), 255), torch.zeros(2, 2, dtype=torch.long), 3))
+        Segmentation("s")(ColourModel(), EvalContext(tmp_path))
 
 
 @pytest.mark.parametrize(("length", "expected"), [(16, [0]), (24, [0, 8]), (30, [0, 8, 14]), (17, [0, 1])])
