@@ -10,6 +10,8 @@ colour, material, pattern, transparency. Read from the official files or from FG
 Two protocols: ``fgovd`` is FG-CLIP's and β-CLIP's, RoIAlign over the dense map of the squashed image; ``fgovd_crop``
 embeds the box cut out. Accuracy is over all boxes alike, however many wrong captions they have. FG-CLIP's files end
 every caption in a full stop; the official ones do not always, so it is added.
+
+In the official files a caption is a category, and a box names its own and its wrong ones by number.
 """
 
 from __future__ import annotations
@@ -25,15 +27,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eval.data.find_file import place, user_file
+from datamodules.formats.layout import IMAGE, LIST, NAME, PATH, SIDE, TEXTS, WHOLE, XYWH, AnnotationFile, Rule
+from eval.data.find_file import first_there, place, user_file
 from eval.data.image_files import present
 from eval.data.image_preprocessing import Fit, centre_crop, squash, whole_fit
+from eval.data.records import read_records
 from eval.data.sources import Crop, ImageFile
 from eval.interfaces import EvalContext, Model, Result
 from eval.metrics.ranking import Ties
 from eval.protocols.box_classification import fraction_box
 from eval.protocols.embed import embed_images
-from eval.protocols.fgovd_files import Described, read_official, read_released_again
 from eval.protocols.image_text_retrieval import text_counts
 from eval.protocols.multiple_choice import Answers, Question, answer, items, numbers
 from eval.protocols.regions import Box, Boxes, embed_regions
@@ -189,3 +192,55 @@ def _usable(
     if not found:
         raise ValueError(f"{file}: no box is left; left out: {dict(counts)}")
     return found, boxes
+
+
+ONE_TEXT = Rule("a list of one text", lambda v: isinstance(v, list) and len(v) == 1 and NAME.holds(v[0]))
+
+
+class Described(NamedTuple):
+    """A box x, y, width, height in pixels of its image; the first of ``texts`` describes it."""
+
+    image: ImageFile
+    box: Box
+    texts: tuple[str, ...]
+    name: str
+
+
+def read_official(file: Path, root: Path) -> tuple[list[Described], str]:
+    """Boxes of an official file, and its SHA-256. Raises ValueError where a field is not as it should be."""
+    annotations = AnnotationFile(file)
+    images = annotations.by_id("images", IMAGE | {"file_name": PATH})
+    captions = annotations.by_id("categories", {"id": WHOLE, "name": NAME})
+    sources = {n: _image_file(root, i["file_name"], i["width"], i["height"]) for n, i in images.items()}
+    found = []
+    fields = {"id": WHOLE, "image_id": WHOLE, "category_id": WHOLE, "bbox": XYWH, "neg_category_ids": LIST}
+    for number, row in annotations.by_id("annotations", fields).items():
+        where = f"annotations[id {number}]"
+        annotations.refer(f"{where}.image_id", row["image_id"], images, "images")
+        chosen = [row["category_id"], *row["neg_category_ids"]]
+        for one in chosen:
+            annotations.refer(f"{where}.neg_category_ids", one, captions, "categories")
+        texts = tuple(_full_stop(captions[one]["name"]) for one in chosen)
+        found.append(Described(sources[row["image_id"]], tuple(row["bbox"]), texts, str(number)))
+    return found, annotations.sha256
+
+
+def read_released_again(file: Path, root: Path) -> tuple[list[Described], str]:
+    """Boxes of FG-CLIP's file, and its SHA-256. Raises ValueError where a field is not as it should be."""
+    fields = {"img_path": PATH, "bbox": XYWH, "pos_expression": ONE_TEXT, "neg_expression": TEXTS}
+    records = read_records(file, fields | {"width": SIDE, "height": SIDE})
+    found = []
+    for number, row in enumerate(records.rows):
+        image = _image_file(root, row["img_path"], row["width"], row["height"])
+        texts = (*row["pos_expression"], *row["neg_expression"])
+        found.append(Described(image, tuple(row["bbox"]), texts, str(row.get("sent_id", number))))
+    return found, records.sha256
+
+
+def _image_file(root: Path, name: str, width: int, height: int) -> ImageFile:
+    return ImageFile(first_there([root / name, root / "coco" / name]), name, (width, height))
+
+
+def _full_stop(text: str) -> str:
+    """As in FG-CLIP's files."""
+    return text if text.endswith(".") else f"{text}."

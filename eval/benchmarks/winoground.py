@@ -25,8 +25,7 @@ from eval.data.sources import Encoded, ImageFile, Source
 from eval.interfaces import EvalContext, Model, Result
 from eval.protocols.embed import embed_images, embed_texts
 from eval.protocols.image_text_retrieval import text_counts
-from eval.results.item_files import parquet
-from eval.results.per_item import Items, Mean
+from eval.results.per_item import Items, Mean, parquet
 
 IMAGES, CAPTIONS = ("image_0", "image_1"), ("caption_0", "caption_1")
 TEXTS = dict.fromkeys(CAPTIONS, NAME)

@@ -1,8 +1,18 @@
-"""Results item by item: for looking at errors, and for comparing models on the same items."""
+"""Results item by item: for looking at errors, and for comparing models on the same items.
+
+As Parquet files, for which pyarrow is needed, ``pandas.read_parquet(FILE)`` reads them.
+"""
 
 from __future__ import annotations
 
+import importlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from datamodules.atomic_write import atomic_write
 
 
 class Mean(NamedTuple):
@@ -31,3 +41,27 @@ class Items(NamedTuple):
     columns: dict[str, list[Any]]
     means: dict[str, Mean]
     cluster: str
+
+
+def parquet() -> Any:
+    """pyarrow and its Parquet. Raises ValueError, saying what to install, where it is missing."""
+    try:
+        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise ValueError("Parquet files need pyarrow: pip install 'grainclip[parquet]'") from error
+
+
+def write_items(folder: Path, tables: Mapping[str, Items]) -> list[Path]:
+    """A file a table, ``urban1k_text_to_image.parquet``; which columns are means of which numbers stands in it."""
+    arrow, writer = parquet()
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, items in tables.items():
+        plain = re.sub(r"[^\w@.-]+", "_", name)
+        file = folder / f"{plain}.parquet"
+        said = {name: mean._asdict() for name, mean in items.means.items()}
+        table = arrow.table(items.columns).replace_schema_metadata({"means": json.dumps(said)})
+        with atomic_write(file) as draft:
+            writer.write_table(table, draft)
+        files.append(file)
+    return files

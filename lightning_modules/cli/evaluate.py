@@ -27,7 +27,7 @@ from eval.data.caption_preprocessing import WORDINGS
 from eval.data.image_preprocessing import FITS
 from eval.interfaces import Benchmark, EvalContext, T
 from eval.metrics.gather import rank
-from eval.results.item_files import parquet
+from eval.results.per_item import parquet
 from eval.results.tables import table
 from lightning_modules.checkpoints.metadata import KEY, commit
 from lightning_modules.cli.evaluate_outputs import Evaluation, Folder, compare

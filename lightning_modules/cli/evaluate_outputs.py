@@ -14,7 +14,7 @@ from datamodules.atomic_write import write_text
 from eval.interfaces import Result
 from eval.metrics.retention import retention
 from eval.results.compare import Difference, differences, intervals
-from eval.results.item_files import write_items
+from eval.results.per_item import write_items
 from eval.results.tables import Section, Tables, latex, markdown, write_json
 from lightning_modules.cli.output_paths import make_folder, make_room, not_a_run
 

@@ -21,7 +21,7 @@ from eval.data.shard_samples import Stored, stored
 from eval.interfaces import EvalContext
 from eval.metrics.gather import rank
 from eval.protocols.embed import embed_images, embed_texts
-from eval.results.item_files import parquet
+from eval.results.per_item import parquet
 from lightning_modules.cli.evaluate import Ranks, load_model, progress, wanted_device
 from lightning_modules.cli.output_paths import make_folder, not_a_run
 from lightning_modules.cli.parsers import KINDS

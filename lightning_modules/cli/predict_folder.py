@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datamodules.atomic_write import atomic_write, write_text
 from eval.data.shard_samples import Stored
-from eval.results.item_files import parquet
+from eval.results.per_item import parquet
 
 NOTE = "embeddings.json"
 SAME = ("sha256", "samples", "fit")  # of the note: what all files of a folder have in common

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from eval.results.item_files import parquet
+from eval.results.per_item import parquet
 from eval.results.tables import latex
 from lightning_modules.cli.main import main
 from lightning_modules.networks import DualEncoder

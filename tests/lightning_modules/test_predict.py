@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from eval.data.image_preprocessing import centre_crop
-from eval.results.item_files import parquet
+from eval.results.per_item import parquet
 from lightning_modules.cli.main import main
 from lightning_modules.inference.evaluation_model import EvaluationModel
 from lightning_modules.networks import DualEncoder

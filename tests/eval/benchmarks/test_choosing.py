@@ -6,11 +6,18 @@ import pytest
 import torch
 
 from eval.benchmarks.aro import aro_attribution, aro_relation
-from eval.benchmarks.fgovd import FgovdFile, fgovd, fgovd_attributes, fgovd_crop, official_ranks
+from eval.benchmarks.fgovd import (
+    FgovdFile,
+    fgovd,
+    fgovd_attributes,
+    fgovd_crop,
+    official_ranks,
+    read_official,
+    read_released_again,
+)
 from eval.benchmarks.sugarcrepe import KINDS, sugarcrepe
 from eval.benchmarks.winoground import winoground
 from eval.interfaces import EvalContext
-from eval.protocols.fgovd_files import read_official, read_released_again
 from eval.protocols.multiple_choice import Answers
 from tests.eval.fgovd_release import write_fgovd
 from tests.eval.official import ColourModel, paint, rows, write_json
