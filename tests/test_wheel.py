@@ -33,7 +33,8 @@ def installed(tmp_path_factory):
 
 
 def test_it_holds_every_module_and_config(installed):
-    for pattern in ("**/*.py", "configs/*.yaml", "configs/recipes/*.yaml", "configs/slurm/*.sbatch"):
+    pages = ("eval/drawing/*.html", "datamodules/shards/*.html")
+    for pattern in ("**/*.py", "configs/*.yaml", "configs/recipes/*.yaml", "configs/slurm/*.sbatch", *pages):
         folders = ("lightning_modules", "datamodules", "losses", "eval") if pattern == "**/*.py" else (".",)
         wanted = {str(f.relative_to(ROOT)) for folder in folders for f in (ROOT / folder).glob(pattern)}
         assert wanted
