@@ -172,7 +172,10 @@ class GranularityData(LightningDataModule):
         if self._stream is not None:
             self._stream.take_up(self._progress.stream)
         return EpochLoader(
-            reader, batches, self.num_workers, lambda: self._progress.place(self.trainer, reader.global_batch, batches)
+            reader,
+            batches,
+            self.num_workers,
+            lambda: self._progress.resume_point(self.trainer, reader.global_batch, batches),
         )
 
     def val_dataloader(self) -> PassLoader | list[Any]:

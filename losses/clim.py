@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from losses.core.process_group import Ranks
+from losses.core.process_group import ProcessGroup
 from losses.core.tokens import checked_mask
 
 PAIRS = 2**22
@@ -60,7 +60,7 @@ class ClimLoss(nn.Module):
             ValueError: where shapes do not agree.
         """
         text_valid = checked_mask(image_tokens, text_tokens, text_valid)
-        ranks = Ranks.everyone()
+        ranks = ProcessGroup.everyone()
         with torch.autocast(image_tokens.device.type, enabled=False):
             dtype = torch.promote_types(image_tokens.dtype, torch.float32)
             image = image_tokens.to(dtype)
@@ -108,7 +108,7 @@ class _Gathered(torch.autograd.Function):
     """The rows of all ranks; backward sums what all ranks make of them."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, counts: list[int], ranks: Ranks) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, counts: list[int], ranks: ProcessGroup) -> Tensor:
         ctx.counts, ctx.ranks = counts, ranks
         return ranks.gather(rows.contiguous(), counts).clone()
 

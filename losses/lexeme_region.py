@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from losses.core.contrastive import ContrastSide, Scalar, log_partition
 from losses.core.pairs import Negatives, check_negatives
-from losses.core.process_group import Ranks, shared_mean
-from losses.core.ragged import places, spread
+from losses.core.process_group import ProcessGroup, shared_mean
+from losses.core.ragged import index_in_group, spread
 
 SameLemma = Literal["ignore", "positive", "negative"]
 _REGION_KNOWS_NONE, _LEXEME_HAS_NONE = 1, 2  # ids of unknown lemmas: they differ, so they never meet
@@ -128,7 +128,7 @@ class LexemeRegionLoss(nn.Module):
         """Lemmas as numbers from 0 on, the same on all ranks that meet; an unknown lemma has one of its own, and so has
         a lemma in each group of images.
         """
-        ranks = Ranks.everyone() if self.negatives == "all" else Ranks()
+        ranks = ProcessGroup.everyone() if self.negatives == "all" else ProcessGroup()
         known = b.lemma[b.lemma != 0].unique()
         known = ranks.gather(known, ranks.counts(len(known), known.device)).unique()
         unknown = b.lemma == 0
@@ -160,7 +160,9 @@ def _blocks(
     lemmas = spread(lemma, lexeme_image, images)
     linked = torch.zeros(*by_region.shape[:2], by_lexeme.shape[1], dtype=torch.bool, device=regions.device)
     row, col = links.unbind(1)
-    linked[region_image[row], places(region_image, images)[row], places(lexeme_image, images)[col]] = True
+    linked[region_image[row], index_in_group(region_image, images)[row], index_in_group(lexeme_image, images)[col]] = (
+        True
+    )
     image, region, lexeme = linked.nonzero().unbind(1)
     flat = spread(lemmas[image, lexeme], image * linked.shape[1] + region, images * linked.shape[1])
     return _Blocks(by_region, by_lexeme, linked, lemmas, flat.unflatten(0, linked.shape[:2]))

@@ -20,7 +20,7 @@ torch.set_num_threads(1)  # test files run side by side, one process a core
 prepare_server()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.PreparedSample]) -> None:
     """Files with slow tests come first: then none of them is left to a single process at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from datamodules import GrainSampling, GranularityData
-from datamodules.prepare.job import Job
+from datamodules.prepare.job import PrepareJob
 from eval.interfaces import EvalContext
 from lightning_modules.cli.evaluate import evaluate
 from lightning_modules.cli.main import main
@@ -48,7 +48,7 @@ def test_its_loss_is_siglips(tmp_path):
     batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
     method = SigLip(bias=-2.0, encoder=TINY)
     features = method.features(batch)
-    texts = features.of(next(iter(batch.grains.values())))[:, 0]
+    texts = features.texts_at(next(iter(batch.grains.values())))[:, 0]
     logits = method.encoder.scale * features.images.image @ texts.T - 2.0
     wanted = -torch.nn.functional.logsigmoid(logits * (2 * torch.eye(6) - 1)).sum() / 6
     torch.testing.assert_close(method.losses(batch, features)["sigmoid"], wanted)
@@ -58,7 +58,7 @@ def test_an_own_source_becomes_shards(tmp_path):
     for number, colour in enumerate(COLOURS):
         (tmp_path / f"{colour}.jpg").write_bytes(picture(number))
         (tmp_path / f"{colour}.txt").write_text(f"A {colour} ball lies on the grass. It is 3.5 m wide.")
-    manifest = prepare_notes(tmp_path, Job(tmp_path / "shards", extractor="rules"))
+    manifest = prepare_notes(tmp_path, PrepareJob(tmp_path / "shards", extractor="rules"))
     assert manifest is not None
     assert manifest["samples"] == 3
     data = GranularityData([str(tmp_path / "shards")], batch_size=3, num_workers=0, image_size=16)

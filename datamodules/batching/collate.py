@@ -15,7 +15,7 @@ from datamodules.batch import Batch, Crops, Grain, Lexemes, MultipleChoice, Ragg
 from datamodules.batching.image_transforms import ImageTransform
 from datamodules.batching.region_sampling import RegionSampling
 from datamodules.batching.stored_tokens import StoredTokens, read_tokens
-from datamodules.batching.text_sampling import Drawn, GrainSampling
+from datamodules.batching.text_sampling import GrainSampling, SampledTexts
 from datamodules.batching.tokenizer import Tokenizer, token_hash, word_hash
 from datamodules.image_decoding import open_image
 from datamodules.sample import Phrase, Sample
@@ -24,7 +24,7 @@ Tokens = tuple[int, ...]
 
 
 @dataclass
-class Item:
+class PreparedSample:
     """One image ready to be batched: pixels, token sequences per grain, boxes.
 
     ``id`` is a hash of the key until a reader replaces it by one of shard and number.
@@ -46,7 +46,7 @@ class Item:
 
 @dataclass(frozen=True)
 class SamplePreprocessor:
-    """Turns a stored sample into an ``Item``: picture cropped, texts drawn and tokenised, boxes moved along.
+    """Turns a stored sample into an ``PreparedSample``: picture cropped, texts drawn and tokenised, boxes moved along.
 
     Args:
         image_size: side of the square in pixels.
@@ -64,7 +64,7 @@ class SamplePreprocessor:
     random_texts: bool
     regions: RegionSampling = RegionSampling()
 
-    def __call__(self, sample: Sample, rng: random.Random) -> Item:
+    def __call__(self, sample: Sample, rng: random.Random) -> PreparedSample:
         """Raises ``SampleError`` (reason ``image``) where the picture cannot be used."""
         stored = list(dict.fromkeys(r.box for r in sample.regions))
         boxes = np.array(stored, dtype=np.float64).reshape(-1, 4)
@@ -78,7 +78,7 @@ class SamplePreprocessor:
         row = {stored[box]: i for i, box in enumerate(chosen)}
         labels = _labels(sample)
         drawn = self.sampling.draw(sample, draws)
-        return Item(
+        return PreparedSample(
             key=sample.key,
             id=word_hash(sample.key),
             pixels=pixels,
@@ -100,7 +100,7 @@ class SamplePreprocessor:
             lost=lost,
         )
 
-    def _whole(self, text: str, drawn: Drawn, stored: StoredTokens | None) -> Tokens:
+    def _whole(self, text: str, drawn: SampledTexts, stored: StoredTokens | None) -> Tokens:
         """All tokens of a drawn text: the stored ones where there are any."""
         tokens = None if stored is None else stored.ids.get(text)
         if tokens is None and stored is not None and text == drawn.caption:
@@ -112,7 +112,7 @@ class SamplePreprocessor:
             lost[f"truncated/{grain.value}"] += 1
         return self.tokenizer.cut(tokens)
 
-    def _spans(self, drawn: Drawn, stored: StoredTokens | None, lost: Counter[str]) -> list[tuple[int, int]]:
+    def _spans(self, drawn: SampledTexts, stored: StoredTokens | None, lost: Counter[str]) -> list[tuple[int, int]]:
         """Where phrases stand in the caption's tokens; (0, 0), and counted, where the context cuts one off."""
         if not drawn.verbatim:
             return [(0, 0)] * len(drawn.phrases)
@@ -140,7 +140,7 @@ def _labels(sample: Sample) -> dict[tuple[float, ...], str]:
     return labels
 
 
-def _links(sample: Sample, drawn: Drawn, row: dict[tuple[float, ...], int]) -> list[tuple[int, int]]:
+def _links(sample: Sample, drawn: SampledTexts, row: dict[tuple[float, ...], int]) -> list[tuple[int, int]]:
     """(row of the kept boxes, drawn phrase) for every region whose box and phrase are both still there.
 
     Words alone do not join them: of two men that a caption calls "a man", each has its own box.
@@ -172,7 +172,7 @@ class _UniqueTexts:
         )
 
 
-def collate(items: Sequence[Item], skipped: Sequence[Skip] = ()) -> Batch:
+def collate(items: Sequence[PreparedSample], skipped: Sequence[Skip] = ()) -> Batch:
     """One batch of ``items``, at least one; ``skipped`` are the samples left out since the previous batch."""
     unique = _UniqueTexts()
     grains = {grain: _slots([item.grains[grain] for item in items], unique) for grain in Grain}
@@ -248,7 +248,7 @@ def _slots(texts: list[list[Tokens]], unique: _UniqueTexts) -> TextSlots:
     return TextSlots(index, valid)
 
 
-def _regions(items: Sequence[Item], first_box: list[int]) -> Regions:
+def _regions(items: Sequence[PreparedSample], first_box: list[int]) -> Regions:
     links = [(first_box[b] + r, p) for b, item in enumerate(items) for r, p in item.links]
     return Regions(
         boxes=torch.from_numpy(np.concatenate([item.boxes for item in items])).float(),
@@ -258,12 +258,12 @@ def _regions(items: Sequence[Item], first_box: list[int]) -> Regions:
     )
 
 
-def _crops(items: Sequence[Item], first_box: list[int]) -> Crops:
+def _crops(items: Sequence[PreparedSample], first_box: list[int]) -> Crops:
     rows = [first_box[b] + r for b, item in enumerate(items) for r in range(len(item.crops))]
     return Crops(torch.cat([item.crops for item in items]), torch.tensor(rows, dtype=torch.long))
 
 
-def _choices(items: Sequence[Item], first_box: list[int], unique: _UniqueTexts) -> MultipleChoice:
+def _choices(items: Sequence[PreparedSample], first_box: list[int], unique: _UniqueTexts) -> MultipleChoice:
     rows = [(first_box[b] + r, level, texts) for b, item in enumerate(items) for r, level, texts in item.choices]
     levels = tuple(dict.fromkeys(level for _, level, _ in rows))
     slots = _slots([texts for _, _, texts in rows], unique)

@@ -55,7 +55,7 @@ class GrainSampling:
         if self.caption == "sampled" and self.sentences == 0:
             raise ValueError("caption 'sampled' joins the drawn sentences, so sentences must be at least 1, got 0")
 
-    def draw(self, sample: Sample, rng: random.Random | None) -> Drawn:
+    def draw(self, sample: Sample, rng: random.Random | None) -> SampledTexts:
         """The texts of ``sample`` for one step; ``rng`` None takes the first ones and the whole caption."""
         order = list(range(len(sample.sentences)))
         if rng is not None and self.choice == "random":
@@ -68,7 +68,7 @@ class GrainSampling:
             rng.shuffle(phrases)
         opening = (sample.sentences or (sample.caption,))[0]
         summary = (sample.summary or opening) if self.summary == "stored" else opening
-        return Drawn(
+        return SampledTexts(
             caption=caption,
             summaries=[summary][: self.summaries],
             sentences=[sample.sentences[i] for i in order],
@@ -87,7 +87,7 @@ class GrainSampling:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampledTexts:
     """The texts drawn from one sample. ``verbatim``: phrase offsets are those of ``caption``."""
 
     caption: str

@@ -12,7 +12,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from datamodules.granularity import rule_tagger, spacy_phrases
 from datamodules.granularity.nltk_data import require_nltk_data, sentence_tokenizer
-from datamodules.granularity.noun_phrases import Found, phrases_of
+from datamodules.granularity.noun_phrases import FoundPhrase, phrases_of
 from datamodules.granularity.tagger import tagger
 
 ExtractorName: TypeAlias = Literal["nltk", "rules", "spacy"]
@@ -29,7 +29,7 @@ class Extractor(Protocol):
         """Where sentences of ``text`` may start; the captions' own rules are applied afterwards."""
         ...
 
-    def phrases(self, sentence: str) -> list[Found]:
+    def phrases(self, sentence: str) -> list[FoundPhrase]:
         """The phrases of ``sentence``, by start, then end."""
         ...
 
@@ -46,7 +46,7 @@ class NltkExtractor:
         """Punkt's."""
         return (start for start, _ in sentence_tokenizer().span_tokenize(text))
 
-    def phrases(self, sentence: str) -> list[Found]:
+    def phrases(self, sentence: str) -> list[FoundPhrase]:
         """By tags."""
         return phrases_of(sentence, tagger().tag)
 
@@ -62,7 +62,7 @@ class RuleExtractor:
         """After full stops."""
         return rule_tagger.sentence_starts(text)
 
-    def phrases(self, sentence: str) -> list[Found]:
+    def phrases(self, sentence: str) -> list[FoundPhrase]:
         """By tags that rules give."""
         return phrases_of(sentence, rule_tagger.tag_by_rules)
 
@@ -81,7 +81,7 @@ class SpacyExtractor:
         """The parser's."""
         return spacy_phrases.sentence_starts(self.model, text)
 
-    def phrases(self, sentence: str) -> list[Found]:
+    def phrases(self, sentence: str) -> list[FoundPhrase]:
         """Noun chunks, verbs with their preposition, relations."""
         return spacy_phrases.phrases(self.model, sentence)
 

@@ -18,10 +18,10 @@ from itertools import takewhile
 from typing import NamedTuple
 
 from datamodules.granularity.lemmatizer import singular
-from datamodules.granularity.tag_letters import COLOURS, Tag, Words, words_of
+from datamodules.granularity.tag_letters import COLOURS, Tag, TaggedSentence, words_of
 
 
-class Found(NamedTuple):
+class FoundPhrase(NamedTuple):
     """A phrase: characters ``[start, end)`` of its sentence, and its head's lemma ("" where it names no thing).
 
     ``stop``: it says nothing of what the picture shows.
@@ -33,14 +33,14 @@ class Found(NamedTuple):
     stop: bool = False
 
 
-def phrases_of(sentence: str, tag: Tag) -> list[Found]:
+def phrases_of(sentence: str, tag: Tag) -> list[FoundPhrase]:
     """All phrases of ``sentence``, by start, then end; they may overlap (an action and the relation in it).
 
     ``tag`` gives the Penn Treebank tags of tokens.
     """
     relations = relations_in(sentence)
     words = words_of(sentence, relations, tag)
-    found = [Found(start, end, "") for start, end in relations]
+    found = [FoundPhrase(start, end, "") for start, end in relations]
     return sorted([*found, *_actions(words, dict(relations)), *_noun_phrases(words)])
 
 
@@ -83,7 +83,7 @@ EMPTY = COLOURS | {
 }
 
 
-def _noun_phrases(words: Words) -> Iterator[Found]:
+def _noun_phrases(words: TaggedSentence) -> Iterator[FoundPhrase]:
     last = (0, 0)
     for span in [*_chunks(words.letters), (-1, 0)]:
         first, end = last
@@ -92,7 +92,7 @@ def _noun_phrases(words: Words) -> Iterator[Found]:
             continue
         if end:
             stop = says_nothing(words.lower[first:end])
-            yield Found(words.spans[first][0], words.spans[end - 1][1], _lemma(words, end - 1), stop)
+            yield FoundPhrase(words.spans[first][0], words.spans[end - 1][1], _lemma(words, end - 1), stop)
         last = span
 
 
@@ -101,12 +101,12 @@ def _chunks(letters: str) -> list[tuple[int, int]]:
     return [match.span() for match in _NOUN_PHRASE.finditer(letters)]
 
 
-def _is_quantity(words: Words, first: int, end: int) -> bool:
+def _is_quantity(words: TaggedSentence, first: int, end: int) -> bool:
     """A group of, a large number of; but not a parking lot of."""
     return _lemma(words, end - 1) in _QUANTITIES and (end - first < 2 or words.letters[end - 2] not in "Nn")
 
 
-def _lemma(words: Words, head: int) -> str:
+def _lemma(words: TaggedSentence, head: int) -> str:
     text = words.texts[head]
     acronym = len(text) > 2 and text[-1] == "s" and text[:-1].isupper()  # TVs
     return words.lower[head] if words.tags[head] == "NNP" and not acronym else singular(text)
@@ -152,7 +152,7 @@ _AUXILIARIES = {
 _ACTION = re.compile("[VGE](?:r|P{1,2})")
 
 
-def _actions(words: Words, relations: Mapping[int, int]) -> Iterator[Found]:
+def _actions(words: TaggedSentence, relations: Mapping[int, int]) -> Iterator[FoundPhrase]:
     """``relations`` are starts and ends."""
     for match in _ACTION.finditer(words.letters):
         verb, end = match.span()
@@ -161,11 +161,11 @@ def _actions(words: Words, relations: Mapping[int, int]) -> Iterator[Found]:
             continue
         if words.letters[verb + 1] == "r":
             if words.spans[verb + 1][0] in relations:
-                yield Found(start, relations[words.spans[verb + 1][0]], "")
+                yield FoundPhrase(start, relations[words.spans[verb + 1][0]], "")
             continue
         rest = list(takewhile(_PREPOSITIONS.__contains__, words.lower[verb + 1 : end]))
         infinitive = rest and rest[-1] == "to" and words.letters[verb + 1 + len(rest) :][:1] == "V"
         if infinitive:
             rest.pop()
         if rest:
-            yield Found(start, words.spans[verb + len(rest)][1], "")
+            yield FoundPhrase(start, words.spans[verb + len(rest)][1], "")

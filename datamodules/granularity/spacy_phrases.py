@@ -14,7 +14,7 @@ from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
-from datamodules.granularity.noun_phrases import Found, relations_in, says_nothing
+from datamodules.granularity.noun_phrases import FoundPhrase, relations_in, says_nothing
 
 _NAMES = ("NOUN", "PROPN", "NUM", "ADJ", "SYM", "X")  # what a head may be: pronouns name no thing
 
@@ -48,21 +48,21 @@ def sentence_starts(model: str, text: str) -> list[int]:
     return [sentence.start_char for sentence in pipeline(model)(text).sents]
 
 
-def phrases(model: str, sentence: str) -> list[Found]:
+def phrases(model: str, sentence: str) -> list[FoundPhrase]:
     """The phrases of ``sentence``, by start, then end."""
     document = pipeline(model)(sentence)
-    relations = [Found(start, end, "") for start, end in relations_in(sentence)]
+    relations = [FoundPhrase(start, end, "") for start, end in relations_in(sentence)]
     return sorted({*relations, *_noun_chunks(document), *_actions(document)})
 
 
-def _noun_chunks(document: Any) -> Iterator[Found]:
+def _noun_chunks(document: Any) -> Iterator[FoundPhrase]:
     for chunk in document.noun_chunks:
         words = [token.lower_ for token in chunk if not token.is_space]
         if chunk.root.pos_ in _NAMES:
-            yield Found(chunk.start_char, chunk.end_char, chunk.root.lemma_.lower(), says_nothing(words))
+            yield FoundPhrase(chunk.start_char, chunk.end_char, chunk.root.lemma_.lower(), says_nothing(words))
 
 
-def _actions(document: Any) -> Iterator[Found]:
+def _actions(document: Any) -> Iterator[FoundPhrase]:
     for verb, preposition in pairwise(document):
         if verb.pos_ == "VERB" and preposition.pos_ == "ADP":
-            yield Found(verb.idx, preposition.idx + len(preposition), "")
+            yield FoundPhrase(verb.idx, preposition.idx + len(preposition), "")

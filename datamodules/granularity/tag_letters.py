@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 Tag: TypeAlias = Callable[[Sequence[str]], Sequence[str]]  # from a sentence's tokens to their Penn Treebank tags
 
 
-class Words(NamedTuple):
+class TaggedSentence(NamedTuple):
     """A sentence's words and marks: characters [start, end) of each, the text, as it is and in lower case, the tag, and
     all letters.
     """
@@ -26,7 +26,7 @@ class Words(NamedTuple):
     letters: str
 
 
-def words_of(sentence: str, relations: Sequence[tuple[int, int]], tag: Tag) -> Words:
+def words_of(sentence: str, relations: Sequence[tuple[int, int]], tag: Tag) -> TaggedSentence:
     """The words of ``sentence``; those inside ``relations``, characters of it, have the letter r."""
     spans = [match.span() for match in _TOKEN.finditer(sentence)]
     texts = [sentence[start:end] for start, end in spans]
@@ -38,7 +38,7 @@ def words_of(sentence: str, relations: Sequence[tuple[int, int]], tag: Tag) -> W
         else:
             letter, base_verb = _letter(text, name)
             letters += "V" if base_verb and letters[-1:] == "n" else letter
-    return Words(spans, texts, [text.lower() for text in texts], tags, letters)
+    return TaggedSentence(spans, texts, [text.lower() for text in texts], tags, letters)
 
 
 _TOKEN = re.compile(

@@ -17,7 +17,7 @@ from datamodules.prepare.text_cleaning import tidy, tidy_span
 from datamodules.sample import Phrase
 
 
-class Caption(NamedTuple):
+class CutCaption(NamedTuple):
     """A tidied caption. Every one of ``phrases`` lies in one of ``sentences``; ``labels`` say what some phrases are."""
 
     text: str
@@ -39,7 +39,7 @@ def move_spans(text: str, tidied: str, spans: Iterable[Span], rejects: Rejects, 
 
 def tidy_caption(
     text: str, spans: Iterable[Span], extractor: Extractor, rejects: Rejects, name: object
-) -> tuple[Caption, dict[Span, Span]]:
+) -> tuple[CutCaption, dict[Span, Span]]:
     """The caption of a ``text`` without given sentences, and where its annotated ``spans`` stand in it.
 
     Raises:
@@ -52,10 +52,10 @@ def tidy_caption(
         raise LeftOut("no caption")
     moved = move_spans(text, tidied, spans, rejects, name)
     phrases = sorted(set(moved.values()))
-    return Caption(tidied, _whole(sentences, phrases), phrases), moved
+    return CutCaption(tidied, _whole(sentences, phrases), phrases), moved
 
 
-def phrases_at(caption: Caption, extractor: Extractor | None) -> list[Phrase]:
+def phrases_at(caption: CutCaption, extractor: Extractor | None) -> list[Phrase]:
     """The annotated phrases in reading order, with lemmas where there is an ``extractor``."""
     phrases: list[Phrase] = []
     spans = sorted(set(caption.phrases))

@@ -18,7 +18,7 @@ from datamodules.granularity.cutting import cut_phrases
 from datamodules.prepare.boxes import Box, drawn_box, leave_out_boxes, usable
 from datamodules.prepare.coco_names import CategoryNames
 from datamodules.prepare.images import Picture, look_into, read_picture, require_pictures, sample_key
-from datamodules.prepare.job import Job
+from datamodules.prepare.job import PrepareJob
 from datamodules.prepare.rejected import LeftOut, Rejects
 from datamodules.prepare.shard_jobs import Manifest, in_units, write_units
 from datamodules.prepare.text_cleaning import as_sentence
@@ -28,7 +28,7 @@ from datamodules.sample import Phrase, Region, Sample
 def prepare_coco(
     images: Path,
     captions: Path,
-    job: Job,
+    job: PrepareJob,
     instances: Path | None = None,
     skip_missing: bool = False,
     proposals: Path | None = None,
@@ -97,7 +97,7 @@ class CocoReader(NamedTuple):
     folder: Path
     names: CategoryNames
     most: int
-    job: Job
+    job: PrepareJob
     source: str = "coco"
 
     def samples(self, images: Iterable[Annotated], rejects: Rejects) -> Iterator[Sample]:

@@ -8,15 +8,15 @@ from typing import Literal
 
 from datamodules.formats.dci import read_dci, read_dci_split
 from datamodules.formats.layout import NAME
-from datamodules.prepare.job import Job
-from datamodules.prepare.records import Drawn, Record, path_key, write_records
+from datamodules.prepare.job import PrepareJob
+from datamodules.prepare.records import ImageRecord, RecordBox, path_key, write_records
 from datamodules.prepare.shard_jobs import Manifest
 
 
 def prepare_dci(
     images: Path,
     annotations: Path,
-    job: Job,
+    job: PrepareJob,
     splits: Path | None = None,
     split: Literal["train", "valid", "test"] = "train",
     skip_missing: bool = False,
@@ -50,7 +50,7 @@ def prepare_dci(
         raise FileNotFoundError(f"{annotations} holds no JSON file of the images asked for")
     settings = {"split": split if splits else None}
 
-    def records() -> Iterator[Record]:
+    def records() -> Iterator[ImageRecord]:
         return (_dci(images, file) for file in files)
 
     return write_records(
@@ -58,9 +58,9 @@ def prepare_dci(
     )
 
 
-def _dci(images: Path, file: Path) -> Record:
+def _dci(images: Path, file: Path) -> ImageRecord:
     image, _ = read_dci(file)
     NAME.check(f"{file}: 'short_caption'", image.short_caption)
     caption = f"{image.short_caption}\n\n{image.extra_caption}"
-    boxes = [Drawn(corners, label) for corners, label in image.masks]
-    return Record(path_key(image.file), file.name, images / image.file, caption, image.short_caption, boxes)
+    boxes = [RecordBox(corners, label) for corners, label in image.masks]
+    return ImageRecord(path_key(image.file), file.name, images / image.file, caption, image.short_caption, boxes)

@@ -8,15 +8,15 @@ from typing import Literal
 
 from datamodules.formats.docci import read_docci
 from datamodules.formats.layout import described
-from datamodules.prepare.job import Job
-from datamodules.prepare.records import Record, path_key, write_records
+from datamodules.prepare.job import PrepareJob
+from datamodules.prepare.records import ImageRecord, path_key, write_records
 from datamodules.prepare.shard_jobs import Manifest
 
 
 def prepare_docci(
     images: Path,
     annotations: Path,
-    job: Job,
+    job: PrepareJob,
     split: Literal["train", "test", "qual_dev", "qual_test"] = "train",
     skip_missing: bool = False,
 ) -> Manifest | None:
@@ -39,10 +39,10 @@ def prepare_docci(
         ValueError: a number is out of its range, or no image was left to write.
     """
 
-    def records() -> Iterator[Record]:
+    def records() -> Iterator[ImageRecord]:
         for image in read_docci(annotations):
             if image.split == split:
-                yield Record(path_key(image.file), image.file, images / image.file, image.description)
+                yield ImageRecord(path_key(image.file), image.file, images / image.file, image.description)
 
     settings = {"annotations": described(annotations), "split": split}
     return write_records(

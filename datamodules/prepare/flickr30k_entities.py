@@ -19,10 +19,10 @@ from datamodules.granularity.cutting import Span
 from datamodules.granularity.extractors import Extractor
 from datamodules.granularity.nltk_data import NltkDataError, missing_nltk_data
 from datamodules.prepare.boxes import from_pixels, usable
-from datamodules.prepare.captions import Caption, move_spans
+from datamodules.prepare.captions import CutCaption, move_spans
 from datamodules.prepare.grounding import Grounded, grounded_sample
 from datamodules.prepare.images import look_into, read_picture, require_pictures
-from datamodules.prepare.job import Job
+from datamodules.prepare.job import PrepareJob
 from datamodules.prepare.rejected import LeftOut, Rejects
 from datamodules.prepare.shard_jobs import Manifest, in_units, write_units
 from datamodules.prepare.text_cleaning import as_sentence
@@ -34,7 +34,7 @@ logger = logging.getLogger("grainclip")
 def prepare_flickr30k_entities(
     images: Path,
     annotations: Path,
-    job: Job,
+    job: PrepareJob,
     split: Literal["train", "val", "test"] = "train",
     skip_missing: bool = False,
 ) -> Manifest | None:
@@ -89,7 +89,7 @@ class EntitiesReader(NamedTuple):
 
     images: Path
     annotations: Path
-    job: Job
+    job: PrepareJob
     lemmatiser: Extractor | None
 
     def samples(self, ids: Iterable[str], rejects: Rejects) -> Iterator[Sample]:
@@ -116,7 +116,7 @@ class EntitiesReader(NamedTuple):
         image = Grounded(image_id, image_id, self.job.fitted(picture), caption, linked)
         return grounded_sample(image, self.lemmatiser, source="flickr30k_entities", rejects=rejects)
 
-    def _caption(self, image_id: str, rejects: Rejects) -> tuple[Caption, dict[str, list[Span]]]:
+    def _caption(self, image_id: str, rejects: Rejects) -> tuple[CutCaption, dict[str, list[Span]]]:
         """The captions as one, its entities being the phrases, and each visible chain's phrases."""
         lines: list[str] = []
         sentences: list[Span] = []
@@ -137,4 +137,4 @@ class EntitiesReader(NamedTuple):
                     labels[span] = entity.label
                     chains.setdefault(entity.chain, []).append(span)
         chains.pop(NOT_VISUAL, None)
-        return Caption(" ".join(lines), sentences, list(labels), labels), chains
+        return CutCaption(" ".join(lines), sentences, list(labels), labels), chains

@@ -15,10 +15,10 @@ from datamodules.formats.layout import CAPTION, PIXELS, Rule, is_number
 from datamodules.granularity.cutting import Span
 from datamodules.prepare.boxes import from_fractions, usable
 from datamodules.prepare.captions import tidy_caption
-from datamodules.prepare.grit_files import Item, Work, find_works
+from datamodules.prepare.grit_files import GritItem, Work, find_works
 from datamodules.prepare.grounding import Grounded, grounded_sample
 from datamodules.prepare.images import look_into, sample_key
-from datamodules.prepare.job import Job
+from datamodules.prepare.job import PrepareJob
 from datamodules.prepare.rejected import LeftOut, Rejects
 from datamodules.prepare.shard_jobs import Manifest, Unit, write_units
 from datamodules.sample import Sample
@@ -26,7 +26,7 @@ from datamodules.sample import Sample
 
 def prepare_grit(
     data: str,
-    job: Job,
+    job: PrepareJob,
     min_score: float = 0.0,
 ) -> Manifest | None:
     """Write shards from GRIT as img2dataset saves it, with the columns `noun_chunks` and `ref_exps`.
@@ -77,7 +77,7 @@ class GritReader(NamedTuple):
     """From pictures with a JSON each to samples."""
 
     min_score: float
-    job: Job
+    job: PrepareJob
 
     def samples(self, work: Work, rejects: Rejects) -> Iterator[Sample]:
         """A sample a picture. What has no caption, or whose picture is no good, is counted with its boxes."""
@@ -92,7 +92,7 @@ class GritReader(NamedTuple):
             except LeftOut as left:
                 rejects.add_image(left.reason, item.key, len(entries))
 
-    def _sample(self, item: Item, record: dict[str, Any], entries: list[list[float]], rejects: Rejects) -> Sample:
+    def _sample(self, item: GritItem, record: dict[str, Any], entries: list[list[float]], rejects: Rejects) -> Sample:
         text, size = _caption(record, item.place), _size(record, item.place)
         if item.image is None:
             raise LeftOut("image missing")

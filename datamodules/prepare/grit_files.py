@@ -20,7 +20,7 @@ from datamodules.shards.tar_members import IMAGE
 _STATISTICS = "_stats.json"  # img2dataset's own, beside the pictures
 
 
-class Item(NamedTuple):
+class GritItem(NamedTuple):
     """A picture and its JSON, None where it is missing; ``place`` is for messages."""
 
     key: str
@@ -32,7 +32,7 @@ class Item(NamedTuple):
 class Work(Protocol):
     """Items that go into one shard."""
 
-    def items(self, rejects: Rejects) -> Iterator[Item]:
+    def items(self, rejects: Rejects) -> Iterator[GritItem]:
         """One at a time. Raises ``ShardError`` where a tar is damaged."""
         ...
 
@@ -42,7 +42,7 @@ class Tar(NamedTuple):
 
     url: str
 
-    def items(self, rejects: Rejects) -> Iterator[Item]:
+    def items(self, rejects: Rejects) -> Iterator[GritItem]:
         """Read one after the other; members of no item are counted."""
         return _in_tar(self.url, rejects)
 
@@ -52,12 +52,12 @@ class Files(NamedTuple):
 
     stems: Sequence[tuple[Path, Mapping[str, Path]]]
 
-    def items(self, rejects: Rejects) -> Iterator[Item]:
+    def items(self, rejects: Rejects) -> Iterator[GritItem]:
         """Read one after the other."""
         del rejects
         for stem, parts in self.stems:
             data = {part: path.read_bytes() for part, path in parts.items()}
-            yield Item(stem.name, f"{stem}.json", data.get("image"), data.get("json"))
+            yield GritItem(stem.name, f"{stem}.json", data.get("image"), data.get("json"))
 
 
 def find_works(data: str, samples: int) -> tuple[Iterator[Work], list[str]]:
@@ -81,9 +81,9 @@ def find_works(data: str, samples: int) -> tuple[Iterator[Work], list[str]]:
     return (Files(unit.work) for unit in in_units(_in_folder(folder), samples)), [folder.name]
 
 
-def _in_tar(url: str, rejects: Rejects) -> Iterator[Item]:
+def _in_tar(url: str, rejects: Rejects) -> Iterator[GritItem]:
     for key, data in read_members(url, ("json",), rejects):
-        yield Item(key.rpartition("/")[2], f"{url}, {key}.json", data.get(IMAGE), data.get("json"))
+        yield GritItem(key.rpartition("/")[2], f"{url}, {key}.json", data.get(IMAGE), data.get("json"))
 
 
 def _in_folder(folder: Path) -> Iterator[tuple[Path, dict[str, Path]]]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from datamodules.granularity.cutting import Span
 from datamodules.granularity.extractors import Extractor
 from datamodules.prepare.boxes import Box
-from datamodules.prepare.captions import Caption, phrases_at
+from datamodules.prepare.captions import CutCaption, phrases_at
 from datamodules.prepare.images import Picture
 from datamodules.prepare.rejected import Rejects
 from datamodules.sample import Region, Sample
@@ -20,7 +20,7 @@ class Grounded(NamedTuple):
     key: str
     name: str
     picture: Picture
-    caption: Caption
+    caption: CutCaption
     boxes: Sequence[tuple[Box, Sequence[Span]]]
 
 

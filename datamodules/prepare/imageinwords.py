@@ -7,15 +7,15 @@ from pathlib import Path
 
 from datamodules.formats.imageinwords import other_name, read_imageinwords
 from datamodules.formats.layout import described
-from datamodules.prepare.job import Job
-from datamodules.prepare.records import Record, path_key, write_records
+from datamodules.prepare.job import PrepareJob
+from datamodules.prepare.records import ImageRecord, path_key, write_records
 from datamodules.prepare.shard_jobs import Manifest
 
 
 def prepare_imageinwords(
     images: Path,
     annotations: Path,
-    job: Job,
+    job: PrepareJob,
     skip_missing: bool = False,
 ) -> Manifest | None:
     """Write shards from ImageInWords (data.jsonl of IIW-400, DCI_Test or DOCCI_Test).
@@ -36,10 +36,10 @@ def prepare_imageinwords(
         ValueError: a number is out of its range, or no image was left to write.
     """
 
-    def records() -> Iterator[Record]:
+    def records() -> Iterator[ImageRecord]:
         for file, caption in read_imageinwords(annotations):
             image, other = images / file, images / other_name(file)
-            yield Record(path_key(file), file, image if image.is_file() or not other.is_file() else other, caption)
+            yield ImageRecord(path_key(file), file, image if image.is_file() or not other.is_file() else other, caption)
 
     settings = {"annotations": described(annotations)}
     return write_records(

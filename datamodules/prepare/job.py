@@ -14,7 +14,7 @@ _LEAST_SIDE = 32  # pixels
 
 
 @dataclass(frozen=True)
-class Job:
+class PrepareJob:
     """A run of ``lightning prepare``, but for what its source alone is told.
 
     Args:

@@ -14,12 +14,12 @@ from datamodules.formats.layout import LayoutError, described
 from datamodules.prepare.coco import Annotated, CocoReader
 from datamodules.prepare.coco_names import CategoryNames
 from datamodules.prepare.images import require_pictures
-from datamodules.prepare.job import Job
+from datamodules.prepare.job import PrepareJob
 from datamodules.prepare.shard_jobs import Manifest, in_units, write_units
 
 
 def prepare_karpathy(
-    images: Path, annotations: Path, job: Job, splits: tuple[str, ...] = ("train",), skip_missing: bool = False
+    images: Path, annotations: Path, job: PrepareJob, splits: tuple[str, ...] = ("train",), skip_missing: bool = False
 ) -> Manifest | None:
     """Write shards from Karpathy's split of COCO or Flickr30k (dataset_coco.json, dataset_flickr30k.json).
 

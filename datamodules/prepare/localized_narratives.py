@@ -8,15 +8,15 @@ from pathlib import Path
 from datamodules.formats.layout import ID, NAME, PATH, described
 from datamodules.formats.row_readers import json_lines
 from datamodules.prepare.images import sample_key
-from datamodules.prepare.job import Job
-from datamodules.prepare.records import Record, write_records
+from datamodules.prepare.job import PrepareJob
+from datamodules.prepare.records import ImageRecord, write_records
 from datamodules.prepare.shard_jobs import Manifest
 
 
 def prepare_localized_narratives(
     images: Path,
     annotations: Path,
-    job: Job,
+    job: PrepareJob,
     skip_missing: bool = False,
 ) -> Manifest | None:
     """Write shards from Localized Narratives' JSON lines; each narrative of an image is a sample.
@@ -37,7 +37,7 @@ def prepare_localized_narratives(
         ValueError: a number is out of its range, or no image was left to write.
     """
 
-    def records() -> Iterator[Record]:
+    def records() -> Iterator[ImageRecord]:
         for number, row in enumerate(json_lines(annotations)):
             where = f"{annotations}: line {number + 1}'s"
             for field, rule in {"image_id": ID, "caption": NAME}.items():
@@ -47,7 +47,7 @@ def prepare_localized_narratives(
                 name = f"{int(name):012d}"
             PATH.check(f"{where} 'image_id'", name)
             key = sample_key(f"{name}-{row.get('annotator_id', 0)}")
-            yield Record(key, name, images / f"{name}.jpg", row["caption"])
+            yield ImageRecord(key, name, images / f"{name}.jpg", row["caption"])
 
     settings = {"annotations": described(annotations)}
     return write_records(

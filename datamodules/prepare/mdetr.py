@@ -19,7 +19,7 @@ from datamodules.prepare.boxes import drawn_box, leave_out_boxes, usable
 from datamodules.prepare.captions import tidy_caption
 from datamodules.prepare.grounding import Grounded, grounded_sample
 from datamodules.prepare.images import look_into, read_picture, require_pictures, sample_key
-from datamodules.prepare.job import Job
+from datamodules.prepare.job import PrepareJob
 from datamodules.prepare.rejected import LeftOut, Rejects
 from datamodules.prepare.shard_jobs import Manifest, in_units, write_units
 from datamodules.sample import Sample
@@ -28,7 +28,7 @@ from datamodules.sample import Sample
 def prepare_grounded(
     images: Path,
     annotations: Path,
-    job: Job,
+    job: PrepareJob,
     skip_missing: bool = False,
 ) -> Manifest | None:
     """Write shards from grounded captions in MDETR's JSON (final_flickr_separateGT_train.json and the like).
@@ -120,7 +120,7 @@ class GroundedReader(NamedTuple):
     """From rows of ``images``, each with its boxes, to samples."""
 
     folder: Path
-    job: Job
+    job: PrepareJob
 
     def samples(self, rows: Iterable[tuple[CaptionedImage, list[NamedBox]]], rejects: Rejects) -> Iterator[Sample]:
         """A sample a row. What has no caption, or whose file is no good, is counted with its boxes."""

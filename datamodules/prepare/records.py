@@ -10,21 +10,21 @@ from typing import Any, NamedTuple
 from datamodules.granularity.cutting import cut_phrases, split_sentences
 from datamodules.prepare.boxes import from_pixels
 from datamodules.prepare.images import Picture, look_into, read_picture, require_pictures, sample_key
-from datamodules.prepare.job import Job
+from datamodules.prepare.job import PrepareJob
 from datamodules.prepare.rejected import LeftOut, Rejects
 from datamodules.prepare.shard_jobs import Manifest, in_units, write_units
 from datamodules.prepare.text_cleaning import mended, tidy, without_repeats
 from datamodules.sample import Region, Sample
 
 
-class Drawn(NamedTuple):
+class RecordBox(NamedTuple):
     """A box ``(x0, y0, x1, y1)`` in pixels of the picture, and what it shows."""
 
     corners: tuple[float, float, float, float]
     label: str | None
 
 
-class Record(NamedTuple):
+class ImageRecord(NamedTuple):
     """What a data set says about one image. ``image`` is its file; ``name`` is for reports."""
 
     key: str
@@ -32,12 +32,12 @@ class Record(NamedTuple):
     image: Path
     caption: str
     summary: str | None = None
-    boxes: Sequence[Drawn] = ()
+    boxes: Sequence[RecordBox] = ()
 
 
 def write_records(
-    records: Callable[[], Iterable[Record]],
-    job: Job,
+    records: Callable[[], Iterable[ImageRecord]],
+    job: PrepareJob,
     *,
     source: str,
     settings: dict[str, Any],
@@ -60,7 +60,7 @@ def write_records(
     return write_units(units, partial(samples_of, source=source, job=job), job, source=source, settings=settings)
 
 
-def samples_of(records: list[Record], rejects: Rejects, *, source: str, job: Job) -> Iterator[Sample]:
+def samples_of(records: list[ImageRecord], rejects: Rejects, *, source: str, job: PrepareJob) -> Iterator[Sample]:
     """The samples of a shard's records. What cannot be one is counted."""
     for record in records:
         try:
@@ -69,7 +69,7 @@ def samples_of(records: list[Record], rejects: Rejects, *, source: str, job: Job
             rejects.add(left.reason, record.name)
 
 
-def to_sample(record: Record, image: bytes, rejects: Rejects, *, source: str, job: Job) -> Sample:
+def to_sample(record: ImageRecord, image: bytes, rejects: Rejects, *, source: str, job: PrepareJob) -> Sample:
     """The sample of a record and its encoded picture. Raises ``LeftOut``."""
     text = without_repeats(mended(record.caption))
     sentences = [" ".join(s.split()) for s in split_sentences(text, job.finder)]  # where lines end is still known
@@ -100,7 +100,7 @@ def path_key(path: str) -> str:
     return sample_key(str(Path(path).with_suffix("")))
 
 
-def _regions(record: Record, picture: Picture, rejects: Rejects) -> Iterator[Region]:
+def _regions(record: ImageRecord, picture: Picture, rejects: Rejects) -> Iterator[Region]:
     for box in record.boxes:
         try:
             yield Region(from_pixels(box.corners, picture.width, picture.height), None, box.label)

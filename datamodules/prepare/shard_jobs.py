@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from datamodules.batching.stored_tokens import with_tokens
 from datamodules.granularity.cutting import CUTTING
-from datamodules.prepare.job import Job
+from datamodules.prepare.job import PrepareJob
 from datamodules.prepare.rejected import Rejects
 from datamodules.prepare.statistics import Statistics
 from datamodules.sample import SCHEMA_VERSION, Sample
@@ -68,7 +68,7 @@ def in_units(items: Iterable[Any], size: int) -> Iterator[Unit]:
 def write_units(
     units: Iterable[Unit],
     to_samples: ToSamples,
-    job: Job,
+    job: PrepareJob,
     *,
     source: str,
     settings: Mapping[str, Any],

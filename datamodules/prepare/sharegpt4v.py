@@ -11,15 +11,15 @@ from pathlib import Path
 
 from datamodules.formats.layout import described
 from datamodules.formats.sharegpt4v import read_sharegpt4v
-from datamodules.prepare.job import Job
-from datamodules.prepare.records import Record, path_key, write_records
+from datamodules.prepare.job import PrepareJob
+from datamodules.prepare.records import ImageRecord, path_key, write_records
 from datamodules.prepare.shard_jobs import Manifest
 
 
 def prepare_sharegpt4v(
     images: Path,
     annotations: Path,
-    job: Job,
+    job: PrepareJob,
     held_out: int = 1000,
     skip_missing: bool = False,
 ) -> Manifest | None:
@@ -50,10 +50,10 @@ def prepare_sharegpt4v(
     )
 
 
-def _sharegpt4v(images: Path, annotations: Path, held_out: int) -> Iterator[Record]:
+def _sharegpt4v(images: Path, annotations: Path, held_out: int) -> Iterator[ImageRecord]:
     kept_back: set[str] = set()
     for number, (file, caption) in enumerate(read_sharegpt4v(annotations)):
         if number < held_out:
             kept_back.add(file)
         elif file not in kept_back:
-            yield Record(path_key(file), file, images / file, caption)
+            yield ImageRecord(path_key(file), file, images / file, caption)

@@ -8,15 +8,15 @@ from typing import Any
 
 from datamodules.formats.layout import PATH, LayoutError, Rule, described
 from datamodules.formats.row_readers import EncodingError, table_rows
-from datamodules.prepare.job import Job
-from datamodules.prepare.records import Record, path_key, write_records
+from datamodules.prepare.job import PrepareJob
+from datamodules.prepare.records import ImageRecord, path_key, write_records
 from datamodules.prepare.shard_jobs import Manifest
 
 
 def prepare_table(
     images: Path,
     annotations: Path,
-    job: Job,
+    job: PrepareJob,
     image_column: str = "image",
     caption_column: str = "caption",
     summary_column: str | None = None,
@@ -49,7 +49,7 @@ def prepare_table(
         {"summary": summary_column} if summary_column else {}
     )
 
-    def records() -> Iterator[Record]:
+    def records() -> Iterator[ImageRecord]:
         for number, row in enumerate(_rows(annotations, encoding)):
             for column in columns.values():
                 if column not in row:
@@ -59,7 +59,7 @@ def prepare_table(
             for column in [caption_column, *filter(None, [summary_column])]:
                 _TEXT.check(f"{where} '{column}'", row[column])
             file, summary = row[image_column], row[summary_column] if summary_column else None
-            yield Record(path_key(file), file, images / file, row[caption_column] or "", summary)
+            yield ImageRecord(path_key(file), file, images / file, row[caption_column] or "", summary)
 
     settings = {"annotations": described(annotations), "encoding": encoding, **columns}
     return write_records(

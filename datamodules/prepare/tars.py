@@ -13,8 +13,8 @@ from pathlib import Path
 
 from datamodules.formats.layout import described
 from datamodules.prepare.images import sample_key
-from datamodules.prepare.job import Job
-from datamodules.prepare.records import Record, to_sample
+from datamodules.prepare.job import PrepareJob
+from datamodules.prepare.records import ImageRecord, to_sample
 from datamodules.prepare.rejected import LeftOut, Rejects
 from datamodules.prepare.shard_jobs import Manifest, Unit, write_units
 from datamodules.prepare.tar_reader import read_members
@@ -25,7 +25,7 @@ from datamodules.shards.tar_members import IMAGE
 
 def prepare_tars(
     data: str,
-    job: Job,
+    job: PrepareJob,
     caption_field: str = "caption",
 ) -> Manifest | None:
     """Write shards with grains from tars with captions. One shard a tar: `samples_per_shard` has no meaning here.
@@ -53,14 +53,14 @@ def prepare_tars(
     return write_units(units, to_samples, job, source="tars", settings=settings)
 
 
-def samples_of_tar(url: str, rejects: Rejects, *, caption_field: str, job: Job) -> Iterator[Sample]:
+def samples_of_tar(url: str, rejects: Rejects, *, caption_field: str, job: PrepareJob) -> Iterator[Sample]:
     """The samples of one tar. What cannot be one is counted. Raises ``ShardError`` where the tar is damaged."""
     for key, members in read_members(url, ("json", "txt"), rejects):
         try:
             caption = _caption(members, caption_field)
             if IMAGE not in members:
                 raise LeftOut("image missing")
-            record = Record(sample_key(key), f"{url}, {key}", Path(key), caption)
+            record = ImageRecord(sample_key(key), f"{url}, {key}", Path(key), caption)
             yield to_sample(record, members[IMAGE], rejects, source="tars", job=job)
         except LeftOut as left:
             rejects.add(left.reason, f"{url}, {key}")

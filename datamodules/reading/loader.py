@@ -40,21 +40,21 @@ class TrainingBatches(Protocol):
 
 
 class EpochLoader:
-    """The training loader. Each ``iter`` asks ``place`` how many samples all ranks together have been trained on and
-    how many batches of this epoch are done, and yields the rest of the epoch. Collective where there are ranks.
+    """The training loader. Each ``iter`` asks ``resume_point`` how many samples all ranks together have been trained
+    on and how many batches of this epoch are done, and yields the rest of the epoch. Collective where there are ranks.
     """
 
     def __init__(
-        self, reader: TrainingBatches, batches: int, workers: int, place: Callable[[], tuple[int, int]]
+        self, reader: TrainingBatches, batches: int, workers: int, resume_point: Callable[[], tuple[int, int]]
     ) -> None:
-        self.reader, self.batches, self.workers, self.place = reader, batches, workers, place
+        self.reader, self.batches, self.workers, self.resume_point = reader, batches, workers, resume_point
         self._rate = BadSampleRate(reader.skip)
 
     def __len__(self) -> int:
         return self.batches
 
     def __iter__(self) -> Iterator[Batch]:
-        samples, done = self.place()
+        samples, done = self.resume_point()
         self._rate.restart(self.reader.samples)
         left = self.batches - done
         batches = iter(self.reader.loader(samples, left, self.workers, **_settings(self.workers)))

@@ -18,19 +18,19 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.batch import Batch, Skip
-from datamodules.batching.collate import Item, SamplePreprocessor, collate, empty_batch
+from datamodules.batching.collate import PreparedSample, SamplePreprocessor, collate, empty_batch
 from datamodules.reading.bad_samples import DataError, SkipNotes, SkipPolicy, ended
 from datamodules.reading.mixture import Mixture
-from datamodules.reading.shuffle_order import Place, Schedule, ShuffleOrder
+from datamodules.reading.shuffle_order import SamplePosition, SampleSequence, ShuffleOrder
 from datamodules.sample import Sample, SampleError
-from datamodules.shards.reader import Source, TarReader
+from datamodules.shards.reader import IndexedShards, TarReader
 
 logger = logging.getLogger("grainclip")
 
 _TRIES = 100  # substitutes before a run gives up
 
 
-def prepared(members: dict[str, Any], prepare: SamplePreprocessor, draws: str, identity: int) -> Item:
+def prepared(members: dict[str, Any], prepare: SamplePreprocessor, draws: str, identity: int) -> PreparedSample:
     """An item of the batch from a sample's members; ``draws`` names its random choices. Raises ``SampleError``."""
     item = prepare(Sample.from_members(members), random.Random(draws))
     item.id = identity
@@ -53,7 +53,7 @@ class IndexedBatches(Dataset[Batch]):
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[IndexedShards],
         weights: Sequence[float],
         prepare: SamplePreprocessor,
         batch_size: int,
@@ -67,7 +67,7 @@ class IndexedBatches(Dataset[Batch]):
         self.readers = [TarReader(source) for source in sources]
         orders = [ShuffleOrder(s.sizes, f"{seed}/{i}" if i else seed, shuffle_shards) for i, s in enumerate(sources)]
         self.samples = sum(order.samples for order in orders)
-        self.schedule = Schedule(orders, Mixture(weights))
+        self.schedule = SampleSequence(orders, Mixture(weights))
         self.prepare, self.batch_size, self.seed = prepare, batch_size, seed
         self.rank, self.global_batch = rank, batch_size * ranks
         self.skip, self._notes = skip, SkipNotes()
@@ -82,7 +82,7 @@ class IndexedBatches(Dataset[Batch]):
         starts = range(position, position + batches * self.global_batch, self.global_batch)
         return DataLoader(self, batch_size=None, sampler=starts, num_workers=workers, **settings)
 
-    def _item(self, position: int) -> Item:
+    def _item(self, position: int) -> PreparedSample:
         wanted = self.schedule.at(position)
         item = self._try(wanted, f"{self.seed}/{wanted.source}/{wanted.epoch}/{wanted.index}")
         for attempt in range(_TRIES):
@@ -92,7 +92,7 @@ class IndexedBatches(Dataset[Batch]):
             item = self._try(place, f"{self.seed}/{place.source}/{place.epoch}/{place.index}/for {wanted.index}")
         raise DataError(ended(f"{_TRIES} samples in a row cannot be used", self._notes.last))
 
-    def _try(self, place: Place, draws: str) -> Item | None:
+    def _try(self, place: SamplePosition, draws: str) -> PreparedSample | None:
         return try_item(self.readers[place.source], place.index, self.prepare, draws, self._notes)
 
 
@@ -105,7 +105,7 @@ class IndexedPass(Dataset[Batch]):
 
     def __init__(
         self,
-        source: Source,
+        source: IndexedShards,
         prepare: SamplePreprocessor,
         batch_size: int,
         *,
@@ -141,7 +141,9 @@ class IndexedPass(Dataset[Batch]):
         return DataLoader(self, batch_size=None, num_workers=workers, **settings)
 
 
-def try_item(reader: TarReader, number: int, prepare: SamplePreprocessor, draws: str, notes: SkipNotes) -> Item | None:
+def try_item(
+    reader: TarReader, number: int, prepare: SamplePreprocessor, draws: str, notes: SkipNotes
+) -> PreparedSample | None:
     """The item of sample ``number``; None, and a note, where it cannot be used."""
     shard, key = reader.name(number)
     try:

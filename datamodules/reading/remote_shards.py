@@ -23,7 +23,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from datamodules.batch import Batch, Gap, Skip
-from datamodules.batching.collate import Item, SamplePreprocessor, collate, empty_batch
+from datamodules.batching.collate import PreparedSample, SamplePreprocessor, collate, empty_batch
 from datamodules.reading.bad_samples import DataError, SkipNotes, SkipPolicy, ended
 from datamodules.reading.local_shards import prepared
 from datamodules.reading.mixture import Mixture
@@ -119,7 +119,7 @@ class StreamBatches(IterableDataset[Batch]):
         for _ in range(mine):
             yield collate(list(itertools.islice(items, self.batch_size)), notes.take())
 
-    def _items(self, share: Share, position: int, notes: SkipNotes) -> Iterator[Item]:
+    def _items(self, share: Share, position: int, notes: SkipNotes) -> Iterator[PreparedSample]:
         """A reader's items from ``position`` of its sequence on, sources interleaved."""
         counts = self.counts.split([len(urls) for urls in self.sources])
         streams = [
@@ -138,7 +138,7 @@ class StreamBatches(IterableDataset[Batch]):
         mine = (share.readers, share.index, source)
         return {(gap.epoch, gap.shard): gap.found for gap in self.gaps if gap[:3] == mine}
 
-    def _items_of(self, sequence: ShardSequence, done: int, notes: SkipNotes) -> Iterator[Item]:
+    def _items_of(self, sequence: ShardSequence, done: int, notes: SkipNotes) -> Iterator[PreparedSample]:
         owed: list[tuple[int, str]] = []  # places of windows without a usable sample, with their random choices
         failures = 0  # tries that told so
         for (epoch, slots), first in sequence.windows(done, notes):
@@ -157,7 +157,7 @@ class StreamBatches(IterableDataset[Batch]):
             if failures >= _TRIES:
                 raise DataError(ended(f"none of {failures} samples can be used", notes.last))
 
-    def _item(self, slots: list[Slot], i: int, draws: str, notes: SkipNotes) -> Item | None:
+    def _item(self, slots: list[Slot], i: int, draws: str, notes: SkipNotes) -> PreparedSample | None:
         """Sample ``i`` of a window, or a substitute; None where none of them can be used."""
         for attempt in range(-1, len(slots)):
             slot = slots[i] if attempt < 0 else slots[(i + len(slots) // 2 + attempt) % len(slots)]
@@ -196,7 +196,7 @@ class StreamPass(IterableDataset[Batch]):
         if left := notes.take():  # no batch was made at all
             yield empty_batch(self.prepare, left)
 
-    def _items(self, share: Share, notes: SkipNotes) -> Iterator[Item]:
+    def _items(self, share: Share, notes: SkipNotes) -> Iterator[PreparedSample]:
         sequence = ShardSequence(self.urls, self.counts, share, None, 1, self.fetch)
         for (_, slots), _ in sequence.windows(0, notes):
             for slot in slots:
@@ -210,7 +210,7 @@ def _worker() -> tuple[int, int]:
     return (info.id, info.num_workers) if info else (0, 1)
 
 
-def _try(slot: Slot, prepare: SamplePreprocessor, draws: str, notes: SkipNotes) -> Item | None:
+def _try(slot: Slot, prepare: SamplePreprocessor, draws: str, notes: SkipNotes) -> PreparedSample | None:
     """The item of a sample; None, and counted, where it cannot be used."""
     key = slot.shard.index.key(slot.number)
     name = slot.shard.url.rpartition("/")[2]  # moving the data must not change what is drawn

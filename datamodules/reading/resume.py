@@ -31,7 +31,7 @@ class ResumeState:
         # .completed lags one behind when a checkpoint is written inside a step
         return self.restored + (_processed(trainer) - self._since) * global_batch
 
-    def place(self, trainer: Trainer | None, global_batch: int, batches: int) -> tuple[int, int]:
+    def resume_point(self, trainer: Trainer | None, global_batch: int, batches: int) -> tuple[int, int]:
         """Samples trained on, and batches done of an epoch of ``batches``.
 
         Ask when the first batch is wanted: Lightning makes loaders and their iterators before it restores its counts.

@@ -13,7 +13,7 @@ from datamodules.reading.local_shards import IndexedBatches, IndexedPass
 from datamodules.reading.remote_shards import StreamBatches, StreamPass
 from datamodules.shards.discovery import Shard
 from datamodules.shards.download import FetchPolicy
-from datamodules.shards.reader import Source
+from datamodules.shards.reader import IndexedShards
 
 _LONG = 10.0  # seconds of indexing after which a hint is due
 
@@ -73,9 +73,9 @@ class Reading:
         return IndexedPass(_indexed(shards), self.prepare, self.batch_size, **settings, skip=self.skip)
 
 
-def _indexed(shards: Sequence[Shard]) -> Source:
+def _indexed(shards: Sequence[Shard]) -> IndexedShards:
     start = time.monotonic()
-    source = Source.of(shards)
+    source = IndexedShards.of(shards)
     if (seconds := time.monotonic() - start) > _LONG:
         logger.info(
             "finding the samples in %d shards took %.0f s; `lightning index` does it once and for all",

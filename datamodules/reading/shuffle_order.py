@@ -23,7 +23,7 @@ from jaxtyping import Int, UInt64
 from datamodules.reading.mixture import Mixture
 
 
-class Place(NamedTuple):
+class SamplePosition(NamedTuple):
     """One sample of a mixture: of which source, in its which pass, and its number in the source."""
 
     source: int
@@ -98,22 +98,24 @@ class ShuffleOrder:
         return inside[permutation(len(inside), hash_key(self.seed, epoch, "window", number))]
 
 
-class Schedule:
+class SampleSequence:
     """The sequence of a mixture's samples. ``orders`` are the sources', ``mixture`` says whose turn it is."""
 
     def __init__(self, orders: Sequence[ShuffleOrder], mixture: Mixture) -> None:
         self.orders, self.mixture = list(orders), mixture
 
-    def at(self, position: int) -> Place:
+    def at(self, position: int) -> SamplePosition:
         """Which sample stands at ``position``."""
         source, given = self.mixture.at(position)
-        return Place(source, *self.orders[source].at(given))
+        return SamplePosition(source, *self.orders[source].at(given))
 
-    def substitute(self, position: int, attempt: int) -> Place:
+    def substitute(self, position: int, attempt: int) -> SamplePosition:
         """Another sample for an unusable one: of the same source and pass, half a pass away, so that it is not in the
         same batch.
         """
         source, given = self.mixture.at(position)
         order = self.orders[source]
         epoch, offset = divmod(given, order.samples)
-        return Place(source, *order.at(epoch * order.samples + (offset + order.samples // 2 + attempt) % order.samples))
+        return SamplePosition(
+            source, *order.at(epoch * order.samples + (offset + order.samples // 2 + attempt) % order.samples)
+        )

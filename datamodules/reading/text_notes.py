@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from datamodules.batch import Batch
 from datamodules.batching.collate import SamplePreprocessor, Tokens
 from datamodules.batching.stored_tokens import StoredTokens
-from datamodules.batching.text_sampling import Drawn
+from datamodules.batching.text_sampling import SampledTexts
 from datamodules.batching.tokenizer import Tokenizer, token_hash
 from datamodules.reading.loader import PassLoader
 from datamodules.reading.select_reader import Reading
@@ -34,7 +34,7 @@ class NotingPreparer(SamplePreprocessor):
         """The same preparer, noting in ``texts``."""
         return cls(**{one.name: getattr(plain, one.name) for one in fields(SamplePreprocessor)}, texts=texts)
 
-    def _whole(self, text: str, drawn: Drawn, stored: StoredTokens | None) -> Tokens:
+    def _whole(self, text: str, drawn: SampledTexts, stored: StoredTokens | None) -> Tokens:
         tokens = super()._whole(text, drawn, stored)
         whole = len(tokens) <= self.tokenizer.context_length
         line = " ".join(text.split()) if whole else read_part(text, self.tokenizer)

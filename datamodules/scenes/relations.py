@@ -46,7 +46,7 @@ SHARED_TEMPLATES = ("{x} and {y} are both {word}.", "both {x} and {y} are {word}
 ONLY_TEMPLATES = ("{x} is the only {word} shape.", "only {x} is {word}.")
 
 
-def place(cell: int, rng: Random) -> Text:
+def location_phrase(cell: int, rng: Random) -> Text:
     """A phrase such as "in the top left corner"."""
     preposition, text, lemma = rng.choice(PLACES[cell])
     return joined((f"{preposition} ", mention(lemma, None, text)))

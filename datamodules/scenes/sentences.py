@@ -12,7 +12,7 @@ from random import Random
 
 from datamodules.scenes.backgrounds import background, background_sentence
 from datamodules.scenes.phrasing import Caption, Piece, Text, fill, joined, lay_out, listed, mention
-from datamodules.scenes.relations import place, relation_sentence, shared_sentence
+from datamodules.scenes.relations import location_phrase, relation_sentence, shared_sentence
 from datamodules.scenes.words import ATTRIBUTES, Wording, article, noun_phrase, refer
 from datamodules.scenes.world import MIN_THINGS, Scene, Thing
 
@@ -106,7 +106,7 @@ def thing_sentences(scene: Scene, number: int, rng: Random) -> list[Text]:
     slots: dict[str, Piece] = {
         determiner: noun_phrase(thing, number, [a for a in ATTRIBUTES if a not in said], wording, determiner),
         "verb": rng.choice(VERBS),
-        "place": place(scene.cells[number], rng),
+        "place": location_phrase(scene.cells[number], rng),
     }
     if said:
         noun = wording.noun(thing)

@@ -39,7 +39,7 @@ class ScenesShards(NamedTuple):
     held_out: list[Path]
 
 
-class Job(NamedTuple):
+class ShardTask(NamedTuple):
     """One shard to write: samples ``start`` to ``stop`` of a split."""
 
     path: Path
@@ -84,14 +84,14 @@ def default_cache() -> Path:
     return Path(named) if named else Path.home() / ".cache" / "grainclip"
 
 
-def _jobs(split: Split, samples: int) -> list[Job]:
+def _jobs(split: Split, samples: int) -> list[ShardTask]:
     """``samples`` split evenly, in order, over the split's tars; fewer tars where there are fewer samples."""
     shards = min(SHARDS[split], samples)
     edges = [samples * k // shards for k in range(shards + 1)]
-    return [Job(Path(f"{split}-{k:06d}.tar"), split, edges[k], edges[k + 1]) for k in range(shards)]
+    return [ShardTask(Path(f"{split}-{k:06d}.tar"), split, edges[k], edges[k + 1]) for k in range(shards)]
 
 
-def _write(place: Path, jobs: list[Job], seed: int, size: int, asked: int) -> None:
+def _write(place: Path, jobs: list[ShardTask], seed: int, size: int, asked: int) -> None:
     """Write all shards and the manifest into a folder beside ``place`` and rename it to ``place``."""
     temporary = place.with_name(f".{place.name}-{uuid.uuid4().hex[:12]}")
     temporary.mkdir(parents=True)
@@ -121,7 +121,7 @@ def _claim(temporary: Path, place: Path) -> None:
             ) from error
 
 
-def _in_parallel(tasks: list[tuple[Job, int, int, int]]) -> list[int]:
+def _in_parallel(tasks: list[tuple[ShardTask, int, int, int]]) -> list[int]:
     """``_write_shard`` for every task, in ``PROCESSES`` processes where the platform can fork safely.
 
     A child only draws and writes: it uses none of the locks or threads that make forking risky.
@@ -134,7 +134,7 @@ def _in_parallel(tasks: list[tuple[Job, int, int, int]]) -> list[int]:
         return pool.starmap(_write_shard, tasks, chunksize=1)
 
 
-def _write_shard(job: Job, seed: int, size: int, asked: int) -> int:
+def _write_shard(job: ShardTask, seed: int, size: int, asked: int) -> int:
     """Write one tar; its size in bytes."""
     with job.path.open("wb") as file, TarWriter(file, user="", group="", mtime=0, encoder=False) as tar:
         for index in range(job.start, job.stop):

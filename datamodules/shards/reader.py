@@ -20,14 +20,14 @@ logger = logging.getLogger("grainclip")
 _OPEN = 128  # files a process keeps open
 
 
-class Source(NamedTuple):
+class IndexedShards(NamedTuple):
     """The shards of one source and where their samples lie."""
 
     urls: list[str]
     indices: list[TarIndex]
 
     @classmethod
-    def of(cls, shards: Sequence[Shard]) -> Source:
+    def of(cls, shards: Sequence[Shard]) -> IndexedShards:
         """Raises ``ShardError`` where a shard is damaged. Members that belong to no sample are told."""
         indices = [shard.index() for shard in shards]
         strays = [(shard.url, index) for shard, index in zip(shards, indices, strict=True) if index.strays]
@@ -48,7 +48,7 @@ class Source(NamedTuple):
 class TarReader:
     """Reads samples of a source by number. Keeps the files that it used last open."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: IndexedShards) -> None:
         self.source = source
         self._ends = list(accumulate(source.sizes))
         self._files: OrderedDict[int, int] = OrderedDict()

@@ -17,7 +17,7 @@ from eval.drawing.heat import heat_figure
 from eval.drawing.matrices import block_figure, sweep_figure, within_figure
 from eval.drawing.plane import plane_figure
 from eval.protocols.prompts import class_vectors
-from lightning_modules.boards.snapshot import Read, Seen
+from lightning_modules.boards.snapshot import SampleText, Snapshot
 from lightning_modules.inference.attention_maps import heat_maps
 from lightning_modules.methods.base import Method
 from lightning_modules.methods.validation_metrics import TEMPLATES
@@ -28,7 +28,7 @@ BEST = 5
 Tagged = Iterator[tuple[str, Figure]]
 
 
-def attention(seen: Seen, samples: Sequence[int], step: int) -> Tagged:
+def attention(seen: Snapshot, samples: Sequence[int], step: int) -> Tagged:
     """Attention maps of caption, sentences and phrases."""
     for number, b in enumerate(samples, 1):
         texts = seen.read(b, SHOWN)
@@ -38,7 +38,7 @@ def attention(seen: Seen, samples: Sequence[int], step: int) -> Tagged:
         yield f"attention/sample {number}", heat_figure(seen.picture(b), said, heat, title)
 
 
-def boxes(seen: Seen, samples: Sequence[int], step: int, labels: Sequence[str]) -> Tagged:
+def boxes(seen: Snapshot, samples: Sequence[int], step: int, labels: Sequence[str]) -> Tagged:
     """Boxes with the name that the model gives them: of ``labels`` where they are known, else of the phrases that name
     boxes.
     """
@@ -63,7 +63,7 @@ def boxes(seen: Seen, samples: Sequence[int], step: int, labels: Sequence[str]) 
         yield f"boxes/sample {number}", boxes_figure(seen.picture(b), judged, title)
 
 
-def _candidates(seen: Seen, labels: Sequence[str]) -> tuple[list[str], Float[Tensor, "C D"]]:
+def _candidates(seen: Snapshot, labels: Sequence[str]) -> tuple[list[str], Float[Tensor, "C D"]]:
     if labels:
         return list(labels), class_vectors(seen.model.encode_text, labels, TEMPLATES)
     regions, slots = seen.batch.regions, seen.batch.grains[Grain.PHRASE]
@@ -72,7 +72,7 @@ def _candidates(seen: Seen, labels: Sequence[str]) -> tuple[list[str], Float[Ten
     return [seen.words(row) for row in rows], seen.texts.text[rows].float()
 
 
-def _truth(seen: Seen, row: int, names: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
+def _truth(seen: Snapshot, row: int, names: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
     regions, slots = seen.batch.regions, seen.batch.grains[Grain.PHRASE]
     if labels:
         return tuple(name for name in names if word_hash(name) == int(regions.label[row]))
@@ -80,7 +80,7 @@ def _truth(seen: Seen, row: int, names: Sequence[str], labels: Sequence[str]) ->
     return tuple(seen.words(int(slots.index[regions.image[row], phrase])) for phrase in phrases)
 
 
-def similarities(seen: Seen, samples: Sequence[int], step: int) -> Tagged:
+def similarities(seen: Snapshot, samples: Sequence[int], step: int) -> Tagged:
     """Texts of one image against each other, and of several against all; rows are views where the method has them."""
     texts = [seen.read(b, EVERY) for b in samples]
     vectors = [seen.vectors(of_one) for of_one in texts]
@@ -99,7 +99,7 @@ def similarities(seen: Seen, samples: Sequence[int], step: int) -> Tagged:
     yield "similarity of all/block matrix", block_figure(cosines, [len(of_one) for of_one in texts], sides, title)
 
 
-def galleries(seen: Seen, samples: Sequence[int], step: int) -> Tagged:
+def galleries(seen: Snapshot, samples: Sequence[int], step: int) -> Tagged:
     """The images that captions find among the batch, and the captions that images find."""
     slots = seen.batch.grains[Grain.CAPTION]
     row = slots.index[:, 0].cpu()
@@ -123,7 +123,7 @@ def _found(cosines: Float[Tensor, "N N"], same: Tensor, queries: Sequence[int]) 
     ]
 
 
-def targets(method: Method, seen: Seen, samples: Sequence[int]) -> Tagged:
+def targets(method: Method, seen: Snapshot, samples: Sequence[int]) -> Tagged:
     """The target matrices of at most three images for several settings, where the method has any to choose."""
     slots = [seen.batch.grains[grain].valid[list(samples[:3])] for grain in EVERY]
     valid = torch.cat(slots, dim=1).cpu()
@@ -138,19 +138,19 @@ def _blocks(one: Float[Tensor, "B K K"], valid: Tensor) -> Float[Tensor, "N N"]:
     return torch.block_diag(*one)[kept][:, kept]
 
 
-def plane(seen: Seen, step: int) -> Tagged:
+def plane(seen: Snapshot, step: int) -> Tagged:
     """Images and texts in one plane."""
     groups = {name: vectors for name, (vectors, _) in embeddings(seen).items()}
     yield "embeddings/plane", plane_figure(groups, f"Embeddings of {len(seen.images.image)} images, step {step}")
 
 
-def embeddings(seen: Seen) -> dict[str, tuple[Float[Tensor, "_ D"], list[str]]]:
+def embeddings(seen: Snapshot) -> dict[str, tuple[Float[Tensor, "_ D"], list[str]]]:
     """Unit vectors and names, by modality and grain: images, then the unique texts of each grain there is."""
     found = {"image": (seen.images.image.float(), list(seen.batch.keys))}
     for grain in EVERY:
         slots = seen.batch.grains[grain]
         rows = slots.index[slots.valid].unique()
         if len(rows):
-            words = [Read(grain, 0, seen.words(row), row) for row in rows.tolist()]
+            words = [SampleText(grain, 0, seen.words(row), row) for row in rows.tolist()]
             found[grain.value] = (seen.vectors(words), [text.words for text in words])
     return found

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from eval.drawing.canvas import COLOURS
 from lightning_modules.boards.images import embeddings
-from lightning_modules.boards.snapshot import Seen
+from lightning_modules.boards.snapshot import Snapshot
 
 SIDE = 32  # pixels of a tile
 HEAD = ["modality", "grain", "text or key"]
 
 
-def add_embeddings(writer: Any, seen: Seen, step: int) -> None:
+def add_embeddings(writer: Any, seen: Snapshot, step: int) -> None:
     """Write all images and texts of the batch as one table of the projector."""
     found = embeddings(seen)
     rows, tiles = [], []
@@ -34,7 +34,7 @@ def add_embeddings(writer: Any, seen: Seen, step: int) -> None:
     writer.add_embedding(vectors, rows, torch.cat(tiles), step, "embeddings", HEAD)
 
 
-def _pictures(seen: Seen) -> Float[Tensor, "B 3 S S"]:
+def _pictures(seen: Snapshot) -> Float[Tensor, "B 3 S S"]:
     small = [
         np.array(seen.picture(b).resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for b in range(len(seen.images.image))
     ]

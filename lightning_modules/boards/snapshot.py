@@ -27,7 +27,7 @@ from lightning_modules.methods.base import Method
 from lightning_modules.networks import ImageFeatures, TextFeatures
 
 
-class Read(NamedTuple):
+class SampleText(NamedTuple):
     """A text of a picture: its grain and number there, its words, its row among the batch's texts."""
 
     grain: Grain
@@ -47,7 +47,7 @@ class Read(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Seen:
+class Snapshot:
     """The batch, embedded; pixels are 0 to 255 and all stands on the model's device."""
 
     batch: Batch
@@ -60,13 +60,13 @@ class Seen:
         """The square that the model sees of sample ``b``."""
         return Image.fromarray(self.batch.images[b].permute(1, 2, 0).cpu().numpy())
 
-    def read(self, b: int, most: Mapping[Grain, int]) -> list[Read]:
+    def read(self, b: int, most: Mapping[Grain, int]) -> list[SampleText]:
         """The texts of sample ``b``, of each grain so many at most."""
         found = []
         for grain, limit in most.items():
             slots = self.batch.grains[grain]
             rows = slots.index[b][slots.valid[b]].tolist()[:limit]
-            found += [Read(grain, number, self.words(row), row) for number, row in enumerate(rows)]
+            found += [SampleText(grain, number, self.words(row), row) for number, row in enumerate(rows)]
         return found
 
     def words(self, row: int) -> str:
@@ -76,18 +76,18 @@ class Seen:
         first, last = self.batch.texts.offsets[row : row + 2].tolist()
         return joined(Tokenizer.decode(self.batch.texts.tokens[first:last].tolist()))
 
-    def vectors(self, texts: list[Read]) -> Float[Tensor, "T D"]:
+    def vectors(self, texts: list[SampleText]) -> Float[Tensor, "T D"]:
         """Unit vectors of texts."""
         return self.texts.text[torch.tensor([text.row for text in texts], dtype=torch.long)].float()
 
-    def views(self, texts: list[Read], b: int) -> Float[Tensor, "T D"] | None:
+    def views(self, texts: list[SampleText], b: int) -> Float[Tensor, "T D"] | None:
         """Picture ``b`` as each text sees it; None where the method has no text-conditioned attention."""
         if self.model.pooling is None:
             return None
         return self.model.condition(self.vectors(texts), self.images.dense[b : b + 1], _zeros(texts, self)).float()
 
 
-def _zeros(texts: list[Read], seen: Seen) -> Tensor:
+def _zeros(texts: list[SampleText], seen: Snapshot) -> Tensor:
     return torch.zeros(len(texts), dtype=torch.long, device=seen.images.dense.device)
 
 
@@ -121,7 +121,7 @@ def _shared(one: frozenset[int], other: frozenset[int]) -> float:
 
 
 @contextmanager
-def looking(method: Method, samples: FirstSamples) -> Iterator[Seen]:
+def looking(method: Method, samples: FirstSamples) -> Iterator[Snapshot]:
     """Embed ``samples`` with the encoder that would be deployed; every module is in evaluation mode within, and as it
     was after.
     """
@@ -131,7 +131,7 @@ def looking(method: Method, samples: FirstSamples) -> Iterator[Seen]:
         with torch.no_grad():
             model = EvaluationModel(encoder, method.device, pooling)
             here = method.transfer_batch_to_device(samples.batch, method.device, 0)
-            yield Seen(here, samples.texts, model.encode_image(here.images), encoder.encode_text(here.texts), model)
+            yield Snapshot(here, samples.texts, model.encode_image(here.images), encoder.encode_text(here.texts), model)
     finally:
         for module, training in modes.items():
             module.training = training

@@ -16,12 +16,12 @@ from datamodules.batch import Grain
 from eval.metrics.embedding_geometry import alignment, effective_rank, modality_gap, uniformity
 from eval.metrics.ranking import Ties, rank_matrix
 from eval.metrics.retrieval import slot_rows
-from lightning_modules.boards.snapshot import Seen
+from lightning_modules.boards.snapshot import Snapshot
 
 GRAINS = (Grain.CAPTION, Grain.SENTENCE, Grain.PHRASE)
 
 
-def geometry(seen: Seen) -> dict[str, float]:
+def geometry(seen: Snapshot) -> dict[str, float]:
     """Alignment, uniformity, modality gap and effective rank of images and captions."""
     images = seen.images.image.float()
     captions = seen.texts.text[seen.batch.grains[Grain.CAPTION].index[:, 0]].float()
@@ -36,7 +36,7 @@ def geometry(seen: Seen) -> dict[str, float]:
     return {f"geometry/{name}": number for name, number in numbers.items()}
 
 
-def similarities(seen: Seen) -> dict[str, Float[Tensor, " _"]]:
+def similarities(seen: Snapshot) -> dict[str, Float[Tensor, " _"]]:
     """Cosines by ``GRAIN/KIND``; kinds of which there is no pair are left out."""
     found: dict[str, Tensor] = {}
     for grain in GRAINS:
@@ -82,7 +82,7 @@ def kinds(
     }
 
 
-def short_retrieval(seen: Seen) -> dict[str, float]:
+def short_retrieval(seen: Snapshot) -> dict[str, float]:
     """R@1, mean of both ways, of whole captions and of short texts: the summary, else the first sentence."""
     short = next((g for g in (Grain.SUMMARY, Grain.SENTENCE) if seen.batch.grains[g].valid[:, 0].all()), None)
     numbers = {}

@@ -25,7 +25,7 @@ from datamodules.batch import Batch, Grain
 from datamodules.reading.text_notes import FirstSamples
 from lightning_modules.boards import hparams
 from lightning_modules.boards.layout import layout_for
-from lightning_modules.boards.snapshot import Seen, first_samples, looking
+from lightning_modules.boards.snapshot import Snapshot, first_samples, looking
 from lightning_modules.boards.statistics import geometry, short_retrieval, similarities
 from lightning_modules.callbacks.benchmarks import Benchmarks
 from lightning_modules.callbacks.flops import peak_flops
@@ -134,7 +134,7 @@ class Diagnostics(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.start = dict(state_dict["start"])
 
-    def join(self, trainer: Trainer, seen: Seen, last: bool) -> None:
+    def join(self, trainer: Trainer, seen: Snapshot, last: bool) -> None:
         """Measure what another callback has just embedded, where a look is due anyway; ``last`` ends the training."""
         step = trainer.global_step
         if self._samples is not None and step not in (0, self._last) and (last or step % self.every_n_steps == 0):
@@ -146,7 +146,7 @@ class Diagnostics(Callback):
             with looking(pl_module, samples) as seen:
                 self._measure(trainer, seen)
 
-    def _measure(self, trainer: Trainer, seen: Seen) -> None:
+    def _measure(self, trainer: Trainer, seen: Snapshot) -> None:
         step = self._last = trainer.global_step
         numbers, cosines = geometry(seen), similarities(seen)
         now = short_retrieval(seen) if self.start else {}

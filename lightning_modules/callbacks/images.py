@@ -23,7 +23,7 @@ from eval.drawing.canvas import png
 from lightning_modules.boards import images
 from lightning_modules.boards.image_sinks import Sink, image_sinks
 from lightning_modules.boards.projector import add_embeddings
-from lightning_modules.boards.snapshot import Seen, differing, first_samples, looking
+from lightning_modules.boards.snapshot import Snapshot, differing, first_samples, looking
 from lightning_modules.callbacks.diagnostics import Diagnostics
 from lightning_modules.methods.base import Method
 
@@ -117,7 +117,7 @@ class SampleImages(Callback):
             self._samples = None
         self._last = step
 
-    def _figures(self, method: Method, seen: Seen, step: int, labels: tuple[str, ...]) -> images.Tagged:
+    def _figures(self, method: Method, seen: Snapshot, step: int, labels: tuple[str, ...]) -> images.Tagged:
         yield from chain(
             images.attention(seen, self._chosen, step),
             images.boxes(seen, self._chosen, step, labels),

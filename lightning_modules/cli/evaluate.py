@@ -119,7 +119,7 @@ def run(given: Namespace) -> int:
             parquet()
         called = model_names(given.model)
         out = Folder(given.out, called, given.items, given.bootstrap, given.tensorboard)
-        with Ranks(device):
+        with TorchrunGroup(device):
             settings = EvalContext(
                 given.root,
                 given.batch_size,
@@ -153,7 +153,7 @@ def _show(found: list[Evaluation], out: Folder, draws: int) -> None:
         out.write_comparison(comparison)
 
 
-class Ranks:
+class TorchrunGroup:
     """Within it, the process group that ``torchrun`` asks for; without torchrun nothing."""
 
     def __init__(self, device: torch.device) -> None:

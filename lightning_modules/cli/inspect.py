@@ -9,7 +9,7 @@ from rich.console import Console
 from datamodules.atomic_write import write_text
 from datamodules.reading.shuffle_order import hash_key, permutation
 from datamodules.shards.discovery import ShardError, find_shards
-from datamodules.shards.reader import Source, TarReader
+from datamodules.shards.reader import IndexedShards, TarReader
 from datamodules.shards.viewer import look_at, page, panel
 from lightning_modules.cli.output_paths import make_room
 from lightning_modules.errors import fail
@@ -23,7 +23,7 @@ def run(given: Namespace) -> int:
         shards = find_shards(given.shards)
         if any(shard.samples is None for shard in shards):
             raise ShardError("only local shards can be inspected")
-        reader = TarReader(Source.of(shards))
+        reader = TarReader(IndexedShards.of(shards))
         numbers = _keyed(reader, given.key) if given.key else _chosen(len(reader), given.number, given.seed)
         shown = look_at(reader, numbers)
         if given.html is None:

@@ -22,7 +22,7 @@ from eval.interfaces import EvalContext
 from eval.metrics.gather import rank
 from eval.protocols.embed import embed_images, embed_texts
 from eval.results.per_item import parquet
-from lightning_modules.cli.evaluate import Ranks, load_model, progress, wanted_device
+from lightning_modules.cli.evaluate import TorchrunGroup, load_model, progress, wanted_device
 from lightning_modules.cli.output_paths import make_folder, not_a_run
 from lightning_modules.cli.parsers import KINDS
 from lightning_modules.cli.predict_folder import check, note_of, write, write_note
@@ -59,7 +59,7 @@ def run(given: Namespace) -> int:
         samples = list(stored(find_shards(given.shards)))
         model = load_model(given.model, device)[0]
         fit = next((fit for fit in FITS if fit.__name__ == given.fit), None)
-        with Ranks(device):
+        with TorchrunGroup(device):
             cache = None if given.cache is None else Cache(given.cache)
             settings = EvalContext(Path(), given.batch_size, track=progress, cache=cache, fit=fit)
             note = note_of(given.model, model.weights, samples, (fit or centre_crop).__name__)

@@ -1,4 +1,4 @@
-"""``lightning prepare SOURCE``: one sub-command per data source; all of them take the options of a ``Job`` too."""
+"""``lightning prepare SOURCE``: one sub-command per data source; all take the options of ``PrepareJob`` too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from datamodules.granularity.nltk_data import NltkDataError
 from datamodules.prepare import SOURCES
-from datamodules.prepare.job import Job
+from datamodules.prepare.job import PrepareJob
 from datamodules.spelling import did_you_mean
 from lightning_modules.cli.parser_errors import one_line, shortened
 from lightning_modules.errors import fail
@@ -53,7 +53,7 @@ def run(arguments: list[str]) -> int:
     try:
         options = vars(own.parse_args(arguments[1:]))
         options.pop("config")
-        job = Job(**{field.name: options.pop(field.name) for field in fields(Job)})
+        job = PrepareJob(**{field.name: options.pop(field.name) for field in fields(PrepareJob)})
         sources[name](**{_JOB: job}, **options)
     except (ModuleNotFoundError, NltkDataError, OSError, ValueError) as error:
         fail(str(error))
@@ -74,11 +74,11 @@ def _sources() -> dict[str, Callable[..., Any]]:
 
 
 def _parser(source: Callable[..., Any]) -> OneLineParser:
-    """The options of a source: its own arguments, and those of a ``Job``."""
+    """The options of a source: its own arguments, and those of a ``PrepareJob``."""
     own = OneLineParser(description=_first_line(source), allow_abbrev=False)
     own.add_argument("--config", action="config", help="a YAML file of these options")
     own.add_function_arguments(source, as_group=False, as_positional=False, skip={_JOB})
-    own.add_class_arguments(Job, as_group=False, as_positional=False)
+    own.add_class_arguments(PrepareJob, as_group=False, as_positional=False)
     return own
 
 

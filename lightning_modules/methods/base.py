@@ -43,7 +43,7 @@ class Features(NamedTuple):
     images: ImageFeatures
     texts: TextFeatures
 
-    def of(self, slots: TextSlots) -> Float[Tensor, "B K D"]:
+    def texts_at(self, slots: TextSlots) -> Float[Tensor, "B K D"]:
         """Text vectors of a grain, of unit norm; an invalid slot holds some other text's vector."""
         return self.texts.text[slots.index]
 

@@ -126,11 +126,11 @@ class BetaClip(Method):
 
     @override
     def losses(self, batch: Batch, features: Features) -> LossTerms:
-        captions = features.of(batch.grains[Grain.CAPTION])[:, 0]
+        captions = features.texts_at(batch.grains[Grain.CAPTION])[:, 0]
         terms = {"global": self.global_weight * self.clip(features.images.image, captions, self.encoder.scale)}
         if self.pooling is not None:
             queries = join(*(batch.grains[g] for g in GRAINS))
-            texts, ids = features.of(queries), batch.texts.ids[queries.index]
+            texts, ids = features.texts_at(queries), batch.texts.ids[queries.index]
             views, scale = self.pooling(texts, features.images.patches), self.pooling.scale
             local = self.beta_cal(views, texts, queries.valid, scale, ids, self._weights(batch))
             terms["beta_cal"] = self.local_weight * local
@@ -148,7 +148,7 @@ class BetaClip(Method):
         if self.beta_cal.published_numerics or self.pooling is None:
             return {}
         queries = join(*(batch.grains[g] for g in GRAINS))
-        texts, ids = features.of(queries), batch.texts.ids[queries.index]
+        texts, ids = features.texts_at(queries), batch.texts.ids[queries.index]
         views = self.pooling(texts, features.images.patches)
         seen: LossTerms = {}
         for grain in GRAINS:

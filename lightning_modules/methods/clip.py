@@ -52,5 +52,5 @@ class ClipFinetune(Method):
 
     @override
     def losses(self, batch: Batch, features: Features) -> LossTerms:
-        texts = features.of(batch.grains[self.grain])[:, 0]
+        texts = features.texts_at(batch.grains[self.grain])[:, 0]
         return {"global": self.clip(features.images.image, texts, self.encoder.scale)}

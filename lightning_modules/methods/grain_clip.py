@@ -26,7 +26,7 @@ from datamodules.batch import Batch, Grain, join
 from lightning_modules.methods.base import Features, LossTerms, Method
 from lightning_modules.methods.data_check import MethodError
 from lightning_modules.methods.gradient_cache import MemoryConfig
-from lightning_modules.methods.harmo_region_losses import Named
+from lightning_modules.methods.harmo_region_losses import LinkedPhrases
 from lightning_modules.methods.loss_weights import check_weight
 from lightning_modules.methods.optimizers import OptimConfig
 from lightning_modules.networks import EncoderConfig, TextConditionedPooling, pool_regions
@@ -62,6 +62,8 @@ class GrainClip(Method):
     Raises:
         ValueError: where an argument is out of its range.
     """
+
+    extra_metric_groups = ("regions",)
 
     def __init__(
         self,
@@ -104,7 +106,7 @@ class GrainClip(Method):
 
     @override
     def losses(self, batch: Batch, features: Features) -> LossTerms:
-        captions = features.of(batch.grains[Grain.CAPTION])[:, 0]
+        captions = features.texts_at(batch.grains[Grain.CAPTION])[:, 0]
         terms = {"global": self.clip(features.images.image, captions, self.encoder.scale)}
         if self.pooling is not None:
             terms["beta_cal"] = self.local_weight * self._beta_cal(self.pooling, batch, features)
@@ -116,20 +118,20 @@ class GrainClip(Method):
 
     def _beta_cal(self, pooling: TextConditionedPooling, batch: Batch, features: Features) -> Float[Tensor, ""]:
         queries = join(*(batch.grains[grain] for grain in GRAINS))
-        texts, ids = features.of(queries), batch.texts.ids[queries.index]
+        texts, ids = features.texts_at(queries), batch.texts.ids[queries.index]
         views = pooling(texts, features.images.patches)
         return self.beta_cal(views, texts, queries.valid, pooling.scale, ids)
 
     def _region(self, scale: Float[Tensor, " 1"], batch: Batch, features: Features) -> Float[Tensor, ""]:
         regions = pool_regions(features.images.dense, batch.regions.boxes, batch.regions.image)
-        named = Named.of(batch)
-        phrases = features.of(batch.grains[Grain.PHRASE])[named.image, named.slot]
+        named = LinkedPhrases.of(batch)
+        phrases = features.texts_at(batch.grains[Grain.PHRASE])[named.image, named.slot]
         lemma = batch.lexemes.lemma[named.image, named.slot]
         return self.contrast(regions, phrases, named.links, scale, lemma, batch.regions.image, named.image)
 
     def _sentence(self, batch: Batch, features: Features) -> Float[Tensor, ""]:
         sentences = batch.grains[Grain.SENTENCE]
-        texts, ids = features.of(sentences), batch.texts.ids[sentences.index]
+        texts, ids = features.texts_at(sentences), batch.texts.ids[sentences.index]
         valid = sentences.valid & ~self._boxed(batch)[:, None]
         gathered = aggregate(features.images.patches, texts, valid, self.aggregation)
         return self.subcaption(gathered, texts, valid, self.encoder.scale, ids)
@@ -144,7 +146,7 @@ class GrainClip(Method):
     @override
     def extra_metrics(self, batch: Batch, features: Features) -> LossTerms:
         """The share of images whose boxes are learnt from."""
-        return {"boxed_images": self._boxed(batch).float().mean()}
+        return {"regions/boxed_image_share": self._boxed(batch).float().mean()}
 
     @override
     def on_fit_start(self) -> None:

@@ -34,10 +34,10 @@ from lightning_modules.methods.gradient_cache import MemoryConfig
 from lightning_modules.methods.harmo_region_losses import (
     CropTarget,
     ImageTarget,
-    Named,
+    LinkedPhrases,
     PhraseTarget,
+    RegionInputs,
     RegionTarget,
-    Seen,
 )
 from lightning_modules.methods.loss_weights import check_weight
 from lightning_modules.methods.optimizers import OptimConfig
@@ -138,22 +138,22 @@ class HarmoClip(Method):
 
     @override
     def losses(self, batch: Batch, features: Features) -> LossTerms:
-        captions = features.of(batch.grains[Grain.CAPTION])[:, 0]
+        captions = features.texts_at(batch.grains[Grain.CAPTION])[:, 0]
         terms = {"global": self.global_weight * self.clip(features.images.image, captions, self.encoder.scale)}
         regions = pool_regions(features.images.dense, batch.regions.boxes, batch.regions.image)
         if self.lexeme_weight > 0:
             terms["lexeme_region"] = self.lexeme_weight * self._lexeme_region(batch, features, regions)
-        seen = Seen(batch, features, regions, self.region_scale(), lambda teacher: self._crops(batch, teacher))
+        seen = RegionInputs(batch, features, regions, self.region_scale(), lambda teacher: self._crops(batch, teacher))
         for target in self.region_losses:
             terms[f"region_{target.name}"] = target.weight * target.loss(seen)
         return terms
 
     def _lexeme_region(self, batch: Batch, features: Features, regions: Float[Tensor, "R D"]) -> Float[Tensor, ""]:
         span = batch.lexemes.span
-        named = Named.of(batch, None if self.lexeme == "phrase" else span[..., 1] > span[..., 0])
+        named = LinkedPhrases.of(batch, None if self.lexeme == "phrase" else span[..., 1] > span[..., 0])
         at = named.image, named.slot
         if self.lexeme == "phrase":
-            lexemes = features.of(batch.grains[Grain.PHRASE])[at]
+            lexemes = features.texts_at(batch.grains[Grain.PHRASE])[at]
         else:
             caption = batch.grains[Grain.CAPTION].index[named.image, 0]
             lexemes = pool_lexemes(features.texts.tokens, batch.texts.offsets[caption], span[at], self.lexeme)
@@ -181,7 +181,7 @@ class HarmoClip(Method):
     def extra_metrics(self, batch: Batch, features: Features) -> LossTerms:
         """Boxes and lexemes per image that are linked, and the share of linked lexemes that the context cut off."""
         images, device = len(batch.images), batch.images.device
-        named = Named.of(batch)
+        named = LinkedPhrases.of(batch)
         span = batch.lexemes.span[named.image, named.slot]
         cut = (span[:, 1] <= span[:, 0]).float().sum() / max(len(span), 1)
         boxes = torch.tensor(len(named.links[:, 0].unique()) / images, device=device)

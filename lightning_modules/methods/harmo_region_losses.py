@@ -29,7 +29,7 @@ from losses.core.pairs import Negatives, check_negatives
 from losses.lexeme_region import SameLemma
 
 
-class Seen(NamedTuple):
+class RegionInputs(NamedTuple):
     """A batch as the targets see it."""
 
     batch: Batch
@@ -39,7 +39,7 @@ class Seen(NamedTuple):
     encode_crops: Callable[[Literal["self_detached", "trained", "frozen"]], Float[Tensor, "C D"]]
 
 
-class Named(NamedTuple):
+class LinkedPhrases(NamedTuple):
     """The phrases that some region is linked with, each once."""
 
     image: Int[Tensor, " Q"]
@@ -47,7 +47,7 @@ class Named(NamedTuple):
     links: Int[Tensor, "M 2"]  # (row of regions, row of these)
 
     @classmethod
-    def of(cls, batch: Batch, usable: Tensor | None = None) -> Named:
+    def of(cls, batch: Batch, usable: Tensor | None = None) -> LinkedPhrases:
         """Those of ``batch``; only the ``usable`` slots [B, K] where given."""
         row, slot = batch.regions.links.unbind(1)
         image = batch.regions.image[row]
@@ -66,7 +66,7 @@ class RegionTarget(ABC):
     weight: float
 
     @abstractmethod
-    def loss(self, seen: Seen) -> Float[Tensor, ""]:
+    def loss(self, seen: RegionInputs) -> Float[Tensor, ""]:
         """Not yet weighted; scaled so that its mean over ranks is that of the whole batch."""
 
 
@@ -106,7 +106,7 @@ class CropTarget(RegionTarget):
             )
 
     @override
-    def loss(self, seen: Seen) -> Float[Tensor, ""]:
+    def loss(self, seen: RegionInputs) -> Float[Tensor, ""]:
         crops = seen.batch.crops.region
         return GlobalRegionLoss(self.power)(seen.regions[crops], seen.encode_crops(self.teacher))
 
@@ -133,9 +133,9 @@ class PhraseTarget(RegionTarget):
         LexemeRegionLoss(self.same_lemma, self.negatives)
 
     @override
-    def loss(self, seen: Seen) -> Float[Tensor, ""]:
-        batch, named = seen.batch, Named.of(seen.batch)
-        texts = seen.features.of(batch.grains[Grain.PHRASE])[named.image, named.slot]
+    def loss(self, seen: RegionInputs) -> Float[Tensor, ""]:
+        batch, named = seen.batch, LinkedPhrases.of(seen.batch)
+        texts = seen.features.texts_at(batch.grains[Grain.PHRASE])[named.image, named.slot]
         lemma = batch.lexemes.lemma[named.image, named.slot]
         contrast = LexemeRegionLoss(self.same_lemma, self.negatives)
         return contrast(seen.regions, texts, named.links, seen.scale, lemma, batch.regions.image, named.image)
@@ -160,7 +160,7 @@ class ImageTarget(RegionTarget):
         GlobalRegionLoss(self.power)
 
     @override
-    def loss(self, seen: Seen) -> Float[Tensor, ""]:
+    def loss(self, seen: RegionInputs) -> Float[Tensor, ""]:
         pictures = seen.features.images.image.detach()
         return GlobalRegionLoss(self.power)(seen.regions, pictures[seen.batch.regions.image])
 

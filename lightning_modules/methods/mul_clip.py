@@ -87,7 +87,7 @@ class Reconstruction:
 torch.serialization.add_safe_globals([Calibration, Reconstruction])
 
 
-class Words(NamedTuple):
+class CaptionTokens(NamedTuple):
     """The tokens of each image's caption, SOT and content, without EOT; as the encoder gives them."""
 
     tokens: Float[Tensor, "B L D"]
@@ -175,15 +175,15 @@ class MulClip(Method):
     def losses(self, batch: Batch, features: Features) -> LossTerms:
         image, scale = features.images.image, self.encoder.scale
         captions, summaries, sentences = (batch.grains[g] for g in (Grain.CAPTION, Grain.SUMMARY, Grain.SENTENCE))
-        terms = {"global": self.clip(image, features.of(captions)[:, 0], scale)}
+        terms = {"global": self.clip(image, features.texts_at(captions)[:, 0], scale)}
         if self.short_weight > 0:
-            short, ids = features.of(summaries)[:, 0], batch.texts.ids[summaries.index][:, 0]
+            short, ids = features.texts_at(summaries)[:, 0], batch.texts.ids[summaries.index][:, 0]
             terms["short"] = self.short_weight * self.clip(image, short, scale, summaries.valid[:, 0], ids)
         patches = self.image_tokens(features)
         if self.word_loss is not None:
             terms["word_patch"] = self.word_weight * self.word_loss(patches, *self.text_tokens(batch, features))
         if self.subcaption_weight > 0:
-            texts, ids = features.of(sentences), batch.texts.ids[sentences.index]
+            texts, ids = features.texts_at(sentences), batch.texts.ids[sentences.index]
             source = features.images.patches if self.gathered == "raw" else patches
             regions = aggregate(source, texts, sentences.valid, self.aggregation)
             terms["subcaption"] = self.subcaption_weight * self.subcaption(regions, texts, sentences.valid, scale, ids)
@@ -227,7 +227,7 @@ class MulClip(Method):
         if self.subcaption_weight > 0:
             sentences = batch.grains[Grain.SENTENCE]
             source = features.images.patches if self.gathered == "raw" else self.image_tokens(features)
-            weights = patch_weights(source, features.of(sentences), sentences.valid, self.aggregation)
+            weights = patch_weights(source, features.texts_at(sentences), sentences.valid, self.aggregation)
             seen["subcaption/patch_share"] = (weights > 0).float().mean(-1)[sentences.valid].mean()
         return seen
 
@@ -245,11 +245,11 @@ class MulClip(Method):
         return (m for m in (self.image_calibration, self.text_calibration, self.word_loss) if m is not None)
 
 
-def caption_words(batch: Batch, features: Features) -> Words:
+def caption_words(batch: Batch, features: Features) -> CaptionTokens:
     """The words of all captions, from the pass that encoded them."""
     tokens = features.texts.tokens
     caption, offsets = batch.grains[Grain.CAPTION].index[:, 0], batch.texts.offsets.to(tokens.device)
     first, last = offsets[caption], offsets[caption + 1] - 1
     at = torch.arange(int((last - first).max()) if len(first) else 1, device=tokens.device)
     valid = at < (last - first)[:, None]
-    return Words(tokens[torch.where(valid, first[:, None] + at, 0)], valid)
+    return CaptionTokens(tokens[torch.where(valid, first[:, None] + at, 0)], valid)

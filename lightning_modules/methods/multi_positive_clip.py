@@ -58,5 +58,5 @@ class MultiPositiveClip(Method):
     def losses(self, batch: Batch, features: Features) -> LossTerms:
         texts = join(*(batch.grains[grain] for grain in self.grains))
         ids = batch.texts.ids[texts.index]
-        vectors = features.of(texts)
+        vectors = features.texts_at(texts)
         return {"global": self.clip(features.images.image, vectors, texts.valid, self.encoder.scale, ids)}

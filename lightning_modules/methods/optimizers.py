@@ -143,10 +143,10 @@ def warmup_cosine(optimizer: AdamW, config: OptimConfig, total_steps: float) -> 
         progress = min(1.0, (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps))
         return config.final_lr_ratio + (1 - config.final_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
 
-    return Schedule(optimizer, factor)
+    return StepSchedule(optimizer, factor)
 
 
-class Schedule(LambdaLR):
+class StepSchedule(LambdaLR):
     """Learning rates as a function of the step alone: a run that goes on takes the step from its checkpoint, and peaks
     and length from its config.
     """

@@ -31,7 +31,7 @@ class Packing(NamedTuple):
     slot: Int[Tensor, " T"]
 
 
-def place(lengths: Sequence[int], row_length: int) -> tuple[list[int], list[int]]:
+def fit_rows(lengths: Sequence[int], row_length: int) -> tuple[list[int], list[int]]:
     """A row for each text and the place in that row where it starts.
 
     Args:
@@ -74,7 +74,7 @@ def empty_share(lengths: Sequence[int], limit: int) -> float:
     if not lengths:
         return 0.0
     length = row_length(lengths, limit)
-    return 1 - sum(lengths) / ((max(place(lengths, length)[0]) + 1) * length)
+    return 1 - sum(lengths) / ((max(fit_rows(lengths, length)[0]) + 1) * length)
 
 
 def pack(tokens: Int[Tensor, " T"], offsets: Sequence[int], limit: int, allowed: Sequence[int] = ()) -> Packing:
@@ -82,7 +82,7 @@ def pack(tokens: Int[Tensor, " T"], offsets: Sequence[int], limit: int, allowed:
     device = tokens.device
     lengths = [end - start for start, end in pairwise(offsets)]
     length = row_length(lengths, limit, allowed)
-    rows, starts = place(lengths, length)
+    rows, starts = fit_rows(lengths, length)
     count = max(rows) + 1
 
     sizes = torch.tensor(lengths, device=device)

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from losses.core.pairs import Labels, NegativePairs, Negatives, Tile
-from losses.core.process_group import Ranks
+from losses.core.process_group import ProcessGroup
 
 Scalar = Float[Tensor, " ..."] | float
 """A number, or a tensor with one element (a parameter of shape [1], say, which FSDP can shard)."""
@@ -146,7 +146,7 @@ def _pair_up(
     """Indices of the valid slots of both sides, sorted by part, and how they meet."""
     if (rows.ids is None) != (cols.ids is None):
         raise ValueError("rows and cols must both have ids, or neither")
-    ranks = Ranks.everyone() if negatives == "all" else Ranks()
+    ranks = ProcessGroup.everyone() if negatives == "all" else ProcessGroup()
     if isinstance(negatives, int):
         group = torch.arange(len(rows.valid), device=rows.valid.device) // negatives
         part = group if part is None else part * len(rows.valid) + group

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
-from losses.core.process_group import Ranks
+from losses.core.process_group import ProcessGroup
 
 Negatives = Literal["all", "rank"] | int
 """Where negatives come from: all ranks, this rank, or blocks of so many consecutive images of this rank."""
@@ -55,7 +55,7 @@ class NegativePairs:
     ``tiles`` together hold each pair of one part once.
     """
 
-    def __init__(self, rows: Labels, cols: Labels, ranks: Ranks) -> None:
+    def __init__(self, rows: Labels, cols: Labels, ranks: ProcessGroup) -> None:
         self.ranks = ranks
         self.counts = ranks.counts(len(cols.block), cols.block.device)
         self.order = None

@@ -1,8 +1,8 @@
 """The only file that knows ranks: collectives on blocks of rows whose number differs from rank to rank.
 
-A contrastive loss compares rows of this rank with rows of all ranks. ``Ranks`` moves the rows: gather them all, sum
-their gradients back to their owners, reduce statistics. Autograd sees none of it: the losses call it from their own
-forward and backward passes. Without ``torch.distributed``, or among one rank, every call hands back what it got.
+A contrastive loss compares rows of this rank with rows of all ranks. ``ProcessGroup`` moves the rows: it gathers them
+all, sums their gradients back to their owners and reduces statistics. Autograd sees none of it: the losses call it from
+their own forward and backward passes. Without ``torch.distributed``, or among one rank, every call returns its input.
 
 Reduce-scatter is an all-reduce and a slice where the backend has nothing better (gloo).
 """
@@ -17,14 +17,14 @@ from jaxtyping import Float, Int, Num, Shaped
 from torch import Tensor
 
 
-class Ranks(NamedTuple):
+class ProcessGroup(NamedTuple):
     """The processes whose rows meet: this one's index among ``size`` of them."""
 
     index: int = 0  # pyright: ignore[reportIncompatibleMethodOverride] a field, no tuple.index
     size: int = 1
 
     @classmethod
-    def everyone(cls) -> Ranks:
+    def everyone(cls) -> ProcessGroup:
         """All processes of the default group; this one alone where there is none."""
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
@@ -87,7 +87,7 @@ def shared_mean(total: Float[Tensor, ""], count: Float[Tensor, ""]) -> Float[Ten
     DDP and FSDP average gradients over ranks; so scaled, that average is the gradient of the mean over all ranks'
     rows, however unevenly those are spread. The value's mean over ranks is likewise the loss of the whole batch.
     """
-    ranks = Ranks.everyone()
+    ranks = ProcessGroup.everyone()
     counted = ranks.total(count.detach().clone())
     return total * (ranks.size / torch.where(counted > 0, counted, 1))
 
@@ -98,7 +98,7 @@ def shared_means(totals: Float[Tensor, " M"], counts: Int[Tensor, " M"], least: 
     Slots that fewer than ``least`` rows of all ranks fill are left out; 0, still attached to the graph, where all are.
     M may differ from rank to rank: slots that a rank lacks are empty there.
     """
-    ranks = Ranks.everyone()
+    ranks = ProcessGroup.everyone()
     most = int(ranks.maximum(torch.tensor(len(counts), device=counts.device))) if ranks.size > 1 else len(counts)
     everyones = totals.new_zeros(most)
     everyones[: len(counts)] = counts.to(totals)

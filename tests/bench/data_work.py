@@ -88,9 +88,9 @@ def _read_by_webdataset(paths: list[Path]) -> None:
 def _read_by_index(paths: list[Path]) -> None:
     from datamodules.reading.shuffle_order import ShuffleOrder
     from datamodules.shards.discovery import find_shards
-    from datamodules.shards.reader import Source, TarReader
+    from datamodules.shards.reader import IndexedShards, TarReader
 
-    source = Source.of(find_shards(paths))
+    source = IndexedShards.of(find_shards(paths))
     reader, order = TarReader(source), ShuffleOrder(source.sizes, 0, 64)
     for position in range(READ):
         members = reader.read(order.at(position)[1])

@@ -11,7 +11,7 @@ import torch
 from tests.bench.tower_work import precision
 
 if TYPE_CHECKING:
-    from datamodules.batching.collate import Item
+    from datamodules.batching.collate import PreparedSample
     from lightning_modules import Method
 
 IMAGES = 4
@@ -55,7 +55,7 @@ def harmoclip(boxes: int, crops: int, images: int = IMAGES, device: str = "cpu")
     return _step(method, [prepare(sample, random.Random(0)) for sample in busy[:images]], device)
 
 
-def _step(method: Method, items: list[Item], device: str) -> Callable[[], None]:
+def _step(method: Method, items: list[PreparedSample], device: str) -> Callable[[], None]:
     """Losses, gradients and the optimiser's step."""
     from datamodules.batching.collate import collate
     from datamodules.datamodule import GranularityData

@@ -27,11 +27,11 @@ class Knowing:
         dense = torch.full((len(squares), 16, 2), 0.1)
         dense[:, 2 * 4 + 1, 0 if self.right else 1] = 1.0  # row 2, column 1 of 4
 
-        class Seen:
+        class Snapshot:
             image = torch.ones(len(squares), 2) / 2**0.5
 
-        Seen.dense = dense
-        return Seen
+        Snapshot.dense = dense
+        return Snapshot
 
     def encode_text(self, texts):
         return torch.tensor([[1.0, 0.0]]).expand(len(texts), -1)

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from datamodules.prepare import prepare_coco
-from datamodules.prepare.job import Job
+from datamodules.prepare.job import PrepareJob
 from datamodules.sample import Sample
 from tests.datamodules.prepared import read
 
@@ -61,7 +61,7 @@ class Coco:
             document = documents[name]
             path.write_text(document if isinstance(document, str) else json.dumps(document))
         told = {name: options.pop(name) for name in ("max_proposals", "skip_missing") if name in options}
-        job = Job(self.folder / "out", **options)
+        job = PrepareJob(self.folder / "out", **options)
         self.manifest = prepare_coco(self.folder / "images", job=job, **places, **told)
         return read(self.folder / "out")
 

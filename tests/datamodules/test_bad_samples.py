@@ -45,7 +45,7 @@ def passes(data: GranularityData, count: int) -> Counter[str]:
     """All that is counted in so many passes, as a run goes: the loader is made once, its place moves on."""
     loader, counts = data.train_dataloader(), Counter[str]()
     for epoch in range(count):
-        loader.place = lambda epoch=epoch: (epoch * len(loader) * loader.reader.global_batch, 0)
+        loader.resume_point = lambda epoch=epoch: (epoch * len(loader) * loader.reader.global_batch, 0)
         counts += read(loader)[1]
     return counts
 
@@ -98,7 +98,7 @@ def test_a_resumed_run_is_judged_by_enough_samples(tmp_path):
     position = next(p for p in range(500) if data.train_dataloader().reader.schedule.at(p).index == 77)
     loader = data.train_dataloader()
     first = position // 10 * 10
-    loader.place = lambda: (first, first // 10)
+    loader.resume_point = lambda: (first, first // 10)
     assert read(loader)[1]["skipped/image"] == 1
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.prepare import prepare_grit, prepare_tars
-from datamodules.prepare.job import Job
+from datamodules.prepare.job import PrepareJob
 from datamodules.shards.discovery import find_shards
 from eval.benchmarks.webdataset import WebDataset
 from eval.data.shard_samples import stored
@@ -49,8 +49,8 @@ def two_put_together(data: bytes) -> bytes:
 
 
 READERS = {
-    "tars": lambda path: prepare_tars(str(path), Job(path.parent / "out", extractor="rules")),
-    "grit": lambda path: prepare_grit(str(path), Job(path.parent / "out", extractor="rules")),
+    "tars": lambda path: prepare_tars(str(path), PrepareJob(path.parent / "out", extractor="rules")),
+    "grit": lambda path: prepare_grit(str(path), PrepareJob(path.parent / "out", extractor="rules")),
     "predict": lambda path: list(stored(find_shards(path))),
     "wds": lambda path: WebDataset(str(path.parent.parent))(ColourModel(), EvalContext(Path())),
 }

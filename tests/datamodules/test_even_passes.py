@@ -9,7 +9,7 @@ import pytest
 from datamodules.reading.bad_samples import SkipPolicy
 from datamodules.reading.local_shards import IndexedPass
 from datamodules.shards.discovery import find_shards
-from datamodules.shards.reader import Source
+from datamodules.shards.reader import IndexedShards
 from tests.datamodules.test_indexed import PREPARE
 from tests.helpers.tiny import write_shards
 
@@ -18,7 +18,7 @@ from tests.helpers.tiny import write_shards
 def sources(tmp_path_factory):
     """Of so many samples each."""
     folders = {count: tmp_path_factory.mktemp(f"of{count}") for count in (8, 9, 12, 13, 16, 17)}
-    return {n: Source.of(find_shards([str(p) for p in write_shards(f, n, 1)])) for n, f in folders.items()}
+    return {n: IndexedShards.of(find_shards([str(p) for p in write_shards(f, n, 1)])) for n, f in folders.items()}
 
 
 def parts(source, batch, ranks):

@@ -26,7 +26,7 @@ from datamodules.reading.remote_shards import StreamPass
 from datamodules.sample import Sample, SampleError
 from datamodules.shards.discovery import ShardError, find_shards
 from datamodules.shards.download import FetchPolicy
-from datamodules.shards.reader import Source
+from datamodules.shards.reader import IndexedShards
 from tests.helpers.tiny import make_sample, picture
 
 PREPARE = SamplePreprocessor(16, Squash(), GrainSampling(2, 2, 1), Tokenizer(77), random_texts=True)
@@ -67,7 +67,7 @@ def read(folder: Path, data: bytes) -> tuple[int, Counter[str]]:
 
 
 def _indexed(path: Path) -> list:
-    reader = IndexedPass(Source.of(find_shards(path)), PREPARE, 3, seed=0, rank=0, ranks=1, skip=SkipPolicy(1.0))
+    reader = IndexedPass(IndexedShards.of(find_shards(path)), PREPARE, 3, seed=0, rank=0, ranks=1, skip=SkipPolicy(1.0))
     return [reader[i] for i in range(len(reader))]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from datamodules.formats.layout import LayoutError
 from datamodules.prepare import prepare_table, prepare_tars
-from datamodules.prepare.job import Job
+from datamodules.prepare.job import PrepareJob
 from tests.datamodules.prepared import read
 from tests.datamodules.test_fuzz import JSON, NAMES, png_bomb, tar_of
 from tests.helpers.tiny import picture
@@ -34,7 +34,7 @@ def prepared(folder: Path, write) -> tuple[int, int] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            manifest = write(Job(folder / "out", extractor="rules", overwrite=True))
+            manifest = write(PrepareJob(folder / "out", extractor="rules", overwrite=True))
     except ValueError as error:
         refused = str(error)
     assert inside(folder) == before
@@ -91,4 +91,4 @@ def test_tables_of_anything(tmp_path, rows, image):
 def test_broken_tables(tmp_path, text):
     (tmp_path / "fuzz.json").write_text(text)
     with pytest.raises(LayoutError, match=r"fuzz\.json"):
-        prepare_table(tmp_path, tmp_path / "fuzz.json", Job(tmp_path / "out", extractor="rules"))
+        prepare_table(tmp_path, tmp_path / "fuzz.json", PrepareJob(tmp_path / "out", extractor="rules"))

@@ -20,7 +20,7 @@ from datamodules.reading.loader import EpochLoader, PassLoader, default_workers
 from datamodules.reading.local_shards import IndexedBatches, IndexedPass
 from datamodules.sample import SampleError
 from datamodules.shards.discovery import ShardError, find_shards
-from datamodules.shards.reader import Source, TarReader
+from datamodules.shards.reader import IndexedShards, TarReader
 from tests.helpers.tiny import make_sample, write_shards, write_tar
 
 PREPARE = SamplePreprocessor(16, RandomCrop(), GrainSampling(1, 1), Tokenizer(77), random_texts=True)
@@ -29,13 +29,13 @@ PREPARE = SamplePreprocessor(16, RandomCrop(), GrainSampling(1, 1), Tokenizer(77
 def batches(urls, batch_size=4, rank=0, ranks=1, skip=None, seed=0, weights=(1.0,), shuffle_shards=2) -> IndexedBatches:
     sources = [urls] if len(weights) == 1 else [[url] for url in urls]
     return IndexedBatches(
-        [Source.of(find_shards([str(u) for u in s])) for s in sources], weights, PREPARE, batch_size,
+        [IndexedShards.of(find_shards([str(u) for u in s])) for s in sources], weights, PREPARE, batch_size,
         seed=seed, shuffle_shards=shuffle_shards, rank=rank, ranks=ranks, skip=skip or SkipPolicy(),
     )  # fmt: skip
 
 
 def once(urls, batch_size=4, rank=0, ranks=1, skip=None) -> IndexedPass:
-    source = Source.of(find_shards([str(u) for u in urls]))
+    source = IndexedShards.of(find_shards([str(u) for u in urls]))
     return IndexedPass(source, PREPARE, batch_size, seed=0, rank=rank, ranks=ranks, skip=skip or SkipPolicy())
 
 
@@ -224,7 +224,7 @@ def test_too_many_bad_samples_stop_the_run(tmp_path):
 
 def test_a_shard_that_changes_while_it_is_read(tmp_path):
     paths = write_shards(tmp_path, 12, 2)
-    reader = TarReader(Source.of(find_shards([str(p) for p in paths])))
+    reader = TarReader(IndexedShards.of(find_shards([str(p) for p in paths])))
     reader.read(0)
     os.truncate(paths[0], 512 * 4)
     with pytest.raises(SampleError, match="ends within the sample"):
@@ -247,7 +247,7 @@ def test_few_files_are_open_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr("datamodules.shards.reader._OPEN", 2)
     paths = write_shards(tmp_path, 14, 7)
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-    reader = TarReader(Source.of(find_shards([str(p) for p in paths])))
+    reader = TarReader(IndexedShards.of(find_shards([str(p) for p in paths])))
     assert [reader.read(i)["__key__"] for i in range(14)] == [f"{n:06d}" for r in range(7) for n in (r, r + 7)]
     if before:
         assert len(os.listdir("/proc/self/fd")) <= before + 2

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.reading.mixture import Mixture
-from datamodules.reading.shuffle_order import Schedule, ShuffleOrder, permutation
+from datamodules.reading.shuffle_order import SampleSequence, ShuffleOrder, permutation
 
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=12)
 
@@ -69,7 +69,7 @@ def test_permutations_are_even():
 
 
 def test_a_schedule_passes_over_each_source_by_itself():
-    schedule = Schedule([ShuffleOrder([6], 0, 1), ShuffleOrder([4, 5], "0/1", 1)], Mixture([1, 3]))
+    schedule = SampleSequence([ShuffleOrder([6], 0, 1), ShuffleOrder([4, 5], "0/1", 1)], Mixture([1, 3]))
     places = [schedule.at(p) for p in range(24)]
     assert sorted(p.index for p in places if p.source == 0) == list(range(6))
     assert sorted(p.index for p in places if p.source == 1 and p.epoch == 0) == list(range(9))

@@ -13,7 +13,7 @@ from PIL import Image
 from datamodules import prepare
 from datamodules.formats.layout import LayoutError
 from datamodules.formats.row_readers import json_array, json_lines
-from datamodules.prepare.job import Job
+from datamodules.prepare.job import PrepareJob
 from datamodules.sample import Sample
 from datamodules.shards.tar_index import load_index
 from lightning_modules.cli.main import main
@@ -65,7 +65,7 @@ def test_sharegpt4v(tmp_path):
     path.write_text(json.dumps([record(n) for n in names], indent=2))
     out = tmp_path / "out"
     options = {"held_out": 3, "skip_missing": True}
-    manifest = prepare.prepare_sharegpt4v(tmp_path / "images", path, Job(out, samples_per_shard=4), **options)
+    manifest = prepare.prepare_sharegpt4v(tmp_path / "images", path, PrepareJob(out, samples_per_shard=4), **options)
     found = read(out)
     assert [s.key for s in found] == [n[:-4].replace("/", "_") for n in names[3:8]]
     assert manifest is not None
@@ -74,7 +74,7 @@ def test_sharegpt4v(tmp_path):
     for row, message in [({"id": 1}, "'image'"), (record("../x.jpg"), "inside"), ({"image": "a.jpg"}, "conversations")]:
         path.write_text(json.dumps([row]))
         with pytest.raises(LayoutError, match=message):
-            prepare.prepare_sharegpt4v(tmp_path / "images", path, Job(tmp_path / "other"), held_out=0)
+            prepare.prepare_sharegpt4v(tmp_path / "images", path, PrepareJob(tmp_path / "other"), held_out=0)
 
 
 def test_docci_and_smaller_pictures(tmp_path):
@@ -85,12 +85,12 @@ def test_docci_and_smaller_pictures(tmp_path):
     for row in rows:
         put(tmp_path / row["image_file"], width=400, height=200)
     out = tmp_path / "out"
-    prepare.prepare_docci(tmp_path, lines(tmp_path / "d.jsonlines", rows), Job(out, max_side=100))
+    prepare.prepare_docci(tmp_path, lines(tmp_path / "d.jsonlines", rows), PrepareJob(out, max_side=100))
     found = read(out)
     assert [s.key for s in found] == ["train_0", "train_2"]
     assert Image.open(io.BytesIO(found[0].image)).size == (100, 50)
     check_grains(found[0])
-    prepare.prepare_docci(tmp_path, tmp_path / "d.jsonlines", Job(tmp_path / "test"), split="test")
+    prepare.prepare_docci(tmp_path, tmp_path / "d.jsonlines", PrepareJob(tmp_path / "test"), split="test")
     assert [s.image for s in read(tmp_path / "test")] == [picture(0, width=400, height=200)]
 
 
@@ -108,7 +108,7 @@ def test_dci(tmp_path):
         put(tmp_path / "annotations" / name, json.dumps(row).encode())
     splits = put(tmp_path / "splits.json", json.dumps({"train": ["1-data.json"], "test": ["2-data.json"]}).encode())
     out = tmp_path / "out"
-    manifest = prepare.prepare_dci(tmp_path / "photos", tmp_path / "annotations", Job(out), splits)
+    manifest = prepare.prepare_dci(tmp_path / "photos", tmp_path / "annotations", PrepareJob(out), splits)
     (sample,) = read(out)
     assert sample.summary == "A cube and a ball."
     assert sample.caption == f"A cube and a ball. {CAPTION}"
@@ -122,7 +122,7 @@ def test_imageinwords(tmp_path):
     rows = [{"image": "test_00731", "IIW": CAPTION}, {"image/key": "aar_test_1", "IIW": CAPTION}]
     put(tmp_path / "train_00731.jpg")
     put(tmp_path / "aar_test_1.jpg")
-    prepare.prepare_imageinwords(tmp_path, lines(tmp_path / "data.jsonl", rows), Job(tmp_path / "out"))
+    prepare.prepare_imageinwords(tmp_path, lines(tmp_path / "data.jsonl", rows), PrepareJob(tmp_path / "out"))
     assert [s.key for s in read(tmp_path / "out")] == ["test_00731", "aar_test_1"]
 
 
@@ -132,7 +132,7 @@ def test_localized_narratives(tmp_path):
         for a in (3, 4)
     ]
     put(tmp_path / "000000000009.jpg")
-    prepare.prepare_localized_narratives(tmp_path, lines(tmp_path / "n.jsonl", rows), Job(tmp_path / "out"))
+    prepare.prepare_localized_narratives(tmp_path, lines(tmp_path / "n.jsonl", rows), PrepareJob(tmp_path / "out"))
     assert [s.key for s in read(tmp_path / "out")] == ["000000000009-3", "000000000009-4"]
 
 
@@ -191,7 +191,7 @@ def test_tars(tmp_path):
     write_tar(tmp_path / "in0.tar", members[:1])
     write_tar(tmp_path / "in1.tar", members[1:])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    manifest = prepare.prepare_tars(str(tmp_path / "in*.tar"), Job(tmp_path / "out"))
+    manifest = prepare.prepare_tars(str(tmp_path / "in*.tar"), PrepareJob(tmp_path / "out"))
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     found = read(tmp_path / "out")
     assert [s.key for s in found] == ["00001", "00002"]
@@ -204,7 +204,7 @@ def test_tars(tmp_path):
 def test_stop_phrases_stand_apart(tmp_path, capsys):
     put(tmp_path / "a.jpg")
     table = lines(tmp_path / "t.jsonl", [{"image": "a.jpg", "caption": "The image shows a red cube on the left side."}])
-    manifest = prepare.prepare_table(tmp_path, table, Job(tmp_path / "out", tokens=True))
+    manifest = prepare.prepare_table(tmp_path, table, PrepareJob(tmp_path / "out", tokens=True))
     (sample,) = read(tmp_path / "out")
     assert [p.text for p in sample.phrases] == ["a red cube", "on the left side"]
     assert [(p.text, p.start, p.sentence, p.lemma) for p in sample.stop_phrases] == [("The image", 0, 0, "image")]
@@ -221,7 +221,7 @@ def test_a_key_that_comes_again_gets_a_number_that_is_free(tmp_path):
     for name in names:
         put(tmp_path / name)
     table = lines(tmp_path / "t.jsonl", [{"image": name, "caption": "A cat."} for name in names])
-    prepare.prepare_table(tmp_path, table, Job(tmp_path / "out", extractor="rules"))
+    prepare.prepare_table(tmp_path, table, PrepareJob(tmp_path / "out", extractor="rules"))
     assert [sample.key for sample in read(tmp_path / "out")] == ["a_b", "a_b-1", "a_b-2", "a_b-3"]
 
 
@@ -229,7 +229,7 @@ def test_lines_and_lists_are_seen_before_they_are_joined(tmp_path):
     put(tmp_path / "a.jpg")
     caption = "Two things\n\n- a red cube\n- a  blue ball\nThey lie on\nthe the table.\nIt is 3.5 m wide."
     table = lines(tmp_path / "t.jsonl", [{"image": "a.jpg", "caption": caption}])
-    prepare.prepare_table(tmp_path, table, Job(tmp_path / "out"))
+    prepare.prepare_table(tmp_path, table, PrepareJob(tmp_path / "out"))
     (sample,) = read(tmp_path / "out")
     assert sample.caption == "Two things - a red cube - a blue ball They lie on the table. It is 3.5 m wide."
     told = ("Two things", "a red cube", "a blue ball", "They lie on the table.", "It is 3.5 m wide.")
@@ -262,7 +262,7 @@ def test_real_captions(tmp_path, shared):
     put(tmp_path / "a.jpg", width=32, height=32)
     table = lines(tmp_path / "t.jsonl", [{"image": "a.jpg", "caption": caption} for caption in captions])
     for name, processes in [("one", 1), ("two", 2)]:
-        prepare.prepare_table(tmp_path, table, Job(tmp_path / name, processes=processes, samples_per_shard=250))
+        prepare.prepare_table(tmp_path, table, PrepareJob(tmp_path / name, processes=processes, samples_per_shard=250))
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / n).glob("*.[jt]*")} for n in ("one", "two"))
     assert one.keys() == two.keys()
     assert one == two

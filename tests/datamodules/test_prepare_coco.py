@@ -13,7 +13,7 @@ from PIL import Image
 from datamodules.formats.layout import LayoutError
 from datamodules.granularity.nltk_data import NltkDataError
 from datamodules.prepare import prepare_coco
-from datamodules.prepare.job import Job
+from datamodules.prepare.job import PrepareJob
 from datamodules.shards.discovery import find_shards
 from lightning_modules.cli.main import main
 from tests.datamodules.prepared import linked, read
@@ -49,7 +49,7 @@ def test_smaller_pictures_keep_their_boxes(coco):
 def test_without_instances(coco):
     coco.prepare()
     out = coco.folder / "captions only"
-    prepare_coco(coco.folder / "images", coco.folder / "captions.json", Job(out))
+    prepare_coco(coco.folder / "images", coco.folder / "captions.json", PrepareJob(out))
     assert [sample.regions for sample in read(out).values()] == [(), ()]
 
 
@@ -215,13 +215,13 @@ def test_a_wrong_layout_is_named(coco, wrong, message):
 
 def test_a_missing_annotation_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"the annotation file .*none\.json does not exist"):
-        prepare_coco(tmp_path, tmp_path / "none.json", Job(tmp_path / "out"))
+        prepare_coco(tmp_path, tmp_path / "none.json", PrepareJob(tmp_path / "out"))
 
 
 def test_missing_nltk_data_is_told_first(monkeypatch, tmp_path):
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
     with pytest.raises(NltkDataError, match=r"python -m nltk\.downloader punkt_tab"):
-        prepare_coco(tmp_path, tmp_path / "none.json", Job(tmp_path / "out"))
+        prepare_coco(tmp_path, tmp_path / "none.json", PrepareJob(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from datamodules.prepare import prepare_coco
-from datamodules.prepare.job import Job
+from datamodules.prepare.job import PrepareJob
 from datamodules.sample import Sample
 from tests.datamodules.prepared import read
 
@@ -22,7 +22,9 @@ def real(shared, nltk_data, tmp_path_factory) -> dict[str, tuple[dict, dict, dic
     sets = {}
     for name in ("train", "val"):
         captions, instances = (source / "annotations" / f"{kind}_{name}2017.json" for kind in ("captions", "instances"))
-        manifest = prepare_coco(source / f"{name}2017", captions, Job(out / name, samples_per_shard=20), instances)
+        manifest = prepare_coco(
+            source / f"{name}2017", captions, PrepareJob(out / name, samples_per_shard=20), instances
+        )
         sets[name] = (*(json.loads(f.read_text()) for f in (captions, instances)), manifest, read(out / name))
     return sets
 
@@ -67,7 +69,9 @@ def test_every_box_of_the_photographs_passes_as_a_proposal(shared, tmp_path, nam
     source = shared / "data/coco_tiny"
     captions, instances = (source / "annotations" / f"{kind}_{name}2017.json" for kind in ("captions", "instances"))
     annotations = json.loads(instances.read_text())["annotations"]
-    manifest = prepare_coco(source / f"{name}2017", captions, Job(tmp_path), proposals=instances, max_proposals=1000)
+    manifest = prepare_coco(
+        source / f"{name}2017", captions, PrepareJob(tmp_path), proposals=instances, max_proposals=1000
+    )
     wanted = Counter(f"{row['image_id']:012d}" for row in annotations if not row["iscrowd"])
     samples = read(tmp_path)
     assert len(samples) == 50

@@ -16,7 +16,7 @@ from datamodules.datamodule import GranularityData
 from datamodules.formats.flickr30k_entities import read_objects, read_sentences
 from datamodules.formats.layout import LayoutError
 from datamodules.prepare import prepare_flickr30k_entities
-from datamodules.prepare.job import Job
+from datamodules.prepare.job import PrepareJob
 from lightning_modules.cli.main import main
 from tests.datamodules.prepared import linked, read
 from tests.helpers.tiny import picture
@@ -77,7 +77,7 @@ class Release:
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data.encode() if isinstance(data, str) else data)
-        job = Job(self.folder / "out", max_side=max_side)
+        job = PrepareJob(self.folder / "out", max_side=max_side)
         self.manifest = prepare_flickr30k_entities(self.folder / "images", self.folder, job, **options)
         return read(self.folder / "out")
 

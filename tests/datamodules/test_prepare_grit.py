@@ -15,7 +15,7 @@ from PIL import Image
 from datamodules.formats.layout import LayoutError
 from datamodules.prepare import prepare_grit
 from datamodules.prepare.grit_files import find_works
-from datamodules.prepare.job import Job
+from datamodules.prepare.job import PrepareJob
 from datamodules.prepare.rejected import Rejects
 from datamodules.shards.discovery import ShardError
 from lightning_modules.cli.main import main
@@ -69,7 +69,7 @@ def prepare(folder: Path, *records: object, max_side: int | None = None, **optio
     folder.joinpath("grit").mkdir()
     write_tar(folder / "grit/00000.tar", files_of(*records))
     (folder / "grit/00000_stats.json").write_text("{}")
-    manifest = prepare_grit(str(folder / "grit"), Job(folder / "out", max_side=max_side), **options)
+    manifest = prepare_grit(str(folder / "grit"), PrepareJob(folder / "out", max_side=max_side), **options)
     return manifest, read(folder / "out")
 
 
@@ -111,7 +111,7 @@ def test_tars_and_folders_give_the_same(tmp_path):
     written = []
     for source in sources:
         out = tmp_path / "out" / source.name
-        assert prepare_grit(str(source), Job(out, samples_per_shard=2))["rejects"] == {}
+        assert prepare_grit(str(source), PrepareJob(out, samples_per_shard=2))["rejects"] == {}
         written.append([path.read_bytes() for path in sorted(out.glob("*.tar"))])
     assert len(read(tmp_path / "out" / "files")) == 4
     assert len(written[0]) == 2
@@ -130,7 +130,7 @@ def test_a_tar_that_is_cut_while_it_is_read(tmp_path):
     with pytest.raises(ShardError, match=r"a\.tar cannot be read on"):
         list(items)
     with pytest.raises(ShardError, match=r"a\.tar cannot be read on"):
-        prepare_grit(str(tmp_path / "a.tar"), Job(tmp_path / "out"))
+        prepare_grit(str(tmp_path / "a.tar"), PrepareJob(tmp_path / "out"))
     assert not list((tmp_path / "out").glob("*.tar*"))
 
 
@@ -156,7 +156,7 @@ def test_each_thing_left_out_is_counted(tmp_path, caplog):
     files["000000008.jpg"] = picture()
     write_tar(tmp_path / "a.tar", files)
     with caplog.at_level(logging.INFO, "grainclip"):
-        manifest = prepare_grit(str(tmp_path / "a.tar"), Job(tmp_path / "out"), min_score=0.5)
+        manifest = prepare_grit(str(tmp_path / "a.tar"), PrepareJob(tmp_path / "out"), min_score=0.5)
     one, two = read(tmp_path / "out").values()
     assert linked(one) == [(None, None, (0.1, 0.1, s, s)) for s in (0.2, 0.3, 0.4)]
     assert (two.phrases, two.regions) == ((), ())
@@ -245,7 +245,7 @@ def test_every_cut_of_a_caption_is_true_or_counted(tmp_path):
 def test_a_wrong_layout_is_named(tmp_path, changes, message):
     write_tar(tmp_path / "a.tar", files_of(record(), record(**changes)))
     with pytest.raises(LayoutError, match=message):
-        prepare_grit(str(tmp_path / "a.tar"), Job(tmp_path / "out"))
+        prepare_grit(str(tmp_path / "a.tar"), PrepareJob(tmp_path / "out"))
 
 
 def test_chunks_must_have_been_saved(tmp_path):
@@ -253,16 +253,16 @@ def test_chunks_must_have_been_saved(tmp_path):
     del fields["noun_chunks"]
     write_tar(tmp_path / "a.tar", files_of(fields))
     with pytest.raises(LayoutError, match=r"'noun_chunks' must be .*--save_additional_columns"):
-        prepare_grit(str(tmp_path / "a.tar"), Job(tmp_path / "out"))
+        prepare_grit(str(tmp_path / "a.tar"), PrepareJob(tmp_path / "out"))
 
 
 def test_wrong_arguments(tmp_path):
     with pytest.raises(ValueError, match=r"min_score must lie in \[0, 1\], got 65"):
-        prepare_grit(str(tmp_path), Job(tmp_path / "out"), min_score=65)
+        prepare_grit(str(tmp_path), PrepareJob(tmp_path / "out"), min_score=65)
     with pytest.raises(ShardError, match="holds neither tars nor pictures"):
-        prepare_grit(str(tmp_path), Job(tmp_path / "out"))
+        prepare_grit(str(tmp_path), PrepareJob(tmp_path / "out"))
     with pytest.raises(ShardError, match="does not exist"):
-        prepare_grit(str(tmp_path / "none"), Job(tmp_path / "out"))
+        prepare_grit(str(tmp_path / "none"), PrepareJob(tmp_path / "out"))
 
 
 def test_the_command_line_can_be_built(tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from datamodules.formats.layout import LayoutError
 from datamodules.prepare import prepare_grounded
-from datamodules.prepare.job import Job
+from datamodules.prepare.job import PrepareJob
 from lightning_modules.cli.main import main
 from tests.datamodules.prepared import linked, read
 from tests.helpers.tiny import picture
@@ -63,7 +63,7 @@ class Mdetr:
         self.manifest = prepare_grounded(
             self.folder / "images",
             self.folder / "grounded.json",
-            Job(self.folder / "out", max_side=max_side),
+            PrepareJob(self.folder / "out", max_side=max_side),
             **options,
         )
         return read(self.folder / "out")

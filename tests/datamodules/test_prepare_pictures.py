@@ -17,7 +17,7 @@ from datamodules.batching.tokenizer import Tokenizer
 from datamodules.image_decoding import open_image, turned_size, upright_size
 from datamodules.prepare import prepare_grit, prepare_grounded, prepare_table
 from datamodules.prepare.images import at_most, look_into
-from datamodules.prepare.job import Job
+from datamodules.prepare.job import PrepareJob
 from datamodules.prepare.rejected import LeftOut
 from tests.datamodules.prepared import read
 from tests.datamodules.small_coco import Coco
@@ -106,12 +106,12 @@ def test_grounded_captions_and_grit(tmp_path, turn, convention):
     row = {"id": 1, "file_name": "1.jpg", "width": size[0], "height": size[1], "caption": "a white box on a wall"}
     boxes = [{"id": 1, "image_id": 1, "bbox": box, "tokens_positive": [[0, 11]]}]
     (tmp_path / "g.json").write_text(json.dumps({"images": [row], "annotations": boxes}))
-    prepare_grounded(tmp_path / "images", tmp_path / "g.json", Job(tmp_path / "grounded", extractor="rules"))
+    prepare_grounded(tmp_path / "images", tmp_path / "g.json", PrepareJob(tmp_path / "grounded", extractor="rules"))
     x, y, width, height = (v / size[n % 2] for n, v in enumerate(box))
     chunk = [0, 11, x, y, x + width, y + height, 0.9]
     record = {"caption": row["caption"], "width": size[0], "height": size[1], "noun_chunks": [chunk]}
     (tmp_path / "images" / "1.json").write_text(json.dumps(record))
-    prepare_grit(str(tmp_path / "images"), Job(tmp_path / "grit", extractor="rules"))
+    prepare_grit(str(tmp_path / "images"), PrepareJob(tmp_path / "grit", extractor="rules"))
     for folder in ("grounded", "grit"):
         (sample,) = read(tmp_path / folder).values()
         assert [region.box for region in sample.regions] == [(0.5, 0.25, 0.75, 0.75)]
@@ -130,7 +130,7 @@ def test_cut_files_are_left_out_and_counted(tmp_path, form, keep):
     (tmp_path / "b.img").write_bytes(cut)
     table = tmp_path / "t.csv"
     table.write_text("image,caption\na.img,A red cube.\nb.img,A blue ball.\n")
-    manifest = prepare_table(tmp_path, table, Job(tmp_path / "out", extractor="rules"))
+    manifest = prepare_table(tmp_path, table, PrepareJob(tmp_path / "out", extractor="rules"))
     assert manifest is not None
     assert (manifest["samples"], manifest["rejects"]) == (1, {left.value.reason: 1})
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.prepare.job import Job
+from datamodules.prepare.job import PrepareJob
 from datamodules.prepare.rejected import Rejects
 from datamodules.prepare.shard_jobs import Unit, in_units, write_units
 from datamodules.prepare.statistics import Statistics
@@ -33,7 +33,7 @@ def samples(numbers: list[int], rejects: Rejects):
 
 
 def write(out: Path, count: int = 40, **options):
-    job = Job(out, **{"samples_per_shard": 6, **options})
+    job = PrepareJob(out, **{"samples_per_shard": 6, **options})
     return write_units(in_units(range(count), job.samples_per_shard), samples, job, source="numbers", settings={})
 
 
@@ -108,7 +108,7 @@ def test_a_unit_that_fails_stops_the_run_and_keeps_the_others(tmp_path):
         yield from samples(numbers, rejects)
 
     with pytest.raises(OSError, match="went away"):
-        write_units(in_units(range(20), 6), failing, Job(tmp_path), source="numbers", settings={})
+        write_units(in_units(range(20), 6), failing, PrepareJob(tmp_path), source="numbers", settings={})
     assert sorted(p.name for p in tmp_path.glob("*.tar")) == ["shard-000000.tar", "shard-000001.tar"]
 
 
@@ -118,13 +118,13 @@ def test_nothing_to_write(tmp_path):
         yield from ()
 
     with pytest.raises(ValueError, match=r"no sample of 'n' was left .*1 × all"):
-        write_units([Unit(0, [1])], none, Job(tmp_path), source="n", settings={})
+        write_units([Unit(0, [1])], none, PrepareJob(tmp_path), source="n", settings={})
 
 
 @pytest.mark.parametrize("wrong", [{"processes": 0}, {"part": "0/2"}, {"part": "3/2"}, {"part": "x"}, {"max_side": 31}])
 def test_wrong_jobs(wrong, tmp_path):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Job(tmp_path, **wrong)
+        PrepareJob(tmp_path, **wrong)
 
 
 def test_statistics_add_up(tmp_path):
@@ -169,7 +169,7 @@ def test_nothing_is_left_of_a_run_that_had_nothing_to_write(tmp_path, caplog, th
     out = tmp_path / "out"
     if there:
         out.mkdir()
-    job = Job(out, samples_per_shard=1)
+    job = PrepareJob(out, samples_per_shard=1)
     with pytest.raises(ValueError, match="2 × seven"):
         write_units(in_units([7, 17], 1), samples, job, source="numbers", settings={})
     assert "made now" not in caplog.text

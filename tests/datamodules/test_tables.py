@@ -9,7 +9,7 @@ import pytest
 
 from datamodules.formats.row_readers import table_rows
 from datamodules.prepare import prepare_table
-from datamodules.prepare.job import Job
+from datamodules.prepare.job import PrepareJob
 from eval.benchmarks.retrieval_file import read_table
 from eval.interfaces import EvalContext
 from lightning_modules.cli.main import main
@@ -37,7 +37,7 @@ def put(folder: Path, text: str, encoding: str = "utf-8", name: str = "t.csv") -
 
 
 def captions(folder: Path, table: Path, **options) -> list[str]:
-    prepare_table(folder, table, Job(folder / "out", extractor="rules", overwrite=True), **options)
+    prepare_table(folder, table, PrepareJob(folder / "out", extractor="rules", overwrite=True), **options)
     return [sample.caption for sample in read(folder / "out").values()]
 
 

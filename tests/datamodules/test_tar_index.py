@@ -14,7 +14,7 @@ from webdataset.tariterators import tarfile_to_samples
 from datamodules.sample import SampleError
 from datamodules.shards import tar_index
 from datamodules.shards.discovery import ShardError, find_shards
-from datamodules.shards.reader import Source
+from datamodules.shards.reader import IndexedShards
 from datamodules.shards.tar_index import TarError, index_path, kept_index, load_index, scan, write_index
 from lightning_modules.cli.main import main
 from tests.helpers.tiny import make_sample, write_shards, write_tar
@@ -92,7 +92,7 @@ def test_members_of_no_sample_are_counted_and_told(tmp_path, capsys, caplog, mon
     assert (kept.strays, kept.stray) == (7, index.stray)
     monkeypatch.setattr(logging.getLogger("grainclip"), "propagate", True)
     caplog.clear()
-    Source.of(find_shards(path))
+    IndexedShards.of(find_shards(path))
     told = f"7 members of 1 shards belong to no sample and are not read, such as {index.stray!r} of {path}"
     assert {r.getMessage() for r in caplog.records} == {told}
 

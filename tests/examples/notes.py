@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from datamodules.prepare.job import Job
-from datamodules.prepare.records import Record, write_records
+from datamodules.prepare.job import PrepareJob
+from datamodules.prepare.records import ImageRecord, write_records
 from datamodules.prepare.shard_jobs import Manifest
 
 
-def prepare_notes(images: Path, job: Job) -> Manifest | None:
+def prepare_notes(images: Path, job: PrepareJob) -> Manifest | None:
     """Write shards from pictures and the notes beside them.
 
     Args:
@@ -25,8 +25,10 @@ def prepare_notes(images: Path, job: Job) -> Manifest | None:
         ValueError: no image was left to write.
     """
 
-    def records() -> Iterator[Record]:
+    def records() -> Iterator[ImageRecord]:
         for picture in sorted(images.glob("*.jpg")):
-            yield Record(picture.stem, picture.name, picture, picture.with_suffix(".txt").read_text(encoding="utf-8"))
+            yield ImageRecord(
+                picture.stem, picture.name, picture, picture.with_suffix(".txt").read_text(encoding="utf-8")
+            )
 
     return write_records(records, job, source="notes", settings={}, listed_in=images, skip_missing=False)

@@ -30,6 +30,6 @@ class SigLip(Method):
     @override
     def losses(self, batch: Batch, features: Features) -> LossTerms:
         captions = batch.grains[Grain.CAPTION]
-        pictures, texts = features.images.image[:, None], features.of(captions)[:, :1]
+        pictures, texts = features.images.image[:, None], features.texts_at(captions)[:, :1]
         there = torch.ones(pictures.shape[:2], dtype=torch.bool, device=pictures.device)
         return {"sigmoid": self.sigmoid(pictures, texts, there, self.encoder.scale)}

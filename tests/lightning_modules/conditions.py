@@ -20,7 +20,7 @@ from lightning_modules.callbacks import AverageWeights
 from tests.lightning_modules.ranked_run import strategy
 
 Precision = Literal["32-true", "bf16-mixed", "bf16-true"]
-Ranks = Literal["one", "ddp", "fsdp2"]
+TorchrunGroup = Literal["one", "ddp", "fsdp2"]
 Steps = Literal["clipped", "accumulated", "both"]
 LIMIT = 0.3  # of the gradients' norm, where they are clipped
 
@@ -29,7 +29,7 @@ class Conditions(NamedTuple):
     """How a run is made."""
 
     precision: Precision = "32-true"
-    ranks: Ranks = "one"
+    ranks: TorchrunGroup = "one"
     steps: Steps = "both"
     cached: bool = False  # gradient caching
     resumed: bool = False
@@ -108,10 +108,10 @@ def _whole(method: LightningModule) -> dict[str, torch.Tensor]:
     return get_model_state_dict(method, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
-Job = tuple[Method, GranularityData, Conditions, str]
+PrepareJob = tuple[Method, GranularityData, Conditions, str]
 
 
-def run_all(jobs: Sequence[Job]) -> list[list[Outcome] | str]:
+def run_all(jobs: Sequence[PrepareJob]) -> list[list[Outcome] | str]:
     """Runs one after the other on this rank of a standing process group, those to be resumed in a second part too; of
     one that fails, on all ranks alike, its traceback.
     """

@@ -64,7 +64,7 @@ def test_sentences_take_the_images_whose_boxes_teach_nothing(batch):
     assert 0 < len(boxed) < 6
     assert len(set(batch.regions.image.tolist())) > len(boxed)  # a box without a phrase does not count
     sentences = batch.grains[Grain.SENTENCE]
-    texts, valid = features.of(sentences)[others], sentences.valid[others]
+    texts, valid = features.texts_at(sentences)[others], sentences.valid[others]
     gathered = aggregate(features.images.patches[others], texts, valid, SparseWeights())
     ids = batch.texts.ids[sentences.index][others]
     expected = SubcaptionLoss()(gathered, texts, valid, method.encoder.scale, ids)

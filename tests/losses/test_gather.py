@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from losses.core.process_group import Ranks, shared_mean
+from losses.core.process_group import ProcessGroup, shared_mean
 from tests.helpers.ranks import run_on_ranks
 
 COUNTS = [3, 0, 2, 5]
@@ -15,7 +15,7 @@ def rows_of(rank, dtype=torch.float64):
 
 
 def move_rows(world_size):
-    ranks = Ranks.everyone()
+    ranks = ProcessGroup.everyone()
     mine = rows_of(ranks.index)
     counts = ranks.counts(len(mine), mine.device)
     everyones = ranks.gather(mine, counts)
@@ -49,9 +49,9 @@ def test_blocks_of_different_length_find_their_way(world_size):
 
 def test_one_process_needs_no_process_group():
     assert not dist.is_initialized()
-    ranks, x = Ranks.everyone(), torch.randn(3, 2)
+    ranks, x = ProcessGroup.everyone(), torch.randn(3, 2)
     counts = ranks.counts(3, x.device)
-    assert ranks == Ranks(0, 1)
+    assert ranks == ProcessGroup(0, 1)
     assert counts == [3]
     for moved in (ranks.gather(x, counts), ranks.scatter_sum(x, counts), ranks.mine(x, counts), ranks.maximum(x)):
         assert torch.equal(moved, x)

@@ -5,7 +5,7 @@ import torch
 
 from losses.core import pairs
 from losses.core.pairs import Labels, NegativePairs
-from losses.core.process_group import Ranks
+from losses.core.process_group import ProcessGroup
 
 
 @pytest.mark.parametrize("with_ids", [False, True])
@@ -21,7 +21,7 @@ def test_tiles_hold_each_pair_of_a_part_once(monkeypatch, with_parts, with_ids):
         Labels(blocks, part[blocks] if with_parts else None, ids)
         for blocks, ids in ((block, row_ids), (col_block, col_ids))
     )
-    met = NegativePairs(row_labels, col_labels, Ranks())
+    met = NegativePairs(row_labels, col_labels, ProcessGroup())
     seen = torch.zeros(11, 8, dtype=torch.int64)
     out = torch.zeros(11, 8, dtype=torch.bool)
     for tile in met.tiles:
@@ -41,7 +41,7 @@ def test_tiles_hold_each_pair_of_a_part_once(monkeypatch, with_parts, with_ids):
 def test_far_tiles_need_no_mask(monkeypatch):
     monkeypatch.setitem(pairs.TILE, "cpu", 10)
     labels = Labels(torch.arange(100) // 4, None, None)
-    tiles = NegativePairs(labels, labels, Ranks()).tiles
+    tiles = NegativePairs(labels, labels, ProcessGroup()).tiles
     assert len(tiles) == 100
     assert sum(tile.near for tile in tiles) < 30
 
@@ -49,5 +49,5 @@ def test_far_tiles_need_no_mask(monkeypatch):
 @pytest.mark.parametrize("rows", [0, 3])
 def test_one_empty_side_makes_no_tile(rows):
     some, none = (Labels(torch.zeros(n, dtype=torch.int64), None, None) for n in (rows, 0))
-    assert NegativePairs(some, none, Ranks()).tiles == []
-    assert NegativePairs(none, some, Ranks()).tiles == []
+    assert NegativePairs(some, none, ProcessGroup()).tiles == []
+    assert NegativePairs(none, some, ProcessGroup()).tiles == []

@@ -6,13 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_modules.networks.sequence_packing import pack, place, row_length
+from lightning_modules.networks.sequence_packing import fit_rows, pack, row_length
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(40, 64))
 def test_no_text_is_cut_or_overlaps(lengths, room):
-    rows, starts = place(lengths, room)
+    rows, starts = fit_rows(lengths, room)
     taken = set()
     for row, start, length in zip(rows, starts, lengths, strict=True):
         assert 0 <= start <= room - length
@@ -34,7 +34,7 @@ def test_a_captions_worth_of_texts_fills_its_rows():
         *torch.randint(3, 9, (1920,), generator=generator).tolist(),
     ]
     room = row_length(lengths, 248)
-    rows, _ = place(lengths, room)
+    rows, _ = fit_rows(lengths, room)
     assert sum(lengths) / (room * (max(rows) + 1)) > 0.98
 
 
