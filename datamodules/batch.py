@@ -44,7 +44,7 @@ class RaggedTexts(NamedTuple):
 
 
 class TextSlots(NamedTuple):
-    """Which text fills which slot of an image at one grain; an invalid slot points at text 0 and means nothing."""
+    """The text of every slot of an image at one grain; an invalid slot points at text 0 and means nothing."""
 
     index: Int[Tensor, "B K"]  # pyright: ignore[reportIncompatibleMethodOverride] a field, no tuple.index
     valid: Bool[Tensor, "B K"]
@@ -56,7 +56,7 @@ def join(*grains: TextSlots) -> TextSlots:
 
 
 class Lexemes(NamedTuple):
-    """Where the phrases of ``grains[Grain.PHRASE]`` stand inside their caption's own token sequence.
+    """Token spans of the phrases of ``grains[Grain.PHRASE]`` in their caption's own token sequence.
 
     ``span`` is [start, end) in tokens, SOT being token 0; (0, 0) where the encoded caption does not hold all of it.
     ``lemma`` is a 64-bit hash of the head's base form, 0 where unknown.

@@ -207,7 +207,7 @@ class GranularityData(LightningDataModule):
         return batch._replace(images=normalise(batch.images), crops=crops)
 
     def describe(self) -> dict[str, Any]:
-        """What it reads, in plain words and numbers, for a model card."""
+        """The data and its settings in plain words and numbers, for a model card."""
         return {
             "shards": "the embedded scenes" if self.shards is None else self.shards,
             "samples": self._samples(),
@@ -218,7 +218,7 @@ class GranularityData(LightningDataModule):
         }
 
     def fingerprint(self) -> list[Any]:
-        """What decides which samples come when: settings, and every shard that was found, with its samples."""
+        """All that decides the order of samples: settings, and every shard with its number of samples."""
         shards = [[(shard.url, shard.samples) for shard in source] for source in self._train]
         return [self.describe(), self.seed, self.shuffle_shards, self.weights, self.image_size, shards, len(self._val)]
 
@@ -241,7 +241,7 @@ class GranularityData(LightningDataModule):
         return tuple(sorted({label for labels in known for label in labels})) if all(known) else ()
 
     def state_dict(self) -> dict[str, Any]:
-        """How many samples all ranks together have been trained on: where a resumed run goes on.
+        """The number of samples that all ranks together have been trained on: a resumed run goes on there.
 
         Of remote shards also ``StreamBatches.state``. Collective then: every rank must call it.
         """

@@ -98,7 +98,7 @@ class Sample:
     tokens: bytes = b""  # of its texts, where they are kept: datamodules.batching.stored_tokens
 
     def members(self) -> dict[str, Any]:
-        """What ``webdataset.ShardWriter.write`` takes: ``{"__key__", "jpg", "json"}``."""
+        """The argument of ``webdataset.ShardWriter.write``: ``{"__key__", "jpg", "json"}``."""
         left_out = (*_NOT_IN_JSON, *(() if self.stop_phrases else ("stop_phrases",)))
         record = {k: v for k, v in vars(self).items() if k not in left_out and v is not None}
         text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), default=vars)

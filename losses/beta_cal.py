@@ -126,7 +126,7 @@ class BetaCalLoss(nn.Module):
         return (self._ce if self.objective == "ce" else self._bce)(rows, cols, scale, weight)
 
     def targets(self, valid: Bool[Tensor, "B K"]) -> Float[Tensor, "B K K"]:
-        """What a view should match among the texts of its own image: CE's p_ij, BCE's y_ij ω_ij; 0 for padding.
+        """Target matrix of an image's views and texts: CE's p_ij, BCE's y_ij ω_ij; 0 for padding.
 
         With other images both are 0, though BCE weighs those pairs by 1.
         """
@@ -159,6 +159,6 @@ class BetaCalLoss(nn.Module):
         return pull / pull.sum(2, keepdim=True).clamp(min=self.alpha)
 
     def _strengths(self, valid: Bool[Tensor, "B K"], diagonal: float, dtype: torch.dtype) -> Float[Tensor, "B K K"]:
-        """How strong a positive each pair of one image is: ``diagonal`` with itself, β with others, 0 with padding."""
+        """Strength of each pair of one image as a positive: ``diagonal`` with itself, β with others, 0 with padding."""
         itself = torch.eye(valid.shape[1], dtype=dtype, device=valid.device)
         return (diagonal * itself + self.beta * (1 - itself)) * (valid[:, :, None] & valid[:, None, :])

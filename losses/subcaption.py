@@ -32,7 +32,7 @@ EPS = 1e-6
 
 
 class PatchWeighting(ABC):
-    """How much each patch counts for a sentence, given their similarities."""
+    """Weights of an image's patches for a sentence, given their similarities."""
 
     @abstractmethod
     def __call__(self, similarity: Float[Tensor, "*rows N"]) -> Float[Tensor, "*rows N"]:
@@ -101,7 +101,7 @@ def patch_weights(
     valid: Bool[Tensor, "B M"],
     aggregation: PatchWeighting,
 ) -> Float[Tensor, "B M N"]:
-    """How much each patch counts for each sentence, in float32 or wider; alike for a padded sentence."""
+    """Weights of the patches for each sentence, in float32 or wider; uniform for a padded sentence."""
     with torch.autocast(patches.device.type, enabled=False):
         dtype = torch.promote_types(patches.dtype, torch.float32)
         queries = torch.where(valid[..., None], sentences, 0).to(dtype)

@@ -101,7 +101,7 @@ class WordPatchLoss(nn.Module):
         text_tokens: Float[Tensor, "B M D"],
         text_valid: Bool[Tensor, "B M"] | None = None,
     ) -> tuple[Float[Tensor, "B N M"], Float[Tensor, "B M N"]]:
-        """Where image tokens and text tokens look; rows sum to one. All of the batch at once."""
+        """Attention of image tokens over text tokens and the reverse; rows sum to one. All of the batch at once."""
         text_valid = checked_mask(image_tokens, text_tokens, text_valid)
         text = torch.where(text_valid[..., None], text_tokens, 0).to(image_tokens.dtype)
         return (

@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md shows: a method, a benchmark and a source of one's own, each used as its reader would use it."""
+"""CONTRIBUTING.md's examples: a method, a benchmark and a source of one's own, each used as its reader would use it."""
 
 from __future__ import annotations
 

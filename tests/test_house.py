@@ -50,7 +50,7 @@ def imported_by(file):
 
 
 def tracked_files():
-    """What git has or would add: what people wrote, without environments, caches and runs."""
+    """Files that git has or would add: source files, without environments, caches and runs."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("needs a git checkout")
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]

@@ -1,4 +1,4 @@
-"""What users may import: listed here on purpose, so that a name comes or goes only when somebody means it."""
+"""The public names, listed here on purpose, so that a name comes or goes only when somebody means it."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ ELSEWHERE = {  # the start of a command: the file with its test, and what stands
 
 
 def commands(text: str) -> list[str]:
-    """What stands in the blocks of shell, a command each, comments left out."""
+    """Commands of the shell blocks, one each, without comments."""
     blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return [one for line in lines if (one := re.sub(r"\s+", " ", re.sub(r"(^|\s)#.*", "", line)).strip())]

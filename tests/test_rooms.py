@@ -58,7 +58,7 @@ def dotted(file: Path) -> str:
 
 
 def runtime_imports(source: str) -> Iterator[str]:
-    """What a module imports when it runs: names that only type checkers read are left out."""
+    """A module's imports at run time: names that only type checkers read are left out."""
     tree = ast.parse(source)
     unseen = {
         id(inner)

@@ -113,7 +113,7 @@ class SamplePreprocessor:
         return self.tokenizer.cut(tokens)
 
     def _spans(self, drawn: SampledTexts, stored: StoredTokens | None, lost: Counter[str]) -> list[tuple[int, int]]:
-        """Where phrases stand in the caption's tokens; (0, 0), and counted, where the context cuts one off."""
+        """Spans of phrases in the caption's tokens; (0, 0), and counted, where the context cuts one off."""
         if not drawn.verbatim:
             return [(0, 0)] * len(drawn.phrases)
         if stored is None:

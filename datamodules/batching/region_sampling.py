@@ -22,7 +22,7 @@ from datamodules.sample import SampleError
 
 @dataclass(frozen=True)
 class RegionSampling:
-    """Which boxes an image brings, and which of them as pictures of their own too.
+    """The choice of an image's boxes, and of those that are cut out as crops too.
 
     Args:
         boxes: at most so many distinct boxes of a training image, drawn at random; None: all. Evaluation takes all.
@@ -48,7 +48,7 @@ class RegionSampling:
             raise ValueError(f"data.regions.min_area must be 0 or more, got {self.min_area}")
 
     def large(self, boxes: Float[np.ndarray, "R 4"], width: int, height: int) -> Bool[np.ndarray, " R"]:
-        """Which boxes, in fractions of a picture of so many pixels, have ``min_area``."""
+        """Mask of the boxes, in fractions of an image of so many pixels, that have ``min_area``."""
         area = (boxes[:, 2] - boxes[:, 0]) * width * (boxes[:, 3] - boxes[:, 1]) * height
         return area >= self.min_area
 

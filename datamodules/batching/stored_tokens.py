@@ -49,7 +49,7 @@ def with_tokens(sample: Sample) -> Sample:
 
 
 def read_tokens(sample: Sample) -> StoredTokens | None:
-    """What is stored with ``sample``; None where nothing is.
+    """The tokens stored with ``sample``; None where there are none.
 
     Raises:
         SampleError: (reason ``tokens``) it is damaged, or belongs to other texts.

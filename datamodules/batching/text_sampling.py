@@ -1,4 +1,4 @@
-"""Which of a sample's texts are learnt from in this step (β-CLIP §3: one caption, some sentences, some phrases).
+"""Samples the texts of a training step (β-CLIP §3: one caption, some sentences, some phrases).
 
 In training the choice is random with a seed per sample and epoch, so it does not depend on ranks or workers; in
 evaluation it is the first ones.
@@ -17,7 +17,7 @@ from datamodules.sample import Phrase, Sample
 
 @dataclass(frozen=True)
 class GrainSampling:
-    """How many texts of each grain an image brings.
+    """The number of texts of each grain that an image brings.
 
     Args:
         sentences: at most this many sentences (the paper: 5).

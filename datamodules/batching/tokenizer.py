@@ -31,7 +31,7 @@ _SPACES = re.compile(r"\s+")
 
 
 def is_plain(text: str) -> bool:
-    """Whether there is nothing to mend: plain ASCII on one line, without HTML escapes."""
+    """True if there is nothing to mend: plain ASCII on one line, without HTML escapes."""
     return text.isascii() and text.isprintable() and "&" not in text
 
 
@@ -84,7 +84,7 @@ class Tokenizer:
         return tokens if len(tokens) <= self.context_length else (*tokens[: self.context_length - 1], EOT)
 
     def length(self, text: str) -> int:
-        """How many tokens ``text`` has before truncation, SOT and EOT included."""
+        """The number of tokens of ``text`` before truncation, SOT and EOT included."""
         return len(_encode(text))
 
     def span(self, text: str, start: int, end: int) -> tuple[int, int] | None:
@@ -130,7 +130,7 @@ _encode_caption = lru_cache(maxsize=1 << 5)(_encoded)
 
 @lru_cache(maxsize=1 << 3)
 def _offsets(text: str) -> tuple[bool, list[int], list[int]]:
-    """Whether cleaning only lowers the case of ``text``, and if so the first and last+1 character of every token."""
+    """The first and last+1 character of every token, if cleaning only lowers the case of ``text``; else None."""
     if clean(text) != text.lower() or not text.isascii():
         return False, [], []
     offsets = _bpe().encode(text.lower()).offsets

@@ -159,7 +159,9 @@ _QUOTE = re.compile(r'(?<!\S)"(?!\S)')
 
 
 def _gaps(text: str) -> list[int]:
-    """Where the tokeniser put spaces: before ``. , 's n't`` and the like, inside brackets and pairs of quotes."""
+    """The spaces that the tokeniser inserted: before ``. , 's n't`` and the like, inside brackets and pairs of
+    quotes.
+    """
     gaps = {match.start() for match in _BEFORE_MARK.finditer(text)}
     gaps |= {match.end() - 1 for match in _AFTER_BRACKET.finditer(text)}
     quotes = [match.start() for match in _QUOTE.finditer(text)]

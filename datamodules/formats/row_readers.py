@@ -168,7 +168,7 @@ def _opened(path: Path, encoding: str | None, newline: str | None = None) -> Ite
 
 
 def _damaged_letters(path: Path, encoding: str) -> str:
-    """Which line of a file is not of its encoding, and what to do."""
+    """A message that names the first line not in the file's encoding, and the remedy."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:

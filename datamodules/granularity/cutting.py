@@ -126,7 +126,7 @@ _TAIL = 40  # characters that are enough to see how a piece ends
 
 
 def _cuts(text: str, block: Span, extractor: Extractor) -> list[int]:
-    """Where sentences start inside ``block``, its own start left out."""
+    """Starts of sentences inside ``block``, without its own start."""
     piece = text[block.start : block.end]
     starts = set(extractor.sentence_starts(piece))
     starts |= {match.end() for match in _MISSED.finditer(piece)}

@@ -1,4 +1,4 @@
-"""Who finds sentences and phrases: NLTK, rules that need no data, or spaCy.
+"""Extractors of sentences and phrases: NLTK, rules that need no data, or spaCy.
 
 NLTK's Punkt and tagger are the default. Where their data cannot be had, rules take their place. spaCy is slower, and
 its model better: its noun chunks are what β-CLIP trains on. An extractor is a value that other processes can be given.
@@ -26,7 +26,7 @@ class Extractor(Protocol):
         ...
 
     def sentence_starts(self, text: str) -> Iterable[int]:
-        """Where sentences of ``text`` may start; the captions' own rules are applied afterwards."""
+        """Candidate starts of sentences of ``text``; the captions' own rules are applied afterwards."""
         ...
 
     def phrases(self, sentence: str) -> list[FoundPhrase]:

@@ -50,7 +50,7 @@ def relations_in(sentence: str) -> list[tuple[int, int]]:
 
 
 def says_nothing(words: Sequence[str]) -> bool:
-    """Whether a noun phrase of these words, in lower case, tells nothing of what the picture shows: "the left side"."""
+    """True if a noun phrase of these words, in lower case, says nothing about the image's content: "the left side"."""
     return words[-1] in COLOURS or EMPTY.issuperset(words)
 
 

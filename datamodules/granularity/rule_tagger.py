@@ -129,7 +129,7 @@ def tag_by_rules(tokens: Sequence[str]) -> list[str]:
 
 @lru_cache(maxsize=50_000)
 def _alone(token: str, *, first: bool) -> str:
-    """What a word most likely is; "V?" for what may be a verb or a noun in the plural."""
+    """The likeliest tag of a word; "V?" for what may be a verb or a noun in the plural."""
     word = token.lower()
     if not any(character.isalnum() for character in token):
         return "POS" if token in "'’" else token
@@ -217,7 +217,7 @@ _INITIAL = re.compile(r"(?:^|[\s(\"“])(?:[A-Z]\.)+$|\b(?:No|Fig|Est|Vol|Inc|Co
 
 
 def sentence_starts(text: str) -> list[int]:
-    """Where sentences of ``text`` may start, its own start left out: after a stop, before a capital or a digit."""
+    """Candidate starts of sentences of ``text``, without its own start: after a stop, before a capital or a digit."""
     found = []
     for match in _END.finditer(text):
         before = text[max(0, match.start() - 20) : match.start() + 1]

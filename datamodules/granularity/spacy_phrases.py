@@ -44,7 +44,7 @@ def pipeline(model: str) -> Any:
 
 
 def sentence_starts(model: str, text: str) -> list[int]:
-    """Where the parser's sentences start."""
+    """Starts of the parser's sentences."""
     return [sentence.start_char for sentence in pipeline(model)(text).sents]
 
 

@@ -26,7 +26,7 @@ _SHIFTS = (1, 0, 3, 4)  # where those but the first stand, two marks being put b
 
 
 class _Row(NamedTuple):
-    """What is known of a word: its row in the table, its only tag (or None), votes that depend on the tag before."""
+    """A word in the tables: its row in the table, its only tag (or None), votes that depend on the tag before."""
 
     number: int
     tag: int | None

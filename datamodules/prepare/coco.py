@@ -83,7 +83,7 @@ def prepare_coco(
 
 
 class Annotated(NamedTuple):
-    """What the files say of one image."""
+    """The annotations of one image."""
 
     image: CocoImage
     captions: Sequence[str]

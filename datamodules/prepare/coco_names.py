@@ -1,4 +1,4 @@
-"""Which of COCO's categories does a phrase name? Its head noun says so: "two young men" names the category person.
+"""Maps a phrase to one of COCO's categories by its head noun: "two young men" names the category person.
 
 The words for a category are its own name and the everyday words for it. Names of several words are compared with the
 phrase's last words, longest first: "a hot dog" is no dog. A word that may stand for several categories ("bike") names
@@ -98,7 +98,7 @@ class CategoryNames:
         return found
 
     def _categories(self, phrase: Phrase) -> list[str]:
-        """What the phrase's last words may stand for; the longest name counts."""
+        """The categories that the phrase's last words may name; the longest name counts."""
         if not phrase.lemma:
             return []
         *first, _ = phrase.text.lower().split()

@@ -139,7 +139,7 @@ def _caption(record: dict[str, Any], place: str) -> str:
 
 
 def _size(record: dict[str, Any], place: str) -> tuple[float, float]:
-    """What the boxes are fractions of: the picture as it was before img2dataset resized it, where that is told."""
+    """The size to which boxes are relative: the image's before img2dataset resized it, where the JSON has it."""
     prefix = "original_" if record.get("original_width") is not None else ""
     for side in ("width", "height"):
         PIXELS.check(f"{place}: '{prefix}{side}'", record.get(prefix + side))

@@ -102,6 +102,6 @@ def _in_folder(folder: Path) -> Iterator[tuple[Path, dict[str, Path]]]:
 
 
 def _part(extension: str) -> str | None:
-    """Which part of an item a file with this extension is; None for none, as the captions in .txt."""
+    """The part of an item that a file with this extension holds; None for none, as the captions in .txt."""
     extension = extension.lower()
     return "image" if extension in IMAGE_EXTENSIONS else "json" if extension == "json" else None

@@ -45,7 +45,7 @@ class Picture(NamedTuple):
 
 
 def look_into(data: bytes, size: tuple[float, float] | None = None) -> Picture:
-    """What ``data`` holds. It is decoded to its end, a JPEG at an eighth of its size.
+    """Type and size of the image in ``data``. It is decoded to its end, a JPEG at an eighth of its size.
 
     Args:
         data: an encoded image.
@@ -77,7 +77,7 @@ def look_into(data: bytes, size: tuple[float, float] | None = None) -> Picture:
 
 
 def _misfit(size: tuple[float, float], real: tuple[int, int]) -> float:
-    """How far the shape of ``size`` is from that of ``real``, relatively."""
+    """Relative difference of the aspect ratios of ``size`` and ``real``."""
     return abs(size[0] * real[1] / (size[1] * real[0]) - 1)
 
 

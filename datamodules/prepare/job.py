@@ -1,4 +1,4 @@
-"""What every source is told, whatever data set it reads: where to, how large pictures, who cuts, how it is spread."""
+"""Settings common to all sources: output folder, image size, extractor, processes and part."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ class PrepareJob:
             )
 
     def mine(self, unit: int) -> bool:
-        """Whether unit number ``unit`` is made by this run."""
+        """True if this run makes unit number ``unit``."""
         first, parts = map(int, self.part.split("/"))
         return unit % parts == first - 1
 
     @property
     def finder(self) -> Extractor:
-        """Who finds sentences and phrases. Raises ``ValueError`` for an extractor that there is not."""
+        """The extractor of sentences and phrases. Raises ``ValueError`` for an unknown one."""
         return extractor_named(self.extractor, self.spacy_model)
 
     @property
     def content(self) -> dict[str, Any]:
-        """What decides a shard's content."""
+        """The settings that decide a shard's content."""
         sizes = {name: getattr(self, name) for name in ("max_side", "samples_per_shard", "tokens")}
         return {**sizes, "extractor": self.finder}
 

@@ -25,7 +25,7 @@ class RecordBox(NamedTuple):
 
 
 class ImageRecord(NamedTuple):
-    """What a data set says about one image. ``image`` is its file; ``name`` is for reports."""
+    """One image with its texts and boxes in a data set. ``image`` is its file; ``name`` is for reports."""
 
     key: str
     name: str

@@ -18,7 +18,7 @@ class LeftOut(Exception):
 
 
 class Rejects(Counter[str]):
-    """How many items were left out for each reason; a ``Counter`` with examples."""
+    """The number of items that were left out, by reason; a ``Counter`` with examples."""
 
     def __init__(self, examples: int = 3) -> None:
         super().__init__()

@@ -250,7 +250,7 @@ def _is_done(out: Path, number: int) -> bool:
 
 
 def _all_rejects(notes: list[dict[str, Any]], before: Rejects | None) -> Rejects:
-    """What was left out of all shards, and beforehand."""
+    """Everything that was left out: of all shards, and before they were written."""
     rejects = Rejects()
     for note in notes:
         rejects.merge(note["rejects"], note["examples"])

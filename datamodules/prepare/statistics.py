@@ -1,4 +1,4 @@
-"""What shards hold, in the numbers of the β-CLIP paper: phrases of an image, tokens of a phrase, and so on.
+"""Statistics of shards, as the β-CLIP paper gives them: phrases of an image, tokens of a phrase, and so on.
 
 Kept as counts of counts, so that the statistics of shards made apart add up to those of the whole.
 """

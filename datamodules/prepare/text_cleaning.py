@@ -52,7 +52,7 @@ def as_sentence(text: str) -> str:
 
 
 def tidy_span(text: str, tidied: str, span: Span) -> Span:
-    """Where the piece ``text[span.start:span.end]``, surrounding space aside, stands in ``tidied``.
+    """Position in ``tidied`` of ``text[span.start:span.end]``, without surrounding space.
 
     Args:
         text: as the data set has it; ``span`` are characters of it.

@@ -1,1 +1,1 @@
-"""Which sample comes when: shuffle order, mixture, local and remote shards, resume, bad samples."""
+"""The order of samples: shuffle order, mixture, local and remote shards, resume, bad samples."""

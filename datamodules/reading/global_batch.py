@@ -1,4 +1,4 @@
-"""How many images a batch has: on each rank, or over all ranks and shared out among them.
+"""The batch size: of each rank, or of all ranks together and divided among them.
 
 A contrastive loss compares the images of one batch over all ranks, so this number belongs to the training; the number
 of ranks should not. Accumulated gradients are of several such batches, each compared apart.
@@ -24,7 +24,7 @@ class GlobalBatch:
         return self.each if self.whole is None else self.whole // ranks
 
     def complaint(self, ranks: int) -> str | None:
-        """What is wrong with it on so many ranks, if anything."""
+        """An error message if the batch cannot be divided among so many ranks; else None."""
         if self.whole is None or self.whole % ranks == 0:
             return None
         return f"data.global_batch_size must be a multiple of the {ranks} ranks, got {self.whole}"

@@ -104,7 +104,7 @@ class PassLoader:
             batch = coming
 
     def _any(self, mine: bool) -> bool:
-        """Whether any rank has a batch; of local shards all have equally many."""
+        """True if any rank has a batch; of local shards all have equally many."""
         return mine if self.alone or isinstance(self.reader, IndexedPass) else any(gather(mine))
 
 

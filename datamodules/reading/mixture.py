@@ -1,5 +1,4 @@
-"""Whose turn it is among several sources with weights: after any number of samples each has given its share, to within
-one sample.
+"""Interleaves several weighted sources: after any number of samples each has given its share, to within one sample.
 
 This is the chairman assignment problem, and the rule is Tijdeman's (1980): of the sources whose share is at least
 1 / (2k - 2) samples ahead of what they have given, the one comes whose next sample is due first. Then no source of k
@@ -38,7 +37,7 @@ class Mixture:
         self._totals = [0] * len(self.parts)
 
     def counts(self, position: int) -> list[int]:
-        """How many of the first ``position`` samples come from each source."""
+        """The number of the first ``position`` samples that come from each source."""
         periods, rest = divmod(position, self.period)
         self._plan(rest)
         turns = np.bincount(np.frombuffer(self._turns, dtype=np.uint16)[:rest], minlength=len(self.parts))

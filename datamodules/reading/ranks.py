@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def rank_count() -> int:
-    """How many processes there are in the default group; 1 where there is none."""
+    """The number of processes in the default group; 1 where there is none."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 

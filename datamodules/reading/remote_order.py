@@ -34,8 +34,8 @@ class Share:
     readers: int
 
     def owns_shards(self, shards: int) -> bool:
-        """Whether every reader has shards of its own, in about equal number; if not, all read all shards and take every
-        n-th sample.
+        """True if every reader has shards of its own, in about equal number; else all readers read all shards and take
+        every n-th sample.
         """
         return shards >= self.readers and (shards % self.readers == 0 or shards >= 8 * self.readers)
 
@@ -79,7 +79,7 @@ class _Cut:
         return range((self.share.index - step.turn - step.epoch) % self.share.readers, samples, self.share.readers)
 
     def ends(self, step: _Step, samples: int) -> bool:
-        """Whether the window ends with this shard, of which the reader has so many samples."""
+        """True if the window ends with this shard, of which the reader has so many samples."""
         self.size += samples
         ends = step.last or self.size >= self.enough
         if ends:
@@ -191,7 +191,7 @@ class ShardSequence:
                 yield _Step(epoch, turn, int(shard), turn == len(mine) - 1)
 
     def _skip(self, done: int) -> tuple[Iterator[_Step], _Cut, int]:
-        """What is left of the sequence when ``done`` samples are: from the start of the window that they end in."""
+        """The rest of the sequence after ``done`` samples: from the start of the window that they end in."""
         steps = self._steps()
         window: list[_Step] = []
         cut, size = _Cut(self.share, self.own, self.shuffle_samples), 0
@@ -208,7 +208,7 @@ class ShardSequence:
         return itertools.chain(window, steps), cut, done
 
     def _count(self, step: _Step) -> int:
-        """How many samples the reader found in a shard of the past."""
+        """The number of samples that the reader got from a shard in the past."""
         if (gap := self.gaps.get((step.epoch, step.shard))) is not None:
             return gap
         if self.counts[step.shard] == UNKNOWN:

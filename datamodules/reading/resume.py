@@ -1,4 +1,4 @@
-"""How far a run is: the samples that all ranks together have been trained on, one number for any number of ranks.
+"""The position of a run in its data: the samples that all ranks together have been trained on.
 
 Lightning counts batches per rank. Its count of an epoch in progress is only right as long as the global batch stays the
 same, so where a run goes on with another one, that count is turned into batches of the new size.
@@ -25,7 +25,7 @@ class ResumeState:
         self.stream = state.get("stream")
 
     def samples(self, trainer: Trainer | None, global_batch: int) -> int:
-        """How many samples have been trained on."""
+        """The number of samples that have been trained on."""
         if trainer is None or self._since is None:
             return self.restored
         # .completed lags one behind when a checkpoint is written inside a step

@@ -1,4 +1,4 @@
-"""Which reader reads which shards: local ones by index, in an exact order; remote ones as a stream."""
+"""Chooses the reader for shards: local ones by index, in an exact order; remote ones as a stream."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger("grainclip")
 
 @dataclass(frozen=True)
 class Reading:
-    """What both readers need to know.
+    """Settings that both readers need.
 
     Args:
         prepare: from a stored sample to an item of the batch.

@@ -1,4 +1,4 @@
-"""Which sample comes when: a function of (seed, position) alone, the same for any number of ranks and workers.
+"""The order of samples: a function of (seed, position) alone, the same for any number of ranks and workers.
 
 Positions count the samples that all ranks together have been given since training began. Pass follows pass over a
 source without a gap: the batch that reaches the end of one is filled with the first samples of the next, so every
@@ -105,7 +105,7 @@ class SampleSequence:
         self.orders, self.mixture = list(orders), mixture
 
     def at(self, position: int) -> SamplePosition:
-        """Which sample stands at ``position``."""
+        """The sample at ``position``."""
         source, given = self.mixture.at(position)
         return SamplePosition(source, *self.orders[source].at(given))
 

@@ -70,7 +70,7 @@ def render(scene: Scene, rng: Random, size: int = 64) -> tuple[bytes, list[Box]]
 
 
 def second_tone(colour: Colour) -> Colour:
-    """What a texture is drawn with: a dark shade of a bright colour, a light tint of a dark one."""
+    """The second tone of a texture: a dark shade of a bright colour, a light tint of a dark one."""
     return _mixed(colour, (0, 0, 0), 0.5) if _brightness(colour) >= BRIGHT else _mixed(colour, (255, 255, 255), 0.62)
 
 
@@ -98,7 +98,7 @@ def _brightness(colour: Colour) -> float:
 
 @cache
 def _background(pattern: str, size: int, variant: int) -> Image.Image | None:
-    """Where the background's pattern is darker; ``None`` for a plain one."""
+    """Mask of the background's darker pattern; ``None`` for a plain one."""
     if pattern == "plain":
         return None
     mask = Image.new("L", (size, size))

@@ -1,4 +1,4 @@
-"""Where things stand, in words, and sentences about two things: one stands left of the other, is larger, is alike."""
+"""Location phrases, and sentences that relate two things: one is left of the other, is larger, is alike."""
 
 from __future__ import annotations
 

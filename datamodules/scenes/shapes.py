@@ -104,7 +104,7 @@ def _eroded(mask: Image.Image, width: int) -> Image.Image:
 
 
 class Sheet(NamedTuple):
-    """What a texture is painted on: white where the second tone goes, before it is cut to the shape."""
+    """The sheet on which a texture is painted: white where the second tone goes, before it is cut to the shape."""
 
     pen: ImageDraw.ImageDraw
     width: int

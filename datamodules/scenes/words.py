@@ -87,7 +87,7 @@ SUBSETS: tuple[tuple[str, ...], ...] = (
 
 
 class Wording:
-    """How things are put into words: one form, and for each value one word.
+    """Wording of the things: one form, and for each value one word.
 
     Used for several things, a wording gives texts that differ in their attributes alone. Two wordings may differ in
     everything.
@@ -106,7 +106,7 @@ class Wording:
         return words[self._chosen[value]]
 
     def noun(self, thing: Thing) -> str:
-        """What ``thing`` is called."""
+        """The noun for ``thing``."""
         return self.pick(thing.shape, NOUNS[thing.shape])
 
     def adjective(self, thing: Thing, attribute: str) -> str:

@@ -1,4 +1,4 @@
-"""What a scene is: a few coloured shapes in the cells of a 3 × 3 grid, on a background; and how one is drawn by lot.
+"""A scene: a few coloured shapes in the cells of a 3 × 3 grid, on a background; and its random choice.
 
 A data set on which methods are compared must need composition, so:
 

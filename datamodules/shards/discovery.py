@@ -1,4 +1,4 @@
-"""Which shards there are: patterns expanded, files checked before training starts, samples counted.
+"""Finds shards: patterns expanded, files checked before training starts, samples counted.
 
 A tar that was cut while copying is found here, by walking its headers (the data is not read), not after hours of
 training. Where an index lies beside a shard (``lightning index`` and ``lightning prepare`` write them), or a
@@ -24,7 +24,7 @@ _REMOTE = re.compile(r"^(pipe|https?|s3|gs|hf|ais|file):")
 
 
 def is_remote(url: str) -> bool:
-    """Whether a shard is streamed from elsewhere."""
+    """True if a shard is streamed from remote storage."""
     return bool(_REMOTE.match(url))
 
 
@@ -41,7 +41,7 @@ class Shard:
     known: TarIndex | None = field(default=None, compare=False, repr=False)
 
     def index(self) -> TarIndex:
-        """Where its samples lie; only of a local shard.
+        """The index of its samples; only of a local shard.
 
         Raises:
             ShardError: it is damaged, or its manifest counts otherwise.
@@ -138,7 +138,7 @@ def _manifest(folder: Path) -> dict[str, dict[str, int]]:
 
 
 def open_index(path: Path) -> TarIndex:
-    """Where a local tar's samples lie.
+    """The index of a local tar's samples.
 
     Raises:
         ShardError: it is no tar, ends before its last member does, or holds no image.
@@ -153,5 +153,5 @@ def open_index(path: Path) -> TarIndex:
 
 
 def refuse_damaged(path: Path, error: TarError) -> ShardError:
-    """What to say of a tar that is damaged."""
+    """The error for a damaged tar."""
     return ShardError(f"the shard {path} is not a whole tar file ({error}); copy it again or leave it out")

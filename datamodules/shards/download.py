@@ -41,7 +41,7 @@ logger = logging.getLogger("grainclip")
 
 @dataclass(frozen=True)
 class FetchPolicy:
-    """How long remote storage is waited for.
+    """Time limits and retries for remote storage.
 
     Args:
         stall: seconds without data after which a transfer is ended, a command that hangs included.

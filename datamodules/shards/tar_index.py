@@ -1,4 +1,4 @@
-"""Where each sample's bytes lie in a tar: found by walking the headers once, kept in a small file beside the shard.
+"""Byte offsets of each sample in a tar: found by one walk over the headers, kept in a small file beside the shard.
 
 With it a sample is read by its number with one or two system calls, in any order and by any number of readers at once.
 The file is called like the shard with ``.idx`` behind and holds plain arrays. It notes the shard's size and the
@@ -62,7 +62,7 @@ class TarIndex:
 
     @property
     def images(self) -> int:
-        """How many samples have an image."""
+        """The number of samples that have an image."""
         return int((self.spans[:, 0, 0] >= 0).sum())
 
     def key(self, number: int) -> str:
@@ -126,7 +126,7 @@ def _packed(entries: list[Entry], strays: list[str]) -> TarIndex:
 
 
 def index_path(tar: Path) -> Path:
-    """Where the index of ``tar`` lies."""
+    """The path of the index of ``tar``."""
     return tar.with_name(tar.name + SUFFIX)
 
 

@@ -1,4 +1,4 @@
-"""Which members of a tar make up a sample: the headers are walked, members of one name are put together.
+"""Groups the members of a tar into samples: reads the headers and joins members of one name.
 
 A member is called KEY.PART. WebDataset's rule, that the key ends at the first dot, holds where what follows is a part
 that is asked for. Elsewhere the key ends at the last dot, so that ``IMG_1.2.jpg`` and ``IMG_1.2.json`` are a sample.
@@ -40,7 +40,7 @@ class Entry:
             self.extension = extension
 
     def has(self, core: Collection[str]) -> bool:
-        """Whether it holds one of the parts ``core``."""
+        """True if it holds one of the parts ``core``."""
         return any(part in self.spans for part in core)
 
 
@@ -103,7 +103,7 @@ def _add(entries: dict[str, list[Entry]], key: str, part: str, extension: str, o
 
 
 def _part(extension: str, parts: Collection[str]) -> str:
-    """Which part a member with this extension is; "" for none."""
+    """The part of a sample that a member with this extension holds; "" for none."""
     extension = extension.lower()
     return IMAGE if extension in IMAGE_EXTENSIONS else extension if extension in parts else ""
 

@@ -121,7 +121,7 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> int:
 
 
 def package_versions() -> dict[str, str]:
-    """What shards are made with."""
+    """Versions of the packages that shards are made with."""
     return {name: _version(name) for name in _PACKAGES}
 
 

@@ -1,1 +1,1 @@
-"""What the dashboards show of a model in training: pictures and numbers on samples that stay the same."""
+"""Content of the dashboards: images and numbers of a model in training on samples that stay the same."""

@@ -72,5 +72,5 @@ def layout_for(metric_groups: Collection[str], absent: Collection[str]) -> Layou
 
 
 def is_fraction(tag: str) -> bool:
-    """Whether the numbers of ``tag`` are shares, to be read in percent."""
+    """True if the numbers of ``tag`` are shares, to be read in percent."""
     return _FRACTION.fullmatch(tag) is not None

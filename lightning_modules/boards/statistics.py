@@ -59,7 +59,7 @@ def similarities(seen: Snapshot) -> dict[str, Float[Tensor, " _"]]:
 def kinds(
     owner: Int[Tensor, " R"], own_text: Int[Tensor, " R"] | None, image: Int[Tensor, " C"], text: Int[Tensor, " C"]
 ) -> dict[str, Bool[Tensor, "R C"]]:
-    """Which pairs of rows and columns are of which kind.
+    """Masks of the pairs of rows and columns by kind.
 
     Args:
         owner: the image of each row.

@@ -80,7 +80,7 @@ class Diagnostics(Callback):
                 one.log_hyperparams(settings)
 
     def _never_logged(self, trainer: Trainer, method: Method) -> list[str]:
-        """How the tags begin of what this run does not measure."""
+        """Prefixes of the tags that this run never logs."""
         measured: dict[str, bool] = {
             "retention/": bool(self.start),
             "geometry/": self._samples is not None,

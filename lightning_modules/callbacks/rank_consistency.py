@@ -1,4 +1,4 @@
-"""Ranks that differ train something else than was asked for, and do not say so: here they compare notes at the start.
+"""Checks at start-up that all ranks have the same settings, data, code and package versions.
 
 Compared are the settings of model and data, the shards that each rank found, the commit of the code and the versions of
 the packages that numbers depend on.
@@ -27,7 +27,7 @@ Facts = dict[str, str]
 
 
 class Disagreement(ValueError):
-    """Which ranks, on which hosts, differ in what."""
+    """A difference between ranks, with their hosts."""
 
 
 class RankConsistency(Callback):

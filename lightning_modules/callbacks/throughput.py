@@ -1,4 +1,4 @@
-"""What is counted while it runs: images and operations per second, the samples that could not be used, padding."""
+"""Counts during training: images and operations per second, the samples that could not be used, padding."""
 
 from __future__ import annotations
 

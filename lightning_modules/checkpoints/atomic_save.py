@@ -122,12 +122,12 @@ def _link(path: Path, other: Path) -> None:
 
 
 def the_one_before(path: Path) -> Path:
-    """Where the checkpoint goes that ``path`` takes the place of."""
+    """The path to which the checkpoint replaced by ``path`` is moved."""
     return path.with_name(f"{path.stem}-0{path.suffix}")
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint is there to its end: a file's table of contents, or all slices of a folder."""
+    """True if a checkpoint is complete: a file's table of contents, or all slices of a folder."""
     if path.is_dir():
         return is_complete(path)
     try:

@@ -1,4 +1,4 @@
-"""Where a model comes from, kept in every checkpoint: sizes, method, data, numbers, version and commit of the code.
+"""Provenance of a model, kept in every checkpoint: sizes, method, data, numbers, version and commit of the code.
 
 So a checkpoint can become a published model (``lightning export``) without the command that trained it.
 """

@@ -31,7 +31,7 @@ class Change(NamedTuple):
 
     @property
     def free(self) -> bool:
-        """Whether it needs no acceptance."""
+        """True if it needs no acceptance."""
         return self.name in TOLD
 
     def __str__(self) -> str:
@@ -58,7 +58,7 @@ def changes(old: Flat, new: Flat) -> list[Change]:
 
 
 def accepted(change: Change, accept: bool | Iterable[str]) -> bool:
-    """Whether a change is among those that the user takes: all of them, or those under the names given."""
+    """True if the user accepts a change: all of them, or those under the names given."""
     return accept if isinstance(accept, bool) else _within(change.name, tuple(accept))
 
 

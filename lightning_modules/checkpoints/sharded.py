@@ -67,7 +67,7 @@ class _AllOfIt(_EmptyStateDictLoadPlanner):
 
 
 def read_sharded(folder: Path) -> dict[str, Any]:
-    """What a checkpoint in one file would hold, but for the optimiser's state; in this process alone.
+    """The content of a checkpoint in one file, without the optimiser's state; in this process alone.
 
     Raises:
         ValueError: where the folder is no such checkpoint, or a file of it is damaged.
@@ -119,7 +119,7 @@ def _by_number(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether all files of a sharded checkpoint are there, as long as they should be."""
+    """True if all files of a sharded checkpoint are there in their full length."""
     try:
         slices = SliceReader(folder).read_metadata().storage_data.values()
         sizes = {name: (folder / name).stat().st_size for name in {one.relative_path for one in slices}}

@@ -89,7 +89,7 @@ def packages() -> list[Check]:
 
 
 def package(requirement: Requirement) -> Check:
-    """Whether a package is installed in a version that ``requirement`` allows and that carries no malware."""
+    """Checks that a package is installed in a version that ``requirement`` allows and that carries no malware."""
     name, advice = requirement.name, f"pip install '{requirement}'"
     try:
         version = metadata.version(name)
@@ -104,7 +104,7 @@ def package(requirement: Requirement) -> Check:
 
 
 def torch_pair() -> Check:
-    """Whether torchvision's compiled ops load beside this torch: they do only where both are of the same build."""
+    """Checks that torchvision's compiled ops load beside this torch: both must be of the same build."""
     try:
         import torch
         import torchvision
@@ -159,7 +159,7 @@ def cuda_device(index: int) -> Check:
 
 
 def has_kernels(capability: tuple[int, int], architectures: Iterable[str]) -> bool:
-    """Whether a torch built for ``architectures`` runs on ``capability``.
+    """True if a torch built for ``architectures`` runs on ``capability``.
 
     Machine code (``sm_86``) runs on its own major version from its minor version on, PTX (``compute_86``) on all later
     devices. A build that names neither (ROCm's ``gfx90a``) is taken to fit.
@@ -173,7 +173,7 @@ def has_kernels(capability: tuple[int, int], architectures: Iterable[str]) -> bo
 
 
 def command() -> list[Check]:
-    """Which program the word ``lightning`` starts: other products install a command of that name too."""
+    """Checks which program the word ``lightning`` starts: other products install a command of that name too."""
     name, here = "lightning command", Path(sys.executable).parent / "lightning"
     again = "pip install --force-reinstall --no-deps -e ."
     activate = f"source {here.parent / 'activate'}; `grainclip` and `python -m lightning_modules` are the same program"
@@ -194,7 +194,7 @@ def command() -> list[Check]:
 
 
 def tokenizer() -> Check:
-    """Whether OpenAI's BPE merges come with the installed open_clip_torch; no model hub is needed for them."""
+    """Checks that OpenAI's BPE merges come with the installed open_clip_torch; no model hub is needed for them."""
     try:
         from datamodules.batching.tokenizer import Tokenizer
 
@@ -205,7 +205,7 @@ def tokenizer() -> Check:
 
 
 def nltk_data() -> list[Check]:
-    """Whether NLTK finds the data of its sentence splitter and tagger, which only ``lightning prepare`` needs."""
+    """Checks that NLTK finds the data of its sentence splitter and tagger, which only ``lightning prepare`` needs."""
     try:
         import nltk.data
 

@@ -1,4 +1,4 @@
-"""What ``lightning evaluate`` writes: JSON, Markdown, LaTeX, Parquet, TensorBoard; and two models side by side."""
+"""Output of ``lightning evaluate``: JSON, Markdown, LaTeX, Parquet, TensorBoard; and two models side by side."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEAD = ("number", "first", "second", "difference", "95 % interval", "p")
 
 
 class Evaluation(NamedTuple):
-    """What one model has scored so far."""
+    """Results of one model so far."""
 
     source: str
     name: str  # of the model, short and fit for a folder
@@ -56,7 +56,7 @@ class Comparison(NamedTuple):
 
     @property
     def title(self) -> str:
-        """Whose numbers they are."""
+        """The name of the evaluated model."""
         return f"{self.second.name} beside {self.first.name}, in percent"
 
     def table(self) -> Tables:
@@ -80,7 +80,7 @@ def compare(first: Evaluation, second: Evaluation, draws: int) -> Comparison:
 
 
 class Folder:
-    """Where the files go.
+    """The output folder.
 
     Args:
         out: a folder, made where it is missing; or a ``.json`` file for numbers and settings alone; or None.

@@ -34,6 +34,6 @@ def silence() -> None:
 
 
 def matters(record: logging.LogRecord) -> bool:
-    """Whether a message of Lightning's is shown."""
+    """True if a message of Lightning's is shown."""
     message = record.getMessage()
     return not any(words in message for words in MESSAGES)

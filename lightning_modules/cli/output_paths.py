@@ -1,4 +1,4 @@
-"""Where a command writes: made and tried before its work begins, not after."""
+"""Output paths of a command: made and tried before its work begins, not after."""
 
 from __future__ import annotations
 

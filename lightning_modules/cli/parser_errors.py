@@ -131,7 +131,7 @@ def _cause(text: str, key: str, known: Collection[str], owner: str = "") -> Caus
 
 
 def _body(text: str) -> str:
-    """What follows a head, its first line without an indent of its own, the others dedented."""
+    """The text after a head: its first line without an indent of its own, the others dedented."""
     first, newline, rest = text.partition("\n")
     return f"{first.strip()}{newline}{textwrap.dedent(rest)}"
 

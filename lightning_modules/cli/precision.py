@@ -12,12 +12,12 @@ X86_BF16 = ("avx512_bf16", "amx_bf16")
 
 
 def cuda_has_bf16() -> bool:
-    """Whether the current CUDA device multiplies bf16 matrices in hardware (NVIDIA: compute capability 8.0 and up)."""
+    """True if the current CUDA device multiplies bf16 matrices in hardware (NVIDIA: compute capability 8.0 and up)."""
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 matrices in hardware (AVX512-BF16 or AMX)."""
+    """True if this CPU multiplies bf16 matrices in hardware (AVX512-BF16 or AMX)."""
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in X86_BF16)
 

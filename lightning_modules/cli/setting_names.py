@@ -1,4 +1,4 @@
-"""What settings there are: of a parser, of the classes that a setting may name, and in a run's own settings."""
+"""Names of the settings: of a parser, of the classes that a setting may name, and in a run's own settings."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def class_of(path: str) -> Any:
 
 
 def parameters(owner: Any) -> list[str]:
-    """What the class and those above it are made of."""
+    """Parameters of the class and of its base classes."""
     if not inspect.isclass(owner):
         return []
     inits = [vars(one)["__init__"] for one in inspect.getmro(owner) if "__init__" in vars(one)]

@@ -205,7 +205,7 @@ def refuse(setting: str, line: str) -> NoReturn:
 
 
 def unconnected(error: Exception) -> str:
-    """What to say where the ranks do not find each other."""
+    """The error for ranks that do not find each other."""
     place = f"{os.environ.get('MASTER_ADDR', 'localhost')}:{os.environ.get('MASTER_PORT', '?')}"
     me = f"rank {os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))}"
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

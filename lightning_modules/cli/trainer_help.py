@@ -77,7 +77,7 @@ FLAGS = ("--help", "-h")
 
 
 def wants_short_help(words: list[str]) -> bool:
-    """Whether help is asked for, but not ``--help all``."""
+    """True if help is asked for, but not ``--help all``."""
     asked = [place for place, word in enumerate(words) if word in FLAGS]
     return bool(asked) and words[asked[0] + 1 : asked[0] + 2] != ["all"]
 

@@ -59,7 +59,7 @@ def units(method: nn.Module) -> Iterator[nn.Module]:
 
 
 def calls_on_all_ranks(encoder: nn.Module, calls: int) -> int:
-    """How often every rank must run a tower where this rank needs ``calls``: the largest number of any rank.
+    """The number of times that every rank must run a tower where this rank needs ``calls``: the largest of all ranks.
 
     Whole weights are not gathered: there it is this rank's own number. Collective under FSDP2.
     """

@@ -1,4 +1,4 @@
-"""Where texts look in pictures, for every method: one answer for the command ``explain`` and for TensorBoard.
+"""Attention maps of texts over images, for every method; used by the command ``explain`` and by TensorBoard.
 
 β-CLIP's pooling block has an attention, and that very attention is shown. It is given in multiples of the even share,
 weight times the number of patches: 1 everywhere is a text that looks nowhere in particular, and the mean is 1, since

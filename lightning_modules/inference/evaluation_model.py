@@ -77,7 +77,7 @@ class EvaluationModel:
     def attend(
         self, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B P D"], image: Int[Tensor, " T"]
     ) -> Float[Tensor, "T P"]:
-        """Where each text looks in its picture."""
+        """Attention of each text over its image's patches."""
         return self._block().attention(texts[:, None], unit(dense)[image])[:, 0]
 
     @torch.no_grad()

@@ -1,5 +1,5 @@
-"""What all methods share: an encoder, an optimiser, a step, a validation. A method adds ``losses`` and reads like its
-paper.
+"""The base class of methods: an encoder, an optimiser, a training step, a validation. A method adds ``losses`` and
+reads like its paper.
 """
 
 from __future__ import annotations
@@ -125,7 +125,9 @@ class Method(LightningModule, ABC):
         return tuple(Grain)
 
     def brought(self, batch: Batch) -> dict[str, Tensor | int]:
-        """How many of each thing that the losses learn from a batch has, by plural; training stops where none comes."""
+        """The number of each kind of input that the losses learn from in a batch, by plural; training stops where none
+        comes.
+        """
         return {PLURALS[grain]: batch.grains[grain].valid.sum() for grain in self.required_grains()}
 
     def further_images(self, batch: Batch) -> float:
@@ -136,7 +138,7 @@ class Method(LightningModule, ABC):
         return 0.0
 
     def remedy(self, name: str) -> str:
-        """What a user does where a run gets none of the ``name`` in ``brought``."""
+        """The remedy, for the error message, where a run gets none of the ``name`` in ``brought``."""
         return f"use shards that have {name}, or ask for none: data.sampling.{name} 0 and no loss of them"
 
     @override
@@ -280,7 +282,7 @@ class Method(LightningModule, ABC):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Where it comes from goes into it; and it starts from itself, not from the weights it was made of."""
+        """Adds the model's provenance. Its settings have no ``pretrained``: the checkpoint itself has the weights."""
         checkpoint[KEY] = provenance(self)
         settings = checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]
         own = type(settings["encoder"]) is EncoderConfig

@@ -33,7 +33,7 @@ from losses import BetaCalLoss, ClipLoss
 
 @dataclass(frozen=True)
 class GrainWeights:
-    """How much a text counts in β-CAL by its grain; all alike as published, so phrases, being many, rule.
+    """Weight of a text in β-CAL by its grain; equal by default, as published, so that the many phrases dominate.
 
     Args:
         caption: weight of the caption.

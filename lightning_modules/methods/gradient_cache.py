@@ -27,7 +27,7 @@ from lightning_modules.networks import DualEncoder, ImageFeatures, TextFeatures
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """How memory is saved in training; either costs one more forward pass of what it covers.
+    """Ways to save memory in training; each costs one more forward pass of the part that it covers.
 
     Args:
         grad_cache_chunk: images (with as many parts of the texts) whose activations are in memory at a time: gradient
@@ -46,7 +46,7 @@ class MemoryConfig:
 def encode_by_parts(
     encoder: DualEncoder, pixels: Float[Tensor, "B 3 H W"], texts: RaggedTexts, part: int
 ) -> tuple[ImageFeatures, TextFeatures]:
-    """What the encoder makes of a batch, ``part`` images and as large a share of the texts at a time.
+    """Encodes a batch in parts: ``part`` images and as large a share of the texts at a time.
 
     Under FSDP2 all ranks run a tower equally often: a rank with fewer parts embeds an image, or a text, whose features
     are left out.

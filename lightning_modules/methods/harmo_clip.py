@@ -164,7 +164,7 @@ class HarmoClip(Method):
         return self.contrast(regions, lexemes, named.links, scale, lemma, batch.regions.image, named.image)
 
     def region_scale(self) -> Float[Tensor, " 1"]:
-        """What multiplies the cosines of regions and texts."""
+        """The factor on the cosines of regions and texts."""
         return self.encoder.scale if self.temperature is None else self.temperature()
 
     def _crops(self, batch: Batch, teacher: Literal["self_detached", "trained", "frozen"]) -> Float[Tensor, "C D"]:

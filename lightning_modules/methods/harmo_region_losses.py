@@ -1,5 +1,5 @@
-"""What a region's feature is drawn to: the readings of HarmoCLIP's "Global-Region alignment", whose equation is not
-public to us.
+"""Targets of a region's feature: the readings of HarmoCLIP's "Global-Region alignment", whose equation is not public to
+us.
 
 The likeliest is real-time distillation (`CropTarget`): the region, pooled from the dense features, should equal the
 class token of a crop around it, as in CLIPSelf, FineCLIP and GOAL. "Direct region-to-text supervision" may also mean a

@@ -44,7 +44,7 @@ SHARE = 0.2  # calibrated tokens per patch: 39 of 196, as in FineLIP
 
 @dataclass(frozen=True)
 class Calibration:
-    """How patches and words are condensed.
+    """Settings of the token calibration, which condenses patches and words.
 
     Args:
         image_tokens: how many tokens are made of the patches; None: a fifth of their number.
@@ -60,7 +60,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """How patches and words rebuild each other.
+    """Settings of the reconstruction of patches from words and of words from patches.
 
     Args:
         attention: by ``cosine``; by cosine of learnt projections (``projected``); or there and back again, so that each

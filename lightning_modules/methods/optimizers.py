@@ -25,7 +25,7 @@ MAX_LOG_SCALE = math.log(100.0)
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """How the weights are trained.
+    """Settings of AdamW and of the learning rate's schedule.
 
     Args:
         lr: peak learning rate of the towers.

@@ -1,5 +1,5 @@
-"""What is measured in every validation, whatever the method: retrieval by caption, by sentence and, where they are
-sampled, by summary; hard negatives; and, where the data names the labels of its boxes, the classification of boxes.
+"""Metrics of every validation, whatever the method: retrieval by caption, by sentence and, where they are sampled, by
+summary; hard negatives; and, where the data names the labels of its boxes, the classification of boxes.
 
 Retrieval uses plain CLIP embeddings (class token, EOT): what a model is used with. The others compare a text with the
 box it is about, by RoIAlign over the dense features (FG-OVD's and FG-CLIP's protocol).

@@ -28,7 +28,7 @@ NARROWING = 0.2  # width of the hidden layer, as a share of the tokens' width
 
 
 class Calibrated(NamedTuple):
-    """What calibration makes of N tokens."""
+    """Calibrated tokens and the attention that made them."""
 
     tokens: Float[Tensor, "B J D"]  # unit norm
     attention: Float[Tensor, "B J N"]  # how each is made up; rows sum to one
@@ -86,5 +86,5 @@ def mean_cosine(tokens: Float[Tensor, "B J D"]) -> Float[Tensor, ""]:
 
 
 def breadth(attention: Float[Tensor, "*rows N"]) -> Float[Tensor, " *rows"]:
-    """How many of N tokens a row of weights draws on: the exponential of its entropy, 1 to N."""
+    """Perplexity of each row of weights over N tokens: the exponential of its entropy, 1 to N."""
     return torch.special.entr(attention).sum(-1).exp()

@@ -1,4 +1,4 @@
-"""What a dual encoder is made of: its sizes, as plain numbers that a YAML file can hold and a checkpoint can carry."""
+"""The sizes of a dual encoder, as plain numbers that a YAML file can hold and a checkpoint can carry."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from lightning_modules.networks.weights.towers import read_towers
 
 
 class ImageFeatures(NamedTuple):
-    """What the image tower saw."""
+    """Output of the image tower."""
 
     image: Float[Tensor, "B D"]  # CLIP's image embedding (class token), unit norm
     dense: Float[Tensor, "B P D"]  # patch tokens, row by row, not normalised: pool, then normalise
@@ -41,7 +41,7 @@ class ImageFeatures(NamedTuple):
 
 
 class TextFeatures(NamedTuple):
-    """What the text tower read."""
+    """Output of the text tower."""
 
     text: Float[Tensor, "U D"]  # one vector per unique text (its EOT), unit norm
     tokens: Float[Tensor, "T D"]  # every token, in the order of ``RaggedTexts.tokens``, not normalised
@@ -62,7 +62,7 @@ class DualEncoder(nn.Module):
 
     @property
     def scale(self) -> Float[Tensor, " 1"]:
-        """What multiplies cosines in the loss: one over the temperature."""
+        """The logit scale, the factor on cosines in the loss: one over the temperature."""
         return self.temperature()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

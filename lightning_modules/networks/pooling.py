@@ -68,7 +68,7 @@ class TextConditionedPooling(nn.Module):
 
     @property
     def scale(self) -> Float[Tensor, " 1"]:
-        """What multiplies the cosines of the pooled vectors in the loss: one over the temperature."""
+        """The logit scale of the pooled vectors: one over the temperature."""
         return self.temperature()
 
     def forward(self, queries: Float[Tensor, "B K D"], patches: Float[Tensor, "B P D"]) -> Float[Tensor, "B K D"]:
@@ -78,6 +78,6 @@ class TextConditionedPooling(nn.Module):
         return unit(pooled + self.mlp(self.norm(pooled)))
 
     def attention(self, queries: Float[Tensor, "B K D"], patches: Float[Tensor, "B P D"]) -> Float[Tensor, "B K P"]:
-        """Where each text looks: attention over the patches, the mean of the heads (each row sums to one)."""
+        """Attention of each text over the patches, the mean of the heads (each row sums to one)."""
         queries, patches = queries.to(self.norm.weight.dtype), patches.to(self.norm.weight.dtype)
         return self.attn(queries, patches, patches, need_weights=True)[1]

@@ -27,5 +27,5 @@ class Temperature(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor([math.log(scale)]))
 
     def forward(self) -> Float[Tensor, " 1"]:
-        """What similarities are multiplied by."""
+        """The logit scale, the factor on similarities."""
         return self.log_scale.exp()

@@ -50,7 +50,7 @@ class RunFolder:
         write_text(self.path / RECORD, json.dumps(record, indent=2) + "\n")
 
     def holds_a_run(self) -> bool:
-        """Whether a run has left anything here."""
+        """True if a run has left anything here."""
         return any((self.path / name).exists() for name in (RECORD, CONFIG, RESULTS)) or (
             self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
         )

@@ -159,7 +159,9 @@ def holder(file: Path) -> Holder | None:
 
 
 def process_start(pid: int) -> str:
-    """When a process began, in ticks since the system did; "" where there is none, or only its exit status is left."""
+    """Start time of a process, in ticks since the system did; "" where there is none, or only its exit status is
+    left.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return "" if fields[0] == "Z" else fields[19]

@@ -17,7 +17,7 @@ def rank(trainer: Trainer) -> int:
 
 
 def waits_for_nobody(trainer: Trainer) -> bool:
-    """Whether no other rank runs yet: this process may end without leaving them alone."""
+    """True if no other rank runs yet: this process may end without leaving them alone."""
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if environment is None or trainer.world_size == 1:
         return True
@@ -25,7 +25,7 @@ def waits_for_nobody(trainer: Trainer) -> bool:
 
 
 def started_by_another_rank(trainer: Trainer) -> bool:
-    """Whether Lightning's launcher on rank 0 started this process. It kills all where one of them ends with a status
+    """True if Lightning's launcher on rank 0 started this process. It kills all where one of them ends with a status
     other than 0, so those end with 0.
     """
     environment = getattr(trainer.strategy, "cluster_environment", None)

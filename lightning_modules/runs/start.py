@@ -24,7 +24,7 @@ class RunRefused(RuntimeError):
 
 @dataclass(frozen=True)
 class Resume:
-    """How a run goes on.
+    """The way in which a run goes on.
 
     Args:
         accept: whether settings of model, data and seed that differ from the checkpoint's are taken; or the names of
@@ -138,7 +138,7 @@ def decide(wanted: Wanted) -> Decision:
 
 
 def begun_by_this_job(record: Mapping[str, Any]) -> bool:
-    """Whether an earlier start of this very Slurm job began the run: then even a command that starts anew goes on."""
+    """True if an earlier start of this very Slurm job began the run: then even a command that starts anew goes on."""
     job = os.environ.get("SLURM_JOB_ID", "")
     return bool(job) and record.get("job") == job and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 

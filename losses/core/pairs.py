@@ -1,4 +1,4 @@
-"""Which rows meet which columns: the integer half of the contrastive engine.
+"""Tiling and masking for the contrastive engine: which (row, column) pairs are negatives.
 
 The rows of this rank meet the columns of all ranks in tiles. Three labels of each side decide about a pair: the
 *block* (the image) that it belongs to, the *part* of the batch in which it is contrasted (rows only meet columns of
@@ -34,7 +34,7 @@ def check_negatives(negatives: Negatives) -> None:
 
 
 class Labels(NamedTuple):
-    """What is known of n rows (or columns) of this rank, sorted by part."""
+    """Labels of n rows (or columns) of this rank, sorted by part."""
 
     block: Int[Tensor, " n"]  # counted from 0 on each rank: blocks of different ranks are different blocks
     part: Int[Tensor, " n"] | None  # the same number is the same part on all ranks that meet; None: all in one

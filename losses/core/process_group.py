@@ -31,7 +31,7 @@ class ProcessGroup(NamedTuple):
         return cls(dist.get_rank(), dist.get_world_size())
 
     def counts(self, rows: int, device: torch.device) -> list[int]:
-        """How many rows each rank has. Waits for the device."""
+        """The number of rows of each rank. Waits for the device."""
         if self.size == 1:
             return [rows]
         mine = torch.tensor([rows], device=device)

@@ -64,7 +64,7 @@ ROWS = list(rows())
 
 
 def refusal(row: Row, folder: Path) -> str:
-    """What is wrong with how a row is refused; "" where nothing is."""
+    """The fault in a row's refusal; "" where there is none."""
     before = _files(folder)
     code, err = run(row.words)
     lines = [line for line in err.splitlines() if line.startswith("lightning: error: ")]

@@ -1,4 +1,4 @@
-"""What the dashboards cost: seconds of each of their parts, and their share of the demo run.
+"""Cost of the dashboards: seconds of each of their parts, and their share of the demo run.
 
 A short run of the demo's model in a fresh process, so that the first drawing counts with all that it loads, as it does
 in the demo. Steps and parts are timed side by side in it. The share is of steps and dashboards alone: with the demo's
@@ -61,7 +61,7 @@ def _measure(device: str) -> dict[str, float]:
     ends: list[float] = []
 
     class Ends(Callback):
-        """When each step ended, the dashboards' time left out."""
+        """End times of the steps, without the dashboards' time."""
 
         def on_train_batch_end(self, *_: Any) -> None:
             ends.append(time.perf_counter() - sum(spent.values()))

@@ -46,7 +46,7 @@ TINY = EncoderConfig(
 
 
 class Work(NamedTuple):
-    """What is measured: towers, images of a batch."""
+    """The work that is measured: towers, images of a batch."""
 
     name: str
     encoder: EncoderConfig

@@ -27,7 +27,7 @@ class Cost(NamedTuple):
 
 
 def cost(make: Callable[..., Callable[[], None]], *arguments: Any, repeats: int = 3) -> Cost:
-    """What ``make(*arguments)()`` costs, in a fresh process."""
+    """The cost of ``make(*arguments)()`` in a fresh process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_measure, (make, arguments, repeats))
 
@@ -82,7 +82,7 @@ def _silent() -> Iterator[None]:
 
 
 def taking_turns(make: Callable[..., Callable[[], None]], *arguments: Any, repeats: int = 3) -> Turns:
-    """What ``make("old", ...)`` and ``make("new", ...)`` cost, in turns in one fresh process.
+    """The costs of ``make("old", ...)`` and ``make("new", ...)``, in turns in one fresh process.
 
     Processor time: of work on one core this tells more than the clock where other processes run beside it.
     """

@@ -35,7 +35,7 @@ from lightning_modules.networks import DualEncoder, TextConditionedPooling
 
 
 class Pointing(NamedTuple):
-    """How often the peak is right, in how many phrases, and how often it would be by chance."""
+    """Accuracy of the peak, the number of phrases, and the accuracy by chance."""
 
     accuracy: float
     phrases: int

@@ -123,7 +123,7 @@ def data() -> list[dict[str, Any]]:
 
 
 def loader_memory() -> list[dict[str, Any]]:
-    """How a loader's memory grows over 10,000 samples, once its caches are full."""
+    """Growth of a loader's memory over 10,000 samples, once its caches are full."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         points = [(n / 1000, mib) for n, mib in pool.apply(data_work.memory) if n > 4096]
     slope, error = linear_fit(points)
@@ -173,7 +173,7 @@ def surroundings() -> dict[str, Any]:
 
 
 def fits(sizes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """How far memory against N is from a straight line."""
+    """Deviation of memory against N from a straight line."""
     points = {mode: [(r["texts"], r["mib"]) for r in sizes if r["mode"] == mode] for mode in loss_work.MODES}
     return [{"mode": mode, "largest error": linear_fit_error(own)} for mode, own in points.items()]
 

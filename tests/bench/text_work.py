@@ -24,7 +24,7 @@ def grains(side: str) -> Callable[[], None]:
 
 
 def core_hours(captions_per_second: float) -> float:
-    """What ShareGPT4V's captions take."""
+    """Core hours for ShareGPT4V's captions."""
     return SHAREGPT4V / captions_per_second / 3600
 
 

@@ -22,7 +22,7 @@ class Grains(NamedTuple):
 
 
 def captions(images: int) -> tuple[str, list[Grains]]:
-    """Where the texts are from, and those of so many images."""
+    """The texts' origin, and the texts of so many images."""
     from datamodules import scenes
     from datamodules.granularity.cutting import extract_phrases, split_sentences
     from datamodules.granularity.nltk_data import missing_nltk_data

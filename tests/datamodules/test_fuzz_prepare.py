@@ -23,7 +23,7 @@ CAPTIONS = st.one_of(ODD.map(lambda text: {"caption": text}), JSON)
 
 
 def inside(folder: Path) -> set[str]:
-    """What there is outside the output folder, of the test's own."""
+    """The test's own files outside the output folder."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if "out" not in path.parts}
 
 

@@ -16,7 +16,7 @@ WEIGHTS = st.lists(st.integers(1, 50), min_size=1, max_size=8)
 
 
 def furthest(mixture: Mixture, positions: range) -> Fraction:
-    """How far a source ever is from its exact share, in samples, over ``positions``."""
+    """The largest distance of a source from its exact share, in samples, over ``positions``."""
     counts = mixture.counts(positions.start)
     most = 0  # in samples times the period, a whole number
     for position in positions:

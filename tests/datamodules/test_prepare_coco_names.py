@@ -1,4 +1,4 @@
-"""Which of COCO's categories phrases name."""
+"""Mapping of phrases to COCO's categories."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def as_stored(turn: int) -> tuple[tuple[int, int], list[int]]:
 
 
 def shows_white(sample) -> bool:
-    """Whether training sees white in the sample's only box, in the square and in its crop."""
+    """True if training sees white in the sample's only box, in the square and in its crop."""
     item = SamplePreprocessor(
         40, Squash(), GrainSampling(1, 1), Tokenizer(77), True, RegionSampling(crops=1, context=1.0)
     )(sample, random.Random(0))

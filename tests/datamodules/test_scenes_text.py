@@ -198,7 +198,7 @@ def _owners(sample: Sample) -> list[tuple[Phrase, int]]:
 
 
 def _fits(text: str, thing: Thing) -> bool:
-    """Whether all that a phrase says is true of a thing."""
+    """True if all that a phrase says holds for a thing."""
     text = text.lower()
     for having, value in HAVING.items():
         if re.search(rf"\b{having}$", text) and value != thing.texture:

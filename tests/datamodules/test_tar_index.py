@@ -1,4 +1,4 @@
-"""Where samples lie in a tar: against webdataset's own reading, kept beside the tar, never believed of another tar."""
+"""The tar index: equal to webdataset's own reading, kept beside the tar, never used for another tar."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class Started:
             time.sleep(0.005)
 
     def alive(self) -> bool:
-        """Whether the first rank still runs."""
+        """True if the first rank still runs."""
         return bool(process_start(self.pids[0]))
 
     def signal(self, number: int, *ranks: int) -> None:

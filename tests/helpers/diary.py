@@ -1,4 +1,4 @@
-"""What every rank was given, step by step, written down as a run goes, for tests that stop it from outside."""
+"""A log of the samples of every rank, step by step, for tests that stop a run from outside."""
 
 from __future__ import annotations
 

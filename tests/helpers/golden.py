@@ -1,4 +1,4 @@
-"""Where the golden numbers lie; ``tests/golden/README.md`` says how they were made."""
+"""The folder of the golden numbers; ``tests/golden/README.md`` says how they were made."""
 
 from pathlib import Path
 

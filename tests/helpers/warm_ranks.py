@@ -50,7 +50,7 @@ class WarmRanks:
         return self._pipe.recv()
 
     def wait(self, pids: list[int], seconds: float) -> list[int | None]:
-        """How each ended: its exit status, negative for a signal; None, and killed, where ``seconds`` are too few."""
+        """The exit status of each, negative for a signal; None, and killed, where ``seconds`` are too few."""
         self._pipe.send((pids, seconds))
         return self._pipe.recv()
 
@@ -97,7 +97,7 @@ def _run(folder: Path, fn: Callable[..., Any], rank: int, world: int, args: tupl
 
 
 def _as_rank(rank: int, world: int) -> None:
-    """What ``torchrun`` sets."""
+    """Sets the environment variables of ``torchrun``."""
     os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1")
     os.environ.update(MASTER_PORT="0", LOCAL_WORLD_SIZE=str(world), GROUP_RANK="0", TORCHELASTIC_RUN_ID="test")
 

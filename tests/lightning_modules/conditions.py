@@ -26,7 +26,7 @@ LIMIT = 0.3  # of the gradients' norm, where they are clipped
 
 
 class Conditions(NamedTuple):
-    """How a run is made."""
+    """The conditions of a run."""
 
     precision: Precision = "32-true"
     ranks: TorchrunGroup = "one"

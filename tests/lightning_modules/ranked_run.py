@@ -68,7 +68,7 @@ class Result:
 
 
 class Recorder(Callback):
-    """What happens in each step; half-way a checkpoint goes to ``save``."""
+    """Records each step; half-way a checkpoint goes to ``save``."""
 
     def __init__(self, save: str | None, steps: int) -> None:
         self.save, self.half = save, steps // 2

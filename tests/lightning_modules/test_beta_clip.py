@@ -93,7 +93,7 @@ def test_equal_grain_weights_are_no_weights(batch, objective):
 
 
 def test_caption_alone_is_beta_cal_over_captions(batch):
-    """Where only captions count, CE's rows are the captions'; the other texts stay in the denominators."""
+    """With weight on captions only, CE's rows are the captions'; the other texts stay in the denominators."""
     caption = terms(batch, grain_weights=GrainWeights(1, 0, 0))["beta_cal"]
     rest = terms(batch, grain_weights=GrainWeights(0, 1, 1))["beta_cal"]
     counts = [batch.grains[g].valid.sum().item() for g in batch.grains]

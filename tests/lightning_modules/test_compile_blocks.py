@@ -16,7 +16,7 @@ from tests.lightning_modules.test_fit import Losses
 
 
 class Compiled(Callback):
-    """How many graphs there are after each epoch."""
+    """The number of graphs after each epoch."""
 
     def __init__(self, counter):
         self.counter, self.counts = counter, []

@@ -1,4 +1,4 @@
-"""What the command writes, for one model and for several."""
+"""Files that the command writes, for one model and for several."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tests.helpers.tiny_run import fit
 
 @pytest.fixture
 def lines(caplog, monkeypatch):
-    """What the log file has, read when called."""
+    """The lines of the log file, read when called."""
     own = logging.getLogger("grainclip")
     monkeypatch.setattr(own, "propagate", False)
     monkeypatch.setattr(own, "handlers", [caplog.handler])

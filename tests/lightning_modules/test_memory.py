@@ -65,7 +65,7 @@ def test_the_replay_draws_the_same_dropout(batch):
 
 
 def test_activations_of_one_part_at_a_time(batch):
-    """What autograd keeps between forward and backward is far smaller."""
+    """Autograd keeps far less between forward and backward."""
 
     def kept(memory):
         method, sizes = ClipFinetune(encoder=replace(TINY, image_layers=6), memory=memory), []

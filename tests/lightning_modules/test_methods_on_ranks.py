@@ -1,4 +1,4 @@
-"""What methods do over ranks besides their losses: gradient caching, means of validation, stopping alike."""
+"""Methods over ranks, besides their losses: gradient caching, means of validation, stopping alike."""
 
 from __future__ import annotations
 

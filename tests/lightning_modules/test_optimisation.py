@@ -1,4 +1,4 @@
-"""What a step does to the weights: clipping, temperatures at their bounds, what a checkpoint then holds."""
+"""Effects of a step on the weights: clipping, temperatures at their bounds, the checkpoint after it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.helpers.tiny_run import TINY, data, fit
 
 
 class Gradients(Callback):
-    """What is left of the gradients after each step, in one vector."""
+    """Records the gradients after each step, in one vector."""
 
     def __init__(self):
         self.seen = []

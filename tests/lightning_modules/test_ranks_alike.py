@@ -46,7 +46,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(shards):
-    """What a run gives on one rank, without any strategy."""
+    """The result of a run on one rank, without any strategy."""
     known: dict[Spec, Result] = {}
 
     def result(spec: Spec) -> Result:

@@ -49,7 +49,7 @@ def method_of(setting: Setting) -> str:
 
 
 def pairs(setting: Setting, conditions: Conditions) -> set[tuple]:
-    """What a row covers: pairs of conditions, and of the method and a condition."""
+    """The pairs that a row covers: pairs of conditions, and of the method and a condition."""
     chosen = [("method", method_of(setting)), *zip(CHOICES, conditions, strict=True)]
     return {tuple(sorted(pair)) for pair in combinations(chosen, 2)}
 
@@ -198,7 +198,7 @@ def test_a_run_is_one_ranks_in_fp32(row, built, outcomes, tmp_path):
 
 
 def compare(found, wanted):
-    """How far the weights ended from where they should, as a share of the way that they went."""
+    """Distance of the final weights from the expected ones, as a share of the distance from the start."""
     names = [name for name in wanted.weights if not name.startswith("averaged.")]
     off = torch.cat([(found.weights[n] - wanted.weights[n]).flatten() for n in names]).norm()
     return (off / torch.cat([(wanted.weights[n] - wanted.started[n]).flatten() for n in names]).norm()).item()

@@ -26,7 +26,7 @@ SAMPLES, BATCH, EPOCHS = 24, 4, 3
 
 
 class Recorder(Callback):
-    """What every step was given; dies before step ``killed_at``."""
+    """Records the samples of every step; dies before step ``killed_at``."""
 
     def __init__(self, killed_at: int | None = None) -> None:
         self.killed_at, self.keys, self.images = killed_at, [], []
@@ -105,7 +105,7 @@ def test_five_stops(tmp_path, shards, remote):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("stops", [(6, 7, 8), (5, 6, 7, 12, 13, 17, 18)])
 def test_killed_right_after_saving(tmp_path, shards, stops, monkeypatch):
-    """What kill -9 leaves: saved at the end of a batch, an epoch's last one too, and nothing done after."""
+    """The state after kill -9: saved at the end of a batch, an epoch's last one too, and nothing done after."""
     save, keys = LastCheckpoint.save, []
     for stop in (*stops, None):
 

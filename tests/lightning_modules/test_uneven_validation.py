@@ -42,7 +42,7 @@ def shards(tmp_path_factory) -> dict[str, list[str]]:
 
 
 def validate(method: str, val_shards: list[str], ranks: int, workers: int = 0) -> Numbers:
-    """What one validation of an untrained method gives, and how many samples are left out."""
+    """Metrics of one validation of an untrained method, and the number of samples left out."""
     seed_everything(5)
     data = GranularityData(
         val_shards, val_shards, batch_size=1, val_batch_size=4 if len(val_shards) > 1 or ranks == 1 else 1,

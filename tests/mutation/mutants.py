@@ -25,8 +25,8 @@ class Mutant(NamedTuple):
 
 
 def count(source: str) -> int:
-    """How many faults fit into a module's source. Types, texts and names stay as they are, and so does ``strict=`` of
-    ``zip``: it asserts what never fails.
+    """The number of faults that fit into a module's source. Types, texts and names stay as they are, and so does
+    ``strict=`` of ``zip``: it asserts what never fails.
     """
     return len(list(_sites(ast.parse(source))))
 
@@ -45,7 +45,7 @@ def _shown(node: ast.expr | ast.stmt) -> str:
 
 
 def _sites(tree: ast.Module) -> Iterator[tuple[ast.expr | ast.stmt, Callable[[], None]]]:
-    """Where a fault fits: the expression or statement, and what makes it."""
+    """Sites for faults: the expression or statement, and the function that plants the fault."""
     kept = {id(inner) for node in ast.walk(tree) for part in _untouched(node) for inner in ast.walk(part)}
     for node in ast.walk(tree):
         if id(node) in kept:

@@ -135,7 +135,7 @@ class _Planted(MetaPathFinder, SourceFileLoader):
 
 
 def failing(tests: Collection[str], planted: MetaPathFinder | None = None, limit: float = 4 * LIMIT) -> bool:
-    """Whether one of the tests fails, with a fault or without, or they run beyond so many seconds."""
+    """True if one of the tests fails, with a fault or without, or they run beyond so many seconds."""
     child = os.fork()
     if child == 0:
         quiet = os.open(os.devnull, os.O_RDWR)

@@ -132,7 +132,7 @@ class Cluster:
         return self.run("sbatch", "--parsable", *where, *arguments)
 
     def state(self, job: str) -> dict[str, str]:
-        """What ``scontrol show job`` knows, by name."""
+        """The fields of ``scontrol show job``, by name."""
         words = self.run("scontrol", "--oneliner", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 

@@ -1,4 +1,4 @@
-"""What a study found, as it is kept: numbers of the start and of each row and seed, beside what made them."""
+"""The stored results of a study: numbers of the start and of each row and seed, beside their settings."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def to_json(study: Study, record: Record) -> dict[str, Any]:
 
 
 def from_json(study: Study, found: dict[str, Any]) -> Record:
-    """What ``to_json`` gave.
+    """Reads the output of ``to_json``.
 
     Raises:
         ValueError: where the study has changed since.

@@ -42,16 +42,16 @@ class Run(NamedTuple):
         return self.study.rows[self.row].get("config", self.study.config)
 
     def settings(self) -> dict[str, Any]:
-        """What is set beside it, but for the seed."""
+        """Its further settings, without the seed."""
         own = {key: value for key, value in self.study.rows[self.row].items() if key != "config"}
         return self.study.settings | own
 
     def fields(self) -> dict[str, Any]:
-        """What is set beside it, the seed included."""
+        """Its further settings, with the seed."""
         return self.settings() | {"seed_everything": self.seed, "data.seed": self.seed}
 
     def folder(self, out: Path) -> Path:
-        """Where it is written."""
+        """The output folder."""
         return out / self.study.name / re.sub(r"\W+", "_", self.row).strip("_") / str(self.seed)
 
 

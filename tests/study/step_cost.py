@@ -1,4 +1,4 @@
-"""What a training step takes: processor time, which other processes on the machine disturb less than the clock."""
+"""Measures the processor time of a training step, which other processes on the machine disturb less than the clock."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def verdict(study: Study, claim: dict[str, str], record: Record) -> tuple[str, s
 
 
 def claims_table(study: Study, record: Record) -> str:
-    """What the paper says, and whether it shows here."""
+    """The paper's claims, and whether they hold here."""
     lines = ["| claim | here | measured by | difference |", "|---|---|---|---|"]
     for text, claim in study.claims.items():
         word, difference = verdict(study, claim, record)

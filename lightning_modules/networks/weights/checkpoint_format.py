@@ -32,7 +32,7 @@ class Layout(NamedTuple):
     ignored: Collection[str] = ()
 
     def matches(self, state: Mapping[str, Tensor]) -> bool:
-        """Whether the state dict has blocks of these names."""
+        """True if the state dict has blocks of these names."""
         return any(name.startswith(self.blocks[0] + "0.") for name in state)
 
     def read(self, state: Mapping[str, Tensor], source: str) -> State:
@@ -46,7 +46,7 @@ class Layout(NamedTuple):
 
 
 class Traceless(NamedTuple):
-    """What the weights do not tell."""
+    """Settings that the weights do not tell."""
 
     activation: str
     image_heads: int | None = None
@@ -54,7 +54,7 @@ class Traceless(NamedTuple):
 
 
 def depth(state: Mapping[str, Tensor], prefix: str) -> int:
-    """How many blocks stand under a prefix, at least one, so that an empty tower is named as missing."""
+    """The number of blocks under a prefix, at least one, so that an empty tower is named as missing."""
     numbered = re.compile(re.escape(prefix) + r"(\d+)\.")
     return max((int(match[1]) + 1 for name in state if (match := numbered.match(name))), default=1)
 

@@ -1,4 +1,4 @@
-"""Which of our parameters is which of theirs: a layout is a list of links, read from left to right or right to left.
+"""Maps our parameters to those of other formats: a layout is a list of links, read in either direction.
 
 A link says that our tensors, joined along axis 0, are their tensors, joined along axis 0 (a fused q, k, v here is often
 three matrices there, and the other way round), perhaps transposed, perhaps without our leading axes of length one.
