@@ -76,7 +76,7 @@ class Regions(NamedTuple):
 
 
 class Crops(NamedTuple):
-    """Some boxes as pictures of their own, for methods that compare a region with a crop of it."""
+    """Some boxes as images of their own, for methods that compare a region with a crop of it."""
 
     pixels: Shaped[Tensor, "C 3 H W"]  # as ``Batch.images``
     region: Int[Tensor, " C"]  # row of ``Regions``

@@ -70,7 +70,7 @@ class GranularityData(LightningDataModule):
         context_length: tokens of the longest text, SOT and EOT included (follows the encoder likewise).
         sampling: how many texts of each grain an image brings.
         regions: which boxes an image brings, and which of them as crops too.
-        train_transform: which part of a training picture is kept; None: a random part of 50 to 100 % of its area.
+        train_transform: which part of a training image is kept; None: a random part of 50 to 100 % of its area.
         val_transform: the same in validation; None: all of it, squashed, so that every box stays.
         skip: what to do about samples that cannot be used.
         fetch: remote shards: how long storage is waited for.

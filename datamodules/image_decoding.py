@@ -46,16 +46,16 @@ _GREY_RANGES = (1, 255, 65535)  # white of floating-point, 8-bit and 16-bit grey
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Open encoded bytes without decoding the pixels; ``SampleError`` if they are no picture or its size is absurd."""
+    """Open encoded bytes without decoding the pixels; ``SampleError`` if they are no image or its size is absurd."""
     try:
         image = Image.open(io.BytesIO(data))
     except UNREADABLE as error:
-        raise SampleError("image", f"not a picture that PIL can read ({len(data)} bytes): {error}") from error
+        raise SampleError("image", f"not an image that PIL can read ({len(data)} bytes): {error}") from error
     width, height = image.size
     if min(width, height) < MIN_SIDE:
-        raise SampleError("image", f"the picture has {width}×{height} pixels; each side must have at least {MIN_SIDE}")
+        raise SampleError("image", f"the image has {width}×{height} pixels; each side must have at least {MIN_SIDE}")
     if width * height > MAX_PIXELS:
-        raise SampleError("image", f"the picture has {width}×{height} pixels; at most {MAX_PIXELS} are accepted")
+        raise SampleError("image", f"the image has {width}×{height} pixels; at most {MAX_PIXELS} are accepted")
     return image
 
 

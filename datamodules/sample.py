@@ -13,7 +13,7 @@ A shard is an ordinary WebDataset tar with two members a sample: ``KEY.jpg`` (or
 
 Grains are cut once, when shards are written; training never runs a parser. ``start`` and ``end`` are characters of
 ``caption``; a box is ``[x0, y0, x1, y1]`` in fractions of the image's sides; ``choices`` are multiple-choice questions
-about a region whose first text is the right one (FG-OVD's form). ``stop_phrases`` say nothing of what the picture shows
+about a region whose first text is the right one (FG-OVD's form). ``stop_phrases`` say nothing of what the image shows
 ("the image", "the left side"); they stand apart so that whoever does not ask for them never meets them.
 """
 
@@ -213,12 +213,12 @@ def _is_four_numbers(value: object) -> TypeIs[list[float] | tuple[float, ...]]:
 
 
 def check_box(box: object) -> tuple[float, float, float, float]:
-    """A box as four floats, or ``SampleError``: it must have an area and lie inside the picture (0..1)."""
+    """A box as four floats, or ``SampleError``: it must have an area and lie inside the image (0..1)."""
     if not _is_four_numbers(box):
         raise SampleError("box", f"a box must be [x0, y0, x1, y1] in fractions of the image, got {box!r}")
     x0, y0, x1, y1 = (float(v) for v in box)
     if not (x0 >= 0 and x1 <= 1 and y0 >= 0 and y1 <= 1):
-        raise SampleError("box", f"box {[x0, y0, x1, y1]} leaves the picture; boxes are fractions between 0 and 1")
+        raise SampleError("box", f"box {[x0, y0, x1, y1]} leaves the image; boxes are fractions between 0 and 1")
     if not (x0 < x1 and y0 < y1):
         raise SampleError("box", f"box {[x0, y0, x1, y1]} has no area: x0 < x1 and y0 < y1 are needed")
     return x0, y0, x1, y1

@@ -111,7 +111,7 @@ def test_no_file_knows_a_machine():
         try:
             text = (ROOT / name).read_text(encoding="utf-8")
         except UnicodeDecodeError:
-            continue  # a picture or an archive
+            continue  # an image or an archive
         if found := MACHINE_PATH.findall(text):
             wrong[name] = found
     assert not wrong

@@ -46,11 +46,11 @@ class PreparedSample:
 
 @dataclass(frozen=True)
 class SamplePreprocessor:
-    """Turns a stored sample into an ``PreparedSample``: picture cropped, texts drawn and tokenised, boxes moved along.
+    """Turns a stored sample into an ``PreparedSample``: image cropped, texts drawn and tokenised, boxes moved along.
 
     Args:
         image_size: side of the square in pixels.
-        transform: which part of the picture becomes the square.
+        transform: which part of the image becomes the square.
         sampling: which texts are drawn.
         tokenizer: also sets the context length.
         random_texts: draw texts and boxes at random (training), or take the first texts and all boxes (evaluation).
@@ -65,7 +65,7 @@ class SamplePreprocessor:
     regions: RegionSampling = RegionSampling()
 
     def __call__(self, sample: Sample, rng: random.Random) -> PreparedSample:
-        """Raises ``SampleError`` (reason ``image``) where the picture cannot be used."""
+        """Raises ``SampleError`` (reason ``image``) where the image cannot be used."""
         stored = list(dict.fromkeys(r.box for r in sample.regions))
         boxes = np.array(stored, dtype=np.float64).reshape(-1, 4)
         stored_tokens = read_tokens(sample)

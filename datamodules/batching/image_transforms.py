@@ -28,7 +28,7 @@ Crop = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
 class ImageTransform(ABC):
-    """Chooses the part of the picture that becomes the square; everything else is shared."""
+    """Chooses the part of the image that becomes the square; everything else is shared."""
 
     @abstractmethod
     def crop(self, width: int, height: int, rng: random.Random) -> Crop:
@@ -50,7 +50,7 @@ class ImageTransform(ABC):
             sx, sy = rgb.width / width, rgb.height / height
             square = rgb.resize((size, size), Image.Resampling.BICUBIC, (left * sx, top * sy, right * sx, bottom * sy))
         except UNREADABLE as error:
-            raise SampleError("image", f"the picture cannot be decoded: {error}") from error
+            raise SampleError("image", f"the image cannot be decoded: {error}") from error
         pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
         part = np.array([left / width, top / height, right / width, bottom / height])
         return pixels, *move_boxes(boxes, part)
@@ -59,7 +59,7 @@ class ImageTransform(ABC):
 def move_boxes(
     boxes: Float[np.ndarray, "R 4"], part: Float[np.ndarray, " 4"]
 ) -> tuple[Float[np.ndarray, "R 4"], Bool[np.ndarray, " R"]]:
-    """Boxes in fractions of the picture -> fractions of its ``part`` (x0, y0, x1, y1), and which keep half their
+    """Boxes in fractions of the image -> fractions of its ``part`` (x0, y0, x1, y1), and which keep half their
     area.
     """
     origin, extent = np.tile(part[:2], 2), np.tile(part[2:] - part[:2], 2)
@@ -71,7 +71,7 @@ def move_boxes(
 
 
 class RandomCrop(ImageTransform):
-    """A random part of the picture (Inception's RandomResizedCrop): ``scale`` of its area, ``ratio`` of width to
+    """A random part of the image (Inception's RandomResizedCrop): ``scale`` of its area, ``ratio`` of width to
     height.
 
     The published β-CLIP recipe takes ``scale`` (0.5, 1). Raises ``ValueError`` unless 0 < scale[0] <= scale[1] <= 1.
@@ -107,7 +107,7 @@ class CenterCrop(ImageTransform):
 
 
 class Squash(ImageTransform):
-    """The whole picture, aspect ratio not kept: every box stays in it (FG-CLIP's and FineCLIP's transform)."""
+    """The whole image, aspect ratio not kept: every box stays in it (FG-CLIP's and FineCLIP's transform)."""
 
     @override
     def crop(self, width: int, height: int, rng: random.Random) -> Crop:

@@ -1,7 +1,7 @@
-"""Boxes as pictures of their own: what a region looks like to the whole image tower (CLIPSelf, FineCLIP).
+"""Boxes as images of their own: what a region looks like to the whole image tower (CLIPSelf, FineCLIP).
 
-A crop is cut from the picture as it is stored, before any resizing, with some of the surroundings: the box enlarged
-about its centre and cut to the picture, then squashed to the square that the tower takes.
+A crop is cut from the image as it is stored, before any resizing, with some of the surroundings: the box enlarged
+about its centre and cut to the image, then squashed to the square that the tower takes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class RegionSampling:
         boxes: at most so many distinct boxes of a training image, drawn at random; None: all. Evaluation takes all.
         crops: so many of them, the first ones drawn, come as crops too. Each costs as much as an image.
         context: a crop shows the box enlarged by this factor about its centre (FineCLIP: 1.5).
-        min_area: boxes of fewer square pixels of the stored picture are left out in training, and counted (FineCLIP:
+        min_area: boxes of fewer square pixels of the stored image are left out in training, and counted (FineCLIP:
             64).
     """
 
@@ -61,7 +61,7 @@ class RegionSampling:
     def cut(self, data: bytes, boxes: Float[np.ndarray, "C 4"], size: int) -> UInt8[Tensor, "C 3 S S"]:
         """Crops around ``boxes`` (fractions of the upright image in ``data``) as squares of side ``size``.
 
-        Raises ``SampleError`` (reason ``image``) where the picture cannot be decoded.
+        Raises ``SampleError`` (reason ``image``) where the image cannot be decoded.
         """
         crops = torch.empty(len(boxes), 3, size, size, dtype=torch.uint8)
         if not len(boxes):
@@ -69,7 +69,7 @@ class RegionSampling:
         try:
             picture = as_rgb(open_image(data))
         except UNREADABLE as error:
-            raise SampleError("image", f"the picture cannot be decoded: {error}") from error
+            raise SampleError("image", f"the image cannot be decoded: {error}") from error
         sides = np.array([picture.width, picture.height])
         for crop, box in zip(crops, boxes, strict=True):
             centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * self.context

@@ -47,7 +47,7 @@ class ChainBox(NamedTuple):
 
 
 class Objects(NamedTuple):
-    """The picture's width and height in pixels, and its boxes."""
+    """The image's width and height in pixels, and its boxes."""
 
     size: tuple[float, float]
     boxes: list[ChainBox]

@@ -27,7 +27,7 @@ class Span(NamedTuple):
 
 
 class CutPhrases(NamedTuple):
-    """A caption's phrases, in reading order, and apart from them those that say nothing of what the picture shows."""
+    """A caption's phrases, in reading order, and apart from them those that say nothing of what the image shows."""
 
     phrases: tuple[Phrase, ...]
     stop_phrases: tuple[Phrase, ...]

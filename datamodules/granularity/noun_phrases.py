@@ -6,7 +6,7 @@ with their determiner, relations ("to the left of"), and actions, a verb with it
 
 Where we differ from β-CLIP: a quantity belongs to its noun ("a group of people" is one phrase, its head "person"); an
 action takes a whole relation ("sitting on top of"); pronouns are no phrases; phrases that say nothing about the
-picture ("the image", "the left side") are marked, because they stand in many captions of a batch and would be
+image ("the image", "the left side") are marked, because they stand in many captions of a batch and would be
 negatives of themselves: training leaves them out unless it is told otherwise.
 """
 
@@ -24,7 +24,7 @@ from datamodules.granularity.tag_letters import COLOURS, Tag, TaggedSentence, wo
 class FoundPhrase(NamedTuple):
     """A phrase: characters ``[start, end)`` of its sentence, and its head's lemma ("" where it names no thing).
 
-    ``stop``: it says nothing of what the picture shows.
+    ``stop``: it says nothing of what the image shows.
     """
 
     start: int
@@ -68,7 +68,7 @@ _QUANTITIES = {
     *("pile", "set", "collection", "crowd", "slice", "kind", "type", "dozen", "array", "series", "plenty", "cluster"),
     *("line", "assortment", "team", "bit", "sort", "pack"),
 }
-# A noun phrase of nothing but these words says nothing about what the picture shows.
+# A noun phrase of nothing but these words says nothing about what the image shows.
 EMPTY = COLOURS | {
     *("a", "an", "the", "this", "that", "these", "those", "its", "his", "her", "their", "my", "our", "your", "whose"),
     *("all", "both", "each", "every", "either", "some", "any", "no", "other", "others", "another", "same", "such"),

@@ -1,8 +1,8 @@
 """A data set's boxes as shards store them: fractions of the image's sides, cut to the picture.
 
-What cannot be a box of the picture raises ``LeftOut``: no area, outside the picture, or in the other unit. The unit is
+What cannot be a box of the image raises ``LeftOut``: no area, outside the image, or in the other unit. The unit is
 judged by size: the coordinates of a box in fractions, even of one that overhangs, stay below 2; a box in pixels that
-lies in the picture's first pixel is no box anyone drew.
+lies in the image's first pixel is no box anyone drew.
 """
 
 from __future__ import annotations
@@ -71,5 +71,5 @@ def _cut(corners: Sequence[float]) -> Box:
         raise LeftOut("box without area")
     x0, y0, x1, y1 = (round(min(max(value, 0.0), 1.0), 6) for value in corners)
     if not _has_area((x0, y0, x1, y1)):
-        raise LeftOut("box outside the picture")
+        raise LeftOut("box outside the image")
     return x0, y0, x1, y1

@@ -37,7 +37,7 @@ def prepare_coco(
     """Write shards from COCO captions, with COCO instances and proposals as regions.
 
     Args:
-        images: the folder of the pictures, where the captions file's `file_name` begins (train2017).
+        images: the folder of the images, where the captions file's `file_name` begins (train2017).
         captions: COCO's captions_*.json.
         job: where to, and how.
         instances: COCO's instances_*.json; without it, or proposals, the samples have no regions.
@@ -155,6 +155,6 @@ class CocoReader(NamedTuple):
 def _in_picture(
     boxes: Sequence[CocoBox], image: CocoImage, picture: Picture, rejects: Rejects
 ) -> Iterator[tuple[CocoBox, Box]]:
-    """The boxes that lie in the picture, and their corners in fractions of it."""
+    """The boxes that lie in the image, and their corners in fractions of it."""
     size = image.size or (picture.width, picture.height)
     return usable(boxes, lambda box: picture.upright(drawn_box(box, size)), rejects, lambda box: box.id)

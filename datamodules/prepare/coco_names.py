@@ -2,7 +2,7 @@
 
 The words for a category are its own name and the everyday words for it. Names of several words are compared with the
 phrase's last words, longest first: "a hot dog" is no dog. A word that may stand for several categories ("bike") names
-the first of them that the picture has boxes of.
+the first of them that the image has boxes of.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class CategoryNames:
                     self._of_word.setdefault(" ".join([*words[:-1], singular(words[-1])]), []).append(category)
 
     def phrases_by_label(self, phrases: Sequence[Phrase], labels: Collection[str]) -> dict[str, list[int]]:
-        """For each of ``labels``, the categories of a picture's boxes, the indices of the phrases that name it."""
+        """For each of ``labels``, the categories of an image's boxes, the indices of the phrases that name it."""
         found: dict[str, list[int]] = {label: [] for label in labels}
         for index, phrase in enumerate(phrases):
             named = next((c for c in self._categories(phrase) if c in found), None)

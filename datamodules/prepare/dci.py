@@ -26,7 +26,7 @@ def prepare_dci(
     The short caption is the summary and the caption's beginning. Masks of unusable quality are left out.
 
     Args:
-        images: the folder of the pictures (photos/).
+        images: the folder of the images (photos/).
         annotations: the folder of the JSON files, one an image (annotations/ or complete/).
         job: where to, and how.
         splits: splits.json; without it all images are taken.

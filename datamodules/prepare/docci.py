@@ -20,7 +20,7 @@ def prepare_docci(
     split: Literal["train", "test", "qual_dev", "qual_test"] = "train",
     skip_missing: bool = False,
 ) -> Manifest | None:
-    """Write shards from DOCCI (docci_descriptions.jsonlines). Its pictures have 12 megapixels: think of `max_side`.
+    """Write shards from DOCCI (docci_descriptions.jsonlines). Its images have 12 megapixels: think of `max_side`.
 
     Args:
         images: the folder of the pictures.

@@ -41,7 +41,7 @@ def prepare_flickr30k_entities(
     """Write shards from the Flickr30k Entities release.
 
     Args:
-        images: the folder of Flickr30k's pictures, ID.jpg.
+        images: the folder of Flickr30k's images, ID.jpg.
         annotations: the release's folder, with Sentences, Annotations, train.txt, val.txt and test.txt.
         job: where to, and how.
         split: which images; only `train` is fair where Flickr30k's retrieval is measured afterwards.

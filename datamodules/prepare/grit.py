@@ -1,4 +1,4 @@
-"""GRIT (Kosmos-2, Peng et al., 2023) as shards, from what img2dataset fetches: web pictures, their phrases grounded.
+"""GRIT (Kosmos-2, Peng et al., 2023) as shards, from what img2dataset fetches: web images, their phrases grounded.
 
 A detector boxed each caption's noun chunks, and a parser grew them to referring expressions ("a dog" to "a dog in a
 field"): ``noun_chunks`` and ``ref_exps`` both list ``[start, end, x0, y0, x1, y1, score]``, characters of the caption
@@ -74,13 +74,13 @@ _ENTRY = Rule(
 
 
 class GritReader(NamedTuple):
-    """From pictures with a JSON each to samples."""
+    """From images with a JSON each to samples."""
 
     min_score: float
     job: PrepareJob
 
     def samples(self, work: Work, rejects: Rejects) -> Iterator[Sample]:
-        """A sample a picture. What has no caption, or whose picture is no good, is counted with its boxes."""
+        """A sample a picture. What has no caption, or whose image is no good, is counted with its boxes."""
         for item in work.items(rejects):
             record = _parse(item.json)
             if record is None:

@@ -1,4 +1,4 @@
-"""Read what img2dataset writes: pictures with a JSON each, in tars or in folders, one at a time.
+"""Read what img2dataset writes: images with a JSON each, in tars or in folders, one at a time.
 
 A tar is read from front to back, and becomes one shard; of a folder's files only the names are held.
 """
@@ -17,11 +17,11 @@ from datamodules.sample import IMAGE_EXTENSIONS
 from datamodules.shards.discovery import ShardError, expand_shards, is_remote
 from datamodules.shards.tar_members import IMAGE
 
-_STATISTICS = "_stats.json"  # img2dataset's own, beside the pictures
+_STATISTICS = "_stats.json"  # img2dataset's own, beside the images
 
 
 class GritItem(NamedTuple):
-    """A picture and its JSON, None where it is missing; ``place`` is for messages."""
+    """An image and its JSON, None where it is missing; ``place`` is for messages."""
 
     key: str
     place: str
@@ -48,7 +48,7 @@ class Tar(NamedTuple):
 
 
 class Files(NamedTuple):
-    """Some items of a folder: their paths without extension, and the paths of picture and JSON."""
+    """Some items of a folder: their paths without extension, and the paths of image and JSON."""
 
     stems: Sequence[tuple[Path, Mapping[str, Path]]]
 
@@ -77,7 +77,7 @@ def find_works(data: str, samples: int) -> tuple[Iterator[Work], list[str]]:
             raise ShardError(f"only local tars can be prepared, got {remote[0]}")
         return map(Tar, urls), [described(Path(url)) for url in urls]
     if next(_in_folder(folder), None) is None:
-        raise ShardError(f"the folder {data} holds neither tars nor pictures with a JSON each")
+        raise ShardError(f"the folder {data} holds neither tars nor images with a JSON each")
     return (Files(unit.work) for unit in in_units(_in_folder(folder), samples)), [folder.name]
 
 

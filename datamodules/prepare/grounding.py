@@ -15,7 +15,7 @@ from datamodules.sample import Region, Sample
 
 
 class Grounded(NamedTuple):
-    """A picture, its caption, and its boxes with the phrases of the caption that name each; ``name`` is for reports."""
+    """An image, its caption, and its boxes with the phrases of the caption that name each; ``name`` is for reports."""
 
     key: str
     name: str

@@ -1,4 +1,4 @@
-"""Pictures as they go into shards: the file's own bytes, decoded once to know that they are whole, or a smaller copy.
+"""Images as they go into shards: the file's own bytes, decoded once to know that they are whole, or a smaller copy.
 
 Boxes in shards are fractions of the upright image, as training reads it (``datamodules.image_decoding``). A data set's
 boxes are taken for the upright image's. Where its width and height are those of the stored pixels alone, the boxes were
@@ -82,7 +82,7 @@ def _misfit(size: tuple[float, float], real: tuple[int, int]) -> float:
 
 
 def at_most(picture: Picture, side: int) -> Picture:
-    """The picture with its longer side at most ``side`` pixels, as an upright JPEG; untouched where it is small enough.
+    """The image with its longer side at most ``side`` pixels, as an upright JPEG; untouched where it is small enough.
 
     Raises:
         LeftOut: it cannot be decoded.

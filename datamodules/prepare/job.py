@@ -19,7 +19,7 @@ class PrepareJob:
 
     Args:
         out: the folder to write shards and manifest.json to.
-        max_side: pictures with a longer side, in pixels, are made smaller; otherwise files stay as they are.
+        max_side: images with a longer side, in pixels, are made smaller; otherwise files stay as they are.
         extractor: who finds sentences and phrases: NLTK, rules that need no data, or spaCy.
         spacy_model: the pipeline of `--extractor spacy`, a name or a folder.
         samples_per_shard: images that a shard is made of; those left out are not replaced.
@@ -72,5 +72,5 @@ class PrepareJob:
         return {**sizes, "extractor": self.finder}
 
     def fitted(self, picture: Picture) -> Picture:
-        """The picture, made smaller where it is too large. Boxes in fractions stay true. Raises ``LeftOut``."""
+        """The image, made smaller where it is too large. Boxes in fractions stay true. Raises ``LeftOut``."""
         return picture if self.max_side is None else at_most(picture, self.max_side)

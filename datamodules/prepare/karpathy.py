@@ -24,7 +24,7 @@ def prepare_karpathy(
     """Write shards from Karpathy's split of COCO or Flickr30k (dataset_coco.json, dataset_flickr30k.json).
 
     Args:
-        images: the folder of the pictures, where the file's `filepath` begins (with train2014/ and val2014/).
+        images: the folder of the images, where the file's `filepath` begins (with train2014/ and val2014/).
         annotations: the JSON file.
         job: where to, and how.
         splits: which images; for COCO '[train,restval]' are all that are not measured on.

@@ -22,7 +22,7 @@ def prepare_localized_narratives(
     """Write shards from Localized Narratives' JSON lines; each narrative of an image is a sample.
 
     Args:
-        images: the folder of the pictures: IMAGE_ID.jpg, with twelve digits for COCO's.
+        images: the folder of the images: IMAGE_ID.jpg, with twelve digits for COCO's.
         annotations: the JSON lines, such as coco_train_localized_narratives-00000-of-00004.jsonl.
         job: where to, and how.
         skip_missing: leave out images whose file is missing, and count them; otherwise they stop the run.

@@ -2,7 +2,7 @@
 
 The file is laid out as COCO's, with a caption in each row of ``images`` and ``tokens_positive`` in each row of
 ``annotations``: the characters ``[[start, end], ...]`` of the caption that name the box. Each piece is a phrase, and
-the box is linked to all of its own. A picture with five captions stands in five rows, and gives five samples.
+the box is linked to all of its own. An image with five captions stands in five rows, and gives five samples.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def prepare_grounded(
     """Write shards from grounded captions in MDETR's JSON (final_flickr_separateGT_train.json and the like).
 
     Args:
-        images: the folder of the pictures, where the file's `file_name` begins.
+        images: the folder of the images, where the file's `file_name` begins.
         annotations: the JSON file, with `caption` in its images and `tokens_positive` in its annotations.
         job: where to, and how.
         skip_missing: leave out images whose file is missing, and count them; otherwise they stop the run.
@@ -67,7 +67,7 @@ def prepare_grounded(
 
 
 class CaptionedImage(NamedTuple):
-    """A row of ``images``: a picture, its width and height in pixels, and one caption."""
+    """A row of ``images``: an image, its width and height in pixels, and one caption."""
 
     id: ImageId
     file_name: str

@@ -1,4 +1,4 @@
-"""An image file with a caption, whichever data set it comes from, as a sample: grains cut, picture taken as it is."""
+"""An image file with a caption, whichever data set it comes from, as a sample: grains cut, image taken as it is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from datamodules.sample import Region, Sample
 
 
 class RecordBox(NamedTuple):
-    """A box ``(x0, y0, x1, y1)`` in pixels of the picture, and what it shows."""
+    """A box ``(x0, y0, x1, y1)`` in pixels of the image, and what it shows."""
 
     corners: tuple[float, float, float, float]
     label: str | None

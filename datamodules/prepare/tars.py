@@ -1,7 +1,7 @@
 """Grains for tars that a user has: WebDataset's or img2dataset's, a caption in KEY.txt or in KEY.json.
 
-Each tar becomes one new shard, and stays itself as it is: a sample's grains belong beside its picture, since both are
-read at once. The pictures' bytes go over unchanged, unless a maximal side is asked for.
+Each tar becomes one new shard, and stays itself as it is: a sample's grains belong beside its image, since both are
+read at once. The images' bytes go over unchanged, unless a maximal side is asked for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The embedded data set: pictures of a few shapes and English about them, generated, so nothing is downloaded.
+"""The embedded data set: images of a few shapes and English about them, generated, so nothing is downloaded.
 
 ``sample`` makes one sample; ``ensure_shards`` writes a data set once as ordinary WebDataset tars, which are read like
 any others. ``world`` says what a scene is and why methods can be compared on scenes.

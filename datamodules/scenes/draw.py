@@ -1,7 +1,7 @@
-"""Pictures of scenes: stencils pasted onto a background, as PNG, with the box of every thing.
+"""Images of scenes: stencils pasted onto a background, as PNG, with the box of every thing.
 
 Each thing stays inside its grid cell, so nothing is hidden and a relation between cells is true of the boxes. Place
-within the cell, exact size, turn and shade vary from picture to picture and are never named in the text.
+within the cell, exact size, turn and shade vary from image to image and are never named in the text.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ TONES: dict[str, Colour] = {
     "lavender": (212, 198, 234),
     "dark grey": (88, 90, 96),
 }
-PIXELS = {"small": (11, 12), "medium": (15, 16), "large": (20, 21)}  # longer side, in a picture of 64 × 64
+PIXELS = {"small": (11, 12), "medium": (15, 16), "large": (20, 21)}  # longer side, in an image of 64 × 64
 BRIGHT = 135  # far from the brightness of every palette colour, however it strays
 SHADE = 8  # how far a channel strays from the palette
 SMALLEST_PICTURE = 32
 
 
 def render(scene: Scene, rng: Random, size: int = 64) -> tuple[bytes, list[Box]]:
-    """The picture, ``size`` × ``size``, as PNG, and the box of every thing as fractions of its sides."""
+    """The image, ``size`` × ``size``, as PNG, and the box of every thing as fractions of its sides."""
     if size < SMALLEST_PICTURE:
         raise ValueError(f"size must be at least {SMALLEST_PICTURE} pixels for shapes to be told apart, got {size}")
     picture = Image.new("RGB", (size, size), TONES[scene.tone])

@@ -1,4 +1,4 @@
-"""Samples: a scene's picture, its text at every grain, its boxes, and questions about them."""
+"""Samples: a scene's image, its text at every grain, its boxes, and questions about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PNG without row filters: pictures of flat colours come out smaller than filtered, and are written and read faster."""
+"""PNG without row filters: images of flat colours come out smaller than filtered, and are written and read faster."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LEVEL = 3
 
 
 def encoded(picture: Image.Image) -> bytes:
-    """An RGB picture as a PNG file."""
+    """An RGB image as a PNG file."""
     stride, pixels = 3 * picture.width, picture.tobytes()
     rows = b"".join([b"\0" + pixels[at : at + stride] for at in range(0, len(pixels), stride)])
     # 8 bits a channel, colour type RGB, and the only compression, filtering and order without interlace that there are

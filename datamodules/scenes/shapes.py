@@ -46,7 +46,7 @@ def _heart() -> Outline:
     return tuple(complex(x, -y) for x, y in zip(across, up, strict=True))
 
 
-# y grows downwards, as in pictures
+# y grows downwards, as in images
 OUTLINES: dict[str, Outline] = {
     "circle": _arc(1, 0, 360),
     "square": (-1 - 1j, 1 - 1j, 1 + 1j, -1 + 1j),
@@ -95,7 +95,7 @@ def _rasterised(outline: Outline, side: int, degrees: float) -> Image.Image:
 
 
 def _eroded(mask: Image.Image, width: int) -> Image.Image:
-    """The mask without a margin of ``width`` pixels; what lies outside the picture counts as empty."""
+    """The mask without a margin of ``width`` pixels; what lies outside the image counts as empty."""
     eroded = Image.new("L", (mask.width + 2, mask.height + 2))
     eroded.paste(mask, (1, 1))
     for _ in range(width):

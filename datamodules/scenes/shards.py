@@ -23,7 +23,7 @@ from webdataset.writer import TarWriter
 from datamodules.scenes.generate import ASKED, LABELS, SOURCE, sample
 from datamodules.scenes.world import Split
 
-VERSION = 3  # of the generator: raise it with any change of pictures or texts
+VERSION = 3  # of the generator: raise it with any change of images or texts
 SHARDS: dict[Split, int] = {"train": 16, "dev": 4, "held_out": 4}
 MANIFEST = "manifest.json"
 PROCESSES = 2

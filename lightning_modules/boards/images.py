@@ -22,7 +22,7 @@ from lightning_modules.inference.attention_maps import heat_maps
 from lightning_modules.methods.base import Method
 from lightning_modules.methods.validation_metrics import TEMPLATES
 
-SHOWN = {Grain.CAPTION: 1, Grain.SENTENCE: 4, Grain.PHRASE: 4}  # texts of a picture
+SHOWN = {Grain.CAPTION: 1, Grain.SENTENCE: 4, Grain.PHRASE: 4}  # texts of an image
 EVERY = {Grain.CAPTION: 1, Grain.SENTENCE: 8, Grain.PHRASE: 8}
 BEST = 5
 Tagged = Iterator[tuple[str, Figure]]

@@ -28,7 +28,7 @@ from lightning_modules.networks import ImageFeatures, TextFeatures
 
 
 class SampleText(NamedTuple):
-    """A text of a picture: its grain and number there, its words, its row among the batch's texts."""
+    """A text of an image: its grain and number there, its words, its row among the batch's texts."""
 
     grain: Grain
     number: int
@@ -81,7 +81,7 @@ class Snapshot:
         return self.texts.text[torch.tensor([text.row for text in texts], dtype=torch.long)].float()
 
     def views(self, texts: list[SampleText], b: int) -> Float[Tensor, "T D"] | None:
-        """Picture ``b`` as each text sees it; None where the method has no text-conditioned attention."""
+        """Image ``b`` as each text sees it; None where the method has no text-conditioned attention."""
         if self.model.pooling is None:
             return None
         return self.model.condition(self.vectors(texts), self.images.dense[b : b + 1], _zeros(texts, self)).float()

@@ -1,4 +1,4 @@
-"""Callbacks: checkpoints, what is counted while training runs, benchmarks, pictures, and the table at its end."""
+"""Callbacks: checkpoints, what is counted while training runs, benchmarks, images, and the table at its end."""
 
 from lightning_modules.callbacks.average_weights import AverageWeights
 from lightning_modules.callbacks.benchmarks import Benchmarks

@@ -36,8 +36,8 @@ class Benchmarks(Callback):
         names: as ``--benchmark`` takes them.
         root: the folder of the data sets in their released layouts.
         every_n_steps: optimiser's steps between two runs in ``fit``; 0: none there.
-        batch_size: pictures encoded at once.
-        skip_missing: leave out, and count, pictures that are missing.
+        batch_size: images encoded at once.
+        skip_missing: leave out, and count, images that are missing.
 
     Raises:
         ValueError: where a name is unknown, a number is out of range or the root is no folder.

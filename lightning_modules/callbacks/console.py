@@ -51,7 +51,7 @@ class ConsoleLogger(Callback):
             parts.append(f"loss {outputs['loss'].item():.4g}")
         parts.append(f"{self._images / (now - self._mark):.3g} images/s")
         if bounded:
-            seconds = (now - self._begin) / (step - self._first) * (self._steps - step)  # with validations and pictures
+            seconds = (now - self._begin) / (step - self._first) * (self._steps - step)  # with validations and images
             parts.append(f"{timedelta(seconds=round(seconds))} left")
         logger.info(", ".join(parts))
         self._told, self._images, self._mark = step, 0, now

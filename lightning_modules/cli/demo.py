@@ -49,7 +49,7 @@ COLUMNS = {  # of the table, with the numbers below
     "easy": "hard_negatives/easy/accuracy",
     "boxes": "boxes/top1",
 }
-SHOWN, PHRASES = 3, 4  # the held-out scene of the picture, and how many of its phrases
+SHOWN, PHRASES = 3, 4  # the held-out scene of the image, and how many of its phrases
 
 
 def run(given: Namespace) -> int:
@@ -134,7 +134,7 @@ def measure(model: EvaluationModel) -> dict[str, float]:
 
 
 def draw(model: EvaluationModel, sample: Sample, file: Path) -> None:
-    """Write a picture of where the longest phrases of a sample that name a box are seen."""
+    """Write an image of where the longest phrases of a sample that name a box are seen."""
     boxed = {region.phrase for region in sample.regions}
     phrases = [phrase.text for number, phrase in enumerate(sample.phrases) if number in boxed]
     texts = sorted(dict.fromkeys(phrases), key=len, reverse=True)[:PHRASES]

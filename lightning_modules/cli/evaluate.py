@@ -86,7 +86,7 @@ def evaluate(
     ``name`` is what the model is called in tables; None: by its run's folder and file.
 
     Raises:
-        ValueError, FileNotFoundError: the model, a file or a picture is at fault; the message says which.
+        ValueError, FileNotFoundError: the model, a file or an image is at fault; the message says which.
     """
     model, words = load_model(source, device)
     settings = {"model": words | {"sha256": model.digest}, "version": version("grainclip"), "commit": commit()}

@@ -1,7 +1,7 @@
-"""``lightning explain``: where a model looks in a picture when it reads a text, as one web page.
+"""``lightning explain``: where a model looks in an image when it reads a text, as one web page.
 
 For a β-CLIP checkpoint the maps are its pooling block's own attention; for every other model the cosine between the
-text and each patch. The model sees the whole picture, squashed to a square.
+text and each patch. The model sees the whole image, squashed to a square.
 """
 
 from __future__ import annotations

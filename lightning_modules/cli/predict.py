@@ -1,4 +1,4 @@
-"""``lightning predict``: embeddings of shards, pictures and texts, as NumPy or Parquet files.
+"""``lightning predict``: embeddings of shards, images and texts, as NumPy or Parquet files.
 
 For each kind (image, caption, sentence, phrase) ``KIND.npy`` holds unit vectors in fp32, a row each, and
 ``KIND.jsonl`` the sample's key and the text of each row; or ``KIND.parquet`` all three. Started by ``torchrun``, ranks

@@ -74,7 +74,7 @@ class OneLineParser(LightningArgumentParser):
 class GrainCli(LightningCLI):
     """The trainer's commands.
 
-    ``model`` is any ``Method``; ``data`` is ``GranularityData``, whose picture size and context length follow the
+    ``model`` is any ``Method``; ``data`` is ``GranularityData``, whose image size and context length follow the
     encoder's.
     """
 

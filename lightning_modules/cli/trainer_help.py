@@ -16,7 +16,7 @@ The settings that people use, with their defaults; ways to see the others stand 
   --seed_everything true               of weights, order and crops; a number makes runs alike
   --last_checkpoint.every_n_steps 500  how often last.ckpt is written
   --best_checkpoint.monitor val/caption/text_to_image/R@1   what best.ckpt is best at
-  --images.every_n_steps 500         pictures for TensorBoard; 0: none
+  --images.every_n_steps 500         images for TensorBoard; 0: none
   --diagnostics.every_n_steps 250      what the embeddings look like; 0: never
 
  the model

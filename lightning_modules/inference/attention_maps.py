@@ -20,7 +20,7 @@ ATTENTION, SIMILARITY = "attention, multiples of the even share", "cosine of pat
 
 
 def heat_maps(model: EvaluationModel, texts: Float[Tensor, "T D"], dense: Float[Tensor, "1 P D"]) -> Heat:
-    """Maps of unit text vectors over the patches of one picture, not normalised."""
+    """Maps of unit text vectors over the patches of one image, not normalised."""
     picture = torch.zeros(len(texts), dtype=torch.long, device=dense.device)
     if model.pooling is None:
         return Heat(by_similarity(model, texts, dense, picture).float().cpu(), SIMILARITY)

@@ -84,7 +84,7 @@ class EvaluationModel:
     def condition(
         self, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B P D"], image: Int[Tensor, " T"]
     ) -> Float[Tensor, "T D"]:
-        """Each text's picture as that text sees it."""
+        """Each text's image as that text sees it."""
         return self._block()(texts[:, None], unit(dense)[image])[:, 0]
 
     def _block(self) -> TextConditionedPooling:

@@ -59,7 +59,7 @@ class Method(LightningModule, ABC):
         memory: how memory is saved.
 
     Raises:
-        ValueError: where the checkpoint's pictures have another size than ``encoder.image_size``, or the vocabulary is
+        ValueError: where the checkpoint's images have another size than ``encoder.image_size``, or the vocabulary is
             smaller than the tokenizer's.
     """
 
@@ -104,7 +104,7 @@ class Method(LightningModule, ABC):
         return {}
 
     def text_pooling(self) -> TextConditionedPooling | None:
-        """The block with which a text attends to the patches, where the method has one; for pictures of it."""
+        """The block with which a text attends to the patches, where the method has one; for images of it."""
         return None
 
     def target_matrices(self, valid: Bool[Tensor, "B K"]) -> dict[str, Float[Tensor, "B K K"]]:
@@ -322,7 +322,7 @@ def _pretrained(source: str, wanted: EncoderConfig) -> DualEncoder:
     encoder = DualEncoder.from_pretrained(source, context_length=wanted.context_length)
     if encoder.config.image_size != wanted.image_size:
         raise ValueError(
-            f"encoder.image_size must be {encoder.config.image_size}, the picture size of {source}, "
+            f"encoder.image_size must be {encoder.config.image_size}, the image size of {source}, "
             f"got {wanted.image_size}: the data is scaled to it"
         )
     return encoder

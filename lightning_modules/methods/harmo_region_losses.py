@@ -4,7 +4,7 @@ us.
 The likeliest is real-time distillation (`CropTarget`): the region, pooled from the dense features, should equal the
 class token of a crop around it, as in CLIPSelf, FineCLIP and GOAL. "Direct region-to-text supervision" may also mean a
 contrast of regions and their phrases (`PhraseTarget`, FineCLIP's and FG-CLIP's regional loss), and the name alone could
-mean the region and its own whole picture (`ImageTarget`). Targets can be combined; each has its weight.
+mean the region and its own whole image (`ImageTarget`). Targets can be combined; each has its weight.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class PhraseTarget(RegionTarget):
 
 @dataclass(frozen=True)
 class ImageTarget(RegionTarget):
-    """mean (1 - cos(region, its own picture))^power; no gradient to the picture's side.
+    """mean (1 - cos(region, its own image))^power; no gradient to the image's side.
 
     Args:
         weight: of the term.

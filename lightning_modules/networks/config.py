@@ -13,7 +13,7 @@ class EncoderConfig:
     """Sizes of both towers; the defaults are small, for the embedded data.
 
     Args:
-        image_size: side of the square picture in pixels.
+        image_size: side of the square image in pixels.
         patch_size: side of a patch in pixels; divides ``image_size``.
         image_width: channels of the vision transformer.
         image_layers: its blocks.

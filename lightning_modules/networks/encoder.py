@@ -78,7 +78,7 @@ class DualEncoder(nn.Module):
         """Normalised pixels, of any precision, to features.
 
         Raises:
-            ValueError: where the picture is not ``image_size`` pixels square.
+            ValueError: where the image is not ``image_size`` pixels square.
         """
         side = self.config.image_size
         if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, side, side):

@@ -1,4 +1,4 @@
-"""The same encoder on larger pictures: more patches of the same size, the position table stretched to them.
+"""The same encoder on larger images: more patches of the same size, the position table stretched to them.
 
 The table is stretched as CLIPSelf does it (arXiv 2310.01403, its OpenAI towers): bicubic, the class token's row kept.
 All weights but that table are shared with the encoder it is made of; nothing is copied.
@@ -20,7 +20,7 @@ POSITIONS = "image_tower.pos_embed"
 
 
 def with_grid(encoder: DualEncoder, side: int) -> DualEncoder:
-    """An encoder whose pictures are ``side`` by ``side`` patches. Raises ValueError for a side below 1."""
+    """An encoder whose images are ``side`` by ``side`` patches. Raises ValueError for a side below 1."""
     if side < 1:
         raise ValueError(f"side must be at least 1 patch, got {side}")
     config = replace(encoder.config, image_size=side * encoder.config.patch_size)

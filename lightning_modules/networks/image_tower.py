@@ -55,7 +55,7 @@ class ValueOnlyBlock(AttentionBlock):
 
 
 class ImageTower(VisionTransformer):
-    """Pictures to N = 1 + P tokens in the joint space, not normalised: the class token, then the patches row by row."""
+    """Images to N = 1 + P tokens in the joint space, not normalised: the class token, then the patches row by row."""
 
     def __init__(self, config: EncoderConfig) -> None:
         width = config.image_width

@@ -1,7 +1,7 @@
 """Features of boxes: RoIAlign over the dense map, one vector per box (HarmoCLIP; CLIPSelf, FineCLIP, FG-CLIP alike).
 
 Tokens are pooled as they are and normalised after: normalising first would weigh all patches alike. RoIAlign is the
-mean over a grid of bilinear samples inside the box, about one per patch; the whole picture gives the mean token.
+mean over a grid of bilinear samples inside the box, about one per patch; the whole image gives the mean token.
 """
 
 from __future__ import annotations

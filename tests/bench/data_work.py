@@ -98,7 +98,7 @@ def _read_by_index(paths: list[Path]) -> None:
 
 
 def decoding(side: str, short_side: int) -> Callable[[], None]:
-    """``DECODED`` pictures to 224 px, a random 90 to 100 % of each."""
+    """``DECODED`` images to 224 px, a random 90 to 100 % of each."""
     import random
 
     import torch

@@ -139,7 +139,7 @@ def timed(step: Callable[[int], None], steps: int, device: torch.device) -> floa
 
 
 def batches(work: Work, device: torch.device) -> list[Batch]:
-    """Some batches on the device: pictures of the embedded scenes; real captions where they are there."""
+    """Some batches on the device: images of the embedded scenes; real captions where they are there."""
     from datamodules import GrainSampling, GranularityData, Squash, scenes
     from datamodules.batching.collate import SamplePreprocessor, collate
     from datamodules.batching.tokenizer import Tokenizer

@@ -1,6 +1,6 @@
-"""Ranking five captions a picture both ways: ours beside torchmetrics' hit rate, one K of one direction.
+"""Ranking five captions an image both ways: ours beside torchmetrics' hit rate, one K of one direction.
 
-At COCO's size, 5000 pictures, torchmetrics takes 17 GB and the better part of a minute; it is measured on 1000.
+At COCO's size, 5000 images, torchmetrics takes 17 GB and the better part of a minute; it is measured on 1000.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Boxes drawn and cut out as pictures of their own."""
+"""Boxes drawn and cut out as images of their own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BOXES = ((0.0, 0.0, 0.5, 0.5), (0.5, 0.5, 1.0, 1.0), (0.25, 0.25, 0.75, 0.75), (
 
 
 def quarters():
-    """A picture of four colours."""
+    """An image of four colours."""
     pixels = np.zeros((40, 80, 3), dtype=np.uint8)
     pixels[:20, :40, 0] = pixels[20:, 40:, 1] = pixels[:20, 40:, 2] = 200
     file = io.BytesIO()
@@ -84,5 +84,5 @@ def test_crops_know_their_region_in_the_batch():
 
 
 def test_a_picture_that_cannot_be_decoded():
-    with pytest.raises(SampleError, match="the picture cannot be decoded"):
+    with pytest.raises(SampleError, match="the image cannot be decoded"):
         RegionSampling(crops=1).cut(picture()[:200], np.array(BOXES[:1]), 16)

@@ -59,7 +59,7 @@ def test_tars_of_anything(tmp_path, members):
 @FEW
 @given(st.lists(CAPTIONS, min_size=1, max_size=4), st.integers(0, 3000))
 def test_samples_and_rejects_add_up(tmp_path, captions, cut):
-    """Every picture gives a sample or one reject; a tar that was cut is refused with its name."""
+    """Every image gives a sample or one reject; a tar that was cut is refused with its name."""
     members = [
         (f"{n}.{e}", d) for n, c in enumerate(captions) for e, d in (("jpg", picture()), ("json", json.dumps(c)))
     ]

@@ -75,7 +75,7 @@ def test_each_thing_left_out_is_counted(coco, caplog):
     assert len(samples) == 2
     assert coco.manifest["rejects"] == {
         "box of an image left out": 2,
-        "box outside the picture": 1,
+        "box outside the image": 1,
         "box without area": 1,
         "crowd box": 1,
         "image format GIF": 1,
@@ -124,7 +124,7 @@ def test_each_proposal_left_out_is_counted(coco):
     assert coco.manifest["rejects"] == {
         "box in fractions, not pixels": 1,
         "box of an image left out": 1,
-        "box outside the picture": 1,
+        "box outside the image": 1,
         "box without area": 1,
         "crowd box": 1,
         "proposal equal to another box": 2,

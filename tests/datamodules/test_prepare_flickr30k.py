@@ -128,7 +128,7 @@ def test_captions_phrases_and_boxes(release):
 
 def test_the_split_is_an_argument(release):
     (cat,) = release.prepare(split="val").values()
-    assert linked(cat) == [("A cat", "animals", (0, 0, 0.083333, 0.1))]  # the picture is a copy of half the size
+    assert linked(cat) == [("A cat", "animals", (0, 0, 0.083333, 0.1))]  # the image is a copy of half the size
 
 
 def test_the_reader_trains_on_them(release):
@@ -164,7 +164,7 @@ def test_each_thing_left_out_is_counted(release, caplog):
     assert linked(samples["1007"]) == [(None, None, (0, 0, 0.5, 1))]  # no sentence names chain 99; 0 names nothing
     assert release.manifest["rejects"] == {
         "box of an image left out": 3,
-        "box outside the picture": 1,
+        "box outside the image": 1,
         "box without area": 2,
         "caption without words": 2,
         "image missing": 1,

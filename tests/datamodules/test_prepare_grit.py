@@ -160,7 +160,7 @@ def test_each_thing_left_out_is_counted(tmp_path, caplog):
     one, two = read(tmp_path / "out").values()
     assert linked(one) == [(None, None, (0.1, 0.1, s, s)) for s in (0.2, 0.3, 0.4)]
     assert (two.phrases, two.regions) == ((), ())
-    boxes = {"box in pixels, not fractions": 1, "box outside the picture": 1, "box without area": 1}
+    boxes = {"box in pixels, not fractions": 1, "box outside the image": 1, "box without area": 1}
     assert manifest["rejects"] == {
         **boxes,
         "box of an image left out": 5 * 5,
@@ -259,7 +259,7 @@ def test_chunks_must_have_been_saved(tmp_path):
 def test_wrong_arguments(tmp_path):
     with pytest.raises(ValueError, match=r"min_score must lie in \[0, 1\], got 65"):
         prepare_grit(str(tmp_path), PrepareJob(tmp_path / "out"), min_score=65)
-    with pytest.raises(ShardError, match="holds neither tars nor pictures"):
+    with pytest.raises(ShardError, match="holds neither tars nor images"):
         prepare_grit(str(tmp_path), PrepareJob(tmp_path / "out"))
     with pytest.raises(ShardError, match="does not exist"):
         prepare_grit(str(tmp_path / "none"), PrepareJob(tmp_path / "out"))

@@ -25,12 +25,12 @@ def spans(*phrases: str) -> list[list[int]]:
 
 
 class Mdetr:
-    """A small file in MDETR's layout with its pictures; change its parts, then ``prepare``."""
+    """A small file in MDETR's layout with its images; change its parts, then ``prepare``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.pictures = {"1.jpg": picture(1), "vg/2.png": picture(2, format="PNG")}
-        size = {"height": 80, "width": 96}  # the pictures are copies of half the size
+        size = {"height": 80, "width": 96}  # the images are copies of half the size
         self.document: dict = {
             "info": {},
             "licenses": [],
@@ -131,7 +131,7 @@ def test_each_thing_left_out_is_counted(mdetr, caplog):
     assert mdetr.manifest["rejects"] == {
         "box in fractions, not pixels": 1,
         "box of an image left out": 4,
-        "box outside the picture": 1,
+        "box outside the image": 1,
         "box without area": 2,
         "crowd box": 1,
         "image missing": 1,

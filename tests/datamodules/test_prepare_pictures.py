@@ -1,4 +1,4 @@
-"""Pictures on their way into shards: turned ones keep their boxes, damaged ones are counted and never let through."""
+"""Images on their way into shards: turned ones keep their boxes, damaged ones are counted and never let through."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of scenes: boxes are tight on the drawn pixels, and colours and sizes are those named."""
+"""Images of scenes: boxes are tight on the drawn pixels, and colours and sizes are those named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts of scenes: every statement is read back with patterns of its own and compared with the picture's boxes."""
+"""Texts of scenes: every statement is read back with patterns of its own and compared with the image's boxes."""
 
 from __future__ import annotations
 

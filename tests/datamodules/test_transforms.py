@@ -1,4 +1,4 @@
-"""Image transforms: boxes follow the pixels, draft decoding changes next to nothing, bad pictures are named."""
+"""Image transforms: boxes follow the pixels, draft decoding changes next to nothing, bad images are named."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.helpers.tiny import picture
 
 
 def marked(box: tuple[float, float, float, float], width: int, height: int) -> bytes:
-    """A black picture with one white box, given in fractions."""
+    """A black image with one white box, given in fractions."""
     pixels = np.zeros((height, width, 3), dtype=np.uint8)
     x0, y0, x1, y1 = (round(v * s) for v, s in zip(box, (width, height, width, height), strict=True))
     pixels[y0:y1, x0:x1] = 255
@@ -63,8 +63,8 @@ def test_draft_decoding_is_close_to_full_decoding():
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"", "not a picture"),
-        (b"\xff\xd8\xff\xe0 no jpeg at all", "not a picture"),
+        (b"", "not an image"),
+        (b"\xff\xd8\xff\xe0 no jpeg at all", "not an image"),
         (picture(width=1, height=1, format="PNG"), "1×1 pixels"),
         (picture(width=4000, height=3), "4000×3 pixels"),
     ],

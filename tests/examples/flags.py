@@ -1,4 +1,4 @@
-"""A benchmark of one's own: which of the names belongs to each picture of ``ROOT/flags/NAME.png``?"""
+"""A benchmark of one's own: which of the names belongs to each image of ``ROOT/flags/NAME.png``?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from eval.protocols.embed import embed_images
 
 
 def flags(model: Model, run: EvalContext) -> Result:
-    """The share of pictures that are nearest to their own name."""
+    """The share of images that are nearest to their own name."""
     files = sorted(place(run.root, "flags").glob("*.png"))
     pictures = [ImageFile(file, file.name) for file in files]
     images = embed_images(model, run, pictures, run.fit or squash, "flags")

@@ -1,4 +1,4 @@
-"""A source of one's own: a folder of pictures, each with a note in a ``.txt`` file beside it."""
+"""A source of one's own: a folder of images, each with a note in a ``.txt`` file beside it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datamodules.prepare.shard_jobs import Manifest
 
 
 def prepare_notes(images: Path, job: PrepareJob) -> Manifest | None:
-    """Write shards from pictures and the notes beside them.
+    """Write shards from images and the notes beside them.
 
     Args:
         images: the folder of ``NAME.jpg`` and ``NAME.txt``.
@@ -21,7 +21,7 @@ def prepare_notes(images: Path, job: PrepareJob) -> Manifest | None:
         The manifest; None while other parts are at work.
 
     Raises:
-        FileNotFoundError: a picture has no note.
+        FileNotFoundError: an image has no note.
         ValueError: no image was left to write.
     """
 

@@ -1,4 +1,4 @@
-"""A method of one's own: SigLIP's sigmoid loss (Zhai et al., ICCV 2023) between pictures and captions."""
+"""A method of one's own: SigLIP's sigmoid loss (Zhai et al., ICCV 2023) between images and captions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small things that many tests need: pictures, samples and shards made on the spot."""
+"""Small things that many tests need: images, samples and shards made on the spot."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ THINGS = ("cube", "ball", "star", "ring", "cone", "tree", "boat", "lamp")
 
 
 def picture(seed: int = 0, width: int = 48, height: int = 40, format: str = "JPEG") -> bytes:
-    """An encoded picture of smooth noise."""
+    """An encoded image of smooth noise."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
     file = io.BytesIO()

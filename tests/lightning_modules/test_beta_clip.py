@@ -117,7 +117,7 @@ def test_starts_from_a_checkpoint(batch, tmp_path):
         torch.testing.assert_close(started.encoder.state_dict()[name], tensor, msg=name)
     longer = BetaClip(encoder=replace(TINY, context_length=248), pretrained=str(tmp_path / "weights"))
     assert longer.encoder.config.context_length == 248
-    with pytest.raises(ValueError, match=r"encoder\.image_size must be 16, the picture size of .*, got 32"):
+    with pytest.raises(ValueError, match=r"encoder\.image_size must be 16, the image size of .*, got 32"):
         BetaClip(encoder=replace(TINY, image_size=32), pretrained=str(tmp_path / "weights"))
 
 

@@ -182,7 +182,7 @@ def test_without_a_logger_nothing_is_done(tmp_path, monkeypatch):
 
 
 def test_kinds_of_pairs():
-    image, text = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([3, 4, 3, 5, 6])  # text 3 belongs to pictures 0 and 1
+    image, text = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([3, 4, 3, 5, 6])  # text 3 belongs to images 0 and 1
     views = kinds(image, text, image, text)
     whole = kinds(torch.arange(3), None, image, text)
     for r, c in product(range(5), range(5)):

@@ -115,7 +115,7 @@ def test_sharegpt4v_10k_by_the_command(model, tmp_path):
         assert list(settings["files"]) == [f"share-captioner_coco_lcs_sam_1246k_1107.json[:{count}]"]
         for way in ("text_to_image", "image_to_text"):
             assert found["numbers"][f"{name}/{way}/queries"] == count
-        # the pictures are three: no caption can tell its own from the many that are the same
+        # the images are three: no caption can tell its own from the many that are the same
         assert found["numbers"][f"{name}/text_to_image/ties"] == 1.0
         assert found["numbers"][f"{name}/text_to_image/strict_R@1"] == 0.0
 

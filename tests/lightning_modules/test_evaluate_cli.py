@@ -135,7 +135,7 @@ LABELS = ("ball", "cube", "star")
 
 
 def labelled_data(folder, labels=LABELS):
-    """Validation shards whose boxes are labelled in turn; every fourth picture's second box has no label."""
+    """Validation shards whose boxes are labelled in turn; every fourth image's second box has no label."""
     samples = []
     for number in range(12):
         second = Region((0.3, 0.3, 0.9, 0.7), None, None if number % 4 == 0 else labels[(number + 1) % len(labels)])

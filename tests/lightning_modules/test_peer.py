@@ -1,4 +1,4 @@
-"""A peer's numbers: the same exported model, evaluated by open_clip's own pictures and tokens, and by CLIP_benchmark.
+"""A peer's numbers: the same exported model, evaluated by open_clip's own images and tokens, and by CLIP_benchmark.
 
 CLIP_benchmark comes with the extra ``dev``; where it is not installed its test is left out.
 """
@@ -33,7 +33,7 @@ def captions(number):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Pictures of several shapes with two or three captions, and the same with a class each, as WebDataset tars."""
+    """Images of several shapes with two or three captions, and the same with a class each, as WebDataset tars."""
     folder = tmp_path_factory.mktemp("sets")
     for kind, member in (("retrieval", "txt"), ("classification", "cls")):
         (folder / kind / "test").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Real JPEGs, captions and boxes through every part: prepare, read, train until it knows the pictures by heart."""
+"""Real JPEGs, captions and boxes through every part: prepare, read, train until it knows the images by heart."""
 
 from __future__ import annotations
 

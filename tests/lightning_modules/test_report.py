@@ -60,7 +60,7 @@ def test_two_runs_side_by_side(tmp_path):
     assert {source.partition(":")[0] for source in sources if source[0] != "#"} == {"data"}
     assert links == re.findall(r'<h2 id="([^"]+)">', html)
     assert links == ["last-validation", "losses", "images-attention", "images-gallery", "settings-that-differ"]
-    assert html.count("data:image/png") == 4  # the last pictures of each run
+    assert html.count("data:image/png") == 4  # the last images of each run
     assert re.findall(r'<figure class="(\w+) whole"><img alt="([\w/ ]+)"', html) == [
         *[("column", "attention/sample 1")] * 2, *[("row", "gallery/wide")] * 2
     ]  # fmt: skip

@@ -36,7 +36,7 @@ def save_transformers(config: EncoderConfig, state: Mapping[str, Tensor], folder
 
 
 def processor(config: EncoderConfig) -> CLIPProcessor:
-    """transformers' preparation of pictures and texts for an encoder of these sizes."""
+    """transformers' preparation of images and texts for an encoder of these sizes."""
     vocab: Any  # transformers hands both on to tokenizers, which wants other types than transformers declares
     merges: Any
     vocab, merges = vocabulary()

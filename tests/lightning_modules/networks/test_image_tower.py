@@ -41,7 +41,7 @@ def pixels(small):
 
 
 def value_only_oracle(tower, tokens):
-    """The last block for one picture, token by token, from the equations."""
+    """The last block for one image, token by token, from the equations."""
     block = tower.blocks[-1]
     width, heads = tokens.shape[1], block.attn.num_heads
     weights, biases = block.attn.qkv.weight.split(width), block.attn.qkv.bias.split(width)
@@ -76,7 +76,7 @@ def test_class_token_is_clips_and_patches_are_not(tower, ordinary, pixels):
 
 
 def test_in_the_last_block_a_patch_sees_only_itself(tower, small, pixels):
-    """With one block, changing one patch of the picture changes its own token and the class token, no other."""
+    """With one block, changing one patch of the image changes its own token and the class token, no other."""
     tower.blocks = tower.blocks[-1:]
     changed = pixels.clone()
     changed[:, :, : small.patch_size, small.patch_size : 2 * small.patch_size] += 1.0  # patch 1 of row 0

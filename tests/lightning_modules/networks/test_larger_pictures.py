@@ -1,4 +1,4 @@
-"""An encoder on larger pictures: positions by hand and against torch, weights shared, timm's own way close by."""
+"""An encoder on larger images: positions by hand and against torch, weights shared, timm's own way close by."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""RoIAlign over patch tokens: whole picture, single patches, borders, gradients."""
+"""RoIAlign over patch tokens: whole image, single patches, borders, gradients."""
 
 from __future__ import annotations
 
