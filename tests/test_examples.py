@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from datamodules import GrainSampling, GranularityData
 from datamodules.prepare.job import PrepareJob
 from eval.interfaces import EvalContext
 from lightning_modules.cli.evaluate import evaluate
+from lightning_modules.cli.export import export
 from lightning_modules.cli.main import main
 from tests.examples.flags import flags
 from tests.examples.notes import prepare_notes
@@ -39,6 +41,27 @@ def test_an_own_method_trains_from_the_command_line(tmp_path, monkeypatch):
     saved = torch.load(tmp_path / "runs/clip/checkpoints/last.ckpt", weights_only=True)
     assert saved["hyper_parameters"]["bias"] == -3
     assert saved["state_dict"]["sigmoid.bias"] != -3  # it is learnt
+
+
+def test_a_method_in_one_new_file_is_trained_measured_and_exported(tmp_path, monkeypatch):
+    """No list, catalogue or table has an entry for it; measuring and exporting need not even find the file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = (ROOT / "tests/examples/siglip.py").read_text().replace("class SigLip", "class NewMethod")
+    (tmp_path / "new_method.py").write_text(source)
+    method, data = importlib.import_module("new_method").NewMethod, tmp_path / "data"
+    fit(data, epochs=1, method=method, bias=-3.0)
+    monkeypatch.delitem(sys.modules, "new_method")
+    (tmp_path / "new_method.py").unlink()
+    (tmp_path / "flags").mkdir()
+    for colour in COLOURS:
+        Image.new("RGB", (30, 20), colour).save(tmp_path / "flags" / f"{colour}.png")
+    checkpoint = data / "checkpoints/last.ckpt"
+    measured = evaluate(str(checkpoint), [flags], EvalContext(tmp_path), torch.device("cpu"))
+    assert measured.settings["model"]["method"] == "NewMethod"
+    assert set(measured.numbers) == {"flags/accuracy"}
+    export(checkpoint, tmp_path / "exported")
+    assert "NewMethod" in (tmp_path / "exported/README.md").read_text()
 
 
 def test_its_loss_is_siglips(tmp_path):

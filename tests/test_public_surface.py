@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from lightning_modules import METHODS
+
 ROOT = Path(__file__).resolve().parents[1]
 
+OF_METHODS = ("CropTarget", "Features", "ImageTarget", "Method", "OptimConfig", "PhraseTarget", "RegionTarget")
 SURFACE = {
     "losses": "BetaCalLoss ClimLoss ClipLoss GlobalRegionLoss LexemeRegionLoss "
     "MultiPositiveClipLoss PatchWeighting SoftmaxWeights SparseWeights "
@@ -23,8 +26,7 @@ SURFACE = {
     "datamodules.scenes": "ScenesShards ensure_shards sample",
     "eval": "BoxAccuracy HardNegatives Ranks Retrieval Ties markdown rank_embeddings "
     "rank_matrix recall_at_k slot_rows table write_json",
-    "lightning_modules": "BetaClip ClipFinetune CropTarget Features GrainClip HarmoClip ImageTarget Method MulClip "
-    "MultiPositiveClip OptimConfig PhraseTarget RegionTarget",
+    "lightning_modules": " ".join(sorted([*METHODS, *OF_METHODS])),
     "lightning_modules.callbacks": "AverageWeights Benchmarks BestCheckpoint CompileBlocks ConsoleLogger "
     "DataMonitor Diagnostics LastCheckpoint Preemption RankConsistency RateMonitor "
     "ResultTable SampleImages Throughput",

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lightning_modules import BetaClip
+from lightning_modules import METHODS, BetaClip
 from lightning_modules.cli.main import main
 from lightning_modules.cli.setting_names import class_settings
 from lightning_modules.cli.trainer import GrainCli, Method
@@ -43,7 +43,7 @@ def test_each_setting_is_there_and_has_the_default_that_is_told(parser):
             assert name in {action.dest for action in parser._actions}, name
             if told and not told.isupper():
                 assert str(defaults[name]).lower() == told.lower(), name
-    assert all(f" {one}" in HELP for one in ("BetaClip", "ClipFinetune", "HarmoClip", "MulClip", "MultiPositiveClip"))
+    assert all(f" {name}" in short_help("fit") for name in METHODS)
     assert BetaClip.__name__ in HELP
 
 
