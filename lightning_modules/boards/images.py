@@ -28,67 +28,67 @@ BEST = 5
 Tagged = Iterator[tuple[str, Figure]]
 
 
-def attention(seen: Snapshot, samples: Sequence[int], step: int) -> Tagged:
+def attention(snapshot: Snapshot, samples: Sequence[int], step: int) -> Tagged:
     """Attention maps of caption, sentences and phrases."""
     for number, b in enumerate(samples, 1):
-        texts = seen.read(b, SHOWN)
-        heat = heat_maps(seen.model, seen.vectors(texts), seen.images.dense[b : b + 1])
+        texts = snapshot.read(b, SHOWN)
+        heat = heat_maps(snapshot.model, snapshot.vectors(texts), snapshot.images.dense[b : b + 1])
         said = [f"{text.name}: {text.words}" for text in texts]
-        title = f"Where texts look: {seen.batch.keys[b]}, step {step}"
-        yield f"attention/sample {number}", heat_figure(seen.picture(b), said, heat, title)
+        title = f"Where texts look: {snapshot.batch.keys[b]}, step {step}"
+        yield f"attention/sample {number}", heat_figure(snapshot.picture(b), said, heat, title)
 
 
-def boxes(seen: Snapshot, samples: Sequence[int], step: int, labels: Sequence[str]) -> Tagged:
+def boxes(snapshot: Snapshot, samples: Sequence[int], step: int, labels: Sequence[str]) -> Tagged:
     """Boxes with the name that the model gives them: of ``labels`` where they are known, else of the phrases that name
     boxes.
     """
-    names, vectors = _candidates(seen, labels)
+    names, vectors = _candidates(snapshot, labels)
     for number, b in enumerate(samples, 1):
-        rows = (seen.batch.regions.image == b).nonzero().squeeze(1)
+        rows = (snapshot.batch.regions.image == b).nonzero().squeeze(1)
         if len(rows) == 0:
             continue
-        corners = seen.batch.regions.boxes[rows]
+        corners = snapshot.batch.regions.boxes[rows]
         judged = [Judged((x0, y0, x1, y1)) for x0, y0, x1, y1 in corners.tolist()]
         if names:
             own = torch.zeros(len(rows), dtype=torch.long, device=corners.device)
-            regions = seen.model.pool_regions(seen.images.dense[b : b + 1], corners, own)
+            regions = snapshot.model.pool_regions(snapshot.images.dense[b : b + 1], corners, own)
             best = (regions @ vectors.to(regions).T).argmax(1).tolist()
-            truths = [_truth(seen, row, names, labels) for row in rows.tolist()]
+            truths = [_truth(snapshot, row, names, labels) for row in rows.tolist()]
             judged = [
                 one._replace(predicted=names[n], truth=truth)
                 for one, n, truth in zip(judged, best, truths, strict=True)
             ]
         choice = f", named out of {len(names)}" if names else ""
-        title = f"Boxes{choice}: {seen.batch.keys[b]}, step {step}"
-        yield f"boxes/sample {number}", boxes_figure(seen.picture(b), judged, title)
+        title = f"Boxes{choice}: {snapshot.batch.keys[b]}, step {step}"
+        yield f"boxes/sample {number}", boxes_figure(snapshot.picture(b), judged, title)
 
 
-def _candidates(seen: Snapshot, labels: Sequence[str]) -> tuple[list[str], Float[Tensor, "C D"]]:
+def _candidates(snapshot: Snapshot, labels: Sequence[str]) -> tuple[list[str], Float[Tensor, "C D"]]:
     if labels:
-        return list(labels), class_vectors(seen.model.encode_text, labels, TEMPLATES)
-    regions, slots = seen.batch.regions, seen.batch.grains[Grain.PHRASE]
+        return list(labels), class_vectors(snapshot.model.encode_text, labels, TEMPLATES)
+    regions, slots = snapshot.batch.regions, snapshot.batch.grains[Grain.PHRASE]
     box, phrase = regions.links.unbind(1)
     rows = slots.index[regions.image[box], phrase].unique().tolist()
-    return [seen.words(row) for row in rows], seen.texts.text[rows].float()
+    return [snapshot.words(row) for row in rows], snapshot.texts.text[rows].float()
 
 
-def _truth(seen: Snapshot, row: int, names: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
-    regions, slots = seen.batch.regions, seen.batch.grains[Grain.PHRASE]
+def _truth(snapshot: Snapshot, row: int, names: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
+    regions, slots = snapshot.batch.regions, snapshot.batch.grains[Grain.PHRASE]
     if labels:
         return tuple(name for name in names if word_hash(name) == int(regions.label[row]))
     phrases = regions.links[regions.links[:, 0] == row, 1].tolist()
-    return tuple(seen.words(int(slots.index[regions.image[row], phrase])) for phrase in phrases)
+    return tuple(snapshot.words(int(slots.index[regions.image[row], phrase])) for phrase in phrases)
 
 
-def similarities(seen: Snapshot, samples: Sequence[int], step: int) -> Tagged:
+def similarities(snapshot: Snapshot, samples: Sequence[int], step: int) -> Tagged:
     """Texts of one image against each other, and of several against all; rows are views where the method has them."""
-    texts = [seen.read(b, EVERY) for b in samples]
-    vectors = [seen.vectors(of_one) for of_one in texts]
-    views = [seen.views(of_one, b) for b, of_one in zip(samples, texts, strict=True)]
+    texts = [snapshot.read(b, EVERY) for b in samples]
+    vectors = [snapshot.vectors(of_one) for of_one in texts]
+    views = [snapshot.views(of_one, b) for b, of_one in zip(samples, texts, strict=True)]
     rows = [v if view is None else view for v, view in zip(vectors, views, strict=True)]
     sides = ("text" if views[0] is None else "image as seen by text", "text")
     for number, (b, own, row, vector) in enumerate(zip(samples, texts, rows, vectors, strict=True), 1):
-        title = f"Within one image: {seen.batch.keys[b]}, step {step}"
+        title = f"Within one image: {snapshot.batch.keys[b]}, step {step}"
         words = [text.words for text in own]
         yield (
             f"similarity within an image/sample {number}",
@@ -99,15 +99,17 @@ def similarities(seen: Snapshot, samples: Sequence[int], step: int) -> Tagged:
     yield "similarity of all/block matrix", block_figure(cosines, [len(of_one) for of_one in texts], sides, title)
 
 
-def galleries(seen: Snapshot, samples: Sequence[int], step: int) -> Tagged:
+def galleries(snapshot: Snapshot, samples: Sequence[int], step: int) -> Tagged:
     """The images that captions find among the batch, and the captions that images find."""
-    slots = seen.batch.grains[Grain.CAPTION]
+    slots = snapshot.batch.grains[Grain.CAPTION]
     row = slots.index[:, 0].cpu()
-    cosines = (seen.texts.text[slots.index[:, 0]].float() @ seen.images.image.float().T).cpu()  # [caption, image]
+    cosines = (
+        snapshot.texts.text[slots.index[:, 0]].float() @ snapshot.images.image.float().T
+    ).cpu()  # [caption, image]
     same = row[:, None] == row
     by_text, by_picture = _found(cosines, same, samples), _found(cosines.T, same, samples)
-    pictures = {b: seen.picture(b) for b in {*samples, *(n for one in by_text for n in one.candidates)}}
-    words = {b: seen.words(int(row[b])) for b in {*samples, *(n for one in by_picture for n in one.candidates)}}
+    pictures = {b: snapshot.picture(b) for b in {*samples, *(n for one in by_text for n in one.candidates)}}
+    words = {b: snapshot.words(int(row[b])) for b in {*samples, *(n for one in by_picture for n in one.candidates)}}
     among = f"among {len(row)}, step {step}; ✓ and a blue frame: a hit"
     asked, title = [words[b] for b in samples], f"Images found by their caption {among}"
     yield "gallery/text to image", images_for_texts(asked, pictures, by_text, title)
@@ -123,9 +125,9 @@ def _found(cosines: Float[Tensor, "N N"], same: Tensor, queries: Sequence[int]) 
     ]
 
 
-def targets(method: Method, seen: Snapshot, samples: Sequence[int]) -> Tagged:
+def targets(method: Method, snapshot: Snapshot, samples: Sequence[int]) -> Tagged:
     """The target matrices of at most three images for several settings, where the method has any to choose."""
-    slots = [seen.batch.grains[grain].valid[list(samples[:3])] for grain in EVERY]
+    slots = [snapshot.batch.grains[grain].valid[list(samples[:3])] for grain in EVERY]
     valid = torch.cat(slots, dim=1).cpu()
     swept = {name: _blocks(one, valid) for name, one in method.target_matrices(valid).items()}
     if swept:
@@ -138,19 +140,19 @@ def _blocks(one: Float[Tensor, "B K K"], valid: Tensor) -> Float[Tensor, "N N"]:
     return torch.block_diag(*one)[kept][:, kept]
 
 
-def plane(seen: Snapshot, step: int) -> Tagged:
+def plane(snapshot: Snapshot, step: int) -> Tagged:
     """Images and texts in one plane."""
-    groups = {name: vectors for name, (vectors, _) in embeddings(seen).items()}
-    yield "embeddings/plane", plane_figure(groups, f"Embeddings of {len(seen.images.image)} images, step {step}")
+    groups = {name: vectors for name, (vectors, _) in embeddings(snapshot).items()}
+    yield "embeddings/plane", plane_figure(groups, f"Embeddings of {len(snapshot.images.image)} images, step {step}")
 
 
-def embeddings(seen: Snapshot) -> dict[str, tuple[Float[Tensor, "_ D"], list[str]]]:
+def embeddings(snapshot: Snapshot) -> dict[str, tuple[Float[Tensor, "_ D"], list[str]]]:
     """Unit vectors and names, by modality and grain: images, then the unique texts of each grain there is."""
-    found = {"image": (seen.images.image.float(), list(seen.batch.keys))}
+    found = {"image": (snapshot.images.image.float(), list(snapshot.batch.keys))}
     for grain in EVERY:
-        slots = seen.batch.grains[grain]
+        slots = snapshot.batch.grains[grain]
         rows = slots.index[slots.valid].unique()
         if len(rows):
-            words = [SampleText(grain, 0, seen.words(row), row) for row in rows.tolist()]
-            found[grain.value] = (seen.vectors(words), [text.words for text in words])
+            words = [SampleText(grain, 0, snapshot.words(row), row) for row in rows.tolist()]
+            found[grain.value] = (snapshot.vectors(words), [text.words for text in words])
     return found

@@ -22,21 +22,22 @@ SIDE = 32  # pixels of a tile
 HEAD = ["modality", "grain", "text or key"]
 
 
-def add_embeddings(writer: Any, seen: Snapshot, step: int) -> None:
+def add_embeddings(writer: Any, snapshot: Snapshot, step: int) -> None:
     """Write all images and texts of the batch as one table of the projector."""
-    found = embeddings(seen)
+    found = embeddings(snapshot)
     rows, tiles = [], []
     for number, (grain, (_, names)) in enumerate(found.items()):
         modality = "image" if grain == "image" else "text"
         rows += [[modality, grain, " ".join(name.split())] for name in names]
-        tiles.append(_pictures(seen) if modality == "image" else _tiles(COLOURS[number], len(names)))
+        tiles.append(_pictures(snapshot) if modality == "image" else _tiles(COLOURS[number], len(names)))
     vectors = torch.cat([vectors for vectors, _ in found.values()]).cpu()
     writer.add_embedding(vectors, rows, torch.cat(tiles), step, "embeddings", HEAD)
 
 
-def _pictures(seen: Snapshot) -> Float[Tensor, "B 3 S S"]:
+def _pictures(snapshot: Snapshot) -> Float[Tensor, "B 3 S S"]:
     small = [
-        np.array(seen.picture(b).resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for b in range(len(seen.images.image))
+        np.array(snapshot.picture(b).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+        for b in range(len(snapshot.images.image))
     ]
     return torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 255
 

@@ -62,12 +62,12 @@ class Snapshot:
 
     def read(self, b: int, most: Mapping[Grain, int]) -> list[SampleText]:
         """The texts of sample ``b``, of each grain so many at most."""
-        found = []
+        texts = []
         for grain, limit in most.items():
             slots = self.batch.grains[grain]
             rows = slots.index[b][slots.valid[b]].tolist()[:limit]
-            found += [SampleText(grain, number, self.words(row), row) for number, row in enumerate(rows)]
-        return found
+            texts += [SampleText(grain, number, self.words(row), row) for number, row in enumerate(rows)]
+        return texts
 
     def words(self, row: int) -> str:
         """A text of the batch; what the tokenizer makes of its tokens where nobody noted how it is written."""
@@ -87,8 +87,8 @@ class Snapshot:
         return self.model.condition(self.vectors(texts), self.images.dense[b : b + 1], _zeros(texts, self)).float()
 
 
-def _zeros(texts: list[SampleText], seen: Snapshot) -> Tensor:
-    return torch.zeros(len(texts), dtype=torch.long, device=seen.images.dense.device)
+def _zeros(texts: list[SampleText], snapshot: Snapshot) -> Tensor:
+    return torch.zeros(len(texts), dtype=torch.long, device=snapshot.images.dense.device)
 
 
 def first_samples(trainer: Trainer) -> FirstSamples | None:

@@ -21,10 +21,10 @@ from lightning_modules.boards.snapshot import Snapshot
 GRAINS = (Grain.CAPTION, Grain.SENTENCE, Grain.PHRASE)
 
 
-def geometry(seen: Snapshot) -> dict[str, float]:
+def geometry(snapshot: Snapshot) -> dict[str, float]:
     """Alignment, uniformity, modality gap and effective rank of images and captions."""
-    images = seen.images.image.float()
-    captions = seen.texts.text[seen.batch.grains[Grain.CAPTION].index[:, 0]].float()
+    images = snapshot.images.image.float()
+    captions = snapshot.texts.text[snapshot.batch.grains[Grain.CAPTION].index[:, 0]].float()
     numbers = {
         "alignment": alignment(images, captions),
         "modality_gap": modality_gap(images, captions),
@@ -36,19 +36,19 @@ def geometry(seen: Snapshot) -> dict[str, float]:
     return {f"geometry/{name}": number for name, number in numbers.items()}
 
 
-def similarities(seen: Snapshot) -> dict[str, Float[Tensor, " _"]]:
+def similarities(snapshot: Snapshot) -> dict[str, Float[Tensor, " _"]]:
     """Cosines by ``GRAIN/KIND``; kinds of which there is no pair are left out."""
     found: dict[str, Tensor] = {}
     for grain in GRAINS:
-        text, image = slot_rows(seen.batch.grains[grain])
+        text, image = slot_rows(snapshot.batch.grains[grain])
         if len(text) == 0:
             continue
-        vectors = seen.texts.text[text].float()
-        if seen.model.pooling is None:
-            cosines = seen.images.image.float() @ vectors.T
+        vectors = snapshot.texts.text[text].float()
+        if snapshot.model.pooling is None:
+            cosines = snapshot.images.image.float() @ vectors.T
             owner, own_text = torch.arange(len(cosines), device=image.device), None
         else:
-            cosines = seen.model.condition(vectors, seen.images.dense, image).float() @ vectors.T
+            cosines = snapshot.model.condition(vectors, snapshot.images.dense, image).float() @ vectors.T
             owner, own_text = image, text
         for kind, pairs in kinds(owner, own_text, image, text).items():
             if pairs.any():
@@ -82,15 +82,15 @@ def kinds(
     }
 
 
-def short_retrieval(seen: Snapshot) -> dict[str, float]:
+def short_retrieval(snapshot: Snapshot) -> dict[str, float]:
     """R@1, mean of both ways, of whole captions and of short texts: the summary, else the first sentence."""
-    short = next((g for g in (Grain.SUMMARY, Grain.SENTENCE) if seen.batch.grains[g].valid[:, 0].all()), None)
+    short = next((g for g in (Grain.SUMMARY, Grain.SENTENCE) if snapshot.batch.grains[g].valid[:, 0].all()), None)
     numbers = {}
     for name, grain in {"caption": Grain.CAPTION, "short text": short}.items():
         if grain is None:
             continue
-        rows = seen.batch.grains[grain].index[:, 0]
-        cosines = (seen.texts.text[rows].float() @ seen.images.image.float().T).cpu()
+        rows = snapshot.batch.grains[grain].index[:, 0]
+        cosines = (snapshot.texts.text[rows].float() @ snapshot.images.image.float().T).cpu()
         right = rows.cpu()[:, None] == rows.cpu()
         ways = [rank_matrix(one, right).recall(1, Ties.OPTIMISTIC) for one in (cosines, cosines.T)]
         numbers[name] = sum(ways) / 2

@@ -68,8 +68,8 @@ class Diagnostics(Callback):
         if self.every_n_steps and whole:
             self._samples = first_samples(trainer)
         if self._samples is not None and not self.start and pl_module.hparams.get("pretrained") is not None:
-            with looking(pl_module, self._samples) as seen:
-                self.start = short_retrieval(seen)
+            with looking(pl_module, self._samples) as snapshot:
+                self.start = short_retrieval(snapshot)
         settings = hparams.settings_of(provenance(pl_module))
         layout = layout_for(pl_module.extra_metric_groups, self._never_logged(trainer, pl_module))
         for one in trainer.loggers:
@@ -134,22 +134,22 @@ class Diagnostics(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.start = dict(state_dict["start"])
 
-    def join(self, trainer: Trainer, seen: Snapshot, last: bool) -> None:
+    def join(self, trainer: Trainer, snapshot: Snapshot, last: bool) -> None:
         """Measure what another callback has just embedded, where a look is due anyway; ``last`` ends the training."""
         step = trainer.global_step
         if self._samples is not None and step not in (0, self._last) and (last or step % self.every_n_steps == 0):
-            self._measure(trainer, seen)
+            self._measure(trainer, snapshot)
 
     def _look(self, trainer: Trainer, pl_module: LightningModule, samples: FirstSamples) -> None:
         assert isinstance(pl_module, Method)
         if trainer.global_step != self._last:
-            with looking(pl_module, samples) as seen:
-                self._measure(trainer, seen)
+            with looking(pl_module, samples) as snapshot:
+                self._measure(trainer, snapshot)
 
-    def _measure(self, trainer: Trainer, seen: Snapshot) -> None:
+    def _measure(self, trainer: Trainer, snapshot: Snapshot) -> None:
         step = self._last = trainer.global_step
-        numbers, cosines = geometry(seen), similarities(seen)
-        now = short_retrieval(seen) if self.start else {}
+        numbers, cosines = geometry(snapshot), similarities(snapshot)
+        now = short_retrieval(snapshot) if self.start else {}
         numbers |= {f"similarity/{name}": values.mean().item() for name, values in cosines.items()}
         numbers |= {f"retention/{name}": now[name] / was for name, was in self.start.items() if was and name in now}
         _log(trainer, numbers, step)

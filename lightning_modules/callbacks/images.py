@@ -100,31 +100,31 @@ class SampleImages(Callback):
         step = trainer.global_step
         data: Any = vars(trainer)["datamodule"]
         try:
-            with looking(pl_module, self._samples) as seen:
+            with looking(pl_module, self._samples) as snapshot:
                 for one in vars(trainer)["callbacks"]:
                     if isinstance(one, Diagnostics):
-                        one.join(trainer, seen, last)
+                        one.join(trainer, snapshot, last)
                 if step != self._last:
-                    for tag, figure in self._figures(pl_module, seen, step, data.label_names()):
+                    for tag, figure in self._figures(pl_module, snapshot, step, data.label_names()):
                         image = png(figure)
                         for sink in self._sinks:
                             sink(tag, image, step)
                 if last:
                     for writer in _writers(trainer):
-                        add_embeddings(writer, seen, step)
+                        add_embeddings(writer, snapshot, step)
         except Exception:
             logger.exception("no more images, this one failed")
             self._samples = None
         self._last = step
 
-    def _figures(self, method: Method, seen: Snapshot, step: int, labels: tuple[str, ...]) -> images.Tagged:
+    def _figures(self, method: Method, snapshot: Snapshot, step: int, labels: tuple[str, ...]) -> images.Tagged:
         yield from chain(
-            images.attention(seen, self._chosen, step),
-            images.boxes(seen, self._chosen, step, labels),
-            images.similarities(seen, self._chosen, step),
-            images.galleries(seen, self._chosen, step),
-            images.targets(method, seen, self._chosen),
-            images.plane(seen, step),
+            images.attention(snapshot, self._chosen, step),
+            images.boxes(snapshot, self._chosen, step, labels),
+            images.similarities(snapshot, self._chosen, step),
+            images.galleries(snapshot, self._chosen, step),
+            images.targets(method, snapshot, self._chosen),
+            images.plane(snapshot, step),
         )
 
 

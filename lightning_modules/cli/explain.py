@@ -38,9 +38,9 @@ def explain(model: EvaluationModel, picture: Image.Image, texts: Sequence[str]) 
     """
     if not texts or not all(text.strip() for text in texts):
         raise ValueError(f"--text must be one or more texts that are not empty, got {list(texts)}")
-    seen = model.encode_image(as_pixels(squash(picture, model.image_size))[None])
+    features = model.encode_image(as_pixels(squash(picture, model.image_size))[None])
     read = model.encode_text(texts)
-    return heat_maps(model, read, seen.dense), (read @ seen.image[0]).tolist()
+    return heat_maps(model, read, features.dense), (read @ features.image[0]).tolist()
 
 
 def explain_page(model: EvaluationModel, words: str, picture: Image.Image, texts: Sequence[str], name: str) -> str:

@@ -150,13 +150,13 @@ class BetaClip(Method):
         queries = join(*(batch.grains[g] for g in GRAINS))
         texts, ids = features.texts_at(queries), batch.texts.ids[queries.index]
         views = self.pooling(texts, features.images.patches)
-        seen: LossTerms = {}
+        metrics: LossTerms = {}
         for grain in GRAINS:
             own = torch.cat([(g == grain) * batch.grains[g].valid.float() for g in GRAINS], dim=1)
-            seen[f"beta_cal_by_grain/{grain.value}"] = self.beta_cal(
+            metrics[f"beta_cal_by_grain/{grain.value}"] = self.beta_cal(
                 views, texts, queries.valid, self.pooling.scale, ids, own
             )
-        return seen
+        return metrics
 
     @override
     def text_pooling(self) -> TextConditionedPooling | None:

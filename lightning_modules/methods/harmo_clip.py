@@ -143,9 +143,11 @@ class HarmoClip(Method):
         regions = pool_regions(features.images.dense, batch.regions.boxes, batch.regions.image)
         if self.lexeme_weight > 0:
             terms["lexeme_region"] = self.lexeme_weight * self._lexeme_region(batch, features, regions)
-        seen = RegionInputs(batch, features, regions, self.region_scale(), lambda teacher: self._crops(batch, teacher))
+        inputs = RegionInputs(
+            batch, features, regions, self.region_scale(), lambda teacher: self._crops(batch, teacher)
+        )
         for target in self.region_losses:
-            terms[f"region_{target.name}"] = target.weight * target.loss(seen)
+            terms[f"region_{target.name}"] = target.weight * target.loss(inputs)
         return terms
 
     def _lexeme_region(self, batch: Batch, features: Features, regions: Float[Tensor, "R D"]) -> Float[Tensor, ""]:
@@ -193,14 +195,14 @@ class HarmoClip(Method):
 
     @override
     def brought(self, batch: Batch) -> dict[str, Tensor | int]:
-        found = super().brought(batch)
+        counts = super().brought(batch)
         if self.contrasts:
-            found["boxes with a phrase"] = len(batch.regions.links)
+            counts["boxes with a phrase"] = len(batch.regions.links)
         if any(isinstance(loss, ImageTarget) for loss in self.region_losses):
-            found["boxes"] = len(batch.regions.boxes)
+            counts["boxes"] = len(batch.regions.boxes)
         if self.needs_crops:
-            found["crops of boxes"] = len(batch.crops.region)
-        return found
+            counts["crops of boxes"] = len(batch.crops.region)
+        return counts
 
     @override
     def further_images(self, batch: Batch) -> float:

@@ -66,7 +66,7 @@ class RegionTarget(ABC):
     weight: float
 
     @abstractmethod
-    def loss(self, seen: RegionInputs) -> Float[Tensor, ""]:
+    def loss(self, inputs: RegionInputs) -> Float[Tensor, ""]:
         """Not yet weighted; scaled so that its mean over ranks is that of the whole batch."""
 
 
@@ -106,9 +106,9 @@ class CropTarget(RegionTarget):
             )
 
     @override
-    def loss(self, seen: RegionInputs) -> Float[Tensor, ""]:
-        crops = seen.batch.crops.region
-        return GlobalRegionLoss(self.power)(seen.regions[crops], seen.encode_crops(self.teacher))
+    def loss(self, inputs: RegionInputs) -> Float[Tensor, ""]:
+        crops = inputs.batch.crops.region
+        return GlobalRegionLoss(self.power)(inputs.regions[crops], inputs.encode_crops(self.teacher))
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,12 @@ class PhraseTarget(RegionTarget):
         LexemeRegionLoss(self.same_lemma, self.negatives)
 
     @override
-    def loss(self, seen: RegionInputs) -> Float[Tensor, ""]:
-        batch, named = seen.batch, LinkedPhrases.of(seen.batch)
-        texts = seen.features.texts_at(batch.grains[Grain.PHRASE])[named.image, named.slot]
+    def loss(self, inputs: RegionInputs) -> Float[Tensor, ""]:
+        batch, named = inputs.batch, LinkedPhrases.of(inputs.batch)
+        texts = inputs.features.texts_at(batch.grains[Grain.PHRASE])[named.image, named.slot]
         lemma = batch.lexemes.lemma[named.image, named.slot]
         contrast = LexemeRegionLoss(self.same_lemma, self.negatives)
-        return contrast(seen.regions, texts, named.links, seen.scale, lemma, batch.regions.image, named.image)
+        return contrast(inputs.regions, texts, named.links, inputs.scale, lemma, batch.regions.image, named.image)
 
 
 @dataclass(frozen=True)
@@ -160,9 +160,9 @@ class ImageTarget(RegionTarget):
         GlobalRegionLoss(self.power)
 
     @override
-    def loss(self, seen: RegionInputs) -> Float[Tensor, ""]:
-        pictures = seen.features.images.image.detach()
-        return GlobalRegionLoss(self.power)(seen.regions, pictures[seen.batch.regions.image])
+    def loss(self, inputs: RegionInputs) -> Float[Tensor, ""]:
+        pictures = inputs.features.images.image.detach()
+        return GlobalRegionLoss(self.power)(inputs.regions, pictures[inputs.batch.regions.image])
 
 
 torch.serialization.add_safe_globals([CropTarget, PhraseTarget, ImageTarget])  # they stand in checkpoints

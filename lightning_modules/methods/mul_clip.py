@@ -34,7 +34,7 @@ from lightning_modules.methods.gradient_cache import MemoryConfig
 from lightning_modules.methods.loss_weights import check_weight
 from lightning_modules.methods.optimizers import OptimConfig
 from lightning_modules.networks import EncoderConfig, TokenCalibration
-from lightning_modules.networks.calibration import breadth, mean_cosine
+from lightning_modules.networks.calibration import attention_perplexity, mean_cosine
 from lightning_modules.networks.normalize import unit
 from losses import ClimLoss, ClipLoss, PatchWeighting, SparseWeights, SubcaptionLoss, WordPatchLoss
 from losses.subcaption import aggregate, patch_weights
@@ -209,27 +209,27 @@ class MulClip(Method):
         """Mean cosine of the calibrated tokens, perplexity of the attentions (exponential of their entropy), and the
         share of patches that a sentence gathers.
         """
-        seen: LossTerms = {}
+        metrics: LossTerms = {}
         words = caption_words(batch, features)
         inputs = {"image": (self.image_calibration, (features.images.dense,)), "text": (self.text_calibration, words)}
         for name, (calibration, tokens) in inputs.items():
             if calibration is not None:
                 made = calibration(*tokens)
-                seen[f"calibration/token_cosine/{name}"] = mean_cosine(made.tokens)
-                seen[f"calibration/attention_perplexity/{name}"] = breadth(made.attention).mean()
+                metrics[f"calibration/token_cosine/{name}"] = mean_cosine(made.tokens)
+                metrics[f"calibration/attention_perplexity/{name}"] = attention_perplexity(made.attention).mean()
         if isinstance(self.word_loss, WordPatchLoss):
             tokens, valid = self.text_tokens(batch, features)
             at_text, at_image = self.word_loss.attention(self.image_tokens(features), tokens, valid)
-            of_text = breadth(at_image)
-            seen["reconstruction/attention_perplexity/image"] = breadth(at_text).mean()
+            of_text = attention_perplexity(at_image)
+            metrics["reconstruction/attention_perplexity/image"] = attention_perplexity(at_text).mean()
             of_text = of_text if valid is None else of_text[valid]
-            seen["reconstruction/attention_perplexity/text"] = of_text.mean()
+            metrics["reconstruction/attention_perplexity/text"] = of_text.mean()
         if self.subcaption_weight > 0:
             sentences = batch.grains[Grain.SENTENCE]
             source = features.images.patches if self.gathered == "raw" else self.image_tokens(features)
             weights = patch_weights(source, features.texts_at(sentences), sentences.valid, self.aggregation)
-            seen["subcaption/patch_share"] = (weights > 0).float().mean(-1)[sentences.valid].mean()
-        return seen
+            metrics["subcaption/patch_share"] = (weights > 0).float().mean(-1)[sentences.valid].mean()
+        return metrics
 
     @override
     def on_fit_start(self) -> None:

@@ -85,6 +85,6 @@ def mean_cosine(tokens: Float[Tensor, "B J D"]) -> Float[Tensor, ""]:
     return ((tokens.sum(1).square().sum(-1) - count) / (count * (count - 1))).mean()
 
 
-def breadth(attention: Float[Tensor, "*rows N"]) -> Float[Tensor, " *rows"]:
+def attention_perplexity(attention: Float[Tensor, "*rows N"]) -> Float[Tensor, " *rows"]:
     """Perplexity of each row of weights over N tokens: the exponential of its entropy, 1 to N."""
     return torch.special.entr(attention).sum(-1).exp()

@@ -41,11 +41,11 @@ def read_towers(image: str | Path, text: str | Path) -> Checkpoint:
         ValueError: where one lacks parameters or has unknown ones, or both do not lead to the same space.
         FileNotFoundError: where there is no such file, or no ``config.json`` beside the text tower.
     """
-    seen, (words, hints) = image_tower(fetch(image)), text_tower(fetch(text))
-    widths = seen["image_tower.projection.weight"].shape[0], words["text_tower.projection.weight"].shape[0]
+    image_state, (text_state, hints) = image_tower(fetch(image)), text_tower(fetch(text))
+    widths = image_state["image_tower.projection.weight"].shape[0], text_state["text_tower.projection.weight"].shape[0]
     if widths[0] != widths[1]:
         raise ValueError(f"{image} and {text} must project to the same width, got {widths[0]} and {widths[1]}")
-    state = {"temperature.log_scale": torch.tensor([math.log(EncoderConfig.init_scale)]), **seen, **words}
+    state = {"temperature.log_scale": torch.tensor([math.log(EncoderConfig.init_scale)]), **image_state, **text_state}
     return Checkpoint(sizes(state, hints), state)
 
 
@@ -70,5 +70,5 @@ def text_tower(path: Path) -> tuple[State, Traceless]:
     if "logit_scale" in state:
         links.append(Link(("temperature.log_scale",), ("logit_scale",), leading=1))
     others = [name for name in state if name.startswith((transformers_clip.VISION, "visual_projection"))]
-    words = read(links, state, f"{path} (transformers names)", [*layout.ignored, *others])
-    return words, Traceless(config.hidden_act, text_heads=config.num_attention_heads)
+    text_state = read(links, state, f"{path} (transformers names)", [*layout.ignored, *others])
+    return text_state, Traceless(config.hidden_act, text_heads=config.num_attention_heads)

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import normalize
 
 from lightning_modules.networks import TokenCalibration
-from lightning_modules.networks.calibration import breadth, mean_cosine
+from lightning_modules.networks.calibration import attention_perplexity, mean_cosine
 
 B, N, J, D = 3, 7, 4, 15
 
@@ -107,7 +107,7 @@ def test_numbers_of_diversity():
     pairs = [tokens[b, i] @ tokens[b, j] for b in range(3) for i in range(4) for j in range(4) if i != j]
     torch.testing.assert_close(mean_cosine(tokens), torch.stack(pairs).mean())
     assert mean_cosine(tokens[:, :1]) == 1
-    torch.testing.assert_close(breadth(torch.tensor([[0.25] * 4, [0, 1, 0, 0]])), torch.tensor([4.0, 1.0]))
+    torch.testing.assert_close(attention_perplexity(torch.tensor([[0.25] * 4, [0, 1, 0, 0]])), torch.tensor([4.0, 1.0]))
 
 
 @pytest.mark.parametrize(
