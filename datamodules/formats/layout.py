@@ -14,7 +14,7 @@ class LayoutError(ValueError):
 
 
 class Rule(NamedTuple):
-    """What a field's value must be: in words, and as a test."""
+    """A rule for a field's value: in words, and as a test."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -30,12 +30,12 @@ _LONGEST_NAME = 255
 
 
 def is_number(value: object) -> bool:
-    """Whether ``value`` is a finite number, and no truth value."""
+    """True if ``value`` is a finite number, and no truth value."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -_FAR < value < _FAR
 
 
 def is_whole(value: object) -> bool:
-    """Whether ``value`` is a whole number, and no truth value."""
+    """True if ``value`` is a whole number, and no truth value."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -20,7 +20,7 @@ from lightning_modules.callbacks import AverageWeights
 from tests.lightning_modules.ranked_run import strategy
 
 Precision = Literal["32-true", "bf16-mixed", "bf16-true"]
-TorchrunGroup = Literal["one", "ddp", "fsdp2"]
+Ranks = Literal["one", "ddp", "fsdp2"]
 Steps = Literal["clipped", "accumulated", "both"]
 LIMIT = 0.3  # of the gradients' norm, where they are clipped
 
@@ -29,7 +29,7 @@ class Conditions(NamedTuple):
     """The conditions of a run."""
 
     precision: Precision = "32-true"
-    ranks: TorchrunGroup = "one"
+    ranks: Ranks = "one"
     steps: Steps = "both"
     cached: bool = False  # gradient caching
     resumed: bool = False
