@@ -1,5 +1,7 @@
 """``lightning fit --help``: the settings that people use, at once. ``--help all`` waits for torch and lists all."""
 
+import textwrap
+
 from lightning_modules import METHODS
 
 HELP = """usage: lightning {command} --config FILE [--config FILE ...] [--SETTING VALUE ...]
@@ -22,7 +24,7 @@ The settings that people use, with their defaults; ways to see the others stand 
   --diagnostics.every_n_steps 250      what the embeddings look like; 0: never
 
  the model
-  --model CLASS                        {methods}, or your own
+  --model CLASS                        {methods}
   --model.help CLASS                   all settings of a method: lightning {command} --model.help BetaClip
   --model.pretrained NAME              start from a CLIP: hub id, folder or file; without it from scratch
   --model.encoder.image_size 64        pixels of the square; data follows
@@ -91,4 +93,5 @@ def without_all(words: list[str]) -> list[str]:
 
 def short_help(command: str) -> str:
     """The text for ``fit``, ``validate`` or ``test``."""
-    return HELP.format(command=command, about=ABOUT[command], methods=", ".join(METHODS))
+    methods = textwrap.fill(", ".join([*METHODS, "or your own"]), width=77, subsequent_indent=" " * 39)
+    return HELP.format(command=command, about=ABOUT[command], methods=methods)

@@ -108,10 +108,10 @@ def _whole(method: LightningModule) -> dict[str, torch.Tensor]:
     return get_model_state_dict(method, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
-PrepareJob = tuple[Method, GranularityData, Conditions, str]
+Job = tuple[Method, GranularityData, Conditions, str]
 
 
-def run_all(jobs: Sequence[PrepareJob]) -> list[list[Outcome] | str]:
+def run_all(jobs: Sequence[Job]) -> list[list[Outcome] | str]:
     """Runs one after the other on this rank of a standing process group, those to be resumed in a second part too; of
     one that fails, on all ranks alike, its traceback.
     """
