@@ -78,6 +78,13 @@ def test_a_schedule_passes_over_each_source_by_itself():
     assert other.index != places[0].index
 
 
+def test_substitutes_stand_half_a_pass_away_and_then_one_behind_the_other():
+    schedule = SampleSequence([ShuffleOrder([4, 5], 0, 1)], Mixture([1]))
+    for position in range(9, 18):  # the second pass
+        found = [schedule.substitute(position, attempt) for attempt in range(9)]
+        assert found == [schedule.at(9 + (position + 4 + attempt) % 9) for attempt in range(9)]
+
+
 def test_wrong_orders():
     with pytest.raises(ValueError, match="at least one sample"):
         ShuffleOrder([0], 0, 1)

@@ -123,6 +123,21 @@ def test_a_lost_shard_of_known_size_counts_with_that(tmp_path):
         assert counted(PassLoader(fresh, 0)) == {"skipped/shard": 2}  # as the others
 
 
+def test_a_cut_shard_counts_with_what_lies_behind_the_cut(tmp_path):
+    first, second = write_shards(tmp_path, 12, 2)
+    reader = once([f"file:{first}", f"file:{second}"], SHORT, SkipPolicy(1.0))
+    assert counted(PassLoader(reader, 0)) == {}
+    second.write_bytes(second.read_bytes()[: second.stat().st_size // 2])
+    found = list(PassLoader(reader, 0))
+    there = len(keys(found)) - 6
+    assert 0 < there < 6
+    assert counted(found) == {"skipped/shard": 6 - there}
+
+
+def test_a_lost_shard_counts_as_one_sample_where_no_size_is_known():
+    assert counted(PassLoader(once(["file:nowhere/a.tar"], SHORT, SkipPolicy(1.0)), 0)) == {"skipped/shard": 1}
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_stop_and_go_on_with_a_shard_that_was_lost(tmp_path, workers):
     """Stopped after any batch, the rest is that of the run that was not stopped; losses are counted once."""

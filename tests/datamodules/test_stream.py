@@ -149,6 +149,17 @@ def test_bad_samples_are_replaced_and_counted(tmp_path):
     assert keys(once) == [f"{n:06d}" for n in range(7)]
 
 
+def test_a_substitute_stands_half_a_window_away(tmp_path):
+    samples = [make_sample(n) for n in range(7)]
+    good = write_tar(tmp_path / "good.tar", samples)
+    bad = write_tar(tmp_path / "bad.tar", [*samples[:2], samples[2].members() | {"json": b"{"}, *samples[3:]])
+    whole, found = (
+        keys(stream([remote([path])], batch_size=1, skip=SkipPolicy(1.0)).loader(0, 7, 0)) for path in (good, bad)
+    )
+    at = whole.index("000002")
+    assert found == [*whole[:at], whole[(at + 3) % 7], *whole[at + 1 :]]
+
+
 def test_a_shard_that_fails_is_counted_and_left_out(tmp_path):
     paths = write_shards(tmp_path, 12, 3)
     urls = remote(paths)

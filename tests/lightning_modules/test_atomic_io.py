@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from datamodules.atomic_write import draft_name
-from lightning_modules.checkpoints.atomic_save import AtomicCheckpointIO, CheckpointError, put_in_place
+from lightning_modules.checkpoints.atomic_save import AtomicCheckpointIO, CheckpointError, is_whole, put_in_place
 
 
 def write(path, text):
@@ -100,6 +100,16 @@ def test_a_save_that_is_broken_off(tmp_path, monkeypatch, error, raised, says):
         assert "enforce fail" not in str(found.value)
     assert last.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_folders_are_made_and_a_cut_file_is_not_whole(tmp_path):
+    last, writer = tmp_path / "new" / "run" / "last.ckpt", AtomicCheckpointIO()
+    assert not is_whole(last)
+    writer.save_checkpoint({"weights": torch.arange(10)}, last)
+    assert is_whole(last)
+    assert writer.load_checkpoint(last, weights_only=True)["weights"].tolist() == list(range(10))
+    last.write_bytes(last.read_bytes()[:-100])
+    assert not is_whole(last)
 
 
 class Unknown:

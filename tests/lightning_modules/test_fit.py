@@ -8,7 +8,7 @@ from lightning import Callback
 
 from datamodules import Squash
 from lightning_modules import BetaClip, ClipFinetune
-from lightning_modules.callbacks import DataMonitor, ResultTable, Throughput
+from lightning_modules.callbacks import BestCheckpoint, DataMonitor, ResultTable, Throughput
 from tests.helpers.tiny_run import TINY, fit
 
 
@@ -106,6 +106,23 @@ def test_the_table_is_followed_by_the_best_value_and_its_step_also_of_a_run_that
         value = best["grainclip"]["numbers"]["caption/text_to_image/R@1"]
         step = best["global_step"]
         assert line == f"best caption/text_to_image/R@1: {100 * value:.1f}% at step {step}, kept in {file}"
+
+
+class Values(Callback):
+    """One after each epoch."""
+
+    def __init__(self, *values: float) -> None:
+        self.values = values
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        pl_module.log("value", self.values[trainer.current_epoch])
+
+
+def test_a_worse_epoch_leaves_the_best_checkpoint_alone(tmp_path):
+    best = BestCheckpoint(dirpath=str(tmp_path / "best"), monitor="value")
+    fit(tmp_path, Values(0.2, 0.5, 0.4, 0.3), best)
+    assert [file.name for file in (tmp_path / "best").iterdir()] == ["best.ckpt"]
+    assert torch.load(tmp_path / "best" / "best.ckpt", weights_only=True)["global_step"] == 6
 
 
 @pytest.mark.parametrize("method", [ClipFinetune, BetaClip])

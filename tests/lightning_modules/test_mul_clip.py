@@ -209,6 +209,13 @@ def test_what_is_watched(batch):
     assert not make(word_weight=0, subcaption_weight=0).extra_metrics(batch, method.features(batch))
 
 
+def test_what_has_no_weight_is_not_asked_for_and_gets_no_weights_to_train():
+    assert make(short_weight=0, subcaption_weight=0).required_grains() == [Grain.CAPTION]
+    assert make(word_weight=0).text_calibration is None
+    assert make(word_weight=0).image_calibration is not None
+    assert make(word_weight=0, subcaption_weight=0).image_calibration is None
+
+
 def test_a_larger_gain_draws_the_tokens_apart(batch):
     for seed in range(4):
         alike = []

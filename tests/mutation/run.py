@@ -5,12 +5,16 @@ that no test notices are listed; some change nothing that can be seen, and ``tes
 Left out: ``eval/drawing``, whose numbers are places on paper, and tests on several ranks, whose processes would not see
 the fault; so is what only they test. Of ``datamodules`` it is what decides which sample comes when, and what a batch
 holds; of ``lightning_modules`` the methods, the optimiser, gradient caching and checkpoints.
+
+What was found is written down after each fault, with a digest of the module and its tests: started again, it goes on,
+and looks again only where one of them has changed.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import hashlib
 import importlib
 import json
 import math
@@ -119,6 +123,11 @@ def tests_of(file: Path) -> list[str]:
     return [str(one) for one in sorted(files, key=lambda one: (file.stem not in one.stem, str(one.parent)))]
 
 
+def digest(file: Path) -> str:
+    """Of a module and of what may notice a fault in it: another one, and what was found there holds no longer."""
+    return hashlib.sha256(b"".join(Path(one).read_bytes() for one in (file, *tests_of(file)))).hexdigest()[:16]
+
+
 class _Planted(MetaPathFinder, SourceFileLoader):
     """Finds one module with a fault in it, and leaves all others to the usual finders."""
 
@@ -162,25 +171,46 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in SLOW_IMPORTS:  # once, before processes are forked
         importlib.import_module(name)
-    results: list[dict[str, Any]] = []
+    faults = drawn(given.packages, given.count, given.seed)
+    known = {_name(one): one for one in json.loads(given.out.read_text("utf-8"))} if given.out.exists() else {}
+    results = [_described(file, fault) for file, fault in faults]
+    left = [n for n, one in enumerate(results) if _name(one) not in known]
+    print(f"{len(results) - len(left)} of {len(results)} are known from {given.out}", flush=True)
     limits = {}
     for package in given.packages:
         start = time.perf_counter()
-        if failing({test for place in PACKAGES[package] for test in tests_of(ROOT / place)}):
+        files = {faults[n][0] for n in left if _package(faults[n][0]) == package}
+        if files and failing({test for file in files for test in tests_of(file)}):
             sys.exit(f"the tests of {package} fail as it stands")
         limits[package] = max(LIMIT, 4 * (time.perf_counter() - start))
-    for file, fault in (faults := drawn(given.packages, given.count, given.seed)):
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    for done, n in enumerate(left, start=1):
+        file, fault = faults[n]
         start = time.perf_counter()
-        caught = failing(tests_of(file), _Planted(file, fault.tree), limits[file.relative_to(ROOT).parts[0]])
-        place = f"{file.relative_to(ROOT)}:{fault.line}"
-        results.append({"place": place, "before": fault.before, "after": fault.after, "noticed": caught})
-        print(f"{len(results)}/{len(faults)}  {'noticed' if caught else 'MISSED'}  {place}  {fault.before}  ->  "
+        caught = failing(tests_of(file), _Planted(file, fault.tree), limits[_package(file)])
+        known[_name(results[n])] = results[n] | {"noticed": caught}
+        given.out.write_text(json.dumps(list(known.values()), indent=1, ensure_ascii=False), encoding="utf-8")
+        print(f"{done}/{len(left)}  {'noticed' if caught else 'MISSED'}  {results[n]['place']}  {fault.before}  ->  "
               f"{fault.after}  ({time.perf_counter() - start:.0f} s)", flush=True)  # fmt: skip
     for package in given.packages:
-        own = [one["noticed"] for one in results if one["place"].startswith(package)]
-        print(f"{package}: {sum(own)} of {len(own)} noticed, {sum(own) / len(own):.0%}")
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
+        own = [known[_name(one)] for one in results if one["place"].startswith(package)]
+        missed = [one for one in own if not one["noticed"]]
+        print(f"{package}: {len(own) - len(missed)} of {len(own)} noticed, {1 - len(missed) / len(own):.0%}")
+        for one in missed:
+            print(f"  {one['place']}  {one['before']}  ->  {one['after']}")
+
+
+def _package(file: Path) -> str:
+    return file.relative_to(ROOT).parts[0]
+
+
+def _described(file: Path, fault: Mutant) -> dict[str, Any]:
+    place = f"{file.relative_to(ROOT)}:{fault.line}"
+    return {"place": place, "before": fault.before, "after": fault.after, "digest": digest(file)}
+
+
+def _name(result: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(result.get(key)) for key in ("place", "before", "after", "digest"))
 
 
 if __name__ == "__main__":
