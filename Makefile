@@ -49,9 +49,8 @@ setup: ## build .venv if it is missing, update it if pyproject.toml has changed
 	wanted > $(STAMP); \
 	echo ".venv is ready; to use it in this shell: source .venv/bin/activate"
 
-demo: setup ## train β-CLIP on the embedded pictures (some minutes on two cores) and print its table
-	$(BIN)/lightning fit --config configs/beta_bce.yaml
-	@echo; echo "curves:  $(BIN)/tensorboard --logdir runs/beta_bce"
+demo: setup ## fine-tune a small CLIP on long captions (three minutes on two cores) and print before and after
+	$(BIN)/lightning demo
 
 test: setup ## run the tests
 	$(BIN)/python -m pytest -q --durations=10 -n auto --dist loadfile --no-loadscope-reorder

@@ -69,10 +69,10 @@ def run(given: Namespace) -> int:
     named = {"before": "before", "demo_clip": "CLIP, by the same steps", "demo_grainclip": "GrainClip"}
     numbers = {named[name]: measure(load_model(source, torch.device("cpu"))[0]) for name, source in sources.items()}
     Console().print(_table(numbers))
-    picture = given.runs / "demo_grainclip" / "where.png"
+    drawn = given.runs / "demo_grainclip" / "where.png"
     model, _ = load_model(str(checkpoints["demo_grainclip"]), torch.device("cpu"))
-    draw(model, scenes.sample(SHOWN, "held_out"), picture)
-    show(f"where phrases of a scene are seen: {picture}")
+    draw(model, scenes.sample(SHOWN, "held_out"), drawn)
+    show(f"where phrases of a scene are seen: {drawn}")
     show(f"curves: tensorboard --logdir {given.runs}; all of it took {time.perf_counter() - start:.0f} s")
     return 0
 
@@ -83,9 +83,10 @@ def _train(runs: Path) -> None:
     settings = {
         "runs": str(runs), "model.pretrained": BASE, "trainer.max_epochs": "-1", "trainer.max_steps": str(STEPS),
         "trainer.limit_val_batches": "0", "trainer.enable_progress_bar": "false", "trainer.log_every_n_steps": "10",
-        "trainer.accelerator": "cpu", "data.num_workers": "0", "data.scenes.held_out": str(SCENES.held_out),
+        "trainer.accelerator": "cpu", "data.num_workers": "0",
         "images.every_n_steps": "0", "diagnostics.every_n_steps": "0",
     }  # fmt: skip
+    settings |= {f"data.scenes.{name}": str(value) for name, value in asdict(SCENES).items() if name != "size"}
     words = [word for name, value in settings.items() for word in (f"--{name}", value)]
     started: dict[str, subprocess.Popen[str]] = {}
     try:
@@ -129,12 +130,12 @@ def measure(model: EvaluationModel) -> dict[str, float]:
     context = model.encoder.config.context_length
     data = GranularityData(context_length=context, sampling=GrainSampling(0, 0), num_workers=0, scenes=SCENES)
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    trainer.test(method, data, verbose=False)
-    return method.numbers
+    found = trainer.test(method, data, verbose=False)[0]
+    return {name.removeprefix("test/"): number for name, number in found.items()}
 
 
 def draw(model: EvaluationModel, sample: Sample, file: Path) -> None:
-    """Write an image of where the longest phrases of a sample that name a box are seen."""
+    """Draw where the longest phrases of a sample that name a box are seen."""
     boxed = {region.phrase for region in sample.regions}
     phrases = [phrase.text for number, phrase in enumerate(sample.phrases) if number in boxed]
     texts = sorted(dict.fromkeys(phrases), key=len, reverse=True)[:PHRASES]
@@ -147,7 +148,7 @@ def draw(model: EvaluationModel, sample: Sample, file: Path) -> None:
 
 def _table(numbers: Mapping[str, Mapping[str, float]]) -> Table:
     table = Table(title=f"{SCENES.held_out} held-out scenes, percent", title_justify="left")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for column in COLUMNS:
         table.add_column(column, justify="right")
     for name, found in numbers.items():

@@ -26,7 +26,7 @@ from datamodules import scenes
 from datamodules.shards.discovery import find_shards
 from eval.data.shard_samples import Stored, stored
 from eval.interfaces import EvalContext
-from eval.protocols.phrase_grounding import Phrase, by_attention, by_similarity, locate
+from eval.protocols.phrase_grounding import Maps, Phrase, by_attention, by_similarity, locate
 from lightning_modules.checkpoints.metadata import KEY
 from lightning_modules.cli.evaluate import load_model
 from lightning_modules.cli.export import read
@@ -43,10 +43,10 @@ class Pointing(NamedTuple):
 
 
 def named_things(samples: Sequence[Stored]) -> list[Phrase]:
-    """The phrases that name exactly one box, in pixels of their picture."""
+    """The phrases that name exactly one box, in pixels of their image."""
     found = []
-    for number, (picture, sample) in enumerate(samples):
-        width, height = picture.open().size
+    for number, (image, sample) in enumerate(samples):
+        width, height = image.open().size
         boxes = Counter(region.phrase for region in sample.regions)
         for region in sorted((r for r in sample.regions if r.phrase is not None), key=lambda r: r.phrase or 0):
             if region.phrase is not None and boxes[region.phrase] == 1:
@@ -57,13 +57,13 @@ def named_things(samples: Sequence[Stored]) -> list[Phrase]:
     return found
 
 
-def pointing(model: EvaluationModel, samples: Sequence[Stored]) -> Pointing:
-    """Measure one model."""
-    pictures, phrases = [one.picture for one in samples], named_things(samples)
-    maps = by_similarity if model.pooling is None else by_attention
-    found = locate("pointing", model, EvalContext(Path()), pictures, phrases, maps, {})
+def pointing(model: EvaluationModel, samples: Sequence[Stored], maps: Maps | None = None) -> Pointing:
+    """Measure one model by its ``maps``; None: by its attention where it has any, else by similarity."""
+    images, phrases = [one.image for one in samples], named_things(samples)
+    maps = maps or (by_similarity if model.pooling is None else by_attention)
+    found = locate("pointing", model, EvalContext(Path()), images, phrases, maps, {})
     areas = [(x1 - x0) * (y1 - y0) for phrase in phrases for x0, y0, x1, y1 in phrase.boxes]
-    whole = [width * height for width, height in (pictures[phrase.image].open().size for phrase in phrases)]
+    whole = [width * height for width, height in (images[phrase.image].open().size for phrase in phrases)]
     chance = sum(area / pixels for area, pixels in zip(areas, whole, strict=True)) / len(phrases)
     return Pointing(found.pointed.double().mean().item(), len(phrases), chance)
 

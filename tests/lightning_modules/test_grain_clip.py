@@ -70,7 +70,7 @@ def test_sentences_take_the_images_whose_boxes_teach_nothing(batch):
     expected = SubcaptionLoss()(gathered, texts, valid, method.encoder.scale, ids)
     found = method.losses(batch, features)["sentence"]
     torch.testing.assert_close(found, 0.4 * expected, rtol=0, atol=1e-13)
-    assert method.extra_metrics(batch, features)["boxed_images"] == len(boxed) / len(batch.images)
+    assert method.extra_metrics(batch, features)["regions/boxed_image_share"] == len(boxed) / len(batch.images)
 
 
 def test_without_the_boxes_term_all_images_learn_from_sentences(batch):

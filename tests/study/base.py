@@ -16,17 +16,16 @@ import tempfile
 from pathlib import Path
 
 import torch
-from lightning import Trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from datamodules import GrainSampling, GranularityData
+from datamodules import SceneSet
 from datamodules.scenes.shards import VERSION
 from eval import markdown
-from lightning_modules import ClipFinetune
 from lightning_modules.boards.run_logs import read_run
-from lightning_modules.networks import EncoderConfig
+from lightning_modules.networks import DualEncoder
 from lightning_modules.networks.weights.files import SHIPPED
+from tests.study.measure import measure
 from tests.study.rows import ROOT
 
 NAME = "scenes-base"
@@ -92,27 +91,18 @@ def describe(run: Path, checkpoint: Path, weights: Path) -> str:
     logs = read_run(run, NAME)
     steps = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
     losses = [(step + 1, loss) for step, loss in logs.scalars["train/loss"] if step < FIRST_STEPS]
-    numbers = {split: measure(weights, split) for split in ("dev", "held-out")}
-    model = ClipFinetune(pretrained=str(weights), encoder=EncoderConfig(context_length=77))
+    numbers = {split.replace("_", "-"): measure(str(weights), SceneSet(), split) for split in ("dev", "held_out")}
+    model = DualEncoder.from_pretrained(weights)
     return CARD.format(
-        size=sum(parameter.numel() for parameter in model.encoder.parameters()) / 1e6,
+        size=sum(parameter.numel() for parameter in model.parameters()) / 1e6,
         train=logs.config["data.scenes.train"],
         version=VERSION,
         steps=steps,
         precision=logs.config["trainer.precision"].strip('"'),
         digest=hashlib.sha256((weights / "model.safetensors").read_bytes()).hexdigest(),
-        numbers="\n\n".join(f"On the {split} scenes:\n\n{markdown(found)}" for split, found in numbers.items()),
+        numbers="\n\n".join(f"On the {split} scenes:\n\n{markdown(found).strip()}" for split, found in numbers.items()),
         losses="\n".join(f"| {step} | {loss:.4f} |" for step, loss in losses),
     )
-
-
-def measure(weights: Path | str, split: str) -> dict[str, float]:
-    """Retrieval, hard negatives and boxes of a model on the ``dev`` or ``held-out`` scenes, in fp32."""
-    method = ClipFinetune(pretrained=str(weights), encoder=EncoderConfig(context_length=77), grain="summary")
-    data = GranularityData(context_length=77, sampling=GrainSampling(1, 0, summaries=1), num_workers=0)
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    (trainer.validate if split == "dev" else trainer.test)(method, data, verbose=False)
-    return method.numbers
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def publish(found: list[tuple[Study, Record]], drawn: Path) -> None:
 
 
 def filled(page: str) -> str:
-    """The page with every study's results as they are kept.
+    """The page with every study's results as they are kept, or the word that it has not been run.
 
     Raises:
         ValueError: where a study has changed since its results were taken over.
@@ -44,6 +44,9 @@ def filled(page: str) -> str:
 
     def fill(block: re.Match[str]) -> str:
         study = read_study(block[2])
-        return block[1] + "\n" + section(study, from_json(study, known[study.name]), place) + "\n\n" + block[3]
+        shown = f"Not run yet: `make study STUDIES={study.name}`."
+        if study.name in known:
+            shown = section(study, from_json(study, known[study.name]), place)
+        return f"{block[1]}\n{shown}\n\n{block[3]}"
 
     return BLOCK.sub(fill, page)

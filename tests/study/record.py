@@ -32,7 +32,7 @@ def to_json(study: Study, record: Record) -> dict[str, Any]:
         row: {**_asked(study, row), "seconds of a step": round(record.steps[row], 4), "seeds": seeds}
         for row, seeds in record.rows.items()
     }
-    return {"start": study.start and {**study.start, "numbers": record.start}, "rows": rows}
+    return {"start": {"model": study.start, "numbers": record.start}, "rows": rows}
 
 
 def from_json(study: Study, found: dict[str, Any]) -> Record:
@@ -43,11 +43,10 @@ def from_json(study: Study, found: dict[str, Any]) -> Record:
     """
     rows, start = found["rows"], found["start"]
     asked = {row: {key: own[key] for key in ("config", "fields")} for row, own in rows.items()}
-    before = start and {key: value for key, value in start.items() if key != "numbers"}
-    if asked != {row: _asked(study, row) for row in study.rows} or before != study.start:
+    if asked != {row: _asked(study, row) for row in study.rows} or start["model"] != study.start:
         raise ValueError(f"{study.name} has other rows, fields or another start than its results: run it again")
     return Record(
-        start and start["numbers"],
+        start["numbers"],
         {row: own["seeds"] for row, own in rows.items()},
         {row: own["seconds of a step"] for row, own in rows.items()},
     )

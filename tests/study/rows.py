@@ -17,7 +17,7 @@ class Study(NamedTuple):
     """One file of ``configs/study``."""
 
     name: str
-    start: dict[str, Any] | None  # what all rows start from: its name, config and fields; None: rows train from scratch
+    start: str | None  # the model that all rows start from, as their configs say; None: rows train from scratch
     config: str  # of the method
     settings: dict[str, Any]  # fields of every row
     rows: dict[str, dict[str, Any]]  # fields of each; ``config`` is another file in place of the study's

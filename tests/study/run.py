@@ -1,11 +1,11 @@
 """``make study``: the methods' claims in miniature, on the embedded data, from the files in ``configs/study``.
 
-All rows of a study start from the same model, trained first and exported, or from scratch, and train by the same steps
-with each seed. Runs go side by side, one thread each, so that a row and a seed give the same numbers on any number of
-cores. A finished run is never done again, unless its command or the method's config has changed; one that was broken
-off starts anew. At the end each row trains a few steps more, one row at a time, to tell what a step costs.
-``runs/study`` holds the runs, ``results.json`` with all numbers, ``results.md`` with the tables, and the figures;
-``--publish`` takes numbers, tables and figures over into the README and the folder ``results`` beside this file.
+All rows of a study start from the same model, or from scratch, and train by the same steps with each seed; then each is
+measured once on the held-out scenes (``measure.py``). Runs go side by side, one thread each, so that a row and a seed
+give the same numbers on any number of cores. A finished run is never done again, unless its command or the method's
+config has changed; one that was broken off starts anew. At the end each row trains a few steps more, one row at a time,
+to tell what a step costs. ``runs/study`` holds the runs, ``results.json`` with all numbers, ``results.md`` with the
+tables, and the figures; ``--publish`` takes numbers, tables and figures over into ``configs/study``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.study.publish import publish
 from tests.study.record import Numbers, Record, kept, to_json
 from tests.study.rows import ROOT, Run, Study, all_studies, read_study
 from tests.study.tables import section
-from tests.study.training import fine_tune, step_cost, trained_start
+from tests.study.training import fine_tune, start_numbers, step_cost
 
 
 def main() -> None:
@@ -41,20 +41,15 @@ def main() -> None:
     given = parser.parse_args()
     studies, out = [read_study(name) for name in given.studies or all_studies()], given.out.resolve()
     show = Console(soft_wrap=True).print
-    starts = {}
-    for study in studies:
-        if study.start is not None:
-            show(f"{study.name}: training what its rows start from, {study.start['name']}")
-        starts[study.name] = trained_start(study, out)
-    weights = {name: folder for name, (_, folder) in starts.items()}
-    rows = _fine_tuned(studies, given.seeds, given.jobs, out, weights)
+    starts = {study.name: start_numbers(study, out) for study in studies}
+    rows = _fine_tuned(studies, given.seeds, given.jobs, out)
     found = []
     for study in studies:
-        start, steps = starts[study.name][0], {}
+        start, steps = starts[study.name], {}
         for row in study.rows:
             show(f"{study.name}, {row}: what a step takes")
-            steps[row] = step_cost(Run(study, row, 0), out, weights[study.name])
-        found.append((study, Record(start and kept(study, start["numbers"]), rows[study.name], steps)))
+            steps[row] = step_cost(Run(study, row, 0), out)
+        found.append((study, Record(None if start is None else kept(study, start), rows[study.name], steps)))
         for name, wanted in study.figures.items():
             (out / name).write_bytes(svg(draw(study, wanted, found[-1][1])))
     record = json.dumps({study.name: to_json(study, one) for study, one in found}, indent=1, ensure_ascii=False)
@@ -66,15 +61,13 @@ def main() -> None:
     show(f"\n{text}\n\nwritten: {out / 'results.md'}, {out / 'results.json'}")
 
 
-def _fine_tuned(
-    studies: list[Study], seeds: int, jobs: int, out: Path, weights: dict[str, Path | None]
-) -> dict[str, dict[str, list[Numbers]]]:
+def _fine_tuned(studies: list[Study], seeds: int, jobs: int, out: Path) -> dict[str, dict[str, list[Numbers]]]:
     """Of each study's rows the numbers that it shows, with all seeds."""
     runs = [Run(study, row, seed) for study in studies for seed in range(seeds) for row in study.rows]
     found: dict[str, dict[str, list[Numbers]]] = {s.name: {row: [] for row in s.rows} for s in studies}
     show = Console(soft_wrap=True).print
     with ThreadPoolExecutor(jobs) as pool:
-        waiting = [pool.submit(fine_tune, run, out, weights[run.study.name]) for run in runs]
+        waiting = [pool.submit(fine_tune, run, out) for run in runs]
         try:
             for number, (run, future) in enumerate(zip(runs, waiting, strict=True), start=1):
                 done = future.result()

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from tests.study.record import Numbers, Record
 from tests.study.rows import Study
 
-MARGIN = 5  # points that a row which is "not below" another may lose
+MARGIN = 1  # point that a row which is "not below" another may lose
 
 
 def values(study: Study, column: str, runs: list[Numbers], start: Numbers | None) -> list[float]:
@@ -43,8 +43,8 @@ def results_table(study: Study, record: Record) -> str:
 def verdict(study: Study, claim: dict[str, str], record: Record) -> tuple[str, str]:
     """ "seen", "not seen" or "reversed", open with one seed, and the difference in points with its standard error.
 
-    A difference counts where it is larger than twice its standard error over the seeds. A row is ``not_below`` another
-    where, within twice that error, it loses less than ``MARGIN``.
+    A difference counts where it is larger than twice its standard error over the seeds. That a row is ``not_below``
+    another is seen where, within twice that error, it loses less than ``MARGIN``, and reversed where it loses more.
     """
     keeps = "not_below" in claim
     ours, theirs = (
@@ -55,8 +55,9 @@ def verdict(study: Study, claim: dict[str, str], record: Record) -> tuple[str, s
     if min(len(ours), len(theirs)) < 2:
         return "open: one seed", f"{difference:+.1f}"
     error = sqrt(sum(stdev(found) ** 2 / len(found) for found in (ours, theirs)))
-    shown = difference - 2 * error > (-MARGIN if keeps else 0)
-    word = "reversed" if difference < -2 * error else "seen" if shown else "not seen"
+    least = -MARGIN if keeps else 0
+    seen, reversed_ = difference - 2 * error > least, difference + 2 * error < least
+    word = "seen" if seen else "reversed" if reversed_ else "not seen"
     return word, f"{difference:+.1f} ± {error:.1f}"
 
 

@@ -1,4 +1,4 @@
-"""Runs of the mini-study: each in a process of its own, done once, kept in a folder."""
+"""Runs of the mini-study: each in a process of its own, done once, measured, kept in a folder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,26 @@ import yaml
 from tests.study.rows import ROOT, Run, Study, words
 
 PROGRAM = (sys.executable, "-m", "lightning_modules")
-QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false", "--data.num_workers", "0")
-FEW = ("--trainer.max_steps", "16", "--trainer.limit_val_batches", "0", "--images.every_n_steps", "0")
+MEASURE = (sys.executable, str(ROOT / "tests" / "study" / "measure.py"))
+QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.limit_val_batches", "0", "--data.num_workers", "0")
+FEW = (
+    "--trainer.max_steps",
+    "16",
+    "--images.every_n_steps",
+    "0",
+    "--trainer.callbacks+",
+    "tests.study.step_cost.StepCost",
+)
+MEASURED = "measured.json"
 
 
-def fit(
-    config: str, folder: Path, given: list[str], threads: int | None, result: str = "results.json"
-) -> dict[str, Any]:
-    """Train, unless ``folder`` holds what this very command gave; what it wrote as ``result``, and its seconds.
+def fit(config: str, folder: Path, given: list[str], threads: int | None, then: Sequence[str] = ()) -> dict[str, Any]:
+    """Train, unless ``folder`` holds what this very command gave; the record of the run.
+
+    ``then`` is a command that measures: it gets the last checkpoint, and ``--out`` with the file for its numbers.
 
     Raises:
-        RuntimeError: where training failed; it names the log.
+        RuntimeError: where training or measuring failed; it names the log.
     """
     given = ["fit", "--config", config, *given]
     place = ["--runs", str(folder.parent), "--name", folder.name]
@@ -36,45 +46,48 @@ def fit(
         return done
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    log, start = folder / "log.txt", time.perf_counter()
-    environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
-    with log.open("w", encoding="utf-8") as lines:
-        code = subprocess.run(
-            [*PROGRAM, *given, *place], cwd=ROOT, env=environment, stdout=lines, stderr=subprocess.STDOUT, check=False
-        ).returncode
-    if code:
-        raise RuntimeError(f"training failed with status {code}: see {log}")
-    results = json.loads((folder / result).read_text(encoding="utf-8"))
-    done = {**asked, "seconds": round(time.perf_counter() - start), **results}
+    start = time.perf_counter()
+    _run([*PROGRAM, *given, *place], folder / "log.txt", threads)
+    done = {**asked, "seconds": round(time.perf_counter() - start)}
+    if then:
+        done |= _measured([*then, str(folder / "checkpoints" / "last.ckpt")], folder, threads)
     record.write_text(json.dumps(done, indent=1), encoding="utf-8")
     return done
 
 
-def trained_start(study: Study, out: Path) -> tuple[dict[str, Any] | None, Path | None]:
-    """Train and export the model that a study's rows start from: its results, and the folder of its weights."""
-    if (start := study.start) is None:
-        return None, None
-    folder, weights = out / start["name"], out / f"{start['name']}-exported"
-    done = fit(start["config"], folder, [*words(start["settings"]), *QUIET], threads=None)
-    if not weights.is_dir() or weights.stat().st_mtime < (folder / "study.json").stat().st_mtime:
-        shutil.rmtree(weights, ignore_errors=True)
-        checkpoint = str(folder / "checkpoints" / "last.ckpt")
-        subprocess.run([*PROGRAM, "export", checkpoint, str(weights)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    return done, weights
+def start_numbers(study: Study, out: Path) -> dict[str, float] | None:
+    """The numbers of the model that a study's rows start from; None where they train from scratch."""
+    if study.start is None:
+        return None
+    folder = out / study.start
+    if not (folder / MEASURED).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        _measured([*MEASURE, study.start], folder, threads=None)
+    return json.loads((folder / MEASURED).read_text(encoding="utf-8"))["numbers"]
 
 
-def fine_tune(run: Run, out: Path, weights: Path | None) -> dict[str, Any]:
-    """Train one row with one seed."""
-    return fit(run.config(), run.folder(out), _from(weights, run), threads=1)
+def fine_tune(run: Run, out: Path) -> dict[str, Any]:
+    """Train one row with one seed, and measure it on the held-out scenes."""
+    return fit(run.config(), run.folder(out), [*words(run.fields()), *QUIET], threads=1, then=MEASURE)
 
 
-def step_cost(run: Run, out: Path, weights: Path | None) -> float:
+def step_cost(run: Run, out: Path) -> float:
     """Seconds of processor time of a training step of a row, by a run of a few steps."""
-    given = [*_from(weights, run), *FEW, "--trainer.callbacks+", "tests.study.step_cost.StepCost"]
     folder = out / run.study.name / "cost" / run.folder(out).parent.name
-    return fit(run.config(), folder, given, threads=1, result="cost.json")["seconds_of_a_step"]
+    fit(run.config(), folder, [*words(run.fields()), *QUIET, *FEW], threads=1)
+    return json.loads((folder / "cost.json").read_text(encoding="utf-8"))["seconds_of_a_step"]
 
 
-def _from(weights: Path | None, run: Run) -> list[str]:
-    start = [] if weights is None else ["--model.init_args.pretrained", str(weights)]
-    return [*start, *words(run.fields()), *QUIET]
+def _measured(command: Sequence[str], folder: Path, threads: int | None) -> dict[str, Any]:
+    _run([*command, "--out", str(folder / MEASURED)], folder / "log.txt", threads)
+    return json.loads((folder / MEASURED).read_text(encoding="utf-8"))
+
+
+def _run(command: Sequence[str], log: Path, threads: int | None) -> None:
+    environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
+    with log.open("a", encoding="utf-8") as lines:
+        code = subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=lines, stderr=subprocess.STDOUT, check=False
+        ).returncode
+    if code:
+        raise RuntimeError(f"{' '.join(command[1:4])} failed with status {code}: see {log}")

@@ -1,0 +1,84 @@
+"""A model's numbers on the embedded scenes, whatever it was trained with: the same texts of the same scenes for all.
+
+    python tests/study/measure.py MODEL [--split dev] [--seed 0] [--scenes 2048] [--out FILE]
+
+Retrieval by caption, by summary and by sentence, hard negatives, boxes, and pointing: the share of phrases whose map
+peaks inside the box of the thing that they name, by attention where the model has any and by similarity. In fp32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from lightning import Trainer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from datamodules import GrainSampling, GranularityData, SceneSet
+from datamodules.atomic_write import write_text
+from datamodules.scenes import ensure_shards
+from datamodules.shards.discovery import find_shards
+from eval import markdown
+from eval.data.shard_samples import stored
+from eval.protocols.phrase_grounding import by_attention, by_similarity
+from lightning_modules import ClipFinetune
+from lightning_modules.cli.evaluate import load_model
+from lightning_modules.inference.evaluation_model import EvaluationModel
+from tests.bench.pointing import pointing
+
+POINTED = 512  # scenes whose phrases are looked for
+SENTENCES = 5
+
+
+def measure(source: str, scenes: SceneSet, split: str = "held_out") -> dict[str, float]:
+    """All numbers of a checkpoint, folder or name of a model on a split of the ``scenes``."""
+    model, _ = load_model(source, torch.device("cpu"))
+    data = GranularityData(
+        context_length=model.encoder.config.context_length,
+        sampling=GrainSampling(SENTENCES, 0, summaries=1),
+        num_workers=0,
+        scenes=scenes,
+    )
+    numbers = validate(model, data, split)
+    shards = ensure_shards(**asdict(scenes))._asdict()[split]
+    samples = list(stored(find_shards([str(shard) for shard in shards])))[:POINTED]
+    numbers["pointing/similarity/accuracy"] = pointing(model, samples, by_similarity).accuracy
+    if model.pooling is not None:
+        numbers["pointing/attention/accuracy"] = pointing(model, samples, by_attention).accuracy
+    return numbers
+
+
+def validate(model: EvaluationModel, data: GranularityData, split: str) -> dict[str, float]:
+    """What every method's validation measures."""
+    method = ClipFinetune(encoder=model.encoder.config)
+    method.encoder = model.encoder
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    found = (trainer.test if split == "held_out" else trainer.validate)(method, data, verbose=False)[0]
+    return {name.partition("/")[2]: number for name, number in found.items() if "/loss" not in name}
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--split", choices=("dev", "held_out"), default="held_out")
+    parser.add_argument("--seed", type=int, default=0, help="of the scenes")
+    parser.add_argument("--scenes", type=int, default=SceneSet().held_out, help="how many are held out")
+    parser.add_argument("--out", type=Path, help="a JSON file for the numbers; without it a table is shown")
+    given = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    numbers = measure(given.model, SceneSet(held_out=given.scenes, seed=given.seed), given.split)
+    if given.out is None:
+        print(markdown(numbers))
+    else:
+        write_text(given.out, json.dumps({"numbers": numbers}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
