@@ -112,7 +112,7 @@ def loss_seconds(method: BetaClip, data: Sequence[Batch], steps: int, device: to
         queries = join(*(batch.grains[grain] for grain in GRAINS))
         with torch.no_grad(), autocast(device):
             found = method.features(batch)
-            texts = found.of(queries)
+            texts = found.texts_at(queries)
             views = method.pooling(texts, found.images.patches)
         given.append(([found.images.image, texts, views], queries.valid, batch.texts.ids[queries.index]))
 

@@ -97,9 +97,9 @@ def test_refusals(checkpoint, root, tmp_path, capsys):
         return capsys.readouterr().err
 
     assert "no benchmark 'coco'; did you mean" in refused(checkpoint, "coco", root)
-    assert "instances_val2017.json does not exist" in refused(checkpoint, "coco_boxes", tmp_path)
+    assert "holds no annotations/instances_val2017.json; --root must be" in refused(checkpoint, "coco_boxes", tmp_path)
     assert "no such checkpoint" in refused(tmp_path / "none.ckpt", "coco_boxes", root)
-    assert "is no file, no folder and no hub id" in refused(tmp_path / "none", "coco_boxes", root)
+    assert "is no file, no folder, no hub id" in refused(tmp_path / "none", "coco_boxes", root)
     assert "--device must be a device that is here" in refused(checkpoint, "coco_boxes", root, "--device", "abacus")
     assert "--batch_size must be a whole number of at least 1, got '0'" in refused(
         checkpoint, "coco_boxes", root, "--batch_size", 0

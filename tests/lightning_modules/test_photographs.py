@@ -26,7 +26,7 @@ def test_fifty_photographs_are_learnt_by_heart(config, batches, shared, nltk_dat
     settings = [
         "--data.shards=shards", "--data.val_shards=shards", "--data.batch_size=25", "--data.num_workers=0",
         "--data.sampling.sentences=1", "--data.sampling.phrases=3", "--data.train_transform=datamodules.Squash",
-        "--model.init_args.optim.warmup_steps=10", f"--data.batches_per_epoch={batches}",
+        "--model.init_args.pretrained=null", "--model.init_args.optim.lr=2e-3", f"--data.batches_per_epoch={batches}",
         "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
     ]  # fmt: skip
     assert main(["fit", "--config", str(ROOT / f"configs/{config}.yaml"), *settings]) == 0

@@ -60,7 +60,7 @@ def test_what_belongs_to_a_run(change, said):
 @pytest.mark.parametrize(
     "change",
     [
-        {"data__workers": 0}, {"data__skip__max_rate": 0.5}, {"model__init_args__memory__cache_part": 4},
+        {"data__num_workers": 0}, {"data__skip__max_rate": 0.5}, {"model__init_args__memory__grad_cache_chunk": 4},
         {"trainer__devices": 8}, {"trainer__strategy": "auto"}, {"images__every_n_steps": 0}, {"name": "b"},
     ],
 )  # fmt: skip
