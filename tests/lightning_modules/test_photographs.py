@@ -11,11 +11,15 @@ import pytest
 from lightning_modules.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
+ALL_OF_MULCLIP = (
+    "--model.init_args.word_weight=1", "--model.init_args.subcaption_weight=1",
+    "--model.init_args.patches=calibrated", "--model.init_args.calibration={gain: 20}",
+)  # fmt: skip
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("config", "batches"), [("beta_bce", 120), ("mulclip", 80)])
-def test_fifty_photographs_are_learnt_by_heart(config, batches, shared, nltk_data, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("config", "batches", "more"), [("beta_bce", 120, ()), ("mulclip", 80, ALL_OF_MULCLIP)])
+def test_fifty_photographs_are_learnt_by_heart(config, batches, more, shared, nltk_data, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     monkeypatch.chdir(tmp_path)
     coco = shared / "data" / "coco_tiny"
@@ -26,8 +30,11 @@ def test_fifty_photographs_are_learnt_by_heart(config, batches, shared, nltk_dat
     settings = [
         "--data.shards=shards", "--data.val_shards=shards", "--data.batch_size=25", "--data.num_workers=0",
         "--data.sampling.sentences=1", "--data.sampling.phrases=3", "--data.train_transform=datamodules.Squash",
-        "--model.init_args.pretrained=null", "--model.init_args.optim.lr=2e-3", f"--data.batches_per_epoch={batches}",
+        "--model.init_args.pretrained=null", "--model.init_args.optim.lr=1e-3",
+        "--model.init_args.optim.added_modules_lr=2e-3", "--model.init_args.optim.warmup_steps=10",
+        f"--data.batches_per_epoch={batches}",
         "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
+        *more,
     ]  # fmt: skip
     assert main(["fit", "--config", str(ROOT / f"configs/{config}.yaml"), *settings]) == 0
     numbers = json.loads((tmp_path / f"runs/{config}/results.json").read_text())["numbers"]
