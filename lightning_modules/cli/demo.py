@@ -16,6 +16,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import torch
 from lightning import Trainer
@@ -67,7 +68,8 @@ def run(given: Namespace) -> int:
     checkpoints = {name: given.runs / name / "checkpoints" / "last.ckpt" for name in RUNS}
     sources = {"before": BASE, **{name: str(path) for name, path in checkpoints.items()}}
     named = {"before": "before", "demo_clip": "CLIP, by the same steps", "demo_grainclip": "GrainClip"}
-    numbers = {named[name]: measure(load_model(source, torch.device("cpu"))[0]) for name, source in sources.items()}
+    models = {named[name]: load_model(source, torch.device("cpu"))[0] for name, source in sources.items()}
+    numbers = {name: measure(model, SCENES, "held_out", GrainSampling(0, 0)) for name, model in models.items()}
     Console().print(_table(numbers))
     drawn = given.runs / "demo_grainclip" / "where.png"
     model, _ = load_model(str(checkpoints["demo_grainclip"]), torch.device("cpu"))
@@ -123,15 +125,17 @@ def _last_step(log: Path) -> str:
     return ",".join(steps[-1].split(",")[:2]) if steps else "starting"
 
 
-def measure(model: EvaluationModel) -> dict[str, float]:
-    """Retrieval, hard negatives and boxes on the demo's held-out scenes, in fp32."""
+def measure(
+    model: EvaluationModel, scene_set: SceneSet, split: Literal["dev", "held_out"], sampling: GrainSampling
+) -> dict[str, float]:
+    """What every method's validation measures, on the ``held_out`` or the ``dev`` scenes, in fp32."""
     method = ClipFinetune(encoder=model.encoder.config)
     method.encoder = model.encoder
     context = model.encoder.config.context_length
-    data = GranularityData(context_length=context, sampling=GrainSampling(0, 0), num_workers=0, scenes=SCENES)
+    data = GranularityData(context_length=context, sampling=sampling, num_workers=0, scenes=scene_set)
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    found = trainer.test(method, data, verbose=False)[0]
-    return {name.removeprefix("test/"): number for name, number in found.items()}
+    found = (trainer.test if split == "held_out" else trainer.validate)(method, data, verbose=False)[0]
+    return {name.partition("/")[2]: number for name, number in found.items() if "/loss" not in name}
 
 
 def draw(model: EvaluationModel, sample: Sample, file: Path) -> None:

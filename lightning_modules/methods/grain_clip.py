@@ -26,7 +26,7 @@ from datamodules.batch import Batch, Grain, join
 from lightning_modules.methods.base import Features, LossTerms, Method
 from lightning_modules.methods.data_check import MethodError
 from lightning_modules.methods.gradient_cache import MemoryConfig
-from lightning_modules.methods.harmo_region_losses import LinkedPhrases
+from lightning_modules.methods.harmo_region_losses import contrast_phrases
 from lightning_modules.methods.loss_weights import check_weight
 from lightning_modules.methods.optimizers import OptimConfig
 from lightning_modules.networks import EncoderConfig, TextConditionedPooling, pool_regions
@@ -124,10 +124,7 @@ class GrainClip(Method):
 
     def _region(self, scale: Float[Tensor, " 1"], batch: Batch, features: Features) -> Float[Tensor, ""]:
         regions = pool_regions(features.images.dense, batch.regions.boxes, batch.regions.image)
-        named = LinkedPhrases.of(batch)
-        phrases = features.texts_at(batch.grains[Grain.PHRASE])[named.image, named.slot]
-        lemma = batch.lexemes.lemma[named.image, named.slot]
-        return self.contrast(regions, phrases, named.links, scale, lemma, batch.regions.image, named.image)
+        return contrast_phrases(self.contrast, batch, features, regions, scale)
 
     def _sentence(self, batch: Batch, features: Features) -> Float[Tensor, ""]:
         sentences = batch.grains[Grain.SENTENCE]

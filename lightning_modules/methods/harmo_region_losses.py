@@ -59,6 +59,16 @@ class LinkedPhrases(NamedTuple):
         return cls(phrase // width, phrase % width, torch.stack([row, which], 1))
 
 
+def contrast_phrases(
+    contrast: LexemeRegionLoss, batch: Batch, features: Features, regions: Float[Tensor, "R D"], scale: Scalar
+) -> Float[Tensor, ""]:
+    """Regions, a unit vector for each row of ``batch.regions``, against the phrases that name them, read alone."""
+    named = LinkedPhrases.of(batch)
+    phrases = features.texts_at(batch.grains[Grain.PHRASE])[named.image, named.slot]
+    lemma = batch.lexemes.lemma[named.image, named.slot]
+    return contrast(regions, phrases, named.links, scale, lemma, batch.regions.image, named.image)
+
+
 class RegionTarget(ABC):
     """A loss on regions."""
 
@@ -134,11 +144,8 @@ class PhraseTarget(RegionTarget):
 
     @override
     def loss(self, inputs: RegionInputs) -> Float[Tensor, ""]:
-        batch, named = inputs.batch, LinkedPhrases.of(inputs.batch)
-        texts = inputs.features.texts_at(batch.grains[Grain.PHRASE])[named.image, named.slot]
-        lemma = batch.lexemes.lemma[named.image, named.slot]
         contrast = LexemeRegionLoss(self.same_lemma, self.negatives)
-        return contrast(inputs.regions, texts, named.links, inputs.scale, lemma, batch.regions.image, named.image)
+        return contrast_phrases(contrast, inputs.batch, inputs.features, inputs.regions, inputs.scale)
 
 
 @dataclass(frozen=True)

@@ -14,53 +14,37 @@ import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import torch
-from lightning import Trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from datamodules import GrainSampling, GranularityData, SceneSet
+from datamodules import GrainSampling, SceneSet
 from datamodules.atomic_write import write_text
 from datamodules.scenes import ensure_shards
 from datamodules.shards.discovery import find_shards
 from eval import markdown
 from eval.data.shard_samples import stored
 from eval.protocols.phrase_grounding import by_attention, by_similarity
-from lightning_modules import ClipFinetune
+from lightning_modules.cli.demo import measure as validate
 from lightning_modules.cli.evaluate import load_model
-from lightning_modules.inference.evaluation_model import EvaluationModel
 from tests.bench.pointing import pointing
 
 POINTED = 512  # scenes whose phrases are looked for
 SENTENCES = 5
 
 
-def measure(source: str, scenes: SceneSet, split: str = "held_out") -> dict[str, float]:
+def measure(source: str, scenes: SceneSet, split: Literal["dev", "held_out"] = "held_out") -> dict[str, float]:
     """All numbers of a checkpoint, folder or name of a model on a split of the ``scenes``."""
     model, _ = load_model(source, torch.device("cpu"))
-    data = GranularityData(
-        context_length=model.encoder.config.context_length,
-        sampling=GrainSampling(SENTENCES, 0, summaries=1),
-        num_workers=0,
-        scenes=scenes,
-    )
-    numbers = validate(model, data, split)
+    numbers = validate(model, scenes, split, GrainSampling(SENTENCES, 0, summaries=1))
     shards = ensure_shards(**asdict(scenes))._asdict()[split]
     samples = list(stored(find_shards([str(shard) for shard in shards])))[:POINTED]
     numbers["pointing/similarity/accuracy"] = pointing(model, samples, by_similarity).accuracy
     if model.pooling is not None:
         numbers["pointing/attention/accuracy"] = pointing(model, samples, by_attention).accuracy
     return numbers
-
-
-def validate(model: EvaluationModel, data: GranularityData, split: str) -> dict[str, float]:
-    """What every method's validation measures."""
-    method = ClipFinetune(encoder=model.encoder.config)
-    method.encoder = model.encoder
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    found = (trainer.test if split == "held_out" else trainer.validate)(method, data, verbose=False)[0]
-    return {name.partition("/")[2]: number for name, number in found.items() if "/loss" not in name}
 
 
 def main() -> None:
