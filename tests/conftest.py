@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import jaxtyping
@@ -20,7 +21,7 @@ torch.set_num_threads(1)  # test files run side by side, one process a core
 prepare_server()
 
 
-def pytest_collection_modifyitems(items: list[pytest.PreparedSample]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first: then none of them is left to a single process at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
@@ -43,7 +44,9 @@ def nltk_data(request: pytest.FixtureRequest) -> None:
     from datamodules.granularity.nltk_data import missing_nltk_data
 
     if missing_nltk_data():
-        nltk.data.path.insert(0, str(request.getfixturevalue("shared") / "nltk_data"))
+        folder = str(request.getfixturevalue("shared") / "nltk_data")
+        nltk.data.path.insert(0, folder)
+        os.environ["NLTK_DATA"] = folder  # for the processes that tests start
     if missing_nltk_data():
         pytest.skip("needs NLTK's data: python -m nltk.downloader punkt_tab averaged_perceptron_tagger_eng")
 

@@ -256,22 +256,24 @@ def test_arrays_are_read_in_pieces(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_real_captions(tmp_path, shared):
+def test_real_captions(tmp_path, shared, nltk_data):
     """2,000 DOCCI captions: every offset exact, no sentence beyond its caption, the same bytes twice."""
     captions = [row["caption"] for row in json_lines(shared / "data" / "docci_captions.jsonl")]
     put(tmp_path / "a.jpg", width=32, height=32)
-    table = lines(tmp_path / "t.jsonl", [{"image": "a.jpg", "caption": caption} for caption in captions])
-    for name, processes in [("one", 1), ("two", 2)]:
-        prepare.prepare_table(tmp_path, table, PrepareJob(tmp_path / name, processes=processes, samples_per_shard=250))
+    tables = {n: lines(tmp_path / f"{n}.jsonl", [{"image": "a.jpg", "caption": c} for c in captions[:n]])
+              for n in (200, len(captions))}  # fmt: skip
+    for name, number, processes in [("one", 200, 1), ("two", 200, 2), ("all", len(captions), 2)]:
+        job = PrepareJob(tmp_path / name, processes=processes, samples_per_shard=number // 8)
+        prepare.prepare_table(tmp_path, tables[number], job)
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / n).glob("*.[jt]*")} for n in ("one", "two"))
     assert one.keys() == two.keys()
     assert one == two
-    found = read(tmp_path / "one")
+    found = read(tmp_path / "all")
     assert len(found) == len(captions) == 2000
     for sample in found:
         assert all(len(sentence) <= len(sample.caption) for sentence in sample.sentences)
         assert all(sample.caption[p.start : p.end] == p.text for p in (*sample.phrases, *sample.stop_phrases))
-    statistics = json.loads(one["manifest.json"])["statistics"]
+    statistics = json.loads((tmp_path / "all" / "manifest.json").read_text())["statistics"]
     counts = {name: sum(int(value) * n for value, n in found.items()) for name, found in statistics.items()}
     assert counts["sentences"] == sum(len(sample.sentences) for sample in found)
     assert counts["phrases"] == sum(len(sample.phrases) for sample in found)

@@ -33,16 +33,20 @@ class Conditions(NamedTuple):
     steps: Steps = "both"
     cached: bool = False  # gradient caching
     resumed: bool = False
+    passes: int = 0  # whole ones, in place of a number of steps
 
     @property
     def label(self) -> str:
         """For people."""
-        more = [word for word, wanted in (("cached", self.cached), ("resumed", self.resumed)) if wanted]
+        words = {"cached": self.cached, "resumed": self.resumed, f"{self.passes} passes": self.passes}
+        more = [word for word, wanted in words.items() if wanted]
         return "-".join([self.precision, self.ranks, self.steps, *more])
 
 
 class Outcome(NamedTuple):
-    """Of this rank: the loss of each batch and the gradients' norm at each step; weights are whole."""
+    """Of this rank: the loss of each batch, the gradients' norm at each step, and the epoch and key of each sample that
+    was left out; weights are whole.
+    """
 
     losses: list[float]
     norms: list[float]
@@ -50,12 +54,13 @@ class Outcome(NamedTuple):
     weights: dict[str, torch.Tensor]
     validated: dict[str, float]
     keys: list[Sequence[str]]
+    skipped: list[tuple[int, str]]
 
 
 class _Notes(Callback):
     def __init__(self, save: str | None, at: int) -> None:
         self.save, self.at = save, at
-        self.losses, self.norms, self.keys = [], [], []
+        self.losses, self.norms, self.keys, self.skipped = [], [], [], []
         self.step = 0
 
     def on_train_start(self, trainer, pl_module):
@@ -64,6 +69,7 @@ class _Notes(Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.losses.append(trainer.callback_metrics["train/loss"].item())
         self.keys.append(batch.keys)
+        self.skipped += [(trainer.current_epoch, skip.key) for skip in batch.skipped]
         if trainer.global_step > self.step:
             self.step = trainer.global_step
             grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
@@ -81,7 +87,9 @@ def run(
     save: str | None = None,
     resume: str | None = None,
 ) -> Outcome:
-    """Train copies of both. A checkpoint goes to ``save`` after the first step, inside an epoch."""
+    """Train copies of both, for so many steps or for the conditions' passes. A checkpoint goes to ``save`` after the
+    first step, inside an epoch.
+    """
     method, data = copy.deepcopy(method), copy.deepcopy(data)
     ranks = 1 if conditions.ranks == "one" else dist.get_world_size()
     data.val_batch_size //= ranks
@@ -89,7 +97,8 @@ def run(
     started = {name: weight.detach().clone().float() for name, weight in method.state_dict().items()}
     notes = _Notes(save, 1)
     trainer = Trainer(
-        max_steps=steps, accelerator="cpu", devices=ranks, logger=False, enable_progress_bar=False,
+        max_steps=-1 if conditions.passes else steps, max_epochs=conditions.passes or None, accelerator="cpu",
+        devices=ranks, logger=False, enable_progress_bar=False,
         strategy=strategy({"one": "ddp", "ddp": "ddp", "fsdp2": "whole"}[conditions.ranks], ranks),
         precision=conditions.precision, enable_model_summary=False, enable_checkpointing=False, deterministic=True,
         use_distributed_sampler=False, num_sanity_val_steps=0, check_val_every_n_epoch=1, log_every_n_steps=2,
@@ -101,7 +110,7 @@ def run(
     weights = _whole(method) if conditions.ranks == "fsdp2" else method.state_dict()
     validated = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/loss")}
     weights = {name: weight.detach().clone().float() for name, weight in weights.items()}
-    return Outcome(notes.losses, notes.norms, started, weights, validated, notes.keys)
+    return Outcome(notes.losses, notes.norms, started, weights, validated, notes.keys, notes.skipped)
 
 
 def _whole(method: LightningModule) -> dict[str, torch.Tensor]:
