@@ -9,12 +9,15 @@ INSTALLER ?= uv
 STAMP := .venv/grainclip-setup
 IMPORTS := lightning.pytorch.cli, tensorboard, timm, torchmetrics, transformers.models.clip.modeling_clip, webdataset
 
+# Bytecode is kept whatever the environment says: the tests start some hundred processes.
+export PYTHONDONTWRITEBYTECODE :=
+
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  make setup INSTALLER=pip PYTHONS=python3.11   with pip where uv cannot reach the registry; with this Python"
 
 # The stamp holds this folder (the scripts in .venv name it: a moved .venv is built anew) and the pyproject.toml installed.
-# The last step imports the big packages, so that their bytecode is on disk whatever PYTHONDONTWRITEBYTECODE says.
+# The last step imports the big packages, so that their bytecode is on disk.
 setup: ## build .venv if it is missing, update it if pyproject.toml has changed
 	@set -e; \
 	wanted() { echo "$(CURDIR)"; cat pyproject.toml; }; \
@@ -45,7 +48,7 @@ setup: ## build .venv if it is missing, update it if pyproject.toml has changed
 		echo "uv reads none of pip's settings (a mirror, say); to install with pip: make setup INSTALLER=pip" >&2; exit 1; \
 	fi; \
 	echo "importing the big packages once: the next start is quick"; \
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -c 'import $(IMPORTS)'; \
+	$(BIN)/python -c 'import $(IMPORTS)'; \
 	wanted > $(STAMP); \
 	echo ".venv is ready; to use it in this shell: source .venv/bin/activate"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -19,6 +20,23 @@ ROOT = Path(__file__).resolve().parent.parent
 
 torch.set_num_threads(1)  # test files run side by side, one process a core
 prepare_server()
+gc.disable()  # until all tests are imported: nothing of them is garbage
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Three processes on two cores: many tests wait for others, or for a clock."""
+    return min((os.cpu_count() or 1) * 3 // 2, 16) or 1
+
+
+def pytest_collection_finish() -> None:
+    """What is imported now stays: the garbage collector need not look at it again after each test."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Extensions complain of objects that are left at the end."""
+    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -23,7 +23,7 @@ def test_fifty_photographs_are_learnt_by_heart(config, batches, more, shared, nl
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     monkeypatch.chdir(tmp_path)
     coco = shared / "data" / "coco_tiny"
-    command = ["prepare", "coco", f"--images={coco / 'train2017'}", "--out=shards"]
+    command = ["prepare", "coco", f"--images={coco / 'train2017'}", "--out=shards", "--max_side=96"]
     command += [f"--captions={coco / 'annotations/captions_train2017.json'}"]
     command += [f"--instances={coco / 'annotations/instances_train2017.json'}"]
     assert main(command) == 0

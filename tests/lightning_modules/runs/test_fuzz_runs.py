@@ -207,7 +207,7 @@ def live(commands: Commands, whole: dict, seed: int, acts: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_short_lives(commands, whole, seed):
     live(commands, whole, seed, 1 + seed % 2)
 
