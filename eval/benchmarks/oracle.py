@@ -16,7 +16,7 @@ from eval.benchmarks.retrieval_file import read_table
 from eval.data.caption_preprocessing import raw
 from eval.data.image_preprocessing import centre_crop
 from eval.interfaces import EvalContext, Result
-from eval.metrics.bidirectional_ranking import rank_both_ways
+from eval.metrics.bidirectional_ranking import rank_bidirectional
 from eval.metrics.gather import rank, world_size
 from eval.metrics.similarity import unit_rows
 from eval.protocols.embed import ahead, embed_texts, in_batches, pixels, together
@@ -51,7 +51,7 @@ class OracleFile:
             own = texts[part.start : part.stop].to(dense.device)
             views = model.condition(own, dense, torch.arange(len(part), device=dense.device))
             rows.append(unit_rows(f"{name}: views", views).cpu())
-        found = rank_both_ways(together(rows, batches), texts, torch.arange(len(captions)))
+        found = rank_bidirectional(together(rows, batches), texts, torch.arange(len(captions)))
         numbers = {
             f"{name}/{way}/R@{k}": ranks.recall(k)
             for way, ranks in (("text_to_image", found.text_to_image), ("image_to_text", found.image_to_text))

@@ -1,7 +1,7 @@
 """Box classification: the rank of a box's class among C classes, by the box's embedding and the classes' texts.
 
-Two averages are in use and must not be compared: over boxes (FG-CLIP's top-1 and top-5) and over the classes present
-(CLIPSelf's mAcc, so that "person" does not decide). Both are given; CLIPSelf rounds each class to fp16, we do not.
+Papers use two averages that must not be compared: over boxes (FG-CLIP's top-1 and top-5) and over the classes present
+(CLIPSelf's mAcc, where "person" does not dominate). Both are given; CLIPSelf rounds each class to fp16, we do not.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eval.metrics.distributed_table import TableMetric, key_ids, member_ids
-from eval.metrics.ranking import Ranks, Ties, rank_embeddings
-from eval.metrics.similarity import unit_rows
+from eval.metrics.ranking import Ranks, Ties, checked_ks, rank_embeddings
+from eval.metrics.similarity import check_index, unit_rows
 
 KS = (1, 5)
 
@@ -24,7 +24,7 @@ def box_numbers(
     name: str, ranks: Ranks, label: Int[Tensor, " R"], ks: Sequence[int] = KS, ties: Ties = Ties.OPTIMISTIC
 ) -> dict[str, float]:
     """``topK`` over boxes, ``class_mean_topK`` over the classes present and ``ties``, all in [0, 1], and the number of
-    ``boxes``; ``ranks`` are those of the right classes, ``label``.
+    ``boxes``. ``ranks`` are those of the right classes, ``label``.
     """
     _, label, count = label.unique(return_inverse=True, return_counts=True)
     numbers = {f"{name}/top{k}": ranks.recall(k, ties) for k in ks}
@@ -37,16 +37,14 @@ def box_numbers(
 class BoxAccuracy(TableMetric):
     """Top-K accuracy of boxes, over batches and ranks; ``compute`` gives ``{name/measure: number}``.
 
-    The right classes' ranks are kept, not the embeddings. ``kwargs`` are those of every ``torchmetrics.Metric``.
+    Stores the ranks of the right classes, not the embeddings. ``kwargs`` are those of every ``torchmetrics.Metric``.
     """
 
     def __init__(
         self, name: str = "boxes", ks: Sequence[int] = KS, ties: Ties = Ties.OPTIMISTIC, **kwargs: Any
     ) -> None:
-        if not ks or min(ks) < 1:
-            raise ValueError(f"ks must be numbers from 1 on, got {tuple(ks)}")
         super().__init__(**kwargs)
-        self.name, self.ks, self.ties = name, tuple(ks), Ties(ties)
+        self.name, self.ks, self.ties = name, checked_ks(ks), Ties(ties)
         self.add_table("boxes", label=torch.int64, optimistic=torch.int64, pessimistic=torch.int64)
 
     def update(
@@ -59,17 +57,15 @@ class BoxAccuracy(TableMetric):
     ) -> None:
         """Add a batch of unit embeddings; ``labels`` are rows of ``class_embeddings``, the same classes every time.
 
-        ``region_image`` is the row of ``keys`` each box belongs to; ``keys`` are unique over the data set, and a key
-        seen before is a repetition and counts once. Raises ValueError for embeddings that are not finite or not unit,
+        ``region_image`` is the row of ``keys`` each box belongs to; ``keys`` are unique over the data set, and a
+        repeated key counts once. Raises ValueError for embeddings that are not finite or not unit,
         and labels out of range.
         """
         regions = unit_rows(f"{self.name}: region_embeddings", region_embeddings)
         classes = unit_rows(f"{self.name}: class_embeddings", class_embeddings)
         if len(labels) != len(regions):
             raise ValueError(f"{self.name}: labels must be one a region, got {len(labels)} for {len(regions)}")
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
-            found = f"{int(labels.min())} to {int(labels.max())}"
-            raise ValueError(f"{self.name}: labels must lie in [0, {len(classes)}), got {found}")
+        check_index(f"{self.name}: labels", labels, len(classes))
         boxes = torch.arange(len(regions), device=regions.device)
         ranks = rank_embeddings(regions, classes, torch.stack([boxes, labels], dim=1))
         ids = member_ids(key_ids(keys).to(regions.device), region_image)

@@ -1,7 +1,7 @@
-"""Rows that a metric keeps between batches, each with a 64-bit identity, each counted once.
+"""Rows that a metric stores between batches, each with a 64-bit id and counted once.
 
-Distributed samplers repeat samples to fill the last batches. Here a repeated row is recognised by its identity and
-dropped, and rows are sorted by it, so that the numbers are the same for any number of ranks and any order of batches.
+Distributed samplers repeat samples to fill the last batches. A repeated row is recognised by its id and dropped, and
+rows are sorted by id, so that the numbers are the same for any number of ranks and any order of batches.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torchmetrics import Metric
 
 from eval.metrics.gather import gather_ragged
 
-STEP = -7046029254386353131  # 2**64 / golden ratio, odd: consecutive ordinals land far apart
-SAME = 0.9  # cosine above which two embeddings of one thing may differ by rounding alone
+STEP = -7046029254386353131  # 2**64 / golden ratio, odd: consecutive members get ids that lie far apart
+SAME = 0.9  # two embeddings of one item have at least this cosine: rounding alone does not lower it further
 
 
 def key_ids(keys: Sequence[str] | Int[Tensor, " B"]) -> Int[Tensor, " B"]:
-    """64-bit identities of sample keys: a hash of strings, integers as they are."""
+    """64-bit ids of sample keys: strings are hashed, integers stay as they are."""
     if isinstance(keys, Tensor):
         return keys.long()
     digests = (hashlib.blake2b(key.encode(), digest_size=8).digest() for key in keys)
@@ -30,24 +30,25 @@ def key_ids(keys: Sequence[str] | Int[Tensor, " B"]) -> Int[Tensor, " B"]:
 
 
 def member_ids(keys: Int[Tensor, " B"], owner: Int[Tensor, " M"]) -> Int[Tensor, " M"]:
-    """Identities of the M things that belong to samples: the sample's key and the place among its things.
+    """Ids of the M members (texts, boxes) of samples, made of the sample's id and the member's position in the sample.
 
-    ``owner`` is the row of ``keys`` each belongs to. All things of a sample must stand in one call, in a fixed order.
+    ``owner`` is the row of ``keys`` each member belongs to. One call must hold all members of a sample, in a fixed
+    order.
     """
     order = owner.argsort(stable=True)
     runs = torch.unique_consecutive(owner[order], return_counts=True)[1]
     starts = (runs.cumsum(0) - runs).repeat_interleave(runs)
-    place = torch.empty_like(owner)
-    place[order] = torch.arange(len(owner), device=owner.device) - starts
-    return keys[owner] + place * STEP
+    position = torch.empty_like(owner)
+    position[order] = torch.arange(len(owner), device=owner.device) - starts
+    return keys[owner] + position * STEP
 
 
 def first_of_each(
     ids: Int[Tensor, " N"], embeddings: Float[Tensor, "N D"] | None, meaning: str
 ) -> tuple[Int[Tensor, " U"], Int[Tensor, " N"]]:
-    """The first row of each distinct id, in the order of the ids, and the number in that list of each row's id.
+    """The first row of each distinct id, sorted by id, and for each row the position of its id in that list.
 
-    Raises ValueError, calling the ids ``meaning``, where unit embeddings of one id differ: it names two things.
+    Raises ValueError, calling the ids ``meaning``, where one id has unit embeddings that differ.
     """
     distinct, number = ids.unique(return_inverse=True)
     rows = torch.arange(len(ids), device=ids.device)
@@ -56,15 +57,15 @@ def first_of_each(
         cosine = (embeddings * embeddings[first][number]).sum(1)
         if cosine.min() < SAME:
             raise ValueError(
-                f"{meaning} must mean one thing each, got {int((cosine < SAME).sum())} rows whose embedding"
+                f"{meaning} must mean one item each, got {int((cosine < SAME).sum())} rows whose embedding"
                 f" differs from the first of the same id (smallest cosine {float(cosine.min()):.3f})"
             )
     return first, number
 
 
 class TableMetric(Metric):
-    """A torchmetrics metric whose states are tables: they move with the module's device, are gathered from all ranks
-    by ``compute``, forgotten by ``reset``, and stand in no checkpoint.
+    """A torchmetrics metric whose states are tables. They move with the module, ``compute`` gathers them from all
+    ranks, ``reset`` empties them, and checkpoints do not hold them.
 
     ``kwargs`` are those of every ``torchmetrics.Metric``. Ranks may hold different numbers of rows, or none.
     """
@@ -94,9 +95,9 @@ class TableMetric(Metric):
             getattr(self, f"{table}_{column}").append(values.to(dtypes[column]))
 
     def rows(self, table: str, meaning: str) -> dict[str, Tensor]:
-        """The columns of a table, each id once, sorted by id; {} where there are no rows. To be called in ``compute``.
+        """The columns of a table, each id once, sorted by id; {} where there are no rows. For use in ``compute``.
 
-        ``meaning`` is the user's word for the ids. Raises ValueError where one id has two embeddings.
+        ``meaning`` names the ids in messages. Raises ValueError where one id has two embeddings.
         """
         columns = {column: concatenated(getattr(self, f"{table}_{column}")) for column in self._tables[table]}
         if len(columns["id"]) == 0:
@@ -106,7 +107,7 @@ class TableMetric(Metric):
 
 
 def concatenated(state: list[Tensor] | Tensor) -> Tensor:
-    """A list state as one tensor: a list in one process, already a tensor where ranks were gathered."""
+    """A list state as one tensor: torchmetrics has a list in one process, and a tensor after gathering ranks."""
     if isinstance(state, Tensor):
         return state
     return torch.cat(state) if state else torch.empty(0)

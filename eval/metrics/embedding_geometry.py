@@ -1,8 +1,9 @@
 """Geometry of embeddings on the sphere: numbers that show collapse, drift and the modality gap early.
 
-Alignment and uniformity (Wang and Isola, arXiv 2005.10242): how far positives are apart, and how evenly all spread;
-both lower is better. Modality gap (Liang et al., arXiv 2203.02053): distance of the two means. Effective rank (Roy and
-Vetterli, 2007): exponential of the entropy of the singular values, from 1 (collapsed to a line) to the width.
+Alignment and uniformity (Wang and Isola, arXiv 2005.10242): how far positives are apart, and how evenly embeddings
+spread; lower is better for both. Modality gap (Liang et al., arXiv 2203.02053): distance of the two means. Effective
+rank (Roy and Vetterli, 2007): exponential of the entropy of the singular values, from 1 (collapsed to a line) to the
+width.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def alignment(one: Float[Tensor, "N D"], other: Float[Tensor, "N D"]) -> float:
+def alignment(first: Float[Tensor, "N D"], second: Float[Tensor, "N D"]) -> float:
     """Mean squared distance of unit vectors that belong together, row by row; in [0, 4]."""
-    return (one - other).square().sum(1).mean().item()
+    return (first - second).square().sum(1).mean().item()
 
 
 def uniformity(rows: Float[Tensor, "N D"]) -> float:
@@ -23,9 +24,9 @@ def uniformity(rows: Float[Tensor, "N D"]) -> float:
     return distances.square().mul(-2).exp().mean().log().item()
 
 
-def modality_gap(one: Float[Tensor, "N D"], other: Float[Tensor, "M D"]) -> float:
+def modality_gap(first: Float[Tensor, "N D"], second: Float[Tensor, "M D"]) -> float:
     """Distance between the mean of one kind of unit vectors and the mean of another; in [0, 2]."""
-    return (one.mean(0) - other.mean(0)).norm().item()
+    return (first.mean(0) - second.mean(0)).norm().item()
 
 
 def effective_rank(rows: Float[Tensor, "N D"]) -> float:

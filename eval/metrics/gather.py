@@ -1,7 +1,7 @@
-"""Rows of all ranks on every rank; the one file of the benchmarks that knows ranks.
+"""Rows of all ranks on every rank; the only file of the benchmarks that knows ranks.
 
-Ranks hold different numbers of rows, and one may hold none, so it knows neither width nor dtype: shapes are exchanged
-first, rows travel padded to the longest rank and are cut afterwards. Collective: all ranks must call.
+Ranks hold different numbers of rows. A rank without rows knows neither width nor dtype, so shapes are exchanged first;
+rows travel padded to the longest rank and are cut afterwards. Collective: all ranks must call.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def gather_ragged(rows: Tensor, group: Any = None) -> list[Tensor]:
     device = _device(group)
     width = rows.shape[1] if rows.ndim == 2 else 0
     shape = torch.tensor([len(rows), width, DTYPES.index(rows.dtype)], device=device)
-    shapes = [one.tolist() for one in _all_gather(shape, group)]
+    shapes = [gathered.tolist() for gathered in _all_gather(shape, group)]
     forms = {(width, DTYPES[dtype]) for count, width, dtype in shapes if count}
     if not forms:
         return [rows for _ in shapes]
@@ -59,7 +59,7 @@ def gather_rows(parts: list[Tensor], dtype: torch.dtype) -> Tensor | None:
 
 def gather_names(names: list[str]) -> list[str]:
     """The distinct names of all ranks, in rank order."""
-    return list(dict.fromkeys(name for one in gather(names) for name in one))
+    return list(dict.fromkeys(name for rank_names in gather(names) for name in rank_names))
 
 
 def world_size() -> int:
@@ -73,7 +73,7 @@ def rank() -> int:
 
 
 def _device(group: Any) -> torch.device:
-    """The device whose tensors the process group moves: NCCL moves nothing but CUDA's."""
+    """The device whose tensors the process group moves: NCCL moves CUDA tensors only."""
     if "nccl" in dist.get_backend_config(group):
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")

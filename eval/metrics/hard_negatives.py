@@ -1,8 +1,8 @@
-"""Hard negatives: a region's text among texts that differ from it, in the form of FG-OVD (Bianchi et al., CVPR 2024).
+"""Hard negatives: a region's text among similar texts, in the form of FG-OVD (Bianchi et al., CVPR 2024).
 
-The negatives differ from the right text in one attribute (hard), two, three (easy), or are another object's (trivial).
-Accuracy is the share of questions whose right text scores highest, all questions of a level alike, however many
-negatives they have (as FG-CLIP and β-CLIP report it: a tie is a hit; FG-OVD's own rank counts ties as misses).
+The negatives differ from the right text in one attribute (hard), two, three (easy), or describe another object
+(trivial). Accuracy is the share of a level's questions whose right text scores highest, however many negatives they
+have (as FG-CLIP and β-CLIP report it: a tie is a hit; FG-OVD's own rank counts ties as misses).
 """
 
 from __future__ import annotations
@@ -11,13 +11,27 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from datamodules.batch import MultipleChoice
 from eval.metrics.distributed_table import TableMetric, concatenated, key_ids, member_ids
 from eval.metrics.ranking import Ties
 from eval.metrics.similarity import unit_rows
+
+
+def choice_numbers(
+    head: str, hits: Shaped[Tensor, " Q"], tied: Shaped[Tensor, " Q"], candidates: Int[Tensor, " Q"]
+) -> dict[str, float]:
+    """``accuracy``, ``chance`` (accuracy by guessing), ``ties`` (share of questions that a tie decides), all in [0, 1],
+    and the number of ``questions``; ``candidates`` counts the right text and the wrong ones.
+    """
+    return {
+        f"{head}/accuracy": hits.double().mean().item(),
+        f"{head}/chance": candidates.double().reciprocal().mean().item(),
+        f"{head}/ties": tied.double().mean().item(),
+        f"{head}/questions": float(len(hits)),
+    }
 
 
 class HardNegatives(TableMetric):
@@ -45,10 +59,9 @@ class HardNegatives(TableMetric):
         """Add a batch: unit embeddings of its regions and of its unique texts, and the questions about them.
 
         ``choices.index`` names rows of ``candidate_embeddings``. ``region_image`` (``batch.regions.image``) is the row
-        of ``keys`` each region belongs to; ``keys`` are unique over the data set, and a key seen before is a
-        repetition and counts once.
-        Raises ValueError for embeddings that are not finite or not unit, a question without its right candidate or
-        without any other.
+        of ``keys`` each region belongs to; ``keys`` are unique over the data set, and a repeated key counts once.
+        Raises ValueError for embeddings that are not finite or not unit, and for a question without its right candidate
+        or without any other.
         """
         regions = unit_rows(f"{self.name}: region_embeddings", region_embeddings)
         texts = unit_rows(f"{self.name}: candidate_embeddings", candidate_embeddings)
@@ -57,10 +70,10 @@ class HardNegatives(TableMetric):
         candidates = choices.valid.sum(1)
         bad = ~choices.valid[:, 0] | (candidates < 2)
         if bad.any():
-            found = choices.valid[bad][0].tolist()
-            raise ValueError(f"{self.name}: valid must hold for candidate 0 and another of every question, got {found}")
+            valid = choices.valid[bad][0].tolist()
+            raise ValueError(f"{self.name}: valid must hold for candidate 0 and another of every question, got {valid}")
         # Products and a sum per pair instead of a matrix product: no TF32, no autocast, and a score does not depend on
-        # what else is in the batch.
+        # the rest of the batch.
         scores = (texts[choices.index] * regions[choices.region][:, None]).sum(2)
         negatives = scores[:, 1:].masked_fill(~choices.valid[:, 1:], -torch.inf).amax(1)
         levels = key_ids(choices.levels).to(regions.device)
@@ -76,9 +89,7 @@ class HardNegatives(TableMetric):
         )
 
     def compute(self) -> dict[str, float]:
-        """Per level: ``accuracy``, ``chance`` (by guessing), ``ties`` (share of questions the right text shares the
-        first place), all in [0, 1], and the number of ``questions``. {} where there are none. Collective.
-        """
+        """The numbers of :func:`choice_numbers` for each level; {} where there are no questions. Collective."""
         answers = self.rows("answers", f"{self.name}: keys")
         if not answers:
             return {}
@@ -87,11 +98,8 @@ class HardNegatives(TableMetric):
         right = answers["best"] if self.ties is Ties.PESSIMISTIC else answers["best"] + answers["tied"]
         numbers: dict[str, float] = {}
         for level, code in zip(levels, key_ids(levels).tolist(), strict=True):
-            here = answers["level"] == code
-            if here.any():
-                head = f"{self.name}/{level}"
-                numbers[f"{head}/accuracy"] = right[here].double().mean().item()
-                numbers[f"{head}/chance"] = answers["candidates"][here].double().reciprocal().mean().item()
-                numbers[f"{head}/ties"] = answers["tied"][here].double().mean().item()
-                numbers[f"{head}/questions"] = float(here.sum())
+            rows = answers["level"] == code
+            if rows.any():
+                candidates, tied = answers["candidates"][rows], answers["tied"][rows]
+                numbers |= choice_numbers(f"{self.name}/{level}", right[rows], tied, candidates)
         return numbers

@@ -3,13 +3,14 @@
 The rank of a query is the number of candidates that beat its *best* positive; a hit at k is ``rank < k``. With several
 positives one is enough ("hit" recall, the R@K of every CLIP paper; not the fraction of positives found).
 
-Papers differ in ties only, mostly by accident of a sort. Here both conventions are counted: optimistic, a tie does not
-count against the query, ``#(s > best)`` (the default, as in the FG-OVD numbers of FG-CLIP and β-CLIP), and
-pessimistic, it does, ``#(negative s >= best)``. Where the two agree no tie decided anything.
+Papers differ only in how they count ties, mostly by accident of a sort. Both conventions are computed: optimistic, a
+tie does not count against the query, ``#(s > best)`` (the default, as in the FG-OVD numbers of FG-CLIP and β-CLIP), and
+pessimistic, it does, ``#(negative s >= best)``. Where the two agree, ties did not matter.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -17,20 +18,20 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from eval.metrics.similarity import exact_fp32
+from eval.metrics.similarity import check_index, exact_fp32
 
 NEVER = torch.iinfo(torch.int64).max  # the rank of a query without a positive: no k reaches it
 
 
 class Ties(str, Enum):
-    """The winner when a negative scores exactly as much as the best positive."""
+    """How a negative that scores exactly as much as the best positive is counted."""
 
     OPTIMISTIC = "optimistic"
     PESSIMISTIC = "pessimistic"
 
 
 class Ranks(NamedTuple):
-    """Rank of each query's best positive, 0 the best, under both readings of ties."""
+    """Rank of each query's best positive, from 0, with ties counted both ways."""
 
     optimistic: Int[Tensor, " Q"]
     pessimistic: Int[Tensor, " Q"]
@@ -52,6 +53,13 @@ class Ranks(NamedTuple):
         return (self.optimistic != self.pessimistic).double().mean().item()
 
 
+def checked_ks(ks: Sequence[int]) -> tuple[int, ...]:
+    """The K of R@K. Raises ValueError where there are none, or one is below 1."""
+    if not ks or min(ks) < 1:
+        raise ValueError(f"ks must be numbers from 1 on, got {tuple(ks)}")
+    return tuple(ks)
+
+
 def recall_at_k(
     similarity: Float[Tensor, "Q N"], positives: Bool[Tensor, "Q N"], k: int, ties: Ties = Ties.OPTIMISTIC
 ) -> float:
@@ -63,7 +71,7 @@ def recall_at_k(
 
 
 def rank_matrix(similarity: Float[Tensor, "Q N"], positives: Bool[Tensor, "Q N"]) -> Ranks:
-    """Ranks from a whole similarity matrix; see :func:`recall_at_k` for the errors."""
+    """Ranks from a whole similarity matrix; errors as in :func:`recall_at_k`."""
     if similarity.shape != positives.shape:
         raise ValueError(
             f"similarity and positives must have one shape, got {tuple(similarity.shape)} and {tuple(positives.shape)}"
@@ -79,10 +87,10 @@ def rank_matrix(similarity: Float[Tensor, "Q N"], positives: Bool[Tensor, "Q N"]
 def rank_embeddings(
     queries: Float[Tensor, "Q D"], gallery: Float[Tensor, "N D"], positives: Int[Tensor, "P 2"], chunk: int = 1024
 ) -> Ranks:
-    """Ranks by inner product, ``chunk`` queries at a time: O(chunk · N) memory, the numbers do not depend on it.
+    """Ranks by inner product, ``chunk`` queries at a time: O(chunk · N) memory, the same numbers for any ``chunk``.
 
-    ``positives`` lists (query, gallery row) pairs, in any order; it is a relation, since a sentence may be right for
-    several images and an image has several sentences. For the other direction swap the two and ``positives.flip(1)``.
+    ``positives`` lists (query, gallery row) pairs, in any order: a sentence may be right for several images, and an
+    image has several sentences. For the other direction swap queries and gallery and pass ``positives.flip(1)``.
     Raises ValueError for embeddings that are not finite and for pairs out of range.
     """
     if chunk < 1:
@@ -90,8 +98,7 @@ def rank_embeddings(
     for name, rows, index in (("queries", queries, positives[:, 0]), ("gallery", gallery, positives[:, 1])):
         if not rows.isfinite().all():
             raise ValueError(f"{name} must be finite, got NaN or infinity")
-        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(rows):
-            raise ValueError(f"positives must name rows of {name} in [0, {len(rows)}), got {int(index.max())}")
+        check_index(f"positives' rows of {name}", index, len(rows))
     width = max(len(gallery), 1)
     pairs = (positives[:, 0] * width + positives[:, 1]).unique()  # sorted by query, each once
     query, candidate = pairs // width, pairs % width
@@ -100,9 +107,9 @@ def rank_embeddings(
     columns, ranks = gallery.float().T, []
     with exact_fp32(queries.device):
         for i, start in enumerate(starts.tolist()):
-            mine = slice(first[i], first[i + 1])
+            in_chunk = slice(first[i], first[i + 1])
             similarity = queries[start : start + chunk].float() @ columns
-            ranks.append(_rank(similarity, query[mine] - start, candidate[mine]))
+            ranks.append(_rank(similarity, query[in_chunk] - start, candidate[in_chunk]))
     if not ranks:
         return Ranks(pairs.new_empty(0), pairs.new_empty(0))
     return Ranks(torch.cat([r.optimistic for r in ranks]), torch.cat([r.pessimistic for r in ranks]))
@@ -112,8 +119,8 @@ def _rank(similarity: Float[Tensor, "Q N"], query: Int[Tensor, " P"], candidate:
     """Ranks of the rows of ``similarity``, whose positives are the distinct entries (query, candidate)."""
     scores = similarity[query, candidate]
     best = similarity.new_full((len(similarity),), -torch.inf).scatter_reduce(0, query, scores, "amax")
-    better = (similarity > best[:, None]).sum(1, dtype=torch.int32).long()  # five times quicker than a sum in int64
+    better = (similarity > best[:, None]).sum(1, dtype=torch.int32).long()  # five times faster than in int64
     no_worse = (similarity >= best[:, None]).sum(1, dtype=torch.int32).long()
-    own = torch.zeros_like(better).scatter_add(0, query, (scores == best[query]).long())
-    asked = torch.zeros_like(better).index_fill(0, query, 1).bool()
-    return Ranks(better.where(asked, NEVER), (no_worse - own).where(asked, NEVER))
+    tied_positives = torch.zeros_like(better).scatter_add(0, query, (scores == best[query]).long())
+    has_positive = torch.zeros_like(better).index_fill(0, query, 1).bool()
+    return Ranks(better.where(has_positive, NEVER), (no_worse - tied_positives).where(has_positive, NEVER))

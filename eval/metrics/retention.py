@@ -1,7 +1,7 @@
-"""Retention: what fine-tuning cost on short texts and ImageNet, as one number.
+"""Retention: how much of the starting weights' accuracy on short texts and ImageNet is left after fine-tuning.
 
 For each benchmark of short captions and of ImageNet that both models have run: the mean ratio of the tuned model's R@1
-(both ways) or top-1 to the starting weights'. Their mean is the retention: 1 has lost nothing.
+(both directions) or top-1 to that of the starting weights. Their mean is the retention: 1 means that nothing was lost.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 HEADLINES = {
     **{
-        name: tuple(f"{name}/{way}/R@1" for way in ("text_to_image", "image_to_text"))
+        name: tuple(f"{name}/{direction}/R@1" for direction in ("text_to_image", "image_to_text"))
         for name in ("coco_karpathy", "coco_val2017", "flickr30k", "flickr30k_all")
     },
     **{name: (f"{name}/top1",) for name in ("imagenet", "imagenet_v2")},
@@ -18,9 +18,9 @@ HEADLINES = {
 
 
 def retention(start: Mapping[str, float], tuned: Mapping[str, float]) -> dict[str, float]:
-    """Ratios by benchmark, and ``retention``, their mean; {} where no benchmark tells.
+    """Ratios by benchmark, and ``retention``, their mean; {} where both models share none of these benchmarks.
 
-    Raises ValueError where the starting weights score nothing.
+    Raises ValueError where the starting weights score 0.
     """
     ratios: dict[str, float] = {}
     for benchmark, names in HEADLINES.items():

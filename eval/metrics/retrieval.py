@@ -1,9 +1,9 @@
 """Image-text retrieval: R@K in both directions, for captions (one text an image) and sentences (several).
 
-Two protocols, chosen by what is handed to :meth:`Retrieval.update`. Without ``text_ids`` every text is its own query
-and only its image is right: the papers' protocol (COCO's 25,000 captions count 25,000 times, although 321 are verbatim
-shared). With ``text_ids`` texts of equal id are one text, one query and one candidate, and all images that have it
-are right: the protocol for sentences, where "The sky is blue." truly belongs to many images.
+The arguments of :meth:`Retrieval.update` choose between two protocols. Without ``text_ids`` every text is a query of
+its own and only its image is right: the papers' protocol (COCO's 25,000 captions are 25,000 queries, although images
+share 321 of them word for word). With ``text_ids`` texts of equal id are one text, one query and one candidate, and all
+images that have it are right: the protocol for sentences, where "The sky is blue." belongs to many images.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor
 
 from datamodules.batch import TextSlots
 from eval.metrics.distributed_table import TableMetric, first_of_each, key_ids, member_ids
-from eval.metrics.ranking import Ranks, Ties, rank_embeddings
-from eval.metrics.similarity import unit_rows
+from eval.metrics.ranking import Ranks, Ties, checked_ks, rank_embeddings
+from eval.metrics.similarity import check_index, unit_rows
 
 
 def slot_rows(slots: TextSlots) -> tuple[Int[Tensor, " M"], Int[Tensor, " M"]]:
-    """The filled slots of a grain as rows: (text of the batch, image of the batch) for each."""
+    """The filled slots of a grain as two index vectors: rows of the batch's texts, and rows of its images."""
     image, slot = slots.valid.nonzero(as_tuple=True)
     return slots.index[image, slot], image
 
@@ -30,17 +30,15 @@ def slot_rows(slots: TextSlots) -> tuple[Int[Tensor, " M"], Int[Tensor, " M"]]:
 class Retrieval(TableMetric):
     """R@K of image-text retrieval, over batches and ranks; ``compute`` gives ``{name/direction/measure: number}``.
 
-    ``name`` opens the names ("caption", "val/sentence"), ``ks`` are the K of R@K, ``kwargs`` are those of every
-    ``torchmetrics.Metric``.
+    ``name`` is the first part of each number's name ("caption", "val/sentence"), ``ks`` are the K of R@K, ``kwargs``
+    are those of every ``torchmetrics.Metric``.
     """
 
     def __init__(
         self, name: str = "retrieval", ks: Sequence[int] = (1, 5, 10), ties: Ties = Ties.OPTIMISTIC, **kwargs: Any
     ) -> None:
-        if not ks or min(ks) < 1:
-            raise ValueError(f"ks must be numbers from 1 on, got {tuple(ks)}")
         super().__init__(**kwargs)
-        self.name, self.ks, self.ties = name, tuple(ks), Ties(ties)
+        self.name, self.ks, self.ties = name, checked_ks(ks), Ties(ties)
         self.add_table("images", embedding=torch.float32)
         self.add_table("texts", embedding=torch.float32, image=torch.int64, text=torch.int64)
 
@@ -54,8 +52,8 @@ class Retrieval(TableMetric):
     ) -> None:
         """Add a batch of unit embeddings.
 
-        ``text_image``: the row of this batch's images each text belongs to. ``keys``: unique over the data set; a key
-        seen before is a repetition and counts once, with its texts. ``text_ids``: see the module's head.
+        ``text_image``: the row of this batch's images each text belongs to. ``keys``: unique over the data set; a
+        repeated key counts once, with its texts. ``text_ids``: see the module's docstring.
         Raises ValueError for embeddings that are not finite or not unit, and rows out of range.
         """
         images = unit_rows(f"{self.name}: image_embeddings", image_embeddings)
@@ -65,19 +63,17 @@ class Retrieval(TableMetric):
             raise ValueError(f"{self.name}: keys must be one an image, got {len(ids)} for {len(images)}")
         if len(text_image) != len(texts):
             raise ValueError(f"{self.name}: text_image must be one a text, got {len(text_image)} for {len(texts)}")
-        if len(texts) and not 0 <= int(text_image.min()) <= int(text_image.max()) < len(images):
-            found = f"{int(text_image.min())} to {int(text_image.max())}"
-            raise ValueError(f"{self.name}: text_image must lie in [0, {len(images)}), got {found}")
+        check_index(f"{self.name}: text_image", text_image, len(images))
         members = member_ids(ids, text_image)
         text = members if text_ids is None else text_ids
         self.append("images", id=ids, embedding=images)
         self.append("texts", id=members, embedding=texts, image=ids[text_image], text=text)
 
     def compute(self) -> dict[str, float]:
-        """Per direction: ``R@K``, ``chance`` (of R@1 by guessing), ``ties`` (share of queries they could decide), all
-        in [0, 1], and the number of ``queries``. {} where no rank saw a text. Collective: all ranks must call it.
+        """Per direction: ``R@K``, ``chance`` (R@1 by guessing), ``ties`` (share of queries that ties may decide), all
+        in [0, 1], and the number of ``queries``. {} where no rank has a text. Collective: all ranks must call it.
 
-        An image without a text is a candidate but no query.
+        An image without a text is a candidate but not a query.
         """
         images, texts = self.rows("images", f"{self.name}: keys"), self.rows("texts", f"{self.name}: keys")
         if not images or not texts:
@@ -86,12 +82,12 @@ class Retrieval(TableMetric):
         image = torch.searchsorted(images["id"], texts["image"])
         pairs = torch.stack([text, image], dim=1)
         candidates, gallery = images["embedding"], texts["embedding"][first]
-        asked, asker = image.unique(return_inverse=True)
+        with_text, query = image.unique(return_inverse=True)
         return {
             **self._numbers("text_to_image", rank_embeddings(gallery, candidates, pairs), pairs, len(candidates)),
             **self._numbers(
                 "image_to_text",
-                rank_embeddings(candidates[asked], gallery, torch.stack([asker, text], dim=1)),
+                rank_embeddings(candidates[with_text], gallery, torch.stack([query, text], dim=1)),
                 pairs,
                 len(gallery),
             ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from eval.interfaces import EvalContext, Model, Result
-from eval.metrics.bidirectional_ranking import BothWays, rank_both_ways
+from eval.metrics.bidirectional_ranking import BidirectionalRanks, rank_bidirectional
 from eval.protocols.image_text_retrieval import SHORT_KS, Embedded, ImageTexts, embed_both, way_items, way_numbers
 from eval.results.per_item import Items, Mean
 
@@ -41,10 +41,10 @@ def retrieve_in_folds(
     return Result(numbers, settings, found.counts, tables)
 
 
-def _within(found: Embedded, fold: torch.Tensor) -> tuple[list[int], list[int], BothWays]:
+def _within(found: Embedded, fold: torch.Tensor) -> tuple[list[int], list[int], BidirectionalRanks]:
     """The images of a fold, their texts, and their ranks."""
     texts = ((found.owner >= fold[0]) & (found.owner <= fold[-1])).nonzero().squeeze(1)
-    ranks = rank_both_ways(found.images[fold], found.texts[texts], found.owner[texts] - fold[0])
+    ranks = rank_bidirectional(found.images[fold], found.texts[texts], found.owner[texts] - fold[0])
     return fold.tolist(), texts.tolist(), ranks
 
 

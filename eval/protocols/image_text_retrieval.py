@@ -24,7 +24,7 @@ from eval.data.image_preprocessing import Fit, centre_crop
 from eval.data.records import require_characters
 from eval.data.sources import ImageFile, Source
 from eval.interfaces import EvalContext, Model, Result
-from eval.metrics.bidirectional_ranking import BothWays, rank_both_ways
+from eval.metrics.bidirectional_ranking import BidirectionalRanks, rank_bidirectional
 from eval.metrics.ranking import Ranks, Ties
 from eval.protocols.embed import embed_images, embed_texts
 from eval.results.per_item import Items, Mean
@@ -95,7 +95,7 @@ def retrieve(
 ) -> Result:
     """Embed, rank, count; ``words`` tell the protocol. Collective: all ranks return the same."""
     found = embed_both(name, model, run, data, words, wording, fit)
-    ranks = rank_both_ways(found.images, found.texts, found.owner)
+    ranks = rank_bidirectional(found.images, found.texts, found.owner)
     names = [image.name for image in data.images]
     return Result(
         way_numbers(name, ranks, ks),
@@ -149,7 +149,7 @@ def text_counts(model: Model, texts: Sequence[str]) -> Counter[str]:
     return +counts
 
 
-def way_numbers(name: str, ranks: BothWays, ks: Sequence[int]) -> dict[str, float]:
+def way_numbers(name: str, ranks: BidirectionalRanks, ks: Sequence[int]) -> dict[str, float]:
     """The numbers of both directions."""
     chance = 1 / len(ranks.image_to_text.optimistic)
     return {
@@ -173,7 +173,12 @@ def _numbers(head: str, ranks: Ranks, ks: Sequence[int], chance: float) -> dict[
 
 
 def way_items(
-    name: str, names: list[str], texts: list[str], owner: Int[Tensor, " M"], ranks: BothWays, ks: Sequence[int]
+    name: str,
+    names: list[str],
+    texts: list[str],
+    owner: Int[Tensor, " M"],
+    ranks: BidirectionalRanks,
+    ks: Sequence[int],
 ) -> dict[str, Items]:
     """A table for each direction; ``names`` are the images'."""
     asked = {

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from eval.interfaces import EvalContext, Model
+from eval.metrics.hard_negatives import choice_numbers
 from eval.metrics.ranking import Ties
 from eval.protocols.embed import embed_texts
 from eval.results.per_item import Items, Mean
@@ -70,14 +71,9 @@ def answer(
 
 
 def numbers(head: str, answers: Answers, ties: Ties) -> dict[str, float]:
-    """``accuracy`` by the protocol's reading of ties, ``chance``, ``ties`` and the number of ``questions``."""
-    decided = (answers.tied > 0) & (answers.better == 0)
-    return {
-        f"{head}/accuracy": answers.hits(ties).double().mean().item(),
-        f"{head}/chance": (answers.wrong + 1).double().reciprocal().mean().item(),
-        f"{head}/ties": decided.double().mean().item(),
-        f"{head}/questions": float(len(answers.better)),
-    }
+    """The numbers of ``choice_numbers``, with ties counted as the protocol does."""
+    tied = (answers.tied > 0) & (answers.better == 0)
+    return choice_numbers(head, answers.hits(ties), tied, answers.wrong + 1)
 
 
 def items(

@@ -21,9 +21,9 @@ def ranking(side: str, count: int) -> Callable[[], None]:
     texts = functional.normalize(images[owner] + 0.2 * torch.randn(len(owner), WIDTH), dim=1)
 
     def new() -> None:
-        from eval.metrics.bidirectional_ranking import rank_both_ways
+        from eval.metrics.bidirectional_ranking import rank_bidirectional
 
-        found = rank_both_ways(images, texts, owner)
+        found = rank_bidirectional(images, texts, owner)
         for ranks in (found.text_to_image, found.image_to_text):
             for k in (1, 5, 10):
                 ranks.recall(k)

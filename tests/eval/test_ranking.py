@@ -116,7 +116,7 @@ def test_wrong_arguments_are_named():
         rank_embeddings(rows, rows, none, chunk=0)
     with pytest.raises(ValueError, match="gallery must be finite"):
         rank_embeddings(rows, rows * torch.nan, none)
-    with pytest.raises(ValueError, match=r"positives must name rows of gallery in \[0, 3\), got 3"):
+    with pytest.raises(ValueError, match=r"positives' rows of gallery must lie in \[0, 3\), got 3 to 3"):
         rank_embeddings(rows, rows, torch.tensor([[0, 3]]))
 
 

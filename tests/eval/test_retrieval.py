@@ -83,7 +83,7 @@ def test_one_key_for_two_images_is_an_error():
     pictures, captions, owner, keys = example()
     benchmark = Retrieval("caption")
     feed(benchmark, pictures, captions, owner, [*keys[:11], keys[0]], WHOLE)
-    with pytest.raises(ValueError, match="caption: keys must mean one thing each, got 1 rows"):
+    with pytest.raises(ValueError, match="caption: keys must mean one item each, got 1 rows"):
         benchmark.compute()
 
 
@@ -131,7 +131,7 @@ def test_text_ids_that_mean_different_texts_are_an_error():
     pictures, captions, owner, keys = example()
     benchmark = Retrieval("sentence")
     feed(benchmark, pictures, captions, owner, keys, WHOLE, torch.arange(30) % 29)
-    with pytest.raises(ValueError, match="sentence: text_ids must mean one thing each, got 1 rows"):
+    with pytest.raises(ValueError, match="sentence: text_ids must mean one item each, got 1 rows"):
         benchmark.compute()
 
 
