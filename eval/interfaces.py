@@ -22,7 +22,7 @@ from eval.results.per_item import Items
 T = TypeVar("T")
 
 
-class Seen(Protocol):
+class ImageEmbeddings(Protocol):
     """Embeddings of a batch of images."""
 
     @property
@@ -51,7 +51,7 @@ class Model(Protocol):
         """The number of tokens of a text before it is cut, SOT and EOT included."""
         ...
 
-    def encode_image(self, squares: UInt8[Tensor, "B 3 S S"]) -> Seen:
+    def encode_image(self, squares: UInt8[Tensor, "B 3 S S"]) -> ImageEmbeddings:
         """RGB pixels, 0 to 255, not normalised, to features."""
         ...
 
@@ -73,7 +73,7 @@ class Model(Protocol):
 class AttentiveModel(Model, Protocol):
     """A model with text-conditioned attention; ValueError where it has none.
 
-    Texts and patches are as ``encode_text`` and ``Seen.dense`` give them.
+    Texts and patches are as ``encode_text`` and ``ImageEmbeddings.dense`` give them.
     """
 
     def attend(

@@ -1,7 +1,7 @@
-"""All benchmarks: a new one is a file beside this and a name here.
+"""All benchmarks: a new one is a file in this folder and a name in this catalogue.
 
-The user calls one by its function's name, or, where it reads a file or folder of the user's choice, as ``KIND:PATH``.
-A benchmark's file is imported when it is asked for, so that the command's help need not wait for torch.
+The user selects a benchmark by its function's name, or, where it reads a file or folder of the user's choice, as
+``KIND:PATH``. Its file is imported on demand, so that the command's help need not wait for torch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _FILES: Mapping[str, tuple[str, ...]] = {
 }
 REFCOCO = tuple(f"{data}{ending}" for ending in ("", "_attention") for data in ("refcoco", "refcoco+", "refcocog"))
 BENCHMARKS = (*(name for names in _FILES.values() for name in names), *REFCOCO)
-ON_A_PATH: Mapping[str, tuple[str, str]] = {  # the file and the class of each kind
+ON_A_PATH: Mapping[str, tuple[str, str]] = {  # kind: file, class
     "retrieval": ("retrieval_file", "RetrievalFile"),
     "fgovd": ("fgovd", "FgovdFile"),
     "folder": ("image_folder", "ImageFolder"),
@@ -51,8 +51,8 @@ def benchmark(name: str) -> Benchmark:
     known(name)
     kind, colon, path = name.partition(":")
     if colon:
-        file, of_path = ON_A_PATH[kind]
-        return getattr(import_module(f"eval.benchmarks.{file}"), of_path)(path)
+        file, class_name = ON_A_PATH[kind]
+        return getattr(import_module(f"eval.benchmarks.{file}"), class_name)(path)
     if name in REFCOCO:
         return import_module("eval.benchmarks.refcoco").REFCOCO[name]
     file = next(file for file, names in _FILES.items() if name in names)
@@ -60,7 +60,7 @@ def benchmark(name: str) -> Benchmark:
 
 
 def known(name: str) -> str:
-    """``name`` itself. Raises ValueError where it is not the name of a benchmark, or a kind without a path."""
+    """Return ``name``. Raises ValueError unless it names a benchmark, or a kind with a path."""
     kind, colon, path = name.partition(":")
     if colon and kind in ON_A_PATH:
         if not path:

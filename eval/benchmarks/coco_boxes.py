@@ -1,11 +1,11 @@
 """Boxes of COCO val2017 (80 classes) and LVIS v1 val (1203 classes), classified as FG-CLIP does.
 
-Every annotation counts, small ones and crowds too. Read from the official files under the root::
+Every annotation counts, small boxes and crowds included. Read from the official files under the root::
 
     annotations/instances_val2017.json  annotations/lvis_v1_val.json  val2017/*.jpg  train2017/*.jpg
 
-LVIS names its images by URL; some of its validation images lie in COCO's train2017. Published code that looks in
-val2017 only drops those silently; here they are missing files.
+LVIS names its images by URL; some of its validation images lie in COCO's train2017. Published code that only looks in
+val2017 drops those silently; here they are missing files.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from datamodules.formats.layout import CATEGORY, IMAGE, NAME, PATH, WHOLE, XYWH, AnnotationFile, Rule
-from eval.data.find_file import place
-from eval.data.image_files import present
+from eval.data.find_file import find_path, with_files
 from eval.data.image_preprocessing import squash
 from eval.data.sources import ImageFile
 from eval.interfaces import EvalContext, Model, Result
@@ -30,13 +29,13 @@ from eval.protocols.box_classification import (
     fraction_box,
 )
 from eval.protocols.prompts import imagenet_templates
-from eval.protocols.regions import as_they_are
+from eval.protocols.regions import raw_patches
 
 FG_CLIP = BoxProtocol(
     templates=imagenet_templates,
     fit=squash,
-    prepare=as_they_are,
-    words="FG-CLIP: all annotations, OpenAI's ImageNet prompts, RoIAlign 1×1 of patches as they are; published "
+    prepare=raw_patches,
+    description="FG-CLIP: all annotations, OpenAI's ImageNet prompts, RoIAlign 1×1 of patches as they are; published "
     "numbers are top1 and top5",
 )
 LVIS_FOLDERS = ("train2017", "val2017")
@@ -57,9 +56,9 @@ def read_coco(root: Path, skip_missing: bool) -> BoxSet:
 
     Raises:
         FileNotFoundError: the annotation file or, unless ``skip_missing``, an image is missing.
-        ValueError: a field is not as COCO's are, or refers to what is not there.
+        ValueError: a field breaks COCO's format, or refers to a missing record.
     """
-    annotations = AnnotationFile(place(root, "annotations/instances_val2017.json"))
+    annotations = AnnotationFile(find_path(root, "annotations/instances_val2017.json"))
     categories = annotations.by_id("categories", CATEGORY)
     classes = {number: categories[number]["name"] for number in sorted(categories)}
     return _read(
@@ -68,17 +67,17 @@ def read_coco(root: Path, skip_missing: bool) -> BoxSet:
 
 
 def read_lvis(root: Path, skip_missing: bool) -> BoxSet:
-    """LVIS's instances; a class's number is its id - 1, underscores of its name are spaces.
+    """LVIS's instances; a class's number is its id - 1, and underscores in its name become spaces.
 
     Raises:
-        FileNotFoundError, ValueError: as ``read_coco``; also where category ids are not 1 to their number.
+        FileNotFoundError, ValueError: as ``read_coco``; also where category ids are not 1, 2, 3, ...
     """
-    annotations = AnnotationFile(place(root, "annotations/lvis_v1_val.json"))
+    annotations = AnnotationFile(find_path(root, "annotations/lvis_v1_val.json"))
     categories = annotations.by_id("categories", CATEGORY)
     if sorted(categories) != list(range(1, len(categories) + 1)):
-        found = f"{min(categories)} to {max(categories)}" if categories else "none"
+        ids = f"{min(categories)} to {max(categories)}" if categories else "none"
         raise ValueError(
-            f"{annotations.path}: ids of 'categories' must be 1 to their number {len(categories)}, got {found}"
+            f"{annotations.path}: ids of 'categories' must be 1 to their number {len(categories)}, got {ids}"
         )
     classes = {number: categories[number]["name"].replace("_", " ") for number in sorted(categories)}
     return _read(annotations, classes, {"coco_url": COCO_URL}, lambda i: root / _in_coco(i["coco_url"]), skip_missing)
@@ -114,12 +113,12 @@ def _read(
         box = fraction_box(tuple(row["bbox"]), _size(images[row["image_id"]]), counts)
         if box is not None:
             boxes[row["image_id"]].append(LabelledBox(box, labels[row["category_id"]]))
-    listed = [(sources[n].file, BoxedImage(sources[n], found)) for n, found in boxes.items() if found]
-    there = present(listed, annotations.path, skip_missing, counts)
-    left = sum(len(p.boxes) for _, p in listed) - sum(len(p.boxes) for p in there)
-    if left:
-        counts["box of a missing image"] += left
-    return BoxSet(tuple(classes.values()), there, {annotations.path.name: annotations.sha256}, counts)
+    items = [(sources[n].file, BoxedImage(sources[n], image_boxes)) for n, image_boxes in boxes.items() if image_boxes]
+    present = with_files(items, annotations.path, skip_missing, counts)
+    lost = sum(len(p.boxes) for _, p in items) - sum(len(p.boxes) for p in present)
+    if lost:
+        counts["box of a missing image"] += lost
+    return BoxSet(tuple(classes.values()), present, {annotations.path.name: annotations.sha256}, counts)
 
 
 def _size(image: dict[str, Any]) -> tuple[int, int]:

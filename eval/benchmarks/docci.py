@@ -1,4 +1,4 @@
-"""DOCCI (Onoe et al., ECCV 2024): photographs with a paragraph by hand each.
+"""DOCCI (Onoe et al., ECCV 2024): photographs, each with a paragraph written by hand.
 
 Read from the release::
 
@@ -11,7 +11,7 @@ Read from the release::
 from __future__ import annotations
 
 from datamodules.formats.docci import read_docci
-from eval.data.find_file import place
+from eval.data.find_file import find_path
 from eval.data.records import file_sha256
 from eval.interfaces import EvalContext, Model, Result
 from eval.protocols.image_text_retrieval import LONG_KS, gather_files, retrieve
@@ -30,16 +30,16 @@ def docci_goal(model: Model, run: EvalContext) -> Result:
 
 
 def _splits(name: str, splits: tuple[str, ...], model: Model, run: EvalContext) -> Result:
-    path = place(run.root, f"docci/{FILE}", FILE)
+    path = find_path(run.root, f"docci/{FILE}", FILE)
     images = list(read_docci(path))
-    named = [
+    records = [
         (path.parent / "images" / image.file, image.file, [image.description])
         for split in splits
         for image in images
         if image.split == split
     ]
-    if not named:
+    if not records:
         raise ValueError(f"{path} must hold the splits {', '.join(splits)}, got no record of them")
-    data = gather_files(named, path, {path.name: file_sha256(path)}, run)
-    words = f"splits {' + '.join(splits)}, one caption an image, both ways"
-    return retrieve(name, model, run, data, words, LONG_KS)
+    data = gather_files(records, path, {path.name: file_sha256(path)}, run)
+    protocol = f"splits {' + '.join(splits)}, one caption an image, both ways"
+    return retrieve(name, model, run, data, protocol, LONG_KS)

@@ -1,17 +1,17 @@
 """FG-OVD (Bianchi et al., CVPR 2024): which of up to eleven captions describes this box of COCO?
 
-The wrong ones differ in one attribute (hard), two (medium), three (easy), or are another object's (trivial); or in
-colour, material, pattern, transparency. Read from the official files or from FG-CLIP's, whichever is there::
+The wrong ones differ in one attribute (hard), two (medium), three (easy), or describe another object (trivial); or they
+differ in colour, material, pattern or transparency. Read from the official files or from FG-CLIP's, whichever exist::
 
     benchmarks/{1_attributes,2_attributes,3_attributes,shuffle_negatives,color,...}.json
     fgovd/{h_attributes,m_attributes,e_attributes,shuffle_negatives}_llava.jsonl
-    val2017/*.jpg  train2017/*.jpg                     (both: the boxes lie in images of both)
+    val2017/*.jpg  train2017/*.jpg                     (both folders are needed)
 
 Two protocols: ``fgovd`` is FG-CLIP's and β-CLIP's, RoIAlign over the dense map of the squashed image; ``fgovd_crop``
-embeds the box cut out. Accuracy is over all boxes alike, however many wrong captions they have. FG-CLIP's files end
-every caption in a full stop; the official ones do not always, so it is added.
+embeds a crop of the box. Accuracy is over all boxes, however many wrong captions they have. Every caption of FG-CLIP's
+files ends in a full stop; the official ones lack some, which are added.
 
-In the official files a caption is a category, and a box names its own and its wrong ones by number.
+In the official files a caption is a category, and a box gives the ids of its right caption and its wrong ones.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from datamodules.formats.layout import IMAGE, LIST, NAME, PATH, SIDE, TEXTS, WHOLE, XYWH, AnnotationFile, Rule
-from eval.data.find_file import first_there, place, user_file
-from eval.data.image_files import present
-from eval.data.image_preprocessing import Fit, centre_crop, squash, whole_fit
+from eval.data.find_file import find_path, first_file, user_file, with_files
+from eval.data.image_preprocessing import Fit, centre_crop, fit_setting, squash, whole_fit
 from eval.data.records import read_records
 from eval.data.sources import Crop, ImageFile
 from eval.interfaces import EvalContext, Model, Result
@@ -38,7 +37,7 @@ from eval.metrics.ranking import Ties
 from eval.protocols.box_classification import fraction_box
 from eval.protocols.embed import embed_images
 from eval.protocols.image_text_retrieval import text_counts
-from eval.protocols.multiple_choice import Answers, Question, answer, items, numbers
+from eval.protocols.multiple_choice import Answers, Question, answer_items, answer_numbers, answer_questions
 from eval.protocols.regions import Box, Boxes, embed_regions
 
 LEVELS = {
@@ -51,11 +50,11 @@ ATTRIBUTES = {name: (name, f"{name}_llava") for name in ("color", "material", "p
 
 
 class Protocol(NamedTuple):
-    """From described boxes to one vector each."""
+    """How described boxes are embedded, one vector each."""
 
-    words: str
+    description: str
     fit: Fit
-    embed: Callable[[Model, EvalContext, list[Described], list[Box], Fit, str], Float[Tensor, "R D"]]
+    embed: Callable[[Model, EvalContext, list[DescribedBox], list[Box], Fit, str], Float[Tensor, "R D"]]
 
 
 def fgovd(model: Model, run: EvalContext) -> Result:
@@ -64,7 +63,7 @@ def fgovd(model: Model, run: EvalContext) -> Result:
 
 
 def fgovd_crop(model: Model, run: EvalContext) -> Result:
-    """The four levels, boxes cut out."""
+    """The four levels, crops of the boxes."""
     return _levels("fgovd_crop", LEVELS, CUT_OUT, model, run)
 
 
@@ -74,7 +73,7 @@ def fgovd_attributes(model: Model, run: EvalContext) -> Result:
 
 
 def fgovd_attributes_crop(model: Model, run: EvalContext) -> Result:
-    """Colour, material, pattern, transparency, boxes cut out."""
+    """Colour, material, pattern, transparency, crops of the boxes."""
     return _levels("fgovd_attributes_crop", ATTRIBUTES, CUT_OUT, model, run)
 
 
@@ -94,26 +93,26 @@ class FgovdFile:
 
 
 def _by_regions(
-    model: Model, run: EvalContext, described: list[Described], boxes: list[Box], fit: Fit, label: str
+    model: Model, run: EvalContext, described_boxes: list[DescribedBox], boxes: list[Box], fit: Fit, label: str
 ) -> Float[Tensor, "R D"]:
     """Each image is embedded once, whatever the number of its boxes."""
     groups: dict[ImageFile, list[int]] = {}
-    for number, one in enumerate(described):
-        groups.setdefault(one.image, []).append(number)
-    pooling = Boxes([[boxes[n] for n in own] for own in groups.values()], list(groups), fit)
+    for number, box in enumerate(described_boxes):
+        groups.setdefault(box.image, []).append(number)
+    pooling = Boxes([[boxes[n] for n in numbers] for numbers in groups.values()], list(groups), fit)
     rows = embed_regions(model, run, list(groups), fit, pooling, label)
-    order = torch.tensor([n for own in groups.values() for n in own])
+    order = torch.tensor([n for numbers in groups.values() for n in numbers])
     return torch.empty_like(rows).index_copy(0, order, rows)
 
 
 def _by_crops(
-    model: Model, run: EvalContext, described: list[Described], boxes: list[Box], fit: Fit, label: str
+    model: Model, run: EvalContext, described_boxes: list[DescribedBox], boxes: list[Box], fit: Fit, label: str
 ) -> Float[Tensor, "R D"]:
     del boxes  # in fractions; crops are cut at whole pixels
     crops = []
-    for one in described:
-        x, y, width, height = one.box
-        crops.append(Crop(one.image, (math.floor(x), math.floor(y), math.ceil(x + width), math.ceil(y + height))))
+    for box in described_boxes:
+        x, y, width, height = box.box
+        crops.append(Crop(box.image, (math.floor(x), math.floor(y), math.ceil(x + width), math.ceil(y + height))))
     return embed_images(model, run, crops, fit, label)
 
 
@@ -129,10 +128,12 @@ def _levels(
     name: str, levels: dict[str, tuple[str, str]], protocol: Protocol, model: Model, run: EvalContext
 ) -> Result:
     files = {}
-    for level, (official, again) in levels.items():
-        heads = (("benchmarks/", official, ".json"), ("fgovd/", again, ".jsonl"))
-        own = [f"{folder}{stem}{end}" for folder, stem, end in heads]
-        files[level] = place(run.root, *own, *(f"{stem}{end}" for _, stem, end in heads), f"fgovd/{official}.json")
+    for level, (official, fg_clip) in levels.items():
+        heads = (("benchmarks/", official, ".json"), ("fgovd/", fg_clip, ".jsonl"))
+        paths = [f"{folder}{stem}{end}" for folder, stem, end in heads]
+        files[level] = find_path(
+            run.root, *paths, *(f"{stem}{end}" for _, stem, end in heads), f"fgovd/{official}.json"
+        )
     return _run(name, files, protocol, model, run)
 
 
@@ -140,64 +141,66 @@ def _run(name: str, files: dict[str, Path], protocol: Protocol, model: Model, ru
     fit = whole_fit(name, run.fit, protocol.fit) if protocol is REGION else run.fit or protocol.fit
     result = Result({}, {}, {}, {})
     counts: Counter[str] = Counter()
-    checksums, settings = {}, {}
+    checksums, level_settings = {}, {}
     for level, file in files.items():
-        read = read_official if file.suffix == ".json" else read_released_again
-        described, checksums[file.name] = read(file, run.root)
-        described, boxes = _usable(described, file, run, counts)
-        rows = protocol.embed(model, run, described, boxes, fit, f"{name} {level}")
-        questions = [Question(row, one.texts, one.name) for row, one in enumerate(described)]
-        answers = answer(model, run, rows, questions, f"{name} {level}")
-        head, images = f"{name}/{level}", [one.image.name for one in described]
-        counts += text_counts(model, [text for one in described for text in one.texts])
-        result.numbers.update(numbers(head, answers, Ties.OPTIMISTIC) | _mean_rank(head, answers))
-        settings[level] = {"boxes": len(described), "images": len(set(images))}
-        result = result._replace(items={**result.items, head: items(head, questions, answers, Ties.OPTIMISTIC, images)})
-    said: dict[str, Any] = {
-        "protocol": protocol.words,
-        "image": f"{fit.__name__}, {model.image_size}×{model.image_size}",
+        read = read_official if file.suffix == ".json" else read_fg_clip
+        described_boxes, checksums[file.name] = read(file, run.root)
+        described_boxes, boxes = _usable(described_boxes, file, run, counts)
+        rows = protocol.embed(model, run, described_boxes, boxes, fit, f"{name} {level}")
+        questions = [Question(row, box.texts, box.name) for row, box in enumerate(described_boxes)]
+        answers = answer_questions(model, run, rows, questions, f"{name} {level}")
+        head, images = f"{name}/{level}", [box.image.name for box in described_boxes]
+        counts += text_counts(model, [text for box in described_boxes for text in box.texts])
+        result.numbers.update(answer_numbers(head, answers, Ties.OPTIMISTIC) | _mean_rank(head, answers))
+        level_settings[level] = {"boxes": len(described_boxes), "images": len(set(images))}
+        result = result._replace(
+            items={**result.items, head: answer_items(head, questions, answers, Ties.OPTIMISTIC, images)}
+        )
+    result_settings: dict[str, Any] = {
+        "protocol": protocol.description,
+        "image": fit_setting(fit, model.image_size),
         "context length": model.context_length,
-        "levels": settings,
+        "levels": level_settings,
         "files": checksums,
         "counts": dict(counts),
     }
-    return result._replace(settings=said, counts=dict(counts))
+    return result._replace(settings=result_settings, counts=dict(counts))
 
 
 def official_ranks(answers: Answers, wrong: int) -> Float[Tensor, " q"]:
-    """FG-OVD's ranks (its ``ranks.py``): 1 the best, a tie counting against the right text, of the boxes with at least
-    ``wrong`` wrong texts, against the first ``wrong`` of them.
+    """FG-OVD's ranks (its ``ranks.py``), from 1, for the boxes with at least ``wrong`` wrong texts, among the first
+    ``wrong`` of these; a tie counts against the right text.
     """
     enough = answers.wrong >= wrong
     return answers.not_below[enough, :wrong].sum(1).double() + 1
 
 
 def _mean_rank(head: str, answers: Answers) -> dict[str, float]:
-    """FG-OVD's own measure, with as many wrong texts as most boxes of the file have."""
+    """FG-OVD's mean rank, with as many wrong texts as most boxes of the file have."""
     usual = int(answers.wrong.mode().values)
     return {f"{head}/mean_rank_of_{usual + 1}": official_ranks(answers, usual).mean().item()}
 
 
 def _usable(
-    described: list[Described], file: Path, run: EvalContext, counts: Counter[str]
-) -> tuple[list[Described], list[Box]]:
-    there = present([(one.image.file, one) for one in described], file, run.skip_missing, counts)
-    found, boxes = [], []
-    for one in there:
-        assert one.image.size is not None  # its reader knows it
-        box = fraction_box(one.box, one.image.size, counts)
-        if box is not None:
-            found.append(one)
-            boxes.append(box)
-    if not found:
+    described_boxes: list[DescribedBox], file: Path, run: EvalContext, counts: Counter[str]
+) -> tuple[list[DescribedBox], list[Box]]:
+    present = with_files([(box.image.file, box) for box in described_boxes], file, run.skip_missing, counts)
+    usable, boxes = [], []
+    for box in present:
+        assert box.image.size is not None  # set by the reader
+        fraction = fraction_box(box.box, box.image.size, counts)
+        if fraction is not None:
+            usable.append(box)
+            boxes.append(fraction)
+    if not usable:
         raise ValueError(f"{file}: no box is left; left out: {dict(counts)}")
-    return found, boxes
+    return usable, boxes
 
 
 ONE_TEXT = Rule("a list of one text", lambda v: isinstance(v, list) and len(v) == 1 and NAME.holds(v[0]))
 
 
-class Described(NamedTuple):
+class DescribedBox(NamedTuple):
     """A box x, y, width, height in pixels of its image; the first of ``texts`` describes it."""
 
     image: ImageFile
@@ -206,41 +209,41 @@ class Described(NamedTuple):
     name: str
 
 
-def read_official(file: Path, root: Path) -> tuple[list[Described], str]:
-    """Boxes of an official file, and its SHA-256. Raises ValueError where a field is not as it should be."""
+def read_official(file: Path, root: Path) -> tuple[list[DescribedBox], str]:
+    """Boxes of an official file, and its SHA-256. Raises ValueError where a field breaks the format."""
     annotations = AnnotationFile(file)
     images = annotations.by_id("images", IMAGE | {"file_name": PATH})
     captions = annotations.by_id("categories", {"id": WHOLE, "name": NAME})
     sources = {n: _image_file(root, i["file_name"], i["width"], i["height"]) for n, i in images.items()}
-    found = []
+    described_boxes = []
     fields = {"id": WHOLE, "image_id": WHOLE, "category_id": WHOLE, "bbox": XYWH, "neg_category_ids": LIST}
     for number, row in annotations.by_id("annotations", fields).items():
-        where = f"annotations[id {number}]"
-        annotations.refer(f"{where}.image_id", row["image_id"], images, "images")
+        field = f"annotations[id {number}]"
+        annotations.refer(f"{field}.image_id", row["image_id"], images, "images")
         chosen = [row["category_id"], *row["neg_category_ids"]]
-        for one in chosen:
-            annotations.refer(f"{where}.neg_category_ids", one, captions, "categories")
-        texts = tuple(_full_stop(captions[one]["name"]) for one in chosen)
-        found.append(Described(sources[row["image_id"]], tuple(row["bbox"]), texts, str(number)))
-    return found, annotations.sha256
+        for category in chosen:
+            annotations.refer(f"{field}.neg_category_ids", category, captions, "categories")
+        texts = tuple(_full_stop(captions[category]["name"]) for category in chosen)
+        described_boxes.append(DescribedBox(sources[row["image_id"]], tuple(row["bbox"]), texts, str(number)))
+    return described_boxes, annotations.sha256
 
 
-def read_released_again(file: Path, root: Path) -> tuple[list[Described], str]:
-    """Boxes of FG-CLIP's file, and its SHA-256. Raises ValueError where a field is not as it should be."""
+def read_fg_clip(file: Path, root: Path) -> tuple[list[DescribedBox], str]:
+    """Boxes of FG-CLIP's file, and its SHA-256. Raises ValueError where a field breaks the format."""
     fields = {"img_path": PATH, "bbox": XYWH, "pos_expression": ONE_TEXT, "neg_expression": TEXTS}
     records = read_records(file, fields | {"width": SIDE, "height": SIDE})
-    found = []
+    described_boxes = []
     for number, row in enumerate(records.rows):
         image = _image_file(root, row["img_path"], row["width"], row["height"])
         texts = (*row["pos_expression"], *row["neg_expression"])
-        found.append(Described(image, tuple(row["bbox"]), texts, str(row.get("sent_id", number))))
-    return found, records.sha256
+        described_boxes.append(DescribedBox(image, tuple(row["bbox"]), texts, str(row.get("sent_id", number))))
+    return described_boxes, records.sha256
 
 
 def _image_file(root: Path, name: str, width: int, height: int) -> ImageFile:
-    return ImageFile(first_there([root / name, root / "coco" / name]), name, (width, height))
+    return ImageFile(first_file([root / name, root / "coco" / name]), name, (width, height))
 
 
 def _full_stop(text: str) -> str:
-    """As in FG-CLIP's files."""
+    """The text with a full stop, as in FG-CLIP's files."""
     return text if text.endswith(".") else f"{text}."

@@ -5,7 +5,7 @@ Read from the released files::
     dataset_flickr30k.json (or flickr30k_test.json, the list)   flickr30k-images/*.jpg
     results_20130124.token                                      flickr30k-images/*.jpg
 
-The published numbers on the two differ by half: do not mix them. FLAIR's released command evaluates the validation
+The published numbers on the two differ by half: do not compare them. FLAIR's released command evaluates the validation
 split, ``flickr30k_val``.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from eval.data.find_file import first_there, place
+from eval.data.find_file import find_path, first_file
 from eval.data.records import file_sha256, read_text
 from eval.interfaces import EvalContext, Model, Result
 from eval.protocols.image_text_retrieval import gather_files, retrieve
@@ -25,31 +25,31 @@ KARPATHY = ("dataset_flickr30k.json", "flickr30k/dataset_flickr30k.json")
 
 def flickr30k(model: Model, run: EvalContext) -> Result:
     """Karpathy's test split, 1000 images."""
-    words = "Karpathy test, any of an image's own captions is right; published numbers R@1, R@5, R@10"
-    return retrieve("flickr30k", model, run, read_karpathy(run, (*KARPATHY, "flickr30k_test.json"), _files), words)
+    protocol = "Karpathy test, any of an image's own captions is right; published numbers R@1, R@5, R@10"
+    return retrieve("flickr30k", model, run, read_karpathy(run, (*KARPATHY, "flickr30k_test.json"), _files), protocol)
 
 
 def flickr30k_val(model: Model, run: EvalContext) -> Result:
     """Karpathy's validation split, 1014 images, which FLAIR's released command evaluates."""
-    words = "FLAIR's released command: Karpathy's validation split"
+    protocol = "FLAIR's released command: Karpathy's validation split"
     data = read_karpathy(run, (*KARPATHY, "flickr30k_val.json"), _files, "val")
-    return retrieve("flickr30k_val", model, run, data, words)
+    return retrieve("flickr30k_val", model, run, data, protocol)
 
 
 def flickr30k_all(model: Model, run: EvalContext) -> Result:
     """All 31,783 images."""
-    path = place(run.root, "results_20130124.token", "flickr30k/results_20130124.token")
+    path = find_path(run.root, "results_20130124.token", "flickr30k/results_20130124.token")
     captions: dict[str, list[str]] = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for line_number, line in enumerate(read_text(path).splitlines(), 1):
         head, tab, caption = line.partition("\t")
-        name, mark, place_ = head.rpartition("#")
-        if not (tab and mark and name and place_.isdigit() and caption.strip()):
-            raise ValueError(f"{path}, line {number} must be NAME#N, a tab and a caption, got {line!r:.80}")
+        name, mark, number = head.rpartition("#")
+        if not (tab and mark and name and number.isdigit() and caption.strip()):
+            raise ValueError(f"{path}, line {line_number} must be NAME#N, a tab and a caption, got {line!r:.80}")
         captions.setdefault(name, []).append(caption)
-    named = [(first_there(_files(run.root, None, name)), name, texts) for name, texts in captions.items()]
-    words = "Long-CLIP: all images, any of an image's own captions is right; published numbers R@1, R@5, R@10"
-    found = gather_files(named, path, {path.name: file_sha256(path)}, run)
-    return retrieve("flickr30k_all", model, run, found, words)
+    records = [(first_file(_files(run.root, None, name)), name, texts) for name, texts in captions.items()]
+    protocol = "Long-CLIP: all images, any of an image's own captions is right; published numbers R@1, R@5, R@10"
+    data = gather_files(records, path, {path.name: file_sha256(path)}, run)
+    return retrieve("flickr30k_all", model, run, data, protocol)
 
 
 def _files(root: Path, folder: str | None, filename: str) -> list[Path]:

@@ -1,14 +1,14 @@
-"""Flickr30k Entities' test split (Plummer et al., 2015): where is each phrase of each caption? Pointing and box score.
+"""Flickr30k Entities' test split (Plummer et al., 2015): each phrase of a caption is located by pointing and box score.
 
 Read from the release and Flickr30k's images::
 
     flickr30k_entities/{Sentences/ID.txt,Annotations/ID.xml,test.txt}  flickr30k-images/ID.jpg
     flickr30k_entities/dets.json                        (optional: a detector's boxes, in ALBEF's form, for each ID)
 
-Phrases without a box do not count; of several boxes any one is right. ``flickr30k_entities`` takes the cosines of
-patches and phrase, which any CLIP has; ``flickr30k_entities_attention`` β-CLIP's text-conditioned attention.
-``box_accuracy`` chooses among the detector's boxes, ``annotated_box_accuracy`` among all that the release draws in the
-image.
+Phrases without a box do not count; of several boxes any one is right. ``flickr30k_entities`` uses the cosines of
+patches and phrase, which any CLIP has; ``flickr30k_entities_attention`` uses β-CLIP's text-conditioned attention.
+``box_accuracy`` chooses among the detector's boxes, ``annotated_box_accuracy`` among all boxes that the release
+annotates in the image.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from typing import NamedTuple
 from datamodules.formats.flickr30k_entities import ChainBox, read_objects, read_sentences, read_split
 from eval.data.cache import digest
 from eval.data.detections import read_detections
-from eval.data.find_file import first_there, place
-from eval.data.image_files import present
-from eval.data.image_preprocessing import squash
-from eval.data.sources import ImageFile, Source
+from eval.data.find_file import find_path, first_file, with_files
+from eval.data.image_preprocessing import fit_setting, squash
+from eval.data.sources import ImageFile, ImageSource
 from eval.interfaces import EvalContext, Model, Result
 from eval.protocols.image_text_retrieval import text_counts
 from eval.protocols.phrase_grounding import (
@@ -34,8 +33,8 @@ from eval.protocols.phrase_grounding import (
     as_xywh,
     by_attention,
     by_similarity,
-    locate,
-    located_items,
+    ground_phrases,
+    grounding_items,
 )
 from eval.results.compare import numbers_of
 
@@ -51,71 +50,71 @@ def flickr30k_entities_attention(model: Model, run: EvalContext) -> Result:
 
 
 class _Release(NamedTuple):
-    """Images with phrases that have boxes: their ids, all boxes drawn in each, and the phrases."""
+    """Images with phrases that have boxes: their ids, all annotated boxes of each, and the phrases."""
 
-    images: list[Source]
+    images: list[ImageSource]
     numbers: list[str]
-    drawn: list[list[Xywh]]
+    annotated: list[list[Xywh]]
     phrases: list[Phrase]
 
 
 def _read(name: str, folder: Path, run: EvalContext, counts: Counter[str]) -> _Release:
     images = [run.root / f for f in ("flickr30k-images", "flickr30k_images", "images")]
-    listed = [(first_there([f / f"{n}.jpg" for f in images]), n) for n in read_split(folder / "test.txt")]
-    there = set(present(listed, folder / "test.txt", run.skip_missing, counts))
-    found = _Release([], [], [], [])
-    for file, number in run.track([(f, n) for f, n in listed if n in there], f"{name}: annotations"):
+    items = [(first_file([f / f"{n}.jpg" for f in images]), n) for n in read_split(folder / "test.txt")]
+    present = set(with_files(items, folder / "test.txt", run.skip_missing, counts))
+    release = _Release([], [], [], [])
+    for file, number in run.track([(f, n) for f, n in items if n in present], f"{name}: annotations"):
         objects = read_objects(folder / "Annotations" / f"{number}.xml")
-        drawn, (width, height) = objects.boxes, objects.size
-        phrases = _phrases(folder, number, drawn, len(found.images), counts)
+        boxes, (width, height) = objects.boxes, objects.size
+        phrases = _phrases(folder, number, boxes, len(release.images), counts)
         if phrases:
-            found.images.append(ImageFile(file, file.name, (int(width), int(height))))
-            found.numbers.append(number)
-            found.drawn.append([as_xywh(box.corners) for box in drawn])
-            found.phrases.extend(phrases)
-    if not found.phrases:
+            release.images.append(ImageFile(file, file.name, (int(width), int(height))))
+            release.numbers.append(number)
+            release.annotated.append([as_xywh(box.corners) for box in boxes])
+            release.phrases.extend(phrases)
+    if not release.phrases:
         raise ValueError(f"{folder}: no phrase with a box is left; left out: {dict(counts)}")
-    return found
+    return release
 
 
 def _locate(name: str, model: Model, run: EvalContext, maps: Maps) -> Result:
-    folder = place(run.root, "flickr30k_entities/Sentences", "Sentences").parent
+    folder = find_path(run.root, "flickr30k_entities/Sentences", "Sentences").parent
     counts: Counter[str] = Counter()
-    images, numbers, drawn, phrases = _read(name, folder, run, counts)
-    candidates, files = {"annotated_box": drawn}, {}
+    images, numbers, annotated, phrases = _read(name, folder, run, counts)
+    candidates, files = {"annotated_box": annotated}, {}
     if (folder / "dets.json").is_file():
         boxes, files["dets.json"] = read_detections(folder / "dets.json")
         candidates = {"box": [boxes.get(number, []) for number in numbers], **candidates}
     else:
         counts["box score left out: no dets.json"] = 1
     counts += text_counts(model, [phrase.text for phrase in phrases])
-    located = locate(name, model, run, images, phrases, maps, candidates)
+    hits = ground_phrases(name, model, run, images, phrases, maps, candidates)
     settings = {
         "protocol": "pointing strictly inside any box of the phrase; box score with area^0.4, half of any box of the "
         f"phrase; maps {maps.__name__}",
-        "image": f"{(run.fit or squash).__name__}, {model.image_size}×{model.image_size}",
+        "image": fit_setting(run.fit or squash, model.image_size),
         "images": len(images),
         "split sha256": digest(f"{p.name} {p.text} {p.boxes}" for p in phrases),
         "files": files,
         "counts": dict(counts),
     }
-    table = located_items(name, images, phrases, located)
+    table = grounding_items(name, images, phrases, hits)
     numbers = numbers_of(table) | {f"{name}/phrases": float(len(phrases))}
     return Result(numbers, settings, dict(counts), {name: table})
 
 
-def _phrases(folder: Path, number: str, drawn: list[ChainBox], image: int, counts: Counter[str]) -> list[Phrase]:
+def _phrases(folder: Path, number: str, chain_boxes: list[ChainBox], image: int, counts: Counter[str]) -> list[Phrase]:
     boxes: dict[str, list[Corners]] = {}
-    for box in drawn:
+    for box in chain_boxes:
         for chain in box.chains:
             boxes.setdefault(chain, []).append(box.corners)
-    found = []
+    phrases = []
     for line, caption in enumerate(read_sentences(folder / "Sentences" / f"{number}.txt")):
-        for place_, entity in enumerate(caption.entities):
-            own = boxes.get(entity.chain)
-            if own is None:
+        for position, entity in enumerate(caption.entities):
+            phrase_boxes = boxes.get(entity.chain)
+            if phrase_boxes is None:
                 counts["phrase without a box"] += 1
                 continue
             start, end = entity.span
-            found.append(Phrase(image, caption.text[start:end], own, f"{number}#{line}.{place_}"))
-    return found
+            phrases.append(Phrase(image, caption.text[start:end], phrase_boxes, f"{number}#{line}.{position}"))
+    return phrases

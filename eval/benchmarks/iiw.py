@@ -1,12 +1,12 @@
-"""ImageInWords (Garg et al., EMNLP 2024): 612 images of three sets with very long captions by hand, as LoTLIP joins
-them.
+"""ImageInWords (Garg et al., EMNLP 2024): 612 images of three sets, joined as LoTLIP does, with very long captions
+written by hand.
 
 Read from the release's three files and the images of DOCCI and DCI::
 
     imageinwords/datasets/{DOCCI_Test,IIW-400,DCI_Test}/data.jsonl
     imageinwords/{docci,docci_aar,dci}/NAME.jpg
 
-An image of DOCCI that is listed as ``test_N`` and there only as ``train_N`` is taken by that name, and counted.
+An image of DOCCI that is listed as ``test_N`` but exists only as ``train_N`` is read by that name, and counted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from datamodules.formats.imageinwords import other_name, read_imageinwords
-from eval.data.find_file import first_there, place
+from eval.data.find_file import find_path, first_file
 from eval.data.records import file_sha256
 from eval.interfaces import EvalContext, Model, Result
 from eval.protocols.image_text_retrieval import LONG_KS, gather_files, retrieve
@@ -28,25 +28,27 @@ PARTS = {  # file; folders of its images
 
 def iiw(model: Model, run: EvalContext) -> Result:
     """LoTLIP's 612 pairs."""
-    named, files, renamed = [], {}, 0
+    records, files, renamed = [], {}, 0
     path = run.root
     for part, folders in PARTS.items():
-        path = place(run.root, *(f"{head}{part}/data.jsonl" for head in ("imageinwords/datasets/", "datasets/", "")))
+        path = find_path(
+            run.root, *(f"{head}{part}/data.jsonl" for head in ("imageinwords/datasets/", "datasets/", ""))
+        )
         files[f"{part}/data.jsonl"] = file_sha256(path)
         for image, caption in read_imageinwords(path):
-            file, other = _image(run.root, folders, image)
-            renamed += other
-            named.append((file, f"{part}/{image}", [caption]))
-    data = gather_files(named, path, files, run)
+            file, has_other_name = _image(run.root, folders, image)
+            renamed += has_other_name
+            records.append((file, f"{part}/{image}", [caption]))
+    data = gather_files(records, path, files, run)
     if renamed:
         data.counts["image test_N taken by the name train_N"] += renamed
-    words = "LoTLIP: DOCCI_Test + IIW-400 + DCI_Test, the caption IIW, both ways; published number R@1"
-    return retrieve("iiw", model, run, data, words, LONG_KS)
+    protocol = "LoTLIP: DOCCI_Test + IIW-400 + DCI_Test, the caption IIW, both ways; published number R@1"
+    return retrieve("iiw", model, run, data, protocol, LONG_KS)
 
 
-def _image(root: Path, folders: tuple[str, ...], image: str) -> tuple[Path, bool]:
-    """The file, and whether it bears the other name."""
-    places = [base / folder for base in (root / "imageinwords", root) for folder in folders]
-    file = first_there([place_ / image for place_ in places])
-    other = first_there([place_ / other_name(image) for place_ in places])
-    return (other, True) if not file.is_file() and other.is_file() else (file, False)
+def _image(root: Path, names: tuple[str, ...], image: str) -> tuple[Path, bool]:
+    """The file, and whether it has the other name."""
+    folders = [base / name for base in (root / "imageinwords", root) for name in names]
+    file = first_file([folder / image for folder in folders])
+    other_file = first_file([folder / other_name(image) for folder in folders])
+    return (other_file, True) if not file.is_file() and other_file.is_file() else (file, False)

@@ -1,8 +1,8 @@
-"""``folder:DIR``: classification of any folder with a folder of images a class.
+"""``folder:DIR``: classification of any folder that holds a folder of images for each class.
 
-The folders' names, underscores as spaces, are the class names, put into OpenAI's 80 prompts; the files
-``DIR/classnames.txt`` (a name a line, in the order of the folders) and ``DIR/templates.txt`` (a prompt a line with
-``{c}`` or ``{}``) take their place where they are there.
+The folders' names, with spaces for underscores, are the class names, and OpenAI's 80 prompts are the templates. The
+files ``DIR/classnames.txt`` (a name a line, in the order of the folders) and ``DIR/templates.txt`` (a prompt a line
+with ``{c}`` or ``{}``) replace them where they exist.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.data.image_folders import class_folders, folder_images
+from eval.data.image_folders import class_folders, labelled_images
 from eval.data.records import read_text
 from eval.interfaces import EvalContext, Model, Result
-from eval.protocols.prompts import imagenet_templates, read_templates
-from eval.protocols.zero_shot_classification import Labelled, classify_images
+from eval.protocols.prompts import folder_templates
+from eval.protocols.zero_shot_classification import LabelledImages, classify_images
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,16 @@ class ImageFolder:
         """All images, all classes."""
         root = run.root / self.folder
         folders = class_folders(root)
-        names = [own.name.replace("_", " ") for own in folders]
+        names = [folder.name.replace("_", " ") for folder in folders]
         if (root / "classnames.txt").is_file():
             names = read_text(root / "classnames.txt").splitlines()
         if len(names) != len(folders):
             raise ValueError(
                 f"{root / 'classnames.txt'} must hold {len(folders)} names, one a folder, got {len(names)}"
             )
-        templates = imagenet_templates()
-        if (root / "templates.txt").is_file():
-            templates = read_templates(root / "templates.txt")
-        found = [(image, label) for label, own in enumerate(folders) for image in folder_images(own)]
-        data = Labelled([image for image, _ in found], [label for _, label in found], names)
+        templates = folder_templates(root)
+        images, labels = labelled_images((folder, label) for label, folder in enumerate(folders))
+        data = LabelledImages(images, labels, names)
         name = f"folder:{Path(self.folder).name}"
         return classify_images(
             name, model, run, data, templates, f"class names of the folders, {len(templates)} prompts"

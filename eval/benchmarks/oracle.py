@@ -1,7 +1,7 @@
 """``oracle:FILE``: a retrieval that LEAKS its answers, as some published code prints it beside the real one.
 
-Each image is pooled by its own caption (text-conditioned attention) and then compared with all captions. The image
-has seen the right answer: 99 % on Urban1k says nothing about retrieval. It is here to recognise such numbers by.
+Each image is pooled by its own caption (text-conditioned attention) and then compared with all captions, so the image
+vector depends on the right answer: 99 % on Urban1k says nothing about retrieval. It serves to recognise such numbers.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import torch
 
 from eval.benchmarks.retrieval_file import read_table
 from eval.data.caption_preprocessing import raw
-from eval.data.image_preprocessing import centre_crop
+from eval.data.image_preprocessing import centre_crop, fit_setting
 from eval.interfaces import EvalContext, Result
 from eval.metrics.bidirectional_ranking import rank_bidirectional
-from eval.metrics.gather import rank, world_size
 from eval.metrics.similarity import unit_rows
-from eval.protocols.embed import ahead, embed_texts, in_batches, pixels, together
-from eval.protocols.image_text_retrieval import text_counts
+from eval.protocols.embed import batch_ranges, embed_texts, gather_batches, load_batches, pixels
+from eval.protocols.image_text_retrieval import SHORT_KS, text_counts
 
 
 @dataclass(frozen=True)
@@ -44,23 +43,22 @@ class OracleFile:
         def square(number: int) -> torch.Tensor:
             return pixels(fit, data.images[number], model.image_size)
 
-        batches, rows = in_batches(len(captions), run.batch_size), []
-        mine = batches[rank() :: world_size()]
-        for part, squares in zip(mine, ahead(square, run.track(mine, name)), strict=True):
+        batches, rows = batch_ranges(len(captions), run.batch_size), []
+        for batch, squares in load_batches(square, batches, run, name):
             dense = model.encode_image(torch.stack(squares)).dense
-            own = texts[part.start : part.stop].to(dense.device)
-            views = model.condition(own, dense, torch.arange(len(part), device=dense.device))
+            batch_texts = texts[batch.start : batch.stop].to(dense.device)
+            views = model.condition(batch_texts, dense, torch.arange(len(batch), device=dense.device))
             rows.append(unit_rows(f"{name}: views", views).cpu())
-        found = rank_bidirectional(together(rows, batches), texts, torch.arange(len(captions)))
+        ranks = rank_bidirectional(gather_batches(rows, batches), texts, torch.arange(len(captions)))
         numbers = {
-            f"{name}/{way}/R@{k}": ranks.recall(k)
-            for way, ranks in (("text_to_image", found.text_to_image), ("image_to_text", found.image_to_text))
-            for k in (1, 5, 10)
+            f"{name}/{direction}/R@{k}": ranks_of_direction.recall(k)
+            for direction, ranks_of_direction in ranks.by_direction().items()
+            for k in SHORT_KS
         }
         counts = data.counts | text_counts(model, captions)
         settings = {
             "protocol": "LEAKS: each image is pooled by its own caption before it is compared",
-            "image": f"{fit.__name__}, {model.image_size}×{model.image_size}",
+            "image": fit_setting(fit, model.image_size),
             "caption": f"{wording.__name__}, the first of an image",
             "context length": model.context_length,
             "images": len(data.images),

@@ -2,7 +2,7 @@
 them. ``eval.protocols.panoptic_files`` says which segments count, and what files they are read from.
 
 Where we differ: class vectors always come from the model under test; the published ones were stored with the pretrained
-text tower, which is right only while that stays frozen.
+text tower, which is correct only while that tower stays frozen.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from eval.interfaces import EvalContext, Model, Result
 from eval.protocols.box_classification import BoxedImage, BoxProtocol, BoxSet, LabelledBox, classify
 from eval.protocols.panoptic_files import read_panoptic
 from eval.protocols.prompts import VILD_TEMPLATES
-from eval.protocols.regions import all_alike
+from eval.protocols.regions import unit_patches
 
 FINECLIP = BoxProtocol(
     templates=lambda: VILD_TEMPLATES,
     fit=squash_bilinear,
-    prepare=all_alike,
-    words="FineCLIP: things and stuff, ViLD's prompts by the model's own text tower, RoIAlign 1×1 of patches of unit "
-    "norm; published numbers are class_mean_top1 and class_mean_top5",
+    prepare=unit_patches,
+    description="FineCLIP: things and stuff, ViLD's prompts by the model's own text tower, RoIAlign 1×1 of patches of "
+    "unit norm; published numbers are class_mean_top1 and class_mean_top5",
 )
 
 

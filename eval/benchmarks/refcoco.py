@@ -1,4 +1,4 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg: which object does an expression mean? Weakly supervised, as ALBEF measures it.
+"""RefCOCO, RefCOCO+ and RefCOCOg: the object that an expression refers to, without box supervision, as in ALBEF.
 
 Read from the release of ``refer`` and COCO's images; a detector's boxes are optional, in ALBEF's form, a list of
 x, y, width, height for each image's id::
@@ -6,8 +6,9 @@ x, y, width, height for each image's id::
     refcoco/{refs(unc).p,instances.json}  refcoco+/...  refcocog/{refs(umd).p,instances.json}
     refcoco/dets.json  train2014/*.jpg
 
-Every sentence counts. Two maps: cosines of patches (``refcoco``...) and β-CLIP's attention (``refcoco_attention``...).
-``box_accuracy`` chooses among the detector's boxes, ``annotated_box_accuracy`` among COCO's own of the image.
+Every sentence counts. There are two maps: cosines of patches (``refcoco``...) and β-CLIP's attention
+(``refcoco_attention``...). ``box_accuracy`` chooses among the detector's boxes, ``annotated_box_accuracy`` among COCO's
+own of the image.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ from typing import Any
 
 from datamodules.formats.layout import LIST, NAME, PATH, SIDE_OR_NONE, WHOLE, XYWH, AnnotationFile, checked
 from eval.data.detections import read_detections
-from eval.data.find_file import first_there, place
-from eval.data.image_files import present
-from eval.data.image_preprocessing import squash
+from eval.data.find_file import find_path, first_file, with_files
+from eval.data.image_preprocessing import fit_setting, squash
 from eval.data.records import file_sha256
 from eval.data.restricted_pickle import read_pickle
 from eval.data.sources import ImageFile
@@ -33,8 +33,8 @@ from eval.protocols.phrase_grounding import (
     Xywh,
     by_attention,
     by_similarity,
-    locate,
-    located_items,
+    ground_phrases,
+    grounding_items,
 )
 from eval.results.compare import numbers_of
 
@@ -45,7 +45,7 @@ TRAIN = "train"
 
 @dataclass(frozen=True)
 class RefCoco:
-    """The benchmark of one of ``SETS`` with one kind of map."""
+    """The benchmark of one data set of ``SETS`` with one kind of map."""
 
     data: str
     maps: Maps
@@ -57,7 +57,7 @@ class RefCoco:
 
     def __call__(self, model: Model, run: EvalContext) -> Result:
         """All splits but train."""
-        folder = place(run.root, self.data, f"refer/data/{self.data}")
+        folder = find_path(run.root, self.data, f"refer/data/{self.data}")
         refs_file, dets_file = folder / SETS[self.data], folder / "dets.json"
         refs = read_pickle(refs_file, {})
         annotations = AnnotationFile(folder / "instances.json")
@@ -85,10 +85,10 @@ class RefCoco:
             annotations.refer(f"refs[{index}].image_id", ref["image_id"], images, "images")
             x, y, width, height = boxes[ref["ann_id"]]["bbox"]
             sentences = checked(refs_file, f"refs[{index}].sentences", ref["sentences"], {"sent": NAME})
-            own = [
+            phrases = [
                 Phrase(0, s["sent"], [(x, y, x + width, y + height)], f"{index}.{n}") for n, s in enumerate(sentences)
             ]
-            splits.setdefault(ref["split"], {}).setdefault(ref["image_id"], []).extend(own)
+            splits.setdefault(ref["split"], {}).setdefault(ref["image_id"], []).extend(phrases)
         return self._splits(model, run, annotations, images, splits, candidates, Result({}, {"files": files}, counts))
 
     def _splits(
@@ -103,22 +103,22 @@ class RefCoco:
     ) -> Result:
         numbers, tables, counts = {}, {}, Counter(result.counts)
         for split, by_image in sorted(splits.items()):
-            listed = [(_image_path(run.root, images[number]["file_name"]), number) for number in by_image]
-            there = set(present(listed, annotations.path, run.skip_missing, counts))
-            sources = [ImageFile(file, file.name, _size(images[n])) for file, n in listed if n in there]
-            kept = [number for _, number in listed if number in there]
-            phrases = [p._replace(image=row) for row, number in enumerate(kept) for p in by_image[number]]
+            items = [(_image_path(run.root, images[number]["file_name"]), number) for number in by_image]
+            present = set(with_files(items, annotations.path, run.skip_missing, counts))
+            sources = [ImageFile(file, file.name, _size(images[n])) for file, n in items if n in present]
+            numbers_present = [number for _, number in items if number in present]
+            phrases = [p._replace(image=row) for row, number in enumerate(numbers_present) for p in by_image[number]]
             if not phrases:
                 raise ValueError(f"{annotations.path}: no expression of {split} is left; left out: {dict(counts)}")
-            own = {kind: [boxes.get(str(n), []) for n in kept] for kind, boxes in candidates.items()}
+            image_boxes = {kind: [boxes.get(str(n), []) for n in numbers_present] for kind, boxes in candidates.items()}
             head = f"{self.__name__}/{split}"
-            found = locate(head, model, run, sources, phrases, self.maps, own)
-            tables[head] = located_items(head, sources, phrases, found)
+            hits = ground_phrases(head, model, run, sources, phrases, self.maps, image_boxes)
+            tables[head] = grounding_items(head, sources, phrases, hits)
             numbers |= numbers_of(tables[head]) | {f"{head}/phrases": float(len(phrases))}
             counts += text_counts(model, [phrase.text for phrase in phrases])
         settings = {
             "protocol": f"ALBEF: pointing strictly inside the box, box score with area^0.4, maps {self.maps.__name__}",
-            "image": f"{(run.fit or squash).__name__}, {model.image_size}×{model.image_size}",
+            "image": fit_setting(run.fit or squash, model.image_size),
             **result.settings,
             "counts": dict(counts),
         }
@@ -133,13 +133,13 @@ REFCOCO: dict[str, Benchmark] = {
 
 
 def _size(image: dict[str, Any]) -> tuple[int, int] | None:
-    """Width and height of an image, where the file gives both: they tell whether boxes are the upright image's."""
+    """Width and height where the file gives both: they show whether boxes refer to the upright image."""
     width, height = image.get("width"), image.get("height")
     return (width, height) if width and height else None
 
 
 def _image_path(root: Path, name: str) -> Path:
-    """``refer`` may name a crop of its own, COCO_train2014_N_M.jpg; the image is COCO_train2014_N.jpg."""
+    """``refer`` may name a crop, COCO_train2014_N_M.jpg; the image is COCO_train2014_N.jpg."""
     parts = Path(name).stem.split("_")
     plain = "_".join(parts[:3]) + Path(name).suffix
-    return first_there([root / f / n for f in ("train2014", "images/train2014", "") for n in (name, plain)])
+    return first_file([root / f / n for f in ("train2014", "images/train2014", "") for n in (name, plain)])

@@ -1,8 +1,8 @@
 """``retrieval:FILE``: retrieval on any table of images and captions.
 
-A JSON list, JSON Lines, CSV, TSV or Parquet; a record names an image and its caption, or a list of captions. Records
-of one image are put together. The fields may be called as in the releases that are read so: GOAL's ``filename``,
-Long-DCI's ``filepath`` and ``title``, nlphuji's ``raw``. Images are looked for beside the table, then below ``root``.
+A JSON list, JSON Lines, CSV, TSV or Parquet; a record names an image and its caption, or a list of captions. Records of
+the same image are joined. Fields may have the names of known releases: GOAL's ``filename``, Long-DCI's ``filepath`` and
+``title``, nlphuji's ``raw``. Images are searched beside the table, then below ``root``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from datamodules.formats.layout import NAME, PATH, Rule, checked
 from datamodules.formats.row_readers import DELIMITERS, LINES, PARQUET
-from eval.data.find_file import first_there, user_file
+from eval.data.find_file import first_file, user_file
 from eval.data.records import Records, read_records
 from eval.interfaces import EvalContext, Model, Result
 from eval.protocols.image_text_retrieval import LONG_KS, ImageTexts, gather_files, retrieve
@@ -40,9 +40,9 @@ class RetrievalFile:
         return f"retrieval:{self.file}"
 
     def __call__(self, model: Model, run: EvalContext) -> Result:
-        """Both ways; any caption of an image is right."""
-        words = "any of an image's own captions is right, both ways"
-        return retrieve(f"retrieval:{Path(self.file).stem}", model, run, read_table(run, self.file), words, LONG_KS)
+        """Both directions; any caption of an image is right."""
+        protocol = "any of an image's own captions is right, both ways"
+        return retrieve(f"retrieval:{Path(self.file).stem}", model, run, read_table(run, self.file), protocol, LONG_KS)
 
 
 def read_table(run: EvalContext, file: str) -> ImageTexts:
@@ -58,31 +58,31 @@ def read_table(run: EvalContext, file: str) -> ImageTexts:
     records = read_records(table, {})
     image, caption = (_field(records, known) for known in (IMAGES, CAPTIONS))
     captions: dict[str, list[str]] = {}
-    rows = [row | {caption: _several(row[caption])} for row in records.rows if row.get(caption) is not None]
+    rows = [row | {caption: _parse_list(row[caption])} for row in records.rows if row.get(caption) is not None]
     for row in checked(records.path, "records", rows, {image: PATH, caption: TEXTS}):
         texts = row[caption] if isinstance(row[caption], list) else [row[caption]]
         captions.setdefault(row[image], []).extend(texts)
     bases = (records.path.parent, run.root)
-    named = [
-        (first_there([base / f / name for base in bases for f in FOLDERS]), name, texts)
+    entries = [
+        (first_file([base / f / name for base in bases for f in FOLDERS]), name, texts)
         for name, texts in captions.items()
     ]
-    data = gather_files(named, records.path, records.files, run)
+    data = gather_files(entries, records.path, records.files, run)
     if len(rows) < len(records.rows):
         data.counts["record without a caption"] += len(records.rows) - len(rows)
     return data
 
 
-def _field(records: Records, known: tuple[str, ...]) -> str:
-    found = [name for name in known if name in records.rows[0]]
-    if len(found) != 1:
-        given = ", ".join(records.rows[0])
-        raise ValueError(f"{records.path} must have one of the fields {', '.join(known)}, got {given}")
-    return found[0]
+def _field(records: Records, accepted: tuple[str, ...]) -> str:
+    fields = [name for name in accepted if name in records.rows[0]]
+    if len(fields) != 1:
+        names = ", ".join(records.rows[0])
+        raise ValueError(f"{records.path} must have one of the fields {', '.join(accepted)}, got {names}")
+    return fields[0]
 
 
-def _several(value: Any) -> Any:
-    """A list of captions that stands as JSON in a cell."""
+def _parse_list(value: Any) -> Any:
+    """Parse a cell that holds a list of captions as JSON."""
     if isinstance(value, str) and value.startswith('["'):
         try:
             return json.loads(value)

@@ -2,12 +2,13 @@
 
     DIR/images/NAME.jpg  DIR/labels/NAME.png  DIR/classnames.txt
 
-A label map holds a class's number at each pixel, 255 where nothing is asked. A line of ``classnames.txt`` is a class,
-its synonyms parted by commas (the best of them counts); ``DIR/templates.txt`` may give prompts in place of OpenAI's 80.
+A label map holds the number of the class at each pixel, and 255 at pixels to ignore. A line of ``classnames.txt`` is a
+class, its synonyms separated by commas (the best of them counts); ``DIR/templates.txt`` may hold prompts to replace
+OpenAI's 80.
 
-As SCLIP's setup without its attention: the shorter side is resized to 1.5 times the model's square, windows of that
-square slide by half of it, each patch's cosines with the classes are drawn up (bilinear) and averaged where windows
-overlap. IoU is over all pixels of the data set; its mean is over the classes that stand in a map or are predicted.
+SCLIP's setup without its attention: the shorter side is resized to 1.5 times the model's square, windows of that square
+slide by half of it, the patches' cosines with the classes are upsampled (bilinear) and averaged where windows overlap.
+IoU is over all pixels of the data set; its mean is over the classes that a map holds or that are predicted.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from eval.data.image_preprocessing import no_fit
 from eval.data.records import file_sha256, read_text
 from eval.data.sources import ImageFile
 from eval.interfaces import EvalContext, Model, Result
-from eval.metrics.gather import gather_rows, rank, world_size
+from eval.metrics.gather import gather_rows, rank_share
 from eval.protocols.embed import embed_classes
-from eval.protocols.phrase_grounding import as_annotated
-from eval.protocols.prompts import imagenet_templates, read_templates
+from eval.protocols.phrase_grounding import turn_back
+from eval.protocols.prompts import folder_templates
 from eval.results.compare import numbers_of
 from eval.results.per_item import Items, Mean
 
@@ -63,15 +64,13 @@ class Segmentation:
         classes = [line.split(",") for line in read_text(root / "classnames.txt").splitlines() if line.strip()]
         if not classes:
             raise ValueError(f"{root / 'classnames.txt'} must hold a class a line, got none")
-        templates = imagenet_templates()
-        if (root / "templates.txt").is_file():
-            templates = read_templates(root / "templates.txt")
+        templates = folder_templates(root)
         words = [word.strip() for synonyms in classes for word in synonyms]
         owner = torch.tensor([n for n, synonyms in enumerate(classes) for _ in synonyms])
         vectors = embed_classes(model, run, words, templates)
-        rows = _compared(name, model, run, pairs, vectors, owner)
+        rows = _class_overlaps(name, model, run, pairs, vectors, owner)
         settings = {
-            "protocol": "SCLIP's windows, patch values, no thresholds; mean over classes that stand or are predicted",
+            "protocol": "SCLIP's windows, patch values, no thresholds; mean over classes labelled or predicted",
             "image": f"shorter side {int(LARGER * model.image_size)}, windows of {model.image_size}, by halves",
             "prompts per class": len(templates),
             "classes": len(classes),
@@ -81,12 +80,12 @@ class Segmentation:
             "counts": dict(counts),
         }
         names = [image.name for image, _ in pairs]
-        table = overlap_items(name, rows, names, [", ".join(word.strip() for word in own) for own in classes])
+        table = iou_items(name, rows, names, [", ".join(map(str.strip, synonyms)) for synonyms in classes])
         numbers = numbers_of(table) | {f"{name}/images": float(len(pairs))}
         return Result(numbers, settings, dict(counts), {name: table})
 
 
-def _compared(
+def _class_overlaps(
     name: str,
     model: Model,
     run: EvalContext,
@@ -94,49 +93,52 @@ def _compared(
     vectors: Float[Tensor, "N D"],
     owner: Int[Tensor, " N"],
 ) -> Int[Tensor, "R 5"]:
-    """The ``overlaps`` of every image, its number before each. Collective. Raises ValueError where there are none."""
+    """The rows of ``overlaps`` of all images, each after its image's number. Collective.
+
+    Raises ValueError where there are none.
+    """
     rows, classes = [], int(owner.max()) + 1
-    for number in run.track(range(len(pairs))[rank() :: world_size()], f"{name}: images"):
+    for number in run.track(rank_share(range(len(pairs))), f"{name}: images"):
         source, labels = pairs[number]
         right = _labels(labels, classes)
         size = (right.shape[1], right.shape[0])
         image, turn = replace(
-            source, size=size, told_by=f"its label map {labels.parent.name}/{labels.name}"
+            source, size=size, size_source=f"its label map {labels.parent.name}/{labels.name}"
         ).open_turned()
-        found = as_annotated(predict(model, image, vectors, owner, run.batch_size), turn)
-        own = overlaps(right, found, classes)
-        rows.append(torch.cat([torch.full((len(own), 1), number), own], dim=1))
+        predicted = turn_back(predict(model, image, vectors, owner, run.batch_size), turn)
+        overlap = overlaps(right, predicted, classes)
+        rows.append(torch.cat([torch.full((len(overlap), 1), number), overlap], dim=1))
     gathered = gather_rows(rows, torch.int64)
     if gathered is None:
         raise ValueError(f"{name}: the label maps must hold a pixel that is not {IGNORED}, got none")
     return gathered[gathered[:, 0].argsort(stable=True)].cpu()
 
 
-def overlaps(right: Int[Tensor, "H W"], found: Int[Tensor, "H W"], classes: int) -> Int[Tensor, "c 4"]:
-    """For each class that stands in a label map or is predicted where it asks: its number, and the pixels of the
-    intersection, of the union, and of the label map.
+def overlaps(right: Int[Tensor, "H W"], predicted: Int[Tensor, "H W"], classes: int) -> Int[Tensor, "c 4"]:
+    """For each class that the label map holds or that is predicted at its pixels: the class's number, and the pixels of
+    the intersection, of the union, and of the label map.
     """
-    asked = right != IGNORED
-    right, found = right[asked], found[asked]
-    own, predicted, both = (
-        torch.bincount(values, minlength=classes) for values in (right, found, right[right == found])
+    counted = right != IGNORED
+    right, predicted = right[counted], predicted[counted]
+    labelled, chosen, intersection = (
+        torch.bincount(values, minlength=classes) for values in (right, predicted, right[right == predicted])
     )
-    union = own + predicted - both
+    union = labelled + chosen - intersection
     number = union.nonzero().squeeze(1)
-    return torch.stack([number, both[number], union[number], own[number]], dim=1)
+    return torch.stack([number, intersection[number], union[number], labelled[number]], dim=1)
 
 
-def overlap_items(name: str, rows: Int[Tensor, "R 5"], images: list[str], classes: list[str]) -> Items:
-    """A row per image and class that stands in it or is predicted."""
-    image, number, both, union, own = rows.T.tolist()
+def iou_items(name: str, rows: Int[Tensor, "R 5"], images: list[str], classes: list[str]) -> Items:
+    """A row per image and class that its label map holds or that is predicted."""
+    image, number, intersection, union, labelled = rows.T.tolist()
     columns = {
         "image": [images[n] for n in image],
         "label": number,
         "class": [classes[n] for n in number],
-        "intersection": both,
+        "intersection": intersection,
         "union": union,
-        "pixels": own,
-        "IoU": [one / other for one, other in zip(both, union, strict=True)],
+        "pixels": labelled,
+        "IoU": [inner / outer for inner, outer in zip(intersection, union, strict=True)],
     }
     means = {
         f"{name}/mean_IoU": Mean("intersection", "union", "label"),
@@ -155,7 +157,7 @@ def predict(
     resized = torch.from_numpy(np.array(image.resize((width, height), Image.Resampling.BICUBIC))).permute(2, 0, 1)
     corners = [(y, x) for y in starts(height, side) for x in starts(width, side)]
     classes = int(owner.max()) + 1
-    total, seen = torch.zeros(classes, height, width), torch.zeros(height, width)
+    total, windows = torch.zeros(classes, height, width), torch.zeros(height, width)
     for first in range(0, len(corners), batch_size):
         part = corners[first : first + batch_size]
         dense = model.encode_image(torch.stack([resized[:, y : y + side, x : x + side] for y, x in part])).dense
@@ -163,23 +165,23 @@ def predict(
         best = cosines.new_full((*cosines.shape[:2], classes), -torch.inf)
         best = best.scatter_reduce(2, owner.to(dense.device).expand_as(cosines), cosines, "amax")
         grid = best.mT.unflatten(2, (math.isqrt(dense.shape[1]),) * 2)
-        drawn = functional.interpolate(grid, size=(side, side), mode="bilinear", align_corners=False).cpu()
-        for (y, x), one in zip(part, drawn, strict=True):
-            total[:, y : y + side, x : x + side] += one
-            seen[y : y + side, x : x + side] += 1
+        scores = functional.interpolate(grid, size=(side, side), mode="bilinear", align_corners=False).cpu()
+        for (y, x), window in zip(part, scores, strict=True):
+            total[:, y : y + side, x : x + side] += window
+            windows[y : y + side, x : x + side] += 1
     size = (image.height, image.width)
-    return functional.interpolate((total / seen)[None], size=size, mode="bilinear", align_corners=False)[0].argmax(0)
+    return functional.interpolate((total / windows)[None], size=size, mode="bilinear", align_corners=False)[0].argmax(0)
 
 
 def starts(length: int, side: int) -> list[int]:
-    """First pixels of the windows along a side: one every half window, the last at the end."""
+    """First pixels of the windows along a side: every half window, and one window that ends at the side's end."""
     step = max(1, side // 2)
     return sorted({min(at, length - side) for at in range(0, max(length - side, 0) + step, step)})
 
 
 def _pairs(root: Path, skip_missing: bool, counts: Counter[str]) -> list[tuple[ImageFile, Path]]:
     """Every image and its label map."""
-    found = []
+    pairs = []
     folder = root / "images"
     files = sorted(f for f in folder.iterdir() if not f.name.startswith(".")) if folder.is_dir() else []
     for file in files:
@@ -191,14 +193,14 @@ def _pairs(root: Path, skip_missing: bool, counts: Counter[str]) -> list[tuple[I
                 raise FileNotFoundError(f"{labels} does not exist; every image must have a label map (--skip_missing)")
             counts["label map missing"] += 1
             continue
-        found.append((ImageFile(file, file.name), labels))
-    if not found:
+        pairs.append((ImageFile(file, file.name), labels))
+    if not pairs:
         raise FileNotFoundError(f"{folder} must hold images with label maps, got none")
-    return found
+    return pairs
 
 
 def _labels(file: Path, classes: int) -> Int[Tensor, "H W"]:
-    """A label map as it is stored: numbers, or a palette's."""
+    """A label map's numbers, or its palette's indices."""
     try:
         with Image.open(file) as image:
             if image.mode not in ("L", "P", "I", "I;16"):

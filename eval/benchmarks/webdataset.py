@@ -3,7 +3,7 @@
     DIR/classnames.txt  DIR/zeroshot_classification_templates.txt  DIR/dataset_type.txt
     DIR/test/nshards.txt  DIR/test/0.tar ...
 
-A sample is an image (webp, png, jpg, jpeg) and ``cls``, its class's number, or ``txt``, a caption a line.
+A sample is an image (webp, png, jpg, jpeg) with ``cls``, the number of its class, or ``txt``, a caption a line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from eval.data.sources import TarMember
 from eval.interfaces import EvalContext, Model, Result
 from eval.protocols.image_text_retrieval import ImageTexts, retrieve
 from eval.protocols.prompts import read_templates
-from eval.protocols.zero_shot_classification import Labelled, classify_images
+from eval.protocols.zero_shot_classification import LabelledImages, classify_images
 
 TYPES = ("classification", "retrieval")
 
@@ -37,7 +37,7 @@ class WebDataset:
         return f"wds:{self.folder}"
 
     def __call__(self, model: Model, run: EvalContext) -> Result:
-        """The split test."""
+        """The test split."""
         root, name = user_folder(run.root, self.folder), f"wds:{Path(self.folder).name}"
         kind_file = root / "dataset_type.txt"
         kind = read_text(kind_file).strip() if kind_file.is_file() else "classification"
@@ -51,8 +51,8 @@ class WebDataset:
             for image, texts in zip(images, captions, strict=True):
                 if not texts:
                     raise ValueError(f"{image.tar}: every image must have a caption, got none for {image.name}")
-            words = "any of an image's own captions is right; published numbers R@1, R@5"
-            return retrieve(name, model, run, ImageTexts(list(images), captions, checksum), words)
+            protocol = "any of an image's own captions is right; published numbers R@1, R@5"
+            return retrieve(name, model, run, ImageTexts(list(images), captions, checksum), protocol)
         labels = []
         for image, text in pairs:
             if not text.strip().isdigit():
@@ -60,7 +60,7 @@ class WebDataset:
             labels.append(int(text))
         classes = read_text(root / "classnames.txt").splitlines()
         templates = read_templates(root / "zeroshot_classification_templates.txt")
-        data = Labelled(list(images), labels, classes, checksum)
+        data = LabelledImages(list(images), labels, classes, checksum)
         return classify_images(name, model, run, data, templates, "the data set's own class names and prompts")
 
 

@@ -15,14 +15,14 @@ from datamodules.shards.tar_index import PARTS, TarIndex
 from eval.data.sources import TarMember
 
 
-class Stored(NamedTuple):
+class ShardSample(NamedTuple):
     """A sample of a shard: where its image is, and all else (``sample.image`` is empty)."""
 
     image: TarMember
     sample: Sample
 
 
-def stored(shards: list[Shard]) -> Iterator[Stored]:
+def read_shard_samples(shards: list[Shard]) -> Iterator[ShardSample]:
     """All samples, in the shards' order.
 
     Raises ValueError, naming shard and key, for a sample that breaks the schema, and for a shard that is damaged or no
@@ -34,10 +34,10 @@ def stored(shards: list[Shard]) -> Iterator[Stored]:
         path, index = Path(shard.url), shard.index()
         with path.open("rb") as file:
             for number in range(len(index)):
-                yield _stored(path, index, number, file.fileno())
+                yield _read_sample(path, index, number, file.fileno())
 
 
-def _stored(path: Path, index: TarIndex, number: int, file: int) -> Stored:
+def _read_sample(path: Path, index: TarIndex, number: int, file: int) -> ShardSample:
     try:
         members = index.read(file, number, PARTS[1:])
         key, extension = members["__key__"], IMAGE_EXTENSIONS[index.kinds[number]]
@@ -45,4 +45,4 @@ def _stored(path: Path, index: TarIndex, number: int, file: int) -> Stored:
         sample = Sample.from_members(members | ({extension: b""} if offset >= 0 else {}))
     except SampleError as error:
         raise ValueError(f"{path}, sample {index.key(number)!r}: {error}") from error
-    return Stored(TarMember(path, f"{path.stem}/{key}", offset, size), sample)
+    return ShardSample(TarMember(path, f"{path.stem}/{key}", offset, size), sample)

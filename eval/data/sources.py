@@ -1,16 +1,18 @@
 """Images of a benchmark: in files, parts of files, tars or arrays. Each has a name, and opens as RGB.
 
-All are turned upright (``datamodules.image_decoding``). Boxes are those of the upright image. Where the width and
-height that an annotation tells are those of the stored pixels alone, its boxes were drawn on these and are turned with
-them; any other size is refused.
+All are turned upright (``datamodules.image_decoding``), and boxes refer to the upright image. Where the width and
+height of an annotation are those of the stored pixels instead, its boxes were drawn on these and are turned with them;
+any other size is refused.
 
-``stamp`` tells whether the pixels may have changed since embeddings were cached: of a file its size and time.
+``stamp`` changes where the pixels may have changed since embeddings were cached: of a file, its size and time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,9 +24,19 @@ from PIL import Image
 from datamodules.image_decoding import UNREADABLE, as_rgb, orientation, turn_box, upright_size
 
 PixelBox = tuple[int, int, int, int]  # left, top, right, bottom
+Xywh = tuple[float, float, float, float]  # x, y, width, height in pixels
 
 
-class Source(Protocol):
+@contextmanager
+def image_errors(name: object) -> Iterator[None]:
+    """Turn the errors of PIL into ValueError, naming the file or image ``name``."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise ValueError(f"{name} is not an image that can be read: {error}") from error
+
+
+class ImageSource(Protocol):
     """An image."""
 
     @property
@@ -37,7 +49,7 @@ class Source(Protocol):
         ...
 
     def open(self) -> Image.Image:
-        """RGB pixels at full resolution. Raises ValueError, naming the file, where it is no image."""
+        """RGB pixels at full resolution. Raises ValueError, naming the file, where it cannot be read."""
         ...
 
 
@@ -45,40 +57,37 @@ class Source(Protocol):
 class ImageFile:
     """A file; ``name`` is its path below the folder of the images.
 
-    ``size`` is the width and height in pixels that ``told_by`` tells, where it tells them: boxes rely on it.
+    ``size`` is the width and height in pixels that ``size_source`` gives, if any: boxes rely on it.
     """
 
     file: Path
     name: str
     size: tuple[int, int] | None = None
-    told_by: str = "its annotation"
+    size_source: str = "its annotation"
 
     def stamp(self) -> str:
         """From the file's name, size and time."""
-        found = self.file.stat()
-        return f"{self.name} {found.st_size} {found.st_mtime_ns}"
+        status = self.file.stat()
+        return f"{self.name} {status.st_size} {status.st_mtime_ns}"
 
     def open(self) -> Image.Image:
-        """The upright image in RGB. Raises ValueError where it is no such image."""
+        """The upright image in RGB. Raises ValueError as ``open_turned`` does."""
         return self.open_turned()[0]
 
     def open_turned(self) -> tuple[Image.Image, int]:
         """The upright image in RGB, and the orientation by which its annotation's boxes must be turned, mostly 1.
 
-        Raises ValueError where it is no image, or of another size than its annotation says.
+        Raises ValueError where it cannot be read, or has another size than its annotation says.
         """
-        try:
-            with Image.open(self.file) as image:
-                stored, upright, turn = image.size, upright_size(image), orientation(image)
-                found = as_rgb(image)
-        except UNREADABLE as error:
-            raise ValueError(f"{self.file} is not an image that can be read: {error}") from error
+        with image_errors(self.file), Image.open(self.file) as file:
+            stored, upright, turn = file.size, upright_size(file), orientation(file)
+            image = as_rgb(file)
         if self.size in (None, upright):
-            return found, 1
+            return image, 1
         if self.size != stored:
-            must, got = (f"{width}×{height}" for width, height in (self.size, upright))
-            raise ValueError(f"{self.file} must have {must} pixels, as {self.told_by} says, got {got}")
-        return found, turn
+            expected, got = (f"{width}×{height}" for width, height in (self.size, upright))
+            raise ValueError(f"{self.file} must have {expected} pixels, as {self.size_source} says, got {got}")
+        return image, turn
 
 
 @dataclass(frozen=True)
@@ -90,11 +99,11 @@ class Crop:
 
     @property
     def name(self) -> str:
-        """The file's, and the box."""
+        """The file's name and the box."""
         return f"{self.whole.name} {self.box}"
 
     def stamp(self) -> str:
-        """That of the file, and the box."""
+        """From the file's stamp and the box."""
         return f"{self.whole.stamp()} {self.box}"
 
     def open(self) -> Image.Image:
@@ -120,23 +129,20 @@ class TarMember:
     size: int
 
     def stamp(self) -> str:
-        """From the tar's size and time, and the place in it."""
-        found = self.tar.stat()
-        return f"{self.name} {self.offset} {self.size} {found.st_size} {found.st_mtime_ns}"
+        """From the tar's size and time, and the position in it."""
+        status = self.tar.stat()
+        return f"{self.name} {self.offset} {self.size} {status.st_size} {status.st_mtime_ns}"
 
     def open(self) -> Image.Image:
-        """RGB pixels; ValueError, naming the tar, where it is no image."""
-        try:
-            with self.tar.open("rb") as file:
-                file.seek(self.offset)
-                return as_rgb(Image.open(io.BytesIO(file.read(self.size))))
-        except UNREADABLE as error:
-            raise ValueError(f"{self.tar}: {self.name} is not an image that can be read: {error}") from error
+        """RGB pixels. Raises ValueError, naming the tar, where they cannot be read."""
+        with image_errors(f"{self.tar}: {self.name}"), self.tar.open("rb") as file:
+            file.seek(self.offset)
+            return as_rgb(Image.open(io.BytesIO(file.read(self.size))))
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """A file's bytes in memory."""
+class EncodedImage:
+    """An image file's bytes in memory."""
 
     name: str
     data: bytes
@@ -146,16 +152,14 @@ class Encoded:
         return f"{self.name} {hashlib.sha256(self.data).hexdigest()}"
 
     def open(self) -> Image.Image:
-        """RGB pixels; ValueError, naming it, where it is no image."""
-        try:
+        """RGB pixels. Raises ValueError, naming the image, where they cannot be read."""
+        with image_errors(self.name):
             return as_rgb(Image.open(io.BytesIO(self.data)))
-        except UNREADABLE as error:
-            raise ValueError(f"{self.name} is not an image that can be read: {error}") from error
 
 
 @dataclass(frozen=True)
-class Pixels:
-    """An image in memory."""
+class ImagePixels:
+    """RGB pixels in memory."""
 
     name: str
     pixels: UInt8[np.ndarray, "H W 3"]

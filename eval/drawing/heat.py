@@ -20,7 +20,7 @@ from torch import Tensor
 
 from eval.drawing.canvas import DPI, HEADING, HEAT, SCALE, canvas, heading, scale_bar, show, write
 from eval.drawing.words import wrapped
-from eval.protocols.phrase_grounding import draw_up
+from eval.protocols.phrase_grounding import upsample_map
 
 OPACITY = 0.6  # of the map over the image
 COLUMNS = 5
@@ -62,7 +62,7 @@ def overlay(image: Image.Image, heat: Float[Tensor, " P"]) -> Image.Image:
     """The map over the image in grey, coloured from its smallest value to its largest, its peak marked by a ring, which
     may reach into the margin.
     """
-    drawn = draw_up(heat.float().cpu(), image.size).numpy()
+    drawn = upsample_map(heat.float().cpu(), image.size).numpy()
     low, high = float(heat.min()), float(heat.max())
     share = ((drawn - low) / max(high - low, 1e-6)).clip(0, 1)
     colour = colormaps[HEAT](share)[..., :3]

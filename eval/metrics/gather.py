@@ -6,7 +6,8 @@ rows travel padded to the longest rank and are cut afterwards. Collective: all r
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from datamodules.reading.ranks import gather, rank_count
 
+T = TypeVar("T")
 DTYPES = (
     torch.float32,
     torch.float64,
@@ -53,7 +55,7 @@ def gather_ragged(rows: Tensor, group: Any = None) -> list[Tensor]:
 def gather_rows(parts: list[Tensor], dtype: torch.dtype) -> Tensor | None:
     """All ranks' ``parts`` ([n, width] or [n] each), concatenated in rank order; None where no rank has a row."""
     rows = torch.cat(parts) if parts else torch.empty(0, dtype=dtype)
-    gathered = torch.cat(gather_ragged(rows)) if world_size() > 1 else rows
+    gathered = torch.cat(gather_ragged(rows)) if rank_count() > 1 else rows
     return gathered if len(gathered) else None
 
 
@@ -62,14 +64,14 @@ def gather_names(names: list[str]) -> list[str]:
     return list(dict.fromkeys(name for rank_names in gather(names) for name in rank_names))
 
 
-def world_size() -> int:
-    """The number of ranks."""
-    return rank_count()
-
-
 def rank() -> int:
     """The number of this rank, from 0."""
-    return dist.get_rank() if world_size() > 1 else 0
+    return dist.get_rank() if rank_count() > 1 else 0
+
+
+def rank_share(items: Sequence[T]) -> Sequence[T]:
+    """This rank's share of a work list: every n-th item on n ranks."""
+    return items[rank() :: rank_count()]
 
 
 def _device(group: Any) -> torch.device:

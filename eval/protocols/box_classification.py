@@ -1,13 +1,13 @@
-"""Classify the annotated boxes of a data set: RoIAlign over the model's dense map against its own class vectors.
+"""Classify the annotated boxes of a data set: RoIAlign over the model's dense map against the model's class vectors.
 
-Each data set has its reader in a file of its own. The published protocols differ in data, prompts, fit and
-in what is averaged, so that their numbers must not be compared with each other:
+Each benchmark has a file with its reader. The published protocols differ in data, prompts, fit and in the average, so
+their numbers must not be compared with each other:
 
 * FG-CLIP (arXiv 2505.05071): OpenAI's 80 prompts, squash, patches pooled as they are, accuracy over boxes.
 * FineCLIP: ViLD's 63 prompts, bilinear squash, patches normalised first, mean over the classes present.
 * CLIPSelf (arXiv 2310.01403): as FineCLIP on a larger image, things and stuff apart; ``benchmarks.clipself_boxes``.
 
-Both averages are given for each.
+Both averages are computed for each.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from eval.data.image_preprocessing import Fit, no_fit
+from eval.data.image_preprocessing import Fit, fit_setting, no_fit
 from eval.data.sources import ImageFile
 from eval.interfaces import EvalContext, Model, Result
 from eval.metrics.boxes import KS, box_numbers
@@ -42,7 +42,7 @@ class LabelledBox(NamedTuple):
 
 
 class BoxedImage(NamedTuple):
-    """An image of known size and what stands in it."""
+    """An image of known size and its labelled boxes."""
 
     image: ImageFile
     boxes: list[LabelledBox]
@@ -50,8 +50,8 @@ class BoxedImage(NamedTuple):
 
 @dataclass
 class BoxSet:
-    """A data set of boxes: class names by number, images, the files read with their SHA-256, and how many boxes and
-    images were left out or cut, by reason.
+    """A data set of boxes: class names by number, images, the files read with their SHA-256, and counts of the boxes
+    and images that were left out or cut, by reason.
     """
 
     classes: tuple[str, ...]
@@ -62,23 +62,23 @@ class BoxSet:
 
 @dataclass(frozen=True)
 class BoxProtocol:
-    """The embedding of boxes and the naming of classes.
+    """How boxes and classes are embedded.
 
     Args:
         templates: prompts of a class.
         fit: how images become squares.
-        prepare: what is done to the patch tokens before RoIAlign.
-        words: the protocol for the file of results.
+        prepare: applied to the patch tokens before RoIAlign.
+        description: names the protocol in the results.
     """
 
     templates: Callable[[], tuple[str, ...]]
     fit: Fit
     prepare: Prepare
-    words: str
+    description: str
 
 
-class Named(NamedTuple):
-    """The questions: of each region its image's name, its box and the number of its class; and the class names."""
+class LabelledRegions(NamedTuple):
+    """For each region its image's name, its box and the number of its class; and the class names by number."""
 
     images: Sequence[str]
     boxes: Sequence[Box]
@@ -87,9 +87,9 @@ class Named(NamedTuple):
 
 
 def fraction_box(xywh: Box, size: tuple[int, int], counts: Counter[str]) -> Box | None:
-    """Pixels x, y, width, height to fractions x0, y0, x1, y1 inside the image, whose width and height are ``size``.
+    """Pixels x, y, width, height to fractions x0, y0, x1, y1 of the image, whose width and height are ``size``.
 
-    A box that reaches beyond the image is cut to it, and counted. Where nothing is left it is counted, and None.
+    A box that reaches beyond the image is cut to it, and counted. Returns None, and counts, where nothing is left.
     """
     x, y, width, height = xywh
     if not (width > 0 and height > 0):
@@ -116,44 +116,44 @@ def classify(name: str, model: Model, run: EvalContext, data: BoxSet, protocol: 
         raise ValueError(f"{name}: no box is left to classify; left out: {dict(data.counts)}")
     templates = protocol.templates()
     classes = embed_classes(model, run, data.classes, templates)
-    images = [one.image for one in boxed]
+    images = [image.image for image in boxed]
     boxes = Boxes([[b.box for b in p.boxes] for p in boxed], images, protocol.fit, protocol.prepare)
     rows = embed_regions(model, run, images, protocol.fit, boxes, name)
-    named = Named(
+    regions = LabelledRegions(
         [p.image.name for p in boxed for _ in p.boxes],
         [b.box for p in boxed for b in p.boxes],
         torch.tensor([b.label for p in boxed for b in p.boxes]),
         data.classes,
     )
     settings = {
-        "protocol": protocol.words,
-        "image": f"{protocol.fit.__name__}, {model.image_size}×{model.image_size}",
+        "protocol": protocol.description,
+        "image": fit_setting(protocol.fit, model.image_size),
         "prompts per class": len(templates),
         "classes": len(data.classes),
         "images": len(boxed),
         "files": data.files,
         "counts": dict(data.counts),
     }
-    numbers, items = grade(name, rows, classes, named)
+    numbers, items = grade(name, rows, classes, regions)
     return Result(numbers, settings, dict(data.counts), {name: items})
 
 
 def grade(
-    name: str, rows: Float[Tensor, "R D"], classes: Float[Tensor, "C D"], asked: Named
+    name: str, rows: Float[Tensor, "R D"], classes: Float[Tensor, "C D"], regions: LabelledRegions
 ) -> tuple[dict[str, float], Items]:
-    """Numbers and single results of regions; a tie does not count against the right class."""
-    found = rank_classes(name, rows, classes, asked.label)
-    ranks = Ranks(found.better, found.better + found.equal)
+    """The numbers of ``box_numbers`` and a row per region; a tie does not count against the right class."""
+    class_ranks = rank_classes(name, rows, classes, regions.label)
+    ranks = Ranks(class_ranks.better, class_ranks.better + class_ranks.equal)
     columns: dict[str, list[Any]] = {
-        "image": list(asked.images),
-        **{side: [box[n] for box in asked.boxes] for n, side in enumerate(("x0", "y0", "x1", "y1"))},
-        "label": asked.label.tolist(),
-        "class": [asked.classes[n] for n in asked.label.tolist()],
-        "chosen": [asked.classes[n] for n in found.chosen.tolist()],
+        "image": list(regions.images),
+        **{side: [box[n] for box in regions.boxes] for n, side in enumerate(("x0", "y0", "x1", "y1"))},
+        "label": regions.label.tolist(),
+        "class": [regions.classes[n] for n in regions.label.tolist()],
+        "chosen": [regions.classes[n] for n in class_ranks.chosen.tolist()],
         "rank": ranks.optimistic.tolist(),
-        "tied": (found.equal > 0).tolist(),
+        "tied": (class_ranks.equal > 0).tolist(),
         **{f"top{k}": ranks.hits(k).tolist() for k in KS},
     }
     means = {f"{name}/top{k}": Mean(f"top{k}") for k in KS}
     means |= {f"{name}/class_mean_top{k}": Mean(f"top{k}", group="label") for k in KS}
-    return box_numbers(name, ranks, asked.label), Items(columns, means, "image")
+    return box_numbers(name, ranks, regions.label), Items(columns, means, "image")

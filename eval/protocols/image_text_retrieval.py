@@ -1,7 +1,7 @@
-"""Retrieval on a released data set: images, each with one or more captions, both ways, as the papers count it.
+"""Retrieval on a released data set: images, each with one or more captions, in both directions, as papers count it.
 
-A reader makes an ``ImageTexts``; all readers share what follows: the wording, the fit, the embeddings, the ranks. A
-image without any caption left is an error of the reader, not a candidate.
+A reader makes an ``ImageTexts``; wording, fit, embeddings and ranks are the same for all readers. An image without a
+caption is an error of the reader, not a candidate.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch import Tensor
 
 from eval.data.cache import digest
 from eval.data.caption_preprocessing import Wording, raw
-from eval.data.image_files import present
-from eval.data.image_preprocessing import Fit, centre_crop
+from eval.data.find_file import with_files
+from eval.data.image_preprocessing import Fit, centre_crop, fit_setting
 from eval.data.records import require_characters
-from eval.data.sources import ImageFile, Source
+from eval.data.sources import ImageFile, ImageSource
 from eval.interfaces import EvalContext, Model, Result
 from eval.metrics.bidirectional_ranking import BidirectionalRanks, rank_bidirectional
 from eval.metrics.ranking import Ranks, Ties
@@ -35,49 +35,49 @@ LONG_KS = (1, 5, 10, 25, 50)  # GOAL's too
 
 @dataclass
 class ImageTexts:
-    """Images and the captions of each; the files read with their SHA-256; what was left out, and why."""
+    """Images and the captions of each; the files read with their SHA-256; counts of what was left out, by reason."""
 
-    images: list[Source]
+    images: list[ImageSource]
     captions: list[list[str]]
     files: dict[str, str]
     counts: Counter[str] = field(default_factory=Counter)
 
     @property
     def sha256(self) -> str:
-        """Of what is compared: the images' names and their captions, in order, as released."""
+        """Of the data that are compared: the images' names and their captions, in order, as released."""
         pairs = zip(self.images, self.captions, strict=True)
         return digest(part for image, texts in pairs for part in (image.name, *texts, ""))
 
 
 def gather_files(
-    named: Sequence[tuple[Path, str, list[str]]], source: Path, files: dict[str, str], run: EvalContext
+    records: Sequence[tuple[Path, str, list[str]]], annotations: Path, files: dict[str, str], run: EvalContext
 ) -> ImageTexts:
-    """Captions of files (path, name, captions), those that are missing told or counted as ``EvalContext`` wants it.
+    """The records (path, name, captions) whose image exists; ``run`` decides whether a missing one is an error.
 
     Raises FileNotFoundError where images are missing, ValueError where two have one name or one has no caption.
     """
-    seen: set[str] = set()
-    for _, name, captions in named:
-        if name in seen:
-            raise ValueError(f"{source}: every image must be listed once, got {name!r} twice")
+    names: set[str] = set()
+    for _, name, captions in records:
+        if name in names:
+            raise ValueError(f"{annotations}: every image must be listed once, got {name!r} twice")
         if not captions:
-            raise ValueError(f"{source}: every image must have a caption, got none for {name!r}")
-        require_characters(f"{source}: a caption of {name!r}", captions)
-        seen.add(name)
+            raise ValueError(f"{annotations}: every image must have a caption, got none for {name!r}")
+        require_characters(f"{annotations}: a caption of {name!r}", captions)
+        names.add(name)
     counts: Counter[str] = Counter()
-    items = [(file, (ImageFile(file, name), captions)) for file, name, captions in named]
-    there = present(items, source, run.skip_missing, counts)
-    return ImageTexts([image for image, _ in there], [texts for _, texts in there], files, counts)
+    items = [(file, (ImageFile(file, name), captions)) for file, name, captions in records]
+    present = with_files(items, annotations, run.skip_missing, counts)
+    return ImageTexts([image for image, _ in present], [texts for _, texts in present], files, counts)
 
 
 class Embedded(NamedTuple):
-    """A data set embedded: unit vectors, the texts as they were read, the image of each; and settings and counts for
-    the results.
+    """An embedded data set: unit vectors, the captions after the wording, the image of each; and settings and counts
+    for the results.
     """
 
     images: Float[Tensor, "N D"]
     texts: Float[Tensor, "M D"]
-    read: list[str]
+    captions: list[str]
     owner: Int[Tensor, " M"]
     settings: dict[str, Any]
     counts: dict[str, int]
@@ -88,33 +88,73 @@ def retrieve(
     model: Model,
     run: EvalContext,
     data: ImageTexts,
-    words: str,
+    protocol: str,
     ks: Sequence[int] = SHORT_KS,
     wording: Wording = raw,
     fit: Fit = centre_crop,
 ) -> Result:
-    """Embed, rank, count; ``words`` tell the protocol. Collective: all ranks return the same."""
-    found = embed_both(name, model, run, data, words, wording, fit)
-    ranks = rank_bidirectional(found.images, found.texts, found.owner)
+    """Embed, rank, count; ``protocol`` describes the protocol in the results. Collective: all ranks return the same."""
+    embedded = _embed(name, model, run, data, protocol, wording, fit)
+    ranks = rank_bidirectional(embedded.images, embedded.texts, embedded.owner)
     names = [image.name for image in data.images]
-    return Result(
-        way_numbers(name, ranks, ks),
-        found.settings,
-        found.counts,
-        way_items(name, names, found.read, found.owner, ranks, ks),
-    )
+    items = _items(name, names, embedded.captions, embedded.owner, ranks, ks)
+    return Result(_numbers(name, ranks, ks), embedded.settings, embedded.counts, items)
 
 
-def embed_both(
+def retrieve_in_folds(
+    name: str, model: Model, run: EvalContext, data: ImageTexts, protocol: str, folds: int = 5
+) -> Result:
+    """COCO's "1k test": numbers are means over five folds of 1000 images (Karpathy, CVPR 2015; VSE++). Collective.
+
+    The images are cut, in the file's order, into folds of equal size. Each is a test set of its own, which is easier,
+    as it has a fifth of the candidates. Folds are uneven where images are missing.
+
+    Raises ValueError where there are fewer images than folds.
+    """
+    if len(data.images) < folds:
+        raise ValueError(
+            f"{name} needs an image for each of {folds} folds, got {len(data.images)}; {dict(data.counts)}"
+        )
+    embedded = _embed(name, model, run, data, protocol)
+    parts = [_rank_fold(embedded, fold) for fold in torch.arange(len(embedded.images)).tensor_split(folds)]
+    fold_numbers = [_numbers(name, ranks, SHORT_KS) for _, _, ranks in parts]
+    numbers = {key: sum(values[key] for values in fold_numbers) / folds for key in fold_numbers[0]}
+    for key in [key for key in numbers if key.endswith("/queries")]:
+        numbers[key] *= folds
+    tables: dict[str, Items] = {}
+    for fold, (images, texts, ranks) in enumerate(parts):
+        names, captions = [data.images[n].name for n in images], [embedded.captions[n] for n in texts]
+        owner = embedded.owner[texts] - images[0]
+        for key, items in _items(name, names, captions, owner, ranks, SHORT_KS).items():
+            _append(tables, key, items, fold)
+    settings = embedded.settings | {"folds": [len(images) for images, _, _ in parts]}
+    return Result(numbers, settings, embedded.counts, tables)
+
+
+def _rank_fold(embedded: Embedded, fold: Int[Tensor, " n"]) -> tuple[list[int], list[int], BidirectionalRanks]:
+    """The images of a fold, their texts, and their ranks."""
+    texts = ((embedded.owner >= fold[0]) & (embedded.owner <= fold[-1])).nonzero().squeeze(1)
+    ranks = rank_bidirectional(embedded.images[fold], embedded.texts[texts], embedded.owner[texts] - fold[0])
+    return fold.tolist(), texts.tolist(), ranks
+
+
+def _append(tables: dict[str, Items], key: str, items: Items, fold: int) -> None:
+    columns = items.columns | {"fold": [fold] * len(items.columns["image"])}
+    if key in tables:
+        columns = {name: tables[key].columns[name] + values for name, values in columns.items()}
+    tables[key] = Items(columns, {n: Mean(mean.value, group="fold") for n, mean in items.means.items()}, "image")
+
+
+def _embed(
     name: str,
     model: Model,
     run: EvalContext,
     data: ImageTexts,
-    words: str,
+    protocol: str,
     wording: Wording = raw,
     fit: Fit = centre_crop,
 ) -> Embedded:
-    """Images and captions; the run's own wording and fit go first. Collective.
+    """Embed images and captions; the run's wording and fit replace the benchmark's. Collective.
 
     Raises ValueError where no image is left.
     """
@@ -125,8 +165,8 @@ def embed_both(
     owner = torch.tensor([i for i, captions in enumerate(data.captions) for _ in captions], dtype=torch.long)
     counts = dict(data.counts | text_counts(model, texts))
     settings: dict[str, Any] = {
-        "protocol": words,
-        "image": f"{fit.__name__}, {model.image_size}×{model.image_size}",
+        "protocol": protocol,
+        "image": fit_setting(fit, model.image_size),
         "caption": wording.__name__,
         "context length": model.context_length,
         "images": len(data.images),
@@ -140,7 +180,7 @@ def embed_both(
 
 
 def text_counts(model: Model, texts: Sequence[str]) -> Counter[str]:
-    """Counts of texts that the model does not read to their end, and of empty ones."""
+    """The numbers of texts that the model cuts, and of empty texts."""
     counts: Counter[str] = Counter()
     counts[f"text cut at {model.context_length} tokens"] = sum(
         model.token_count(text) > model.context_length for text in texts
@@ -149,17 +189,17 @@ def text_counts(model: Model, texts: Sequence[str]) -> Counter[str]:
     return +counts
 
 
-def way_numbers(name: str, ranks: BidirectionalRanks, ks: Sequence[int]) -> dict[str, float]:
+def _numbers(name: str, ranks: BidirectionalRanks, ks: Sequence[int]) -> dict[str, float]:
     """The numbers of both directions."""
-    chance = 1 / len(ranks.image_to_text.optimistic)
-    return {
-        **_numbers(f"{name}/text_to_image", ranks.text_to_image, ks, chance),
-        **_numbers(f"{name}/image_to_text", ranks.image_to_text, ks, chance),
-    }
-
-
-def _numbers(head: str, ranks: Ranks, ks: Sequence[int], chance: float) -> dict[str, float]:
     # A guess is right at chance 1/N in both directions: M texts, of which M/N are right on average over images.
+    chance = 1 / len(ranks.image_to_text.optimistic)
+    numbers: dict[str, float] = {}
+    for direction, direction_ranks in ranks.by_direction().items():
+        numbers |= _direction_numbers(f"{name}/{direction}", direction_ranks, ks, chance)
+    return numbers
+
+
+def _direction_numbers(head: str, ranks: Ranks, ks: Sequence[int], chance: float) -> dict[str, float]:
     best = ranks.optimistic.double()
     return {
         **{f"{head}/R@{k}": ranks.recall(k) for k in ks},
@@ -172,7 +212,7 @@ def _numbers(head: str, ranks: Ranks, ks: Sequence[int], chance: float) -> dict[
     }
 
 
-def way_items(
+def _items(
     name: str,
     names: list[str],
     texts: list[str],
@@ -181,7 +221,7 @@ def way_items(
     ks: Sequence[int],
 ) -> dict[str, Items]:
     """A table for each direction; ``names`` are the images'."""
-    asked = {
+    columns = {
         "text_to_image": {
             "image": [names[i] for i in owner.tolist()],
             "text": texts,
@@ -189,16 +229,16 @@ def way_items(
         },
         "image_to_text": {"image": names, "nearest": [texts[i] for i in ranks.nearest_text.tolist()]},
     }
-    return {
-        f"{name}/{way}": Items(
-            columns | rank_columns(found, ks), {f"{name}/{way}/R@{k}": Mean(f"R@{k}") for k in ks}, "image"
-        )
-        for (way, columns), found in zip(asked.items(), (ranks.text_to_image, ranks.image_to_text), strict=True)
-    }
+    tables: dict[str, Items] = {}
+    for direction, direction_ranks in ranks.by_direction().items():
+        head = f"{name}/{direction}"
+        means = {f"{head}/R@{k}": Mean(f"R@{k}") for k in ks}
+        tables[head] = Items(columns[direction] | _rank_columns(direction_ranks, ks), means, "image")
+    return tables
 
 
-def rank_columns(ranks: Ranks, ks: Sequence[int]) -> dict[str, list[Any]]:
-    """Rank, 0 the best, whether it is tied, and the hits, as columns of ``Items``."""
+def _rank_columns(ranks: Ranks, ks: Sequence[int]) -> dict[str, list[Any]]:
+    """Rank (from 0), whether it is tied, and the hits, as columns of ``Items``."""
     return {
         "rank": ranks.optimistic.tolist(),
         "tied": (ranks.optimistic != ranks.pessimistic).tolist(),

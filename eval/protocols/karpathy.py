@@ -7,7 +7,7 @@ from pathlib import Path
 
 from datamodules.formats import karpathy
 from datamodules.formats.layout import NAME
-from eval.data.find_file import first_there, place
+from eval.data.find_file import find_path, first_file
 from eval.interfaces import EvalContext
 from eval.protocols.image_text_retrieval import ImageTexts, gather_files
 
@@ -21,10 +21,11 @@ def read_karpathy(
     """The images of ``split`` with all their captions, verbatim.
 
     Args:
-        names: of the file, in the order they are looked for.
-        files_of: where an image may be, from the root, its folder as the file tells it (or None) and its file's name.
+        names: possible names of the file; the first that exists is read.
+        files_of: possible paths of an image, given the root, the folder that the file states (or None) and the file
+        name.
     """
-    path = place(run.root, *names)
+    path = find_path(run.root, *names)
     images, checksum = karpathy.read_karpathy(path)
     chosen = [image for image in images if image.split in (split, None)]
     if not chosen:
@@ -32,5 +33,5 @@ def read_karpathy(
     for image in chosen:
         for caption in image.captions:
             NAME.check(f"{path}: each caption of {image.file}", caption)
-    named = [(first_there(files_of(run.root, one.folder, one.file)), one.file, one.captions) for one in chosen]
-    return gather_files(named, path, {path.name: checksum}, run)
+    records = [(first_file(files_of(run.root, i.folder, i.file)), i.file, i.captions) for i in chosen]
+    return gather_files(records, path, {path.name: checksum}, run)

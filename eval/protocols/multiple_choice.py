@@ -1,7 +1,7 @@
-"""Multiple choice: which of several texts describes this image, or this region? The first one does.
+"""Multiple choice: which of several texts describes this image, or region? In each question the first text is right.
 
-What FG-OVD, SugarCrepe and ARO share. They differ in who wins a tie: FG-CLIP's FG-OVD counts it as a hit, the others as
-a miss; both are given.
+FG-OVD, SugarCrepe and ARO share this protocol. They count ties differently: FG-CLIP's FG-OVD as hits, the others as
+misses.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from eval.results.per_item import Items, Mean
 
 
 class Question(NamedTuple):
-    """``row`` is the image's, or region's; the first of ``texts`` is right."""
+    """``row`` is that of the image or region; the first of ``texts`` is right."""
 
     row: int
     texts: tuple[str, ...]
@@ -29,21 +29,21 @@ class Question(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """Per question: how many wrong texts score more than, and as much as, the right one; and their number."""
+    """For each question, how many wrong texts score above the right one and as much, and how many there are."""
 
     better: Int[Tensor, " Q"]
     tied: Int[Tensor, " Q"]
     wrong: Int[Tensor, " Q"]
-    chosen: Int[Tensor, " Q"]  # the first of the best
-    not_below: Bool[Tensor, "Q W"]  # which wrong texts, in order, score as much or more
+    chosen: Int[Tensor, " Q"]  # index of the text, the first of the best
+    not_below: Bool[Tensor, "Q W"]  # the wrong texts, in order, that score as much or more
 
     def hits(self, ties: Ties) -> Bool[Tensor, " Q"]:
-        """True where the right text is chosen."""
+        """True where the right text scores highest."""
         beaten = self.better if ties is Ties.OPTIMISTIC else self.better + self.tied
         return beaten == 0
 
 
-def answer(
+def answer_questions(
     model: Model, run: EvalContext, rows: Float[Tensor, "R D"], questions: Sequence[Question], label: str
 ) -> Answers:
     """Compare each question's row with its texts, in fp32. Collective.
@@ -58,33 +58,33 @@ def answer(
     index = torch.zeros(len(questions), int(sizes.max()), dtype=torch.long)
     valid = torch.arange(index.shape[1]) < sizes[:, None]
     index[valid] = torch.arange(len(texts))
-    found, not_below = [], []
-    of = torch.tensor([question.row for question in questions])
+    counts, not_below = [], []
+    row = torch.tensor([question.row for question in questions])
     for part in torch.arange(len(questions)).split(1024):
-        # Products and a sum per pair: a score does not depend on what else is compared.
-        scores = (texts[index[part]] * rows[of[part]][:, None]).sum(2).masked_fill(~valid[part], -torch.inf)
+        # Products and a sum per pair: a score does not depend on the other texts.
+        scores = (texts[index[part]] * rows[row[part]][:, None]).sum(2).masked_fill(~valid[part], -torch.inf)
         right, wrong = scores[:, :1], scores[:, 1:]
-        found.append(torch.stack([(wrong > right).sum(1), (wrong == right).sum(1), scores.argmax(1)]))
+        counts.append(torch.stack([(wrong > right).sum(1), (wrong == right).sum(1), scores.argmax(1)]))
         not_below.append(wrong >= right)
-    better, tied, chosen = torch.cat(found, dim=1)
+    better, tied, chosen = torch.cat(counts, dim=1)
     return Answers(better, tied, sizes - 1, chosen, torch.cat(not_below))
 
 
-def numbers(head: str, answers: Answers, ties: Ties) -> dict[str, float]:
+def answer_numbers(head: str, answers: Answers, ties: Ties) -> dict[str, float]:
     """The numbers of ``choice_numbers``, with ties counted as the protocol does."""
     tied = (answers.tied > 0) & (answers.better == 0)
     return choice_numbers(head, answers.hits(ties), tied, answers.wrong + 1)
 
 
-def items(
+def answer_items(
     head: str,
     questions: Sequence[Question],
     answers: Answers,
     ties: Ties,
     names: Sequence[str],
-    more: Mapping[str, list[Any]] | None = None,
+    extra_columns: Mapping[str, list[Any]] | None = None,
 ) -> Items:
-    """A row per question; ``names`` are the images' of the questions."""
+    """A row per question; ``names`` are those of the questions' images."""
     columns = {
         "question": [question.name for question in questions],
         "image": list(names),
@@ -93,6 +93,6 @@ def items(
         "better": answers.better.tolist(),
         "tied": answers.tied.tolist(),
         "hit": answers.hits(ties).tolist(),
-        **(more or {}),
+        **(extra_columns or {}),
     }
     return Items(columns, {f"{head}/accuracy": Mean("hit")}, "image")

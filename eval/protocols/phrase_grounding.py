@@ -1,11 +1,11 @@
-"""Grounding of phrases by a map over patches: the pointing game, and the best of given boxes.
+"""Grounding of phrases by a map over patches: the pointing game, and the best of candidate boxes.
 
-A map says how much each patch of the squashed image belongs to the phrase; it is drawn up to the image's size
-(bicubic). Pointing (AMC, ALBEF): the phrase is found where the map's largest value, the first row by row, lies strictly
-inside one of its boxes. Box score (ALBEF): of the candidates, a detector's boxes, the one with the largest sum of the
-map over area^0.4; right where its overlap with a box of the phrase is at least a half, counted in whole pixels. Where a
-release has no detector's boxes, the boxes that are annotated in the image can be the candidates: fewer, and all of
-them of something, so that this is another number and has a name of its own.
+A map scores how much each patch of the squashed image belongs to the phrase; it is upsampled to the image's size
+(bicubic). Pointing (AMC, ALBEF): a hit where the map's largest value, the first row by row, lies strictly inside one of
+the phrase's boxes. Box score (ALBEF): of the candidates, a detector's boxes, the one with the largest sum of the map
+over area^0.4 is chosen; a hit where its overlap with a box of the phrase is at least a half, counted in whole pixels.
+Where a release has no detector's boxes, the boxes annotated in the image can be the candidates. They are fewer, and
+each shows an object, so this number has a name of its own.
 """
 
 from __future__ import annotations
@@ -20,16 +20,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from eval.data.image_preprocessing import SQUASHED, squash, whole_fit
-from eval.data.sources import ImageFile, Source
+from eval.data.sources import ImageFile, ImageSource, Xywh
 from eval.interfaces import AttentiveModel, EvalContext, Model
-from eval.metrics.gather import rank, world_size
-from eval.protocols.embed import ahead, as_pixels, embed_texts, in_batches, together
+from eval.protocols.embed import as_pixels, batch_ranges, embed_texts, gather_batches, load_batches
 from eval.results.per_item import Items, Mean
 
 ALPHA = 0.4
 OVERLAP = 0.5
 Corners = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
-Xywh = tuple[float, float, float, float]
 Maps = Callable[[Any, Tensor, Tensor, Tensor], Tensor]  # model, texts [T, D], dense [B, P, D], image [T] -> [T, P]
 
 
@@ -42,8 +40,8 @@ class Phrase(NamedTuple):
     name: str
 
 
-class Located(NamedTuple):
-    """Per phrase whether it was pointed at, and for each kind of candidates whether the best of them is right."""
+class GroundingHits(NamedTuple):
+    """For each phrase, whether pointing hit it, and for each kind of candidates whether the best of them is right."""
 
     pointed: Bool[Tensor, " N"]
     boxed: dict[str, Bool[Tensor, " N"]]
@@ -52,7 +50,7 @@ class Located(NamedTuple):
 def by_similarity(
     model: Model, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B P D"], image: Int[Tensor, " T"]
 ) -> Float[Tensor, "T P"]:
-    """Cosine of each patch with the text: any CLIP can do it."""
+    """Cosine of each patch with the text, which any CLIP has."""
     del model
     return (functional.normalize(dense.float(), dim=-1)[image] * texts[:, None]).sum(2)
 
@@ -64,64 +62,63 @@ def by_attention(
     return model.attend(texts, dense, image)
 
 
-def locate(
+def ground_phrases(
     name: str,
     model: Model,
     run: EvalContext,
-    images: Sequence[Source],
+    images: Sequence[ImageSource],
     phrases: Sequence[Phrase],
     maps: Maps,
     candidates: Mapping[str, Sequence[Sequence[Xywh]]],
-) -> Located:
-    """Look for every phrase; phrases of an image must follow each other, in the images' order. Collective.
+) -> GroundingHits:
+    """Ground every phrase; the phrases must be sorted by image. Collective.
 
-    ``candidates`` are boxes of each image, by their kind.
+    ``candidates`` are the boxes of each image, by their kind.
     """
     fit = whole_fit(name, run.fit, squash, SQUASHED)
     texts = embed_texts(model, run, [phrase.text for phrase in phrases], name)
     counts = torch.bincount(torch.tensor([phrase.image for phrase in phrases]), minlength=len(images))
     first = [0, *counts.cumsum(0).tolist()]
 
-    def opened(number: int) -> tuple[Tensor, tuple[int, int], int]:
+    def load(number: int) -> tuple[Tensor, tuple[int, int], int]:
         source = images[number]
         image, turn = source.open_turned() if isinstance(source, ImageFile) else (source.open(), 1)
         return as_pixels(fit(image, model.image_size)), image.size, turn
 
-    batches = in_batches(len(images), run.batch_size)
+    batches = batch_ranges(len(images), run.batch_size)
+    spans = {batch: range(first[batch[0]], first[batch[-1] + 1]) for batch in batches}  # their phrases
     rows = []
-    mine = batches[rank() :: world_size()]
-    for part, loaded in zip(mine, ahead(opened, run.track(mine, f"{name}: images")), strict=True):
-        own = range(first[part[0]], first[part[-1] + 1])
+    for batch, loaded in load_batches(load, batches, run, f"{name}: images"):
+        span = spans[batch]
         dense = model.encode_image(torch.stack([square for square, *_ in loaded])).dense
-        image = torch.tensor([phrases[n].image - part[0] for n in own], device=dense.device)
-        found = maps(model, texts[own.start : own.stop].to(dense.device), dense, image).float().cpu()
-        for n, heat in zip(own, found, strict=True):
+        image = torch.tensor([phrases[n].image - batch[0] for n in span], device=dense.device)
+        heats = maps(model, texts[span.start : span.stop].to(dense.device), dense, image).float().cpu()
+        for n, heat in zip(span, heats, strict=True):
             row, right = phrases[n].image, phrases[n].boxes
-            _, size, turn = loaded[row - part[0]]
-            drawn = as_annotated(draw_up(heat, size), turn)
-            boxed = [best_box_is_right(drawn, boxes[row], right) for boxes in candidates.values()]
-            rows.append(torch.tensor([[points_into(drawn, right), *boxed]], dtype=torch.float32))
-    spans = [range(first[part[0]], first[part[-1] + 1]) for part in batches]
-    pointed, *boxed = together(rows, spans).bool().unbind(1)
-    return Located(pointed, dict(zip(candidates, boxed, strict=True)))
+            _, size, turn = loaded[row - batch[0]]
+            pixel_map = turn_back(upsample_map(heat, size), turn)
+            boxed = [best_box_is_right(pixel_map, boxes[row], right) for boxes in candidates.values()]
+            rows.append(torch.tensor([[peak_is_inside(pixel_map, right), *boxed]], dtype=torch.float32))
+    pointed, *boxed = gather_batches(rows, list(spans.values())).bool().unbind(1)
+    return GroundingHits(pointed, dict(zip(candidates, boxed, strict=True)))
 
 
-def draw_up(heat: Float[Tensor, " P"], size: tuple[int, int]) -> Float[Tensor, "H W"]:
-    """A square map, row by row, at the image's width and height."""
+def upsample_map(heat: Float[Tensor, " P"], size: tuple[int, int]) -> Float[Tensor, "H W"]:
+    """A square map of patches, row by row, upsampled to the image's width and height."""
     side = math.isqrt(len(heat))
     grid = heat.view(1, 1, side, side)
     return functional.interpolate(grid, size=(size[1], size[0]), mode="bicubic", align_corners=False)[0, 0]
 
 
-def as_annotated(drawn: Shaped[Tensor, "H W"], turn: int) -> Shaped[Tensor, "h w"]:
-    """A map over an upright image, turned back to the pixels that orientation ``turn`` made upright."""
+def turn_back(drawn: Shaped[Tensor, "H W"], turn: int) -> Shaped[Tensor, "h w"]:
+    """A map over the upright image, turned back to the stored pixels, whose EXIF orientation is ``turn``."""
     if turn in (5, 7):
         drawn = drawn.T
     turns = {2: drawn.flip(1), 4: drawn.flip(0), 3: drawn.rot90(2), 7: drawn.rot90(2), 6: drawn.rot90(1)}
     return drawn.rot90(-1) if turn == 8 else turns.get(turn, drawn)
 
 
-def points_into(drawn: Float[Tensor, "H W"], boxes: Sequence[Corners]) -> bool:
+def peak_is_inside(drawn: Float[Tensor, "H W"], boxes: Sequence[Corners]) -> bool:
     """True if the largest value lies strictly inside any box."""
     y, x = divmod(int(drawn.flatten().argmax()), drawn.shape[1])
     return any(x0 < x < x1 and y0 < y < y1 for x0, y0, x1, y1 in boxes)
@@ -132,8 +129,8 @@ def best_box_is_right(drawn: Float[Tensor, "H W"], candidates: Sequence[Xywh], r
     best, score = None, -math.inf
     for x, y, width, height in candidates:
         inside = drawn[int(y) : int(y + height), int(x) : int(x + width)]
-        if width * height > 0 and (own := float(inside.sum()) / (width * height) ** ALPHA) > score:
-            best, score = (x, y, width, height), own
+        if width * height > 0 and (value := float(inside.sum()) / (width * height) ** ALPHA) > score:
+            best, score = (x, y, width, height), value
     return best is not None and any(overlap(best, as_xywh(box)) >= OVERLAP for box in right)
 
 
@@ -143,23 +140,23 @@ def as_xywh(box: Corners) -> Xywh:
     return x0, y0, x1 - x0, y1 - y0
 
 
-def overlap(one: Xywh, other: Xywh) -> float:
+def overlap(a: Xywh, b: Xywh) -> float:
     """Intersection over union in whole pixels, as the RefCOCO evaluations count it."""
-    x0, y0 = max(one[0], other[0]), max(one[1], other[1])
-    x1, y1 = (min(one[i] + one[i + 2] - 1, other[i] + other[i + 2] - 1) for i in (0, 1))
+    x0, y0 = max(a[0], b[0]), max(a[1], b[1])
+    x1, y1 = (min(a[i] + a[i + 2] - 1, b[i] + b[i + 2] - 1) for i in (0, 1))
     inner = (x1 - x0 + 1) * (y1 - y0 + 1) if x0 < x1 and y0 < y1 else 0.0
-    return inner / (one[2] * one[3] + other[2] * other[3] - inner)
+    return inner / (a[2] * a[3] + b[2] * b[3] - inner)
 
 
-def located_items(head: str, images: Sequence[Source], phrases: Sequence[Phrase], found: Located) -> Items:
+def grounding_items(head: str, images: Sequence[ImageSource], phrases: Sequence[Phrase], hits: GroundingHits) -> Items:
     """A row per phrase."""
     columns: dict[str, list[Any]] = {
         "phrase": [phrase.name for phrase in phrases],
         "image": [images[phrase.image].name for phrase in phrases],
         "text": [phrase.text for phrase in phrases],
-        "pointed": found.pointed.tolist(),
-        **{kind: hits.tolist() for kind, hits in found.boxed.items()},
+        "pointed": hits.pointed.tolist(),
+        **{kind: boxed.tolist() for kind, boxed in hits.boxed.items()},
     }
     means = {f"{head}/pointing_accuracy": Mean("pointed")}
-    means |= {f"{head}/{kind}_accuracy": Mean(kind) for kind in found.boxed}
+    means |= {f"{head}/{kind}_accuracy": Mean(kind) for kind in hits.boxed}
     return Items(columns, means, "image")

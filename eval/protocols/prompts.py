@@ -1,4 +1,4 @@
-"""Class names to class vectors: a name is put into many prompts, and their embeddings are averaged (CLIP, 2021).
+"""Class vectors from class names: a name is put into many prompts, and their embeddings are averaged (CLIP, 2021).
 
 A template is a format string: ``{}`` stands for the name, ``{article}`` for its "a" or "an". Two sets are in use:
 OpenAI's 80 for ImageNet, and ViLD's 63 (Gu et al., ICLR 2022), which CLIPSelf and FineCLIP classify boxes with.
@@ -25,7 +25,7 @@ TEXTS = 1024  # encoded in one call
 _VILD = (
     *("There is {article} {} in the scene.", "There is the {} in the scene."),
     *("a photo of {article} {} in the scene.", "a photo of the {} in the scene.", "a photo of one {} in the scene."),
-    *("itap of {article} {}.", "itap of my {}.", "itap of the {}."),  # itap: I took an image
+    *("itap of {article} {}.", "itap of my {}.", "itap of the {}."),  # itap: I took a picture
     *("a photo of {article} {}.", "a photo of my {}.", "a photo of the {}.", "a photo of one {}."),
     *("a photo of many {}.", "a black and white photo of the {}.", "a black and white photo of {article} {}."),
     *(
@@ -41,7 +41,7 @@ _VILD = (
         for kind in ("nice", "cool", "weird", "small", "large", "clean", "dirty", "hard to see")
         for which in ("a", "the")
     ),
-    *(f"{which} {made} {{}}." for made in ("plastic", "toy", "plushie", "cartoon") for which in ("a", "the")),
+    *(f"{which} {material} {{}}." for material in ("plastic", "toy", "plushie", "cartoon") for which in ("a", "the")),
     *("an embroidered {}.", "the embroidered {}.", "a painting of the {}.", "a painting of a {}."),
 )
 VILD_TEMPLATES = tuple(f"This is {t}" if t.startswith(("a", "the")) else t for t in _VILD)
@@ -93,20 +93,26 @@ def imagenet_classes() -> tuple[str, ...]:
 
 
 def read_templates(path: Path) -> tuple[str, ...]:
-    """Templates of a file, one a line, ``{c}`` or ``{}`` the place of the name.
+    """Templates of a file, one a line, with ``{c}`` or ``{}`` in place of the class name.
 
-    Raises FileNotFoundError, and ValueError for a line without that place or with another.
+    Raises FileNotFoundError, and ValueError for a line without that placeholder or with another.
     """
     if not path.is_file():
         raise FileNotFoundError(f"the file {path} does not exist; it must hold prompts, one a line")
     lines = [line for line in read_text(path).splitlines() if line.strip()]
-    found = tuple(line.replace("{c}", "{}") for line in lines)
-    for line, template in zip(lines, found, strict=True):
+    templates = tuple(line.replace("{c}", "{}") for line in lines)
+    for line, template in zip(lines, templates, strict=True):
         if template.count("{") != 1 or "{}" not in template or template.count("}") != 1:
             raise ValueError(f"{path}: a prompt must hold {{c}} once, the place of the name, got {line!r}")
-    if not found:
+    if not templates:
         raise ValueError(f"{path} must hold prompts, one a line, got none")
-    return found
+    return templates
+
+
+def folder_templates(folder: Path) -> tuple[str, ...]:
+    """The templates of ``folder/templates.txt`` where it exists, else OpenAI's 80."""
+    file = folder / "templates.txt"
+    return read_templates(file) if file.is_file() else imagenet_templates()
 
 
 def prompts(name: str, templates: Sequence[str]) -> list[str]:
@@ -123,19 +129,19 @@ def class_vectors(
 ) -> Float[Tensor, "C D"]:
     """One unit vector per class: the mean of its prompts' unit embeddings, normalised.
 
-    ``encode_text`` gives embeddings of any norm. Raises ValueError without names or templates, for an empty name, and
-    for a template in which the name has no place.
+    ``encode_text`` may return embeddings of any norm. Raises ValueError without names or templates, for an empty name,
+    and for a template without a placeholder for the name.
     """
-    for what, given in (("names", names), ("templates", templates)):
-        if not given:
-            raise ValueError(f"{what} must not be empty")
+    for argument, texts in (("names", names), ("templates", templates)):
+        if not texts:
+            raise ValueError(f"{argument} must not be empty")
     if not all(name.strip() for name in names):
         raise ValueError(f"a class's name must not be empty, got {list(names)}")
     for template in templates:
         if "{}" not in template:
             raise ValueError(f"a template must hold {{}}, the place of the name, got {template!r}")
-    together = max(1, TEXTS // len(templates))
-    groups = [names[i : i + together] for i in range(0, len(names), together)]
+    size = max(1, TEXTS // len(templates))
+    groups = [names[i : i + size] for i in range(0, len(names), size)]
     vectors = []
     for group in track(groups, "class vectors"):
         texts = encode_text([text for name in group for text in prompts(name, templates)])

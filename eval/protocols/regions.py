@@ -1,7 +1,7 @@
-"""Vectors of regions of images, taken from the model's dense map: boxes by RoIAlign, and what else a protocol asks.
+"""Vectors of image regions, pooled from the model's dense map: boxes by RoIAlign, or as a protocol's own pooling does.
 
-Each image is embedded once, whatever the number of its regions. Published protocols differ in what is done to the
-patch tokens before they are pooled (``as_they_are``, ``all_alike``).
+Each image is embedded once, whatever the number of its regions. Published protocols differ in how they prepare the
+patch tokens before pooling (``raw_patches``, ``unit_patches``).
 """
 
 from __future__ import annotations
@@ -17,42 +17,41 @@ from torch.nn import functional
 
 from datamodules.image_decoding import turn_box, turned_size
 from eval.data.cache import digest
-from eval.data.image_preprocessing import Fit, covered
+from eval.data.image_preprocessing import Fit, covered, fit_name
 from eval.data.sources import ImageFile
 from eval.interfaces import EvalContext, Model
-from eval.metrics.gather import rank, world_size
-from eval.protocols.embed import ahead, as_pixels, checked_rows, fit_name, in_batches, together
+from eval.protocols.embed import as_pixels, batch_ranges, cached_rows, checked_rows, gather_batches, load_batches
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in fractions of the image
 Prepare = Callable[[Float[Tensor, "B P D"]], Float[Tensor, "B P D"]]  # patch tokens, before they are pooled
 
 
-def as_they_are(dense: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
-    """Tokens unchanged: a patch weighs as much as it is long."""
+def raw_patches(dense: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
+    """Tokens unchanged: a patch weighs as much as its norm."""
     return dense
 
 
-def all_alike(dense: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
+def unit_patches(dense: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
     """Tokens of unit norm: all patches of a region weigh the same."""
     return functional.normalize(dense.float(), dim=-1)
 
 
 class Pooling(Protocol):
-    """From the dense maps of some images to unit vectors, image by image."""
+    """Pools the dense maps of images into unit vectors, image by image."""
 
     @property
     def counts(self) -> Sequence[int]:
-        """Vectors of each image, at least one."""
+        """The number of vectors of each image, at least 1."""
         ...
 
     def stamp(self) -> str:
-        """Changes with what is asked."""
+        """Changes with the regions."""
         ...
 
     def __call__(
         self, model: Model, dense: Float[Tensor, "B P D"], images: Sequence[int], turns: Sequence[int]
     ) -> Float[Tensor, "R D"]:
-        """The vectors of ``images``, whose maps ``dense`` holds.
+        """The vectors of ``images``, whose dense maps are ``dense``.
 
         ``turns`` are the orientations by which the annotations of ``images`` must be turned.
         """
@@ -63,16 +62,16 @@ class Boxes:
     """RoIAlign over boxes.
 
     Args:
-        boxes: of each image.
+        boxes: the boxes of each image.
         images: the images, of known size.
         fit: how they become squares.
-        prepare: what is done to patch tokens first.
+        prepare: applied to the patch tokens before pooling.
     """
 
     def __init__(
-        self, boxes: Sequence[Sequence[Box]], images: Sequence[ImageFile], fit: Fit, prepare: Prepare = as_they_are
+        self, boxes: Sequence[Sequence[Box]], images: Sequence[ImageFile], fit: Fit, prepare: Prepare = raw_patches
     ) -> None:
-        self.prepare, self.counts = prepare, [len(own) for own in boxes]
+        self.prepare, self.counts = prepare, [len(image_boxes) for image_boxes in boxes]
         self.fit, self.images, self.annotated = fit, images, boxes
         self.boxes = [self._placed(number, 1) for number in range(len(images))]
 
@@ -85,7 +84,7 @@ class Boxes:
 
     def stamp(self) -> str:
         """Changes with the boxes and how they are pooled."""
-        return digest([self.prepare.__name__, *(str(own.tolist()) for own in self.boxes)])
+        return digest([self.prepare.__name__, *(str(boxes.tolist()) for boxes in self.boxes)])
 
     def __call__(
         self, model: Model, dense: Float[Tensor, "B P D"], images: Sequence[int], turns: Sequence[int]
@@ -100,10 +99,10 @@ class Boxes:
 def embed_regions(
     model: Model, run: EvalContext, images: Sequence[ImageFile], fit: Fit, pooling: Pooling, label: str
 ) -> Float[Tensor, "R D"]:
-    """Unit vectors of the images' regions, image by image, on the CPU; ``label`` is what the progress bar says.
-    ``fit`` must be one of ``fits.WHOLE``. Collective.
+    """Unit vectors of the images' regions, image by image, on the CPU; ``label`` stands in the progress bar.
+    ``fit`` must be one of ``image_preprocessing.WHOLE``. Collective.
 
-    Raises ValueError for a file that is no image, or has another size than its annotation says.
+    Raises ValueError for a file that is not an image, or has another size than its annotation says.
     """
     ends = list(accumulate(pooling.counts))
 
@@ -112,17 +111,12 @@ def embed_regions(
         return as_pixels(fit(image, model.image_size)), turn
 
     def compute() -> Float[Tensor, "R D"]:
-        batches, rows = in_batches(len(images), run.batch_size), []
-        mine = batches[rank() :: world_size()]
-        squares = ahead(square, run.track(mine, f"{label}: regions"))
-        for numbers, part in zip(mine, squares, strict=True):
-            dense = model.encode_image(torch.stack([pixels for pixels, _ in part])).dense
-            regions = pooling(model, dense, numbers, [turn for _, turn in part])
+        batches, rows = batch_ranges(len(images), run.batch_size), []
+        for batch, loaded in load_batches(square, batches, run, f"{label}: regions"):
+            dense = model.encode_image(torch.stack([pixels for pixels, _ in loaded])).dense
+            regions = pooling(model, dense, batch, [turn for _, turn in loaded])
             rows.append(checked_rows(label, regions))
-        return together(rows, [range(ends[b[0]] - pooling.counts[b[0]], ends[b[-1]]) for b in batches])
+        return gather_batches(rows, [range(ends[b[0]] - pooling.counts[b[0]], ends[b[-1]]) for b in batches])
 
-    if run.cache is None:
-        return compute()
-    data = digest([*(image.stamp() for image in images), pooling.stamp()])
-    what = {"of": f"{ends[-1]} regions", "data": data, "fit": fit_name(fit), "model": model.digest}
-    return run.cache.rows(what, ends[-1], compute)
+    stamps = (stamp() for stamp in (*(image.stamp for image in images), pooling.stamp))
+    return cached_rows(model, run, "regions", ends[-1], stamps, compute, fit=fit_name(fit))

@@ -1,7 +1,7 @@
 """Zero-shot classification of whole images: class vectors from prompts, top-1 and top-5, mean over classes.
 
-Two classes of ImageNet are called "missile" and two "sunglasses" in OpenAI's list: their vectors are equal and tie.
-Published code takes the first of the best, and so do we; the share of ties is told.
+OpenAI's list calls two classes of ImageNet "missile" and two "sunglasses": their vectors are equal and tie. Published
+code takes the first of the best, and so do we; the numbers state the share of ties.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from eval.data.cache import digest
-from eval.data.image_preprocessing import Fit, centre_crop
-from eval.data.sources import Source
+from eval.data.image_preprocessing import Fit, centre_crop, fit_setting
+from eval.data.sources import ImageSource
 from eval.interfaces import EvalContext, Model, Result
 from eval.metrics.class_ranks import rank_classes
+from eval.metrics.similarity import check_index
 from eval.protocols.embed import embed_classes, embed_images
 from eval.results.compare import numbers_of
 from eval.results.per_item import Items, Mean
@@ -26,10 +27,10 @@ KS = (1, 5)
 
 
 @dataclass
-class Labelled:
-    """Images and the number of each one's class; class names by number; the files read with their SHA-256."""
+class LabelledImages:
+    """Images and their labels, the numbers of their classes; class names by number; files read, with their SHA-256."""
 
-    images: list[Source]
+    images: list[ImageSource]
     labels: list[int]
     classes: Sequence[str]
     files: dict[str, str] = field(default_factory=dict)
@@ -40,28 +41,27 @@ def classify_images(
     name: str,
     model: Model,
     run: EvalContext,
-    data: Labelled,
+    data: LabelledImages,
     templates: Sequence[str],
-    words: str,
+    protocol: str,
     fit: Fit = centre_crop,
 ) -> Result:
-    """Embed, rank the classes, count; ``words`` tell the protocol. Collective.
+    """Embed, rank the classes, count; ``protocol`` describes the protocol in the results. Collective.
 
-    Raises ValueError where there is no image, or a label is the number of no class.
+    Raises ValueError where there is no image, or a label is not the number of a class.
     """
     fit = run.fit or fit
     if not data.images:
         raise ValueError(f"{name}: no image is left; left out: {dict(data.counts)}")
-    if wrong := [label for label in data.labels if not 0 <= label < len(data.classes)]:
-        raise ValueError(f"{name}: labels must lie in [0, {len(data.classes)}), got {wrong[0]}")
     label = torch.tensor(data.labels)
+    check_index(f"{name}: labels", label, len(data.classes))
     classes = embed_classes(model, run, data.classes, templates)
-    found = rank_classes(name, embed_images(model, run, data.images, fit, name), classes, label)
-    rank, tied = found.better + found.before, found.equal > 0
+    ranks = rank_classes(name, embed_images(model, run, data.images, fit, name), classes, label)
+    rank, tied = ranks.better + ranks.before, ranks.equal > 0
     ks = [k for k in KS if k < len(data.classes)] or [1]
     settings: dict[str, Any] = {
-        "protocol": words,
-        "image": f"{fit.__name__}, {model.image_size}×{model.image_size}",
+        "protocol": protocol,
+        "image": fit_setting(fit, model.image_size),
         "prompts per class": len(templates),
         "prompts sha256": digest(templates),
         "classes": len(data.classes),
@@ -76,7 +76,7 @@ def classify_images(
         "image": [image.name for image in data.images],
         "label": data.labels,
         "class": [names[n] for n in data.labels],
-        "chosen": [names[n] for n in found.chosen.tolist()],
+        "chosen": [names[n] for n in ranks.chosen.tolist()],
         "rank": rank.tolist(),
         "tied": tied.tolist(),
         **{f"top{k}": (rank < k).tolist() for k in ks},

@@ -17,7 +17,7 @@ from torch import Tensor
 from datamodules.shards.discovery import find_shards
 from eval.data.cache import Cache
 from eval.data.image_preprocessing import FITS, centre_crop
-from eval.data.shard_samples import Stored, stored
+from eval.data.shard_samples import ShardSample, read_shard_samples
 from eval.interfaces import EvalContext
 from eval.metrics.gather import rank
 from eval.protocols.embed import embed_images, embed_texts
@@ -31,7 +31,7 @@ from lightning_modules.inference.evaluation_model import EvaluationModel
 
 
 def predict(
-    model: EvaluationModel, run: EvalContext, samples: Sequence[Stored], kind: str
+    model: EvaluationModel, run: EvalContext, samples: Sequence[ShardSample], kind: str
 ) -> tuple[list[dict[str, str]], Tensor]:
     """Keys and texts, and their unit vectors, of one of ``parsers.KINDS``. Collective."""
     if kind == "image":
@@ -56,7 +56,7 @@ def run(given: Namespace) -> int:
         not_a_run(given.out, "--out")
         make_folder(given.out, "--out")
         device = wanted_device(given.device)
-        samples = list(stored(find_shards(given.shards)))
+        samples = list(read_shard_samples(find_shards(given.shards)))
         model = load_model(given.model, device)[0]
         fit = next((fit for fit in FITS if fit.__name__ == given.fit), None)
         with TorchrunGroup(device):

@@ -12,14 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from datamodules.atomic_write import atomic_write, write_text
-from eval.data.shard_samples import Stored
+from eval.data.shard_samples import ShardSample
 from eval.results.per_item import parquet
 
 NOTE = "embeddings.json"
 SAME = ("sha256", "samples", "fit")  # of the note: what all files of a folder have in common
 
 
-def note_of(source: str, sha256: str, samples: Sequence[Stored], fit: str) -> dict[str, str]:
+def note_of(source: str, sha256: str, samples: Sequence[ShardSample], fit: str) -> dict[str, str]:
     """The note: the model, a digest of its weights, one of the samples, and how images become squares."""
     told = hashlib.sha256()
     for one in samples:

@@ -17,7 +17,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.batch import Batch
-from eval.metrics.gather import rank, world_size
+from datamodules.reading.ranks import rank_count
+from eval.metrics.gather import rank
 
 if TYPE_CHECKING:
     from lightning_modules.methods.base import Method
@@ -94,6 +95,6 @@ class DataCheck(Callback):
 
     def _over_all_ranks(self) -> list[float]:
         totals: Tensor = self.totals.clone()
-        if world_size() > 1:
+        if rank_count() > 1:
             dist.all_reduce(totals)
         return totals.tolist()

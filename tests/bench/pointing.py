@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from datamodules import scenes
 from datamodules.shards.discovery import find_shards
-from eval.data.shard_samples import Stored, stored
+from eval.data.shard_samples import ShardSample, read_shard_samples
 from eval.interfaces import EvalContext
-from eval.protocols.phrase_grounding import Maps, Phrase, by_attention, by_similarity, locate
+from eval.protocols.phrase_grounding import Maps, Phrase, by_attention, by_similarity, ground_phrases
 from lightning_modules.checkpoints.metadata import KEY
 from lightning_modules.cli.evaluate import load_model
 from lightning_modules.cli.export import read
@@ -42,7 +42,7 @@ class Pointing(NamedTuple):
     chance: float
 
 
-def named_things(samples: Sequence[Stored]) -> list[Phrase]:
+def named_things(samples: Sequence[ShardSample]) -> list[Phrase]:
     """The phrases that name exactly one box, in pixels of their image."""
     found = []
     for number, (image, sample) in enumerate(samples):
@@ -57,11 +57,11 @@ def named_things(samples: Sequence[Stored]) -> list[Phrase]:
     return found
 
 
-def pointing(model: EvaluationModel, samples: Sequence[Stored], maps: Maps | None = None) -> Pointing:
+def pointing(model: EvaluationModel, samples: Sequence[ShardSample], maps: Maps | None = None) -> Pointing:
     """Measure one model by its ``maps``; None: by its attention where it has any, else by similarity."""
     images, phrases = [one.image for one in samples], named_things(samples)
     maps = maps or (by_similarity if model.pooling is None else by_attention)
-    found = locate("pointing", model, EvalContext(Path()), images, phrases, maps, {})
+    found = ground_phrases("pointing", model, EvalContext(Path()), images, phrases, maps, {})
     areas = [(x1 - x0) * (y1 - y0) for phrase in phrases for x0, y0, x1, y1 in phrase.boxes]
     whole = [width * height for width, height in (images[phrase.image].open().size for phrase in phrases)]
     chance = sum(area / pixels for area, pixels in zip(areas, whole, strict=True)) / len(phrases)
@@ -83,7 +83,7 @@ def untrained(model: EvaluationModel, source: str, seed: int = 0) -> EvaluationM
 def main(sources: Sequence[str]) -> None:
     """Measure and print."""
     shards = scenes.ensure_shards(train=7040).held_out  # the shipped configs' data
-    samples = list(stored(find_shards(list(map(str, shards)))))
+    samples = list(read_shard_samples(find_shards(list(map(str, shards)))))
     table = Table(title=f"peak inside the named thing's box, {len(samples)} held-out scenes", title_justify="left")
     for column in ("model", "map", "trained", "untrained", "chance", "phrases"):
         table.add_column(column)

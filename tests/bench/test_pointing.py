@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from datamodules.shards.discovery import find_shards
-from eval.data.shard_samples import stored
+from eval.data.shard_samples import read_shard_samples
 from tests.bench import pointing as module
 from tests.helpers.tiny import make_sample, write_tar
 
@@ -40,7 +40,7 @@ class Knowing:
 @pytest.mark.parametrize("right", [True, False])
 def test_pointing(tmp_path, right):
     shard = write_tar(tmp_path / "a.tar", [make_sample(number) for number in range(5)])
-    samples = list(stored(find_shards([str(shard)])))
+    samples = list(read_shard_samples(find_shards([str(shard)])))
     found = module.pointing(Knowing(right), samples)
     assert found.phrases == 5
     assert found.accuracy == float(right)

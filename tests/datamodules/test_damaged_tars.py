@@ -11,7 +11,7 @@ from datamodules.prepare import prepare_grit, prepare_tars
 from datamodules.prepare.job import PrepareJob
 from datamodules.shards.discovery import find_shards
 from eval.benchmarks.webdataset import WebDataset
-from eval.data.shard_samples import stored
+from eval.data.shard_samples import read_shard_samples
 from eval.interfaces import EvalContext
 from tests.eval.official import ColourModel
 from tests.helpers.tiny import make_sample, picture, write_tar
@@ -51,7 +51,7 @@ def two_put_together(data: bytes) -> bytes:
 READERS = {
     "tars": lambda path: prepare_tars(str(path), PrepareJob(path.parent / "out", extractor="rules")),
     "grit": lambda path: prepare_grit(str(path), PrepareJob(path.parent / "out", extractor="rules")),
-    "predict": lambda path: list(stored(find_shards(path))),
+    "predict": lambda path: list(read_shard_samples(find_shards(path))),
     "wds": lambda path: WebDataset(str(path.parent.parent))(ColourModel(), EvalContext(Path())),
 }
 

@@ -6,7 +6,7 @@ from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 from torch.nn import functional
 
 from eval.metrics.class_ranks import rank_classes
-from eval.protocols.box_classification import Named, grade
+from eval.protocols.box_classification import LabelledRegions, grade
 
 
 def test_ranks_equal_the_loop_with_many_ties(monkeypatch):
@@ -35,7 +35,7 @@ def test_graded_boxes_equal_scikit_learn():
     label = (torch.rand(300, generator=generator) ** 2 * 9).long()  # uneven, the last classes absent
     rows = functional.normalize(classes[label] + 0.6 * torch.randn(300, 8, generator=generator), dim=1)
     names = [f"class {n}" for n in range(12)]
-    asked = Named([f"{n % 50}" for n in range(300)], [(0.0, 0.0, 1.0, 1.0)] * 300, label, names)
+    asked = LabelledRegions([f"{n % 50}" for n in range(300)], [(0.0, 0.0, 1.0, 1.0)] * 300, label, names)
     numbers, items = grade("x", rows, classes, asked)
     scores = (rows @ classes.T).numpy()
     for k in (1, 5):

@@ -6,10 +6,9 @@ import torch
 from torch.nn import functional
 
 from eval.benchmarks.coco_captions import coco_karpathy, coco_karpathy_1k
-from eval.data.sources import Pixels
+from eval.data.sources import ImagePixels
 from eval.interfaces import EvalContext
-from eval.protocols.folds import retrieve_in_folds
-from eval.protocols.image_text_retrieval import ImageTexts, retrieve
+from eval.protocols.image_text_retrieval import ImageTexts, retrieve, retrieve_in_folds
 from eval.results.compare import intervals
 from tests.eval import releases
 from tests.eval.official import ColourModel
@@ -25,7 +24,7 @@ class Words(ColourModel):
 
 def example(pictures):
     rng = np.random.default_rng(0)
-    sources = [Pixels(str(n), np.full((4, 4, 3), rng.integers(1, 256, 3), np.uint8)) for n in range(pictures)]
+    sources = [ImagePixels(str(n), np.full((4, 4, 3), rng.integers(1, 256, 3), np.uint8)) for n in range(pictures)]
     return [(source, ["x" * (7 * n + k) for k in range(1 + n % 3)]) for n, source in enumerate(sources)]
 
 

@@ -17,7 +17,7 @@ from eval.benchmarks.flickr30k_entities import flickr30k_entities
 from eval.benchmarks.refcoco import RefCoco
 from eval.benchmarks.segmentation import Segmentation
 from eval.interfaces import EvalContext
-from eval.protocols.phrase_grounding import as_annotated, by_similarity
+from eval.protocols.phrase_grounding import by_similarity, turn_back
 from tests.eval.benchmarks.test_localisation import write_entities, write_refcoco, write_segmentation
 from tests.eval.fgovd_release import write_fgovd
 from tests.eval.official import ColourModel, rows, write_coco, write_json, write_panoptic
@@ -42,7 +42,7 @@ def redraw(document: dict, turn: int) -> None:
         x, y, w, h = row["bbox"]
         mask = np.zeros((height, width))
         mask[round(y) : round(y + h), round(x) : round(x + w)] = 1
-        ys, xs = np.nonzero(as_annotated(torch.from_numpy(mask), turn).numpy())
+        ys, xs = np.nonzero(turn_back(torch.from_numpy(mask), turn).numpy())
         row["bbox"] = [int(v) for v in (xs.min(), ys.min(), xs.max() + 1 - xs.min(), ys.max() + 1 - ys.min())]
 
 
@@ -52,7 +52,7 @@ def test_what_is_drawn_over_the_upright_image_goes_back_to_the_stored_pixels(tmp
     file = tmp_path / "a.png"
     file.write_bytes(turned_away(Image.fromarray(upright), turn, "PNG"))
     with Image.open(file) as image:
-        assert np.array_equal(as_annotated(torch.from_numpy(upright), turn).numpy(), np.asarray(image))
+        assert np.array_equal(turn_back(torch.from_numpy(upright), turn).numpy(), np.asarray(image))
 
 
 @pytest.mark.parametrize("turn", TURNS[1:])

@@ -9,9 +9,9 @@ from PIL import Image
 
 from eval.data.caption_preprocessing import deduplicated, first_filled_line, first_line, lotlip, one_line, raw
 from eval.data.image_preprocessing import covered, longest, squash
-from eval.data.sources import Encoded, ImageFile
+from eval.data.sources import EncodedImage, ImageFile
 from eval.protocols.box_classification import fraction_box
-from eval.protocols.regions import Boxes, as_they_are
+from eval.protocols.regions import Boxes, raw_patches
 from tests.eval.official import ColourModel
 
 
@@ -19,7 +19,7 @@ from tests.eval.official import ColourModel
 def test_pictures_of_all_modes_open_as_rgb(tmp_path, mode, colour):
     image = Image.new(mode, (5, 4), colour)
     image.save(tmp_path / "a.tiff")
-    for source in (ImageFile(tmp_path / "a.tiff", "a", (5, 4)), Encoded("a", (tmp_path / "a.tiff").read_bytes())):
+    for source in (ImageFile(tmp_path / "a.tiff", "a", (5, 4)), EncodedImage("a", (tmp_path / "a.tiff").read_bytes())):
         opened = source.open()
         assert opened.mode == "RGB"
         assert np.array_equal(np.array(opened), np.array(image.convert("RGB")))
@@ -45,7 +45,7 @@ def test_boxes_move_with_a_picture_that_is_not_squashed():
     boxes = Boxes([[(0.5, 0.5, 1.0, 1.0)], [(0.0, 0.0, 1.0, 0.5)]], images, longest)
     assert [own.tolist() for own in boxes.boxes] == [[[0.5, 0.25, 1.0, 0.5]], [[0.0, 0.0, 0.5, 0.5]]]
     assert boxes.stamp() != Boxes([[(0.5, 0.5, 1.0, 1.0)], [(0.0, 0.0, 1.0, 0.5)]], images, squash).stamp()
-    assert boxes.prepare is as_they_are
+    assert boxes.prepare is raw_patches
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eval.data.find_file import place
+from eval.data.find_file import find_path
 from eval.data.image_preprocessing import squash
 from eval.data.sources import ImageFile
 from eval.interfaces import EvalContext, Model, Result
@@ -11,7 +11,7 @@ from eval.protocols.embed import embed_images
 
 def flags(model: Model, run: EvalContext) -> Result:
     """The share of images that are nearest to their own name."""
-    files = sorted(place(run.root, "flags").glob("*.png"))
+    files = sorted(find_path(run.root, "flags").glob("*.png"))
     pictures = [ImageFile(file, file.name) for file in files]
     images = embed_images(model, run, pictures, run.fit or squash, "flags")
     names = model.encode_text([f"the flag of {file.stem}" for file in files]).to(images)

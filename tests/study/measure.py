@@ -25,7 +25,7 @@ from datamodules.atomic_write import write_text
 from datamodules.scenes import ensure_shards
 from datamodules.shards.discovery import find_shards
 from eval import markdown
-from eval.data.shard_samples import stored
+from eval.data.shard_samples import read_shard_samples
 from eval.protocols.phrase_grounding import by_attention, by_similarity
 from lightning_modules.cli.demo import measure as validate
 from lightning_modules.cli.evaluate import load_model
@@ -40,7 +40,7 @@ def measure(source: str, scenes: SceneSet, split: Literal["dev", "held_out"] = "
     model, _ = load_model(source, torch.device("cpu"))
     numbers = validate(model, scenes, split, GrainSampling(SENTENCES, 0, summaries=1))
     shards = ensure_shards(**asdict(scenes))._asdict()[split]
-    samples = list(stored(find_shards([str(shard) for shard in shards])))[:POINTED]
+    samples = list(read_shard_samples(find_shards([str(shard) for shard in shards])))[:POINTED]
     numbers["pointing/similarity/accuracy"] = pointing(model, samples, by_similarity).accuracy
     if model.pooling is not None:
         numbers["pointing/attention/accuracy"] = pointing(model, samples, by_attention).accuracy

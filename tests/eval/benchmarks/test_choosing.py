@@ -12,8 +12,8 @@ from eval.benchmarks.fgovd import (
     fgovd_attributes,
     fgovd_crop,
     official_ranks,
+    read_fg_clip,
     read_official,
-    read_released_again,
 )
 from eval.benchmarks.sugarcrepe import KINDS, sugarcrepe
 from eval.benchmarks.winoground import winoground
@@ -79,7 +79,7 @@ def test_fgovd_s_mean_rank_reads_the_first_wrong_texts(tmp_path):
 def test_both_forms_of_the_real_easy_file_agree(shared):
     folder = shared / "data" / "fgovd"
     official, _ = read_official(folder / "3_attributes.json", folder)
-    again, _ = read_released_again(folder / "e_attributes_llava.jsonl", folder)
+    again, _ = read_fg_clip(folder / "e_attributes_llava.jsonl", folder)
     assert len(official) == len(again) == 1299
     for one, other in zip(official, again, strict=True):
         assert (one.texts, one.image) == (other.texts, other.image)

@@ -10,10 +10,10 @@ from eval.benchmarks.cifar import cifar10, cifar10_own, cifar100, cifar100_own
 from eval.benchmarks.image_folder import ImageFolder
 from eval.benchmarks.imagenet import imagenet, imagenet_a, imagenet_r, imagenet_v2
 from eval.benchmarks.webdataset import WebDataset
-from eval.data.sources import Pixels
+from eval.data.sources import ImagePixels
 from eval.interfaces import EvalContext
 from eval.protocols.prompts import CIFAR_TEMPLATES, imagenet_classes, imagenet_templates, read_templates
-from eval.protocols.zero_shot_classification import Labelled, classify_images
+from eval.protocols.zero_shot_classification import LabelledImages, classify_images
 from tests.eval import releases
 from tests.eval.official import ColourModel
 
@@ -84,8 +84,8 @@ def test_imagenet_s_labels_are_ranks_of_wnids_and_twins_take_the_first(tmp_path,
 
 
 def test_the_second_of_equal_classes_misses(tmp_path):
-    images = [Pixels(str(n), np.full((4, 4, 3), (255, 0, 0), np.uint8)) for n in range(2)]
-    data = Labelled(images, [0, 2], ["red", "blue", "red"])
+    images = [ImagePixels(str(n), np.full((4, 4, 3), (255, 0, 0), np.uint8)) for n in range(2)]
+    data = LabelledImages(images, [0, 2], ["red", "blue", "red"])
     found = classify_images("twins", ColourModel(), EvalContext(tmp_path), data, ("{}",), "")
     assert found.items["twins"].columns["top1"] == [True, False]
     assert found.items["twins"].columns["rank"] == [0, 1]

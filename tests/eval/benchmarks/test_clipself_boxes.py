@@ -9,7 +9,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import pad, resize
 
 from eval.benchmarks import clipself_boxes
-from eval.benchmarks.clipself_boxes import coco_panoptic_clipself, cut_out, patches_of, unpacked
+from eval.benchmarks.clipself_boxes import coco_panoptic_clipself, patches_of, segment_crop, unpack
 from eval.data.cache import Cache
 from eval.data.sources import ImageFile
 from eval.interfaces import EvalContext
@@ -158,7 +158,7 @@ def test_patches_by_hand(monkeypatch):
     monkeypatch.setattr(clipself_boxes, "GRID", 4)
     mask = np.zeros((4, 8), dtype=bool)
     mask[:, :4] = True
-    grid = unpacked([patches_of(mask), patches_of(~mask)]).view(2, 4, 4)
+    grid = unpack([patches_of(mask), patches_of(~mask)]).view(2, 4, 4)
     assert grid[0].tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0] * 4, [0] * 4]
     assert grid[1].tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [0] * 4, [0] * 4]
 
@@ -174,4 +174,4 @@ def test_patches_by_hand(monkeypatch):
 )
 def test_what_is_cut_out(tmp_path, xywh, thing, box):
     picture = SegmentedImage(ImageFile(tmp_path, "a", (40, 30)), [])
-    assert cut_out(picture, Segment((0, 0, 1, 1), xywh, 0, thing, None)).box == box
+    assert segment_crop(picture, Segment((0, 0, 1, 1), xywh, 0, thing, None)).box == box

@@ -14,15 +14,15 @@ from eval.benchmarks.catalogue import benchmark
 from eval.benchmarks.flickr30k_entities import flickr30k_entities, flickr30k_entities_attention
 from eval.benchmarks.oracle import OracleFile
 from eval.benchmarks.refcoco import RefCoco
-from eval.benchmarks.segmentation import Segmentation, overlap_items, overlaps, starts
+from eval.benchmarks.segmentation import Segmentation, iou_items, overlaps, starts
 from eval.interfaces import EvalContext
 from eval.protocols.phrase_grounding import (
     best_box_is_right,
     by_attention,
     by_similarity,
-    draw_up,
     overlap,
-    points_into,
+    peak_is_inside,
+    upsample_map,
 )
 from eval.results.compare import intervals, numbers_of
 from lightning_modules.inference.evaluation_model import EvaluationModel
@@ -45,15 +45,15 @@ class Attentive(ColourModel):
 def test_the_point_must_lie_strictly_inside():
     drawn = torch.zeros(10, 20)
     drawn[4, 7] = drawn[8, 8] = 1.0  # equal: the first row by row counts
-    assert points_into(drawn, [(6, 3, 8, 5)])
-    assert not points_into(drawn, [(7, 3, 9, 5)])
-    assert not points_into(drawn, [(6, 3, 7, 5)])
-    assert not points_into(drawn, [(7.5, 7, 9, 9)])
-    assert points_into(drawn, [(0, 0, 2, 2), (6.9, 3.9, 7.1, 4.1)])
+    assert peak_is_inside(drawn, [(6, 3, 8, 5)])
+    assert not peak_is_inside(drawn, [(7, 3, 9, 5)])
+    assert not peak_is_inside(drawn, [(6, 3, 7, 5)])
+    assert not peak_is_inside(drawn, [(7.5, 7, 9, 9)])
+    assert peak_is_inside(drawn, [(0, 0, 2, 2), (6.9, 3.9, 7.1, 4.1)])
 
 
 def test_a_map_is_drawn_to_the_picture_s_shape():
-    drawn = draw_up(torch.tensor([0.0, 1.0, 0.0, 0.0]), (40, 20))
+    drawn = upsample_map(torch.tensor([0.0, 1.0, 0.0, 0.0]), (40, 20))
     assert drawn.shape == (20, 40)
     y, x = divmod(int(drawn.argmax()), 40)
     assert y < 10
@@ -250,7 +250,7 @@ def test_mean_iou_against_scikit_learn():
     maps = [torch.from_numpy(labels).view(2, 10, 25) for labels in (right, found)]
     per_map = [overlaps(one, other, 6) for one, other in zip(*maps, strict=True)]
     rows = torch.cat([torch.cat([torch.full((len(own), 1), number), own], dim=1) for number, own in enumerate(per_map)])
-    numbers = numbers_of(overlap_items("x", rows, ["a.png", "b.png"], list("abcdef")))
+    numbers = numbers_of(iou_items("x", rows, ["a.png", "b.png"], list("abcdef")))
     assert numbers["x/mean_IoU"] == pytest.approx(jaccard_score(right, found, average="macro"))
     assert numbers["x/pixel_accuracy"] == pytest.approx((right == found).mean())
 
