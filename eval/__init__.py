@@ -1,8 +1,7 @@
-"""Benchmarks: what a model can tell apart. They take embeddings and know no model, no loss and no trainer.
+"""Metrics and benchmarks. They take embeddings and do not depend on a model, loss or trainer.
 
-Each benchmark is a class with ``update`` (a batch), ``compute`` (the numbers, on all ranks) and ``reset``. Numbers are
-plain floats, fractions in [0, 1] beside counts, and do not depend on ranks, batches or padding. Names are imported
-when they are first asked for.
+Each metric is a class with ``update`` (a batch), ``compute`` (the numbers, on all ranks) and ``reset``. Numbers are
+floats, fractions in [0, 1] and counts, and do not depend on ranks, batches or padding. Names are imported on first use.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from eval.metrics.retrieval import Retrieval, slot_rows
     from eval.results.tables import markdown, table, write_json
 
-_HOMES = {
+_MODULES = {
     "metrics.boxes": ("BoxAccuracy",),
     "metrics.hard_negatives": ("HardNegatives",),
     "metrics.ranking": ("Ranks", "Ties", "rank_embeddings", "rank_matrix", "recall_at_k"),
@@ -42,9 +41,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
+    for module, names in _MODULES.items():
         if name in names:
-            return getattr(import_module(f"eval.{home}"), name)
+            return getattr(import_module(f"eval.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,7 +1,7 @@
-"""Types of a benchmark on official files: a function of a model and a run, in a file of its own.
+"""Types of a benchmark on released files: a function of a model and a run, in a file of its own.
 
-It asks the model for embeddings through :class:`Model`, finds its files under ``EvalContext.root``, and gives numbers
-with all that is needed to compare them with others': the files' checksums, the preprocessing, what was left out.
+A benchmark gets embeddings through :class:`Model`, finds its files under ``EvalContext.root``, and returns numbers with
+what a comparison needs: the files' checksums, the preprocessing, and counts of what was left out.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class ImageEmbeddings(Protocol):
 
 
 class Model(Protocol):
-    """A model under test. It takes tensors from any device and answers on its own."""
+    """A model under test. It accepts tensors on any device and returns them on its own."""
 
-    image_size: int  # side of the square it takes, in pixels
-    context_length: int  # tokens of a text that it reads, SOT and EOT included
+    image_size: int  # side of its square input, in pixels
+    context_length: int  # the most tokens of a text, SOT and EOT included
 
     @property
     def digest(self) -> str:
-        """Changes with the weights; embeddings are cached under it."""
+        """A hash of the weights; it is part of the keys of cached embeddings."""
         ...
 
     def token_count(self, text: str) -> int:
@@ -52,15 +52,15 @@ class Model(Protocol):
         ...
 
     def encode_image(self, squares: UInt8[Tensor, "B 3 S S"]) -> ImageEmbeddings:
-        """RGB pixels, 0 to 255, not normalised, to features."""
+        """Embeddings of RGB pixels, 0 to 255, not normalised."""
         ...
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
-        """Texts to unit vectors."""
+        """Unit vectors of texts."""
         ...
 
     def with_grid(self, side: int) -> Model:
-        """The same model on images of ``side`` by ``side`` patches, its positions stretched."""
+        """The same model for images of ``side`` by ``side`` patches, with interpolated position embeddings."""
         ...
 
     def pool_regions(
@@ -71,7 +71,7 @@ class Model(Protocol):
 
 
 class AttentiveModel(Model, Protocol):
-    """A model with text-conditioned attention; ValueError where it has none.
+    """A model with text-conditioned attention; its methods raise ValueError where the model has none.
 
     Texts and patches are as ``encode_text`` and ``ImageEmbeddings.dense`` give them.
     """
@@ -85,20 +85,20 @@ class AttentiveModel(Model, Protocol):
     def condition(
         self, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B P D"], image: Int[Tensor, " T"]
     ) -> Float[Tensor, "T D"]:
-        """Image ``image[t]`` as text ``t`` sees it: unit vectors."""
+        """Unit vectors of image ``image[t]``, pooled with the attention of text ``t``."""
         ...
 
 
 class ProgressBar(Protocol):
-    """Hands on the steps of a long work one by one; may show how far it is."""
+    """Yields the steps of a long task one by one, and may show the progress."""
 
     def __call__(self, steps: Sequence[T], description: str) -> Iterable[T]:
-        """The steps, in their order; ``description`` names the work."""
+        """The steps, in their order; ``description`` names the task."""
         ...
 
 
 def untracked(steps: Sequence[T], description: str) -> Iterable[T]:
-    """The steps, and nothing to be seen."""
+    """The steps, without a progress display."""
     del description
     return steps
 
@@ -109,12 +109,12 @@ class EvalContext:
 
     Args:
         root: the folder that holds the data sets in their official layouts.
-        batch_size: images encoded at once; no number depends on it.
+        batch_size: images encoded at once; numbers do not depend on it.
         skip_missing: leave out images whose file is missing, and count them; otherwise they stop the run.
         track: shows progress.
-        cache: where embeddings are kept.
-        fit: how images become squares, in place of the benchmark's own way.
-        wording: what is done to captions, in place of the benchmark's own way.
+        cache: stores embeddings.
+        fit: how images become squares; replaces the benchmark's own fit.
+        wording: how captions are preprocessed; replaces the benchmark's own wording.
     """
 
     root: Path
@@ -131,8 +131,8 @@ class EvalContext:
 
 
 class Result(NamedTuple):
-    """The results of a benchmark: numbers by name, plain settings for the file of results, counts of odd cases, and the
-    results of single items, a table by name.
+    """The results of a benchmark: numbers by name, settings for the file of results, counts of special cases, and
+    tables of per-item results by name.
     """
 
     numbers: dict[str, float]
@@ -142,11 +142,11 @@ class Result(NamedTuple):
 
 
 class Benchmark(Protocol):
-    """A function; its name is what the user calls it by, and how its numbers' names begin."""
+    """A function; the user selects it by its name, which is also the first part of its numbers' names."""
 
     @property
     def __name__(self) -> str: ...
 
     def __call__(self, model: Model, run: EvalContext, /) -> Result:
-        """Raises ValueError or FileNotFoundError, naming the file, where one is missing or not as it should be."""
+        """Raises ValueError or FileNotFoundError, naming the file, where one is missing or breaks its format."""
         ...

@@ -1,9 +1,9 @@
-"""Embeddings that are computed once: a file per model, data and preparation, found again by the hash of all three.
+"""A cache of embeddings: a file for each model, data and preparation, named by the hash of all three.
 
-``FOLDER/HASH.npy`` holds the rows, ``HASH.json`` says in words whose they are. The hash covers the model's weights, the
-images' names, sizes and times (or the texts themselves), the fit, and the kind of device. Ranks agree: where one of
-them finds no file, all compute. Kept are vectors of images, texts, classes and regions; dense maps, two hundred times
-as large, are not, so that pointing and segmentation look at the images anew.
+``FOLDER/HASH.npy`` holds the rows, ``HASH.json`` describes them. The hash covers the model's weights, the images'
+names, sizes and times (or the texts themselves), the fit, and the kind of device. Where one rank lacks the file, all
+ranks compute. Vectors of images, texts, classes and regions are stored; dense maps, two hundred times as large, are
+not, so that pointing and segmentation encode the images again.
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ from eval.metrics.gather import gather_names, rank
 
 
 def digest(parts: Iterable[str]) -> str:
-    """SHA-256 of texts, each ended by a zero byte so that they do not run together."""
-    whole = hashlib.sha256()
+    """SHA-256 of texts, each closed by a zero byte, so that their boundaries count."""
+    checksum = hashlib.sha256()
     for part in parts:
-        whole.update(part.encode() + b"\0")
-    return whole.hexdigest()
+        checksum.update(part.encode() + b"\0")
+    return checksum.hexdigest()
 
 
 class Cache:
-    """Rows by what they are of.
+    """Rows of embeddings by key.
 
     Args:
-        folder: made where it is missing; files in it may be deleted at any time.
+        folder: created where it is missing; its files may be deleted at any time.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.found = 0  # how many times rows were there already
+        self.hits = 0  # how many times rows were read
 
     def rows(
-        self, what: Mapping[str, str], count: int, compute: Callable[[], Float[Tensor, "N D"]]
+        self, key: Mapping[str, str], count: int, compute: Callable[[], Float[Tensor, "N D"]]
     ) -> Float[Tensor, "N D"]:
-        """The rows of ``what``, read or computed and kept. Collective.
+        """The ``count`` rows of ``key``, read, or computed and stored. Collective.
 
-        Raises ValueError where a kept file is damaged.
+        Raises ValueError where a stored file is damaged.
         """
-        name = digest(f"{key}={value}" for key, value in sorted(what.items()))[:32]
+        name = digest(f"{field}={value}" for field, value in sorted(key.items()))[:32]
         file = self.folder / f"{name}.npy"
         if not gather_names([] if file.is_file() else ["missing"]):
-            self.found += 1
+            self.hits += 1
             return _read(file, count)
         rows = compute()
         if rank() == 0:
-            write_text(self.folder / f"{name}.json", json.dumps(dict(what), indent=2))
+            write_text(self.folder / f"{name}.json", json.dumps(dict(key), indent=2))
             with atomic_write(file) as draft, draft.open("wb") as out:
                 np.save(out, rows.numpy())
         return rows

@@ -1,4 +1,4 @@
-"""Preprocessing of long captions in published evaluations, before tokenisation. Each moves numbers by a point.
+"""Preprocessing of long captions in published evaluations, before tokenisation. Each changes the numbers by a point.
 
 A wording is a function of the released text; its name stands in the results.
 """
@@ -41,7 +41,7 @@ def lotlip(text: str) -> str:
 
 
 def deduplicated(text: str) -> str:
-    """One line; a sentence that stands twice stands once."""
+    """One line, without repeated sentences."""
     return " ".join(dict.fromkeys(re.split(r"(?<=[.!?])\s+", one_line(text).strip())))
 
 

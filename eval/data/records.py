@@ -21,7 +21,7 @@ class Records(NamedTuple):
 
     @property
     def files(self) -> dict[str, str]:
-        """As results tell it: the file's name and checksum."""
+        """The file's name and checksum, for the results."""
         return {self.path.name: self.sha256}
 
 
@@ -33,7 +33,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """A text in UTF-8. Raises FileNotFoundError as ``read_bytes``, ValueError, naming the file, where it is none."""
+    """A UTF-8 text. Raises FileNotFoundError as ``read_bytes``, ValueError, naming the file, for other encodings."""
     try:
         return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -52,14 +52,14 @@ def read_json(path: Path) -> tuple[Any, str]:
 
 
 def read_records(path: Path, fields: Mapping[str, Rule], section: str | None = None) -> Records:
-    """The records of a JSON list (or of the list ``section`` of an object), or of a table (``prepare.streams``).
+    """The records of a JSON list (or of the list ``section`` of an object), or of a table (``formats.row_readers``).
 
-    A dictionary of records counts as the list of its values, in its order: numbers left out in its keys do not matter;
-    one of a single list (FLAIR's ``{"annotations": [...]}``) as that list.
+    A dictionary of records is read as the list of its values, in its order, whatever its keys; a dictionary with a
+    single list (FLAIR's ``{"annotations": [...]}``) as that list.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: naming file, record, field, rule and value where one is not as it should be.
+        ValueError: naming file, record, field, rule and value where a field breaks its rule.
     """
     data = read_bytes(path)
     if path.suffix.lower() in (*LINES, *DELIMITERS, PARQUET):
@@ -74,14 +74,14 @@ def read_records(path: Path, fields: Mapping[str, Rule], section: str | None = N
             rows = list(rows.values())
             rows = rows[0] if len(rows) == 1 and isinstance(rows[0], list) else rows
         if not isinstance(rows, list):
-            what = "the JSON" if section is None else f"'{section}'"
-            raise ValueError(f"{path}: {what} must be a list, got {type(rows).__name__}")
-    found = list(checked(path, section or "records", rows, fields))
-    if not found:
+            part = "the JSON" if section is None else f"'{section}'"
+            raise ValueError(f"{path}: {part} must be a list, got {type(rows).__name__}")
+    records = list(checked(path, section or "records", rows, fields))
+    if not records:
         raise ValueError(f"{path} must hold records, got none")
-    for number, row in enumerate(found):
+    for number, row in enumerate(records):
         require_characters(f"{path}: '{section or 'records'}[{number}]'", row)
-    return Records(path, found, hashlib.sha256(data).hexdigest())
+    return Records(path, records, hashlib.sha256(data).hexdigest())
 
 
 def require_characters(where: str, value: object) -> None:
@@ -89,4 +89,4 @@ def require_characters(where: str, value: object) -> None:
     try:
         json.dumps(value, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{where} holds half of a surrogate pair, which is no character") from error
+        raise ValueError(f"{where} holds half of a surrogate pair, which is not a character") from error

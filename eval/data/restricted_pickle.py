@@ -1,4 +1,4 @@
-"""Old data sets' pickles, of Python 2 too, read without running what a pickle may hold."""
+"""Pickles of old data sets, also from Python 2, read without running code that a pickle may hold."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from typing_extensions import override
 
 from eval.data.records import read_bytes
 
-BROKEN = (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError)
+PICKLE_ERRORS = (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError)
 
 
 def read_pickle(path: Path, known: Mapping[tuple[str, str], Any]) -> Any:
-    """Numbers, texts, lists and dictionaries, and what ``known`` names; Python 2's texts as Latin-1.
+    """Read numbers, texts, lists, dictionaries, and the classes and functions of ``known``; Python 2's texts as
+    Latin-1.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or names anything else that could be called.
+        ValueError: it is damaged, or refers to any other class or function.
     """
 
-    class Plain(pickle.Unpickler):
+    class RestrictedUnpickler(pickle.Unpickler):
         @override
         def find_class(self, module_name: str, global_name: str, /) -> Any:
             if (module_name, global_name) in known:
@@ -32,6 +33,6 @@ def read_pickle(path: Path, known: Mapping[tuple[str, str], Any]) -> Any:
     read_bytes(path)
     try:
         with path.open("rb") as file:
-            return Plain(file, encoding="latin1").load()
-    except BROKEN as error:
+            return RestrictedUnpickler(file, encoding="latin1").load()
+    except PICKLE_ERRORS as error:
         raise ValueError(f"{path} is no pickle of plain data: {error}") from error

@@ -1,6 +1,6 @@
-"""The images and texts of shards, for embedding them: headers are walked once, images are read when needed.
+"""The images and texts of shards, for embedding them: headers are read once, images when they are needed.
 
-Any WebDataset tar with our schema (``datamodules.sample``); only files of this machine.
+Reads any WebDataset tar with our schema (``datamodules.sample``); local files only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from eval.data.sources import TarMember
 
 
 class ShardSample(NamedTuple):
-    """A sample of a shard: where its image is, and all else (``sample.image`` is empty)."""
+    """A sample of a shard: the location of its image, and the rest of the sample (``sample.image`` is empty)."""
 
     image: TarMember
     sample: Sample
@@ -25,8 +25,8 @@ class ShardSample(NamedTuple):
 def read_shard_samples(shards: list[Shard]) -> Iterator[ShardSample]:
     """All samples, in the shards' order.
 
-    Raises ValueError, naming shard and key, for a sample that breaks the schema, and for a shard that is damaged or no
-    local file.
+    Raises ValueError, naming shard and key, for a sample that breaks the schema, and for a shard that is damaged or not
+    a local file.
     """
     for shard in shards:
         if shard.samples is None:

@@ -1,5 +1,5 @@
-"""Images for people: arrays in, figures and web pages out. Nothing here knows a model.
+"""Figures and web pages, drawn from arrays; no code here depends on a model.
 
-Drawn by matplotlib without a display. Colours are told apart by colour-blind readers too, and never carry a meaning
-alone: a mark, a line style or a word says the same.
+Matplotlib draws them without a display. Colour-blind readers can distinguish the colours, and colour never carries a
+meaning alone: a mark, a line style or a word says the same.
 """

@@ -1,6 +1,6 @@
-"""Figures without a display: one look for all of them, and what becomes of one: PNG, SVG or pixels.
+"""Figures without a display, all in one style, and their output as PNG, SVG or pixels.
 
-Texts are drawn as they are: a "$" starts no formula, and a letter that the font lacks becomes a box, not a warning.
+Texts are drawn literally: a "$" starts no formula, and a letter that the font lacks becomes a box without a warning.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LOOK: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9,
     "text.parse_math": False,
-    "text.hinting": "none",  # drawn in a fifth less time
+    "text.hinting": "none",  # saves a fifth of the time
     "svg.hashsalt": "grainclip",  # equal figures give equal files
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -40,18 +40,18 @@ LOOK: dict[Any, Any] = {
 
 @contextmanager
 def canvas(width: float, height: float) -> Iterator[Figure]:
-    """A figure of so many inches to draw on."""
+    """A figure of the given size in inches."""
     with rc_context(LOOK):
         figure = Figure((width, height), DPI, facecolor="white")
         FigureCanvasAgg(figure)
         yield figure
 
 
-def place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Axes at so many inches from the figure's left and top edges.
+def add_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Add axes; position (from the figure's left and top edges) and size are in inches.
 
-    Matplotlib could find the room by itself, but draws everything three times to do so, and images are drawn in the
-    middle of training. For the same reason images and words need no axes: see ``show`` and ``write``.
+    Matplotlib's automatic layout draws everything three times, which is slow during training. For the same reason
+    images and words are drawn without axes: see ``show`` and ``write``.
     """
     whole_width, whole_height = figure.get_size_inches()
     bottom = whole_height - top - height
@@ -59,43 +59,43 @@ def place(figure: Figure, left: float, top: float, width: float, height: float) 
 
 
 def show(figure: Figure, image: Image.Image, left: float, top: float, width: float, height: float) -> None:
-    """An image, stretched to so many inches, at so many from the left and top edges."""
+    """Draw an image, stretched to the given size, at the given distance from the left and top edges, in inches."""
     size = round(width * DPI), round(height * DPI)
     bottom = figure.get_size_inches()[1] - top - height
     figure.figimage(np.asarray(image.resize(size)), round(left * DPI), round(bottom * DPI))
 
 
 def write(figure: Figure, text: str, left: float, top: float, **style: Any) -> Text:
-    """Words at so many inches from the left and top edges; ``style`` is matplotlib's, alignment included."""
+    """Draw text at a distance in inches from the left and top edges; ``style`` is matplotlib's, alignment included."""
     width, height = figure.get_size_inches()
     return figure.text(left / width, 1 - top / height, text, **style)
 
 
 def frame(figure: Figure, left: float, top: float, width: float, height: float, **style: Any) -> None:
-    """A rectangle in inches; ``style`` is matplotlib's."""
+    """Draw a rectangle, in inches; ``style`` is matplotlib's."""
     bottom = figure.get_size_inches()[1] - top - height
     figure.add_artist(Rectangle((left, bottom), width, height, transform=figure.dpi_scale_trans, **style))
 
 
 def heading(figure: Figure, title: str) -> None:
-    """The figure's title, in the topmost ``HEADING`` inches."""
+    """Draw the figure's title, in the top ``HEADING`` inches."""
     write(figure, title, figure.get_size_inches()[0] / 2, HEADING / 2, ha="center", va="center", fontsize=11)
 
 
 def scale_strip(width: int = 256, height: int = 12) -> Image.Image:
-    """The colours of ``HEAT`` from the lowest value on the left to the highest."""
+    """An image of the colours of ``HEAT``, from the lowest value on the left to the highest."""
     row = colormaps[HEAT](np.linspace(0, 1, width))[None, :, :3]
     return Image.fromarray((255 * row.repeat(height, axis=0)).astype(np.uint8))
 
 
 def scale_marks(limits: tuple[float, float]) -> tuple[str, str, str]:
-    """The lowest value of a scale, its middle and its highest, as text."""
+    """The lowest, middle and highest value of a scale, as text."""
     low, high = limits
     return f"{low:.2f}", f"{(low + high) / 2:.2f}", f"{high:.2f}"
 
 
 def scale_bar(figure: Figure, left: float, top: float, height: float, marks: tuple[str, str, str], unit: str) -> None:
-    """The colours of ``HEAT`` with three marks, the lowest first, and the unit; takes ``SCALE`` inches of width."""
+    """Draw the colours of ``HEAT`` with three marks, the lowest first, and the unit; it is ``SCALE`` inches wide."""
     show(figure, scale_strip().transpose(Image.Transpose.ROTATE_90), left, top, 0.14, height)
     for share, mark in zip((0.0, 0.5, 1.0), marks, strict=True):
         write(figure, mark, left + 0.2, top + (1 - share) * height, va="center", fontsize=8)
@@ -103,16 +103,16 @@ def scale_bar(figure: Figure, left: float, top: float, height: float, marks: tup
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file, written fast: the smallest file takes several times as long."""
+    """The figure as a PNG file, with fast compression: the smallest file takes several times as long."""
     file = io.BytesIO()
     Image.fromarray(pixels(figure)).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
 def svg(figure: Figure) -> bytes:
-    """The figure as an SVG file: lines stay sharp at any size."""
+    """The figure as an SVG file."""
     file = io.BytesIO()
-    with rc_context(LOOK), _any_letter():
+    with rc_context(LOOK), _no_glyph_warnings():
         figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
 
@@ -121,13 +121,13 @@ def pixels(figure: Figure) -> UInt8[np.ndarray, "H W 3"]:
     """The figure as RGB pixels."""
     agg = figure.canvas
     assert isinstance(agg, FigureCanvasAgg)
-    with rc_context(LOOK), _any_letter():
+    with rc_context(LOOK), _no_glyph_warnings():
         agg.draw()
     return np.asarray(agg.buffer_rgba())[..., :3].copy()
 
 
 @contextmanager
-def _any_letter() -> Iterator[None]:
+def _no_glyph_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"(?s).*Glyph .* missing from")
         yield

@@ -1,6 +1,7 @@
-"""Curves over training steps: a colour for each run, a line style for each quantity; of a single run, both for each.
+"""Curves over training steps: a colour for each run and a line style for each quantity; with a single run, each
+quantity has a colour and a style.
 
-So no curve is known by its colour alone, and of two that lie on each other both are seen.
+So curves differ by more than colour, and both of two curves that coincide are visible.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from eval.drawing.canvas import COLOURS, HEADING, canvas, heading, place
+from eval.drawing.canvas import COLOURS, HEADING, add_axes, canvas, heading
 from eval.drawing.words import short
 
 WIDTH, HEIGHT, LINE = 4.0, 2.1, 0.145  # inches of the figure, of the curves, of a line of the legend
@@ -22,10 +23,10 @@ Curve = Sequence[tuple[int, float]]  # step, value
 def curves_figure(
     curves: Mapping[tuple[str, str], Curve], title: str, runs: Sequence[str] | None = None, percent: bool = False
 ) -> Figure:
-    """One chart; a curve is known by its run and its quantity.
+    """One chart; ``curves`` are given by run and quantity.
 
-    ``runs`` are all of a page, so that a run has one colour there, and is named in each legend where there are several;
-    None: those that have curves. ``percent`` shows fractions so.
+    ``runs`` are all runs of a page, so that a run has the same colour in all charts, and legends name the run where
+    there are several; None: the runs of ``curves``. ``percent`` shows fractions as percentages.
     """
     runs = list(dict.fromkeys(run for run, _ in curves)) if runs is None else runs
     quantities = list(dict.fromkeys(quantity for _, quantity in curves))
@@ -33,7 +34,7 @@ def curves_figure(
     height = above + 0.12 + LINE * len(curves)
     with canvas(WIDTH, height) as figure:
         heading(figure, title)
-        ax = place(figure, 0.75, HEADING, WIDTH - 0.95, HEIGHT)
+        ax = add_axes(figure, 0.75, HEADING, WIDTH - 0.95, HEIGHT)
         for (run, quantity), curve in curves.items():
             style = quantities.index(quantity)
             colour = runs.index(run) if len(runs) > 1 else style

@@ -1,8 +1,8 @@
-"""Heat maps over images: where a text looks.
+"""Heat maps over images: the attention of a text, or its similarity to patches.
 
 Each map is drawn over the image in grey, on a colour scale of its own, from its smallest value to its largest: on a
-shared scale one text with a sharp peak leaves all others dark. The peak is told above the map, so that a text which
-looks at one place can be told from one that looks everywhere, and is marked by a ring: the point of the pointing game
+shared scale one text with a sharp peak leaves all others dark. The peak's value stands above the map, to distinguish a
+sharp map from a flat one, and a ring marks its position: the point of the pointing game
 (``eval.protocols.phrase_grounding``).
 """
 
@@ -28,49 +28,49 @@ TILE, WORDS, GAP = 1.95, 0.95, 0.14  # inches of a map, of the lines above it, b
 
 
 class Heat(NamedTuple):
-    """Maps of several texts over the patches of one image, row by row, and what they measure."""
+    """Maps of several texts over the patches of one image, row by row, and the measure that they show."""
 
     maps: Float[Tensor, "T P"]
     measure: str  # with its unit
 
     def peaks(self) -> list[str]:
         """The largest value of each map, as "peak 3.2"."""
-        return [f"peak {float(one.max()):.3g}" for one in self.maps]
+        return [f"peak {float(patches.max()):.3g}" for patches in self.maps]
 
 
-def sized(image: Image.Image, side: int) -> Image.Image:
-    """The image with a longer side of so many pixels."""
+def resized(image: Image.Image, side: int) -> Image.Image:
+    """The image, resized to a longer side of ``side`` pixels."""
     share = side / max(image.size)
     return image.resize((max(1, round(image.width * share)), max(1, round(image.height * share))))
 
 
 def margin(image: Image.Image) -> int:
-    """Pixels around the image that a ring needs which marks a peak at its edge."""
+    """Pixels around the image, enough for a ring around a peak at the image's edge."""
     radius, thick = _ring_size(image)
     return radius + thick
 
 
 def with_margin(image: Image.Image) -> Image.Image:
-    """The image with a transparent margin: as large as its ``overlay``."""
+    """The image with a transparent margin, as large as its ``overlay``."""
     wide = margin(image)
-    whole = Image.new("RGBA", (image.width + 2 * wide, image.height + 2 * wide), (255, 255, 255, 0))
-    whole.paste(image, (wide, wide))
-    return whole
+    framed = Image.new("RGBA", (image.width + 2 * wide, image.height + 2 * wide), (255, 255, 255, 0))
+    framed.paste(image, (wide, wide))
+    return framed
 
 
 def overlay(image: Image.Image, heat: Float[Tensor, " P"]) -> Image.Image:
-    """The map over the image in grey, coloured from its smallest value to its largest, its peak marked by a ring, which
-    may reach into the margin.
+    """The map over the image in grey, coloured from its smallest value to its largest. A ring marks its peak and may
+    reach into the margin.
     """
-    drawn = upsample_map(heat.float().cpu(), image.size).numpy()
+    pixels = upsample_map(heat.float().cpu(), image.size).numpy()
     low, high = float(heat.min()), float(heat.max())
-    share = ((drawn - low) / max(high - low, 1e-6)).clip(0, 1)
+    share = ((pixels - low) / max(high - low, 1e-6)).clip(0, 1)
     colour = colormaps[HEAT](share)[..., :3]
     grey = np.asarray(image.convert("L"), dtype=np.float64)[..., None] / 255
     mixed = with_margin(Image.fromarray((255 * (OPACITY * colour + (1 - OPACITY) * grey)).astype(np.uint8)))
-    y, x = divmod(int(drawn.argmax()), image.width)
+    y, x = divmod(int(pixels.argmax()), image.width)
     wide, (radius, thick) = margin(image), _ring_size(image)
-    _ring(ImageDraw.Draw(mixed), x + wide, y + wide, radius, thick)
+    _draw_ring(ImageDraw.Draw(mixed), x + wide, y + wide, radius, thick)
     return mixed
 
 
@@ -80,8 +80,8 @@ def _ring_size(image: Image.Image) -> tuple[int, int]:
     return radius, max(1, radius // 4)
 
 
-def _ring(draw: ImageDraw.ImageDraw, x: int, y: int, radius: int, thick: int) -> None:
-    """White within black: to be seen on any ground."""
+def _draw_ring(draw: ImageDraw.ImageDraw, x: int, y: int, radius: int, thick: int) -> None:
+    """Draw a white ring between black ones, visible on any background."""
     for r, colour, width in ((radius + thick, "black", 3 * thick), (radius, "white", thick)):
         draw.ellipse((x - r, y - r, x + r, y + r), outline=colour, width=width)
 
@@ -92,14 +92,14 @@ def heat_figure(image: Image.Image, texts: Sequence[str], heat: Heat, title: str
     width, room = columns * (TILE + GAP) + GAP, TILE + WORDS
     with canvas(width + SCALE + 0.1, HEADING + rows * room + GAP) as figure:
         heading(figure, title)
-        large = sized(image, round(TILE * DPI))
+        large = resized(image, round(TILE * DPI))
         around = margin(large) / DPI
-        drawn = [with_margin(large), *(overlay(large, one) for one in heat.maps)]
+        panels = [with_margin(large), *(overlay(large, patches) for patches in heat.maps)]
         peaks = ["", *heat.peaks()]
-        for number, (one, text, peak) in enumerate(zip(drawn, ["image", *texts], peaks, strict=True)):
+        for number, (panel, text, peak) in enumerate(zip(panels, ["image", *texts], peaks, strict=True)):
             row, column = divmod(number, columns)
             left, top = GAP + column * (TILE + GAP), HEADING + row * room + WORDS
-            show(figure, one, left - around, top - around, TILE + 2 * around, TILE + 2 * around)
+            show(figure, panel, left - around, top - around, TILE + 2 * around, TILE + 2 * around)
             words = "\n".join(filter(None, [wrapped(text, 29, 4), peak]))
             write(figure, words, left + TILE / 2, top - around - 0.02, ha="center", va="bottom", fontsize=8.5)
         marks = ("lowest", "", "peak")

@@ -1,4 +1,4 @@
-"""Matrices of similarities and of targets as images."""
+"""Figures of similarity and target matrices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from eval.drawing.canvas import HEADING, HEAT, SCALE, canvas, heading, place, scale_bar, scale_marks
+from eval.drawing.canvas import HEADING, HEAT, SCALE, add_axes, canvas, heading, scale_bar, scale_marks
 from eval.drawing.words import short
 
 NAMES = 3.1  # inches for the words of a text
@@ -23,21 +23,21 @@ def within_figure(
     side = max(1.6, 0.32 * len(codes))
     with canvas(NAMES + side + SCALE + 0.3, HEADING + side + 0.6) as figure:
         heading(figure, title)
-        ax = place(figure, NAMES, HEADING, side, side)
+        ax = add_axes(figure, NAMES, HEADING, side, side)
         ax.imshow(cosines.cpu().numpy(), cmap=HEAT, aspect="auto")
         ax.set_xticks(range(len(codes)), codes)
         ax.set_yticks(range(len(codes)), [f"{short(t, 34)}  {c}" for c, t in zip(codes, texts, strict=True)])
-        _labelled(ax, labels[1], labels[0])
+        _label_axes(ax, labels[1], labels[0])
         scale_bar(figure, NAMES + side + 0.15, HEADING, side, scale_marks(_limits(cosines)), "cosine")
     return figure
 
 
 def block_figure(cosines: Float[Tensor, "N N"], counts: Sequence[int], labels: tuple[str, str], title: str) -> Figure:
-    """All texts of several images against each other; lines part the images, of which each has ``counts`` texts."""
+    """All texts of several images against each other; ``counts`` are the texts of each image, lines separate images."""
     edges = np.cumsum([0, *counts])
     with canvas(5.9, HEADING + 4.9) as figure:
         heading(figure, title)
-        ax = place(figure, 0.6, HEADING, 4.3, 4.3)
+        ax = add_axes(figure, 0.6, HEADING, 4.3, 4.3)
         ax.imshow(cosines.cpu().numpy(), cmap=HEAT, interpolation="nearest", aspect="auto")
         for edge in edges[1:-1] - 0.5:
             ax.axhline(edge, color="white", linewidth=0.6)
@@ -46,25 +46,25 @@ def block_figure(cosines: Float[Tensor, "N N"], counts: Sequence[int], labels: t
         names = [str(number + 1) for number in range(len(counts))]
         ax.set_xticks(middles, names)
         ax.set_yticks(middles, names)
-        _labelled(ax, f"{labels[1]}, by image", f"{labels[0]}, by image")
+        _label_axes(ax, f"{labels[1]}, by image", f"{labels[0]}, by image")
         scale_bar(figure, 5.05, HEADING, 4.3, scale_marks(_limits(cosines)), "cosine")
     return figure
 
 
 def sweep_figure(targets: Mapping[str, Float[Tensor, "N N"]], unit: str, title: str) -> Figure:
     """The same matrix for several settings, on one scale."""
-    high = max(float(one.max()) for one in targets.values())
+    high = max(float(matrix.max()) for matrix in targets.values())
     side, gap = 1.75, 0.15
     width = 0.3 + len(targets) * (side + gap)
     with canvas(width + SCALE, HEADING + side + 0.65) as figure:
         heading(figure, title)
-        for number, (name, one) in enumerate(targets.items()):
-            ax = place(figure, 0.3 + number * (side + gap), HEADING + 0.25, side, side)
-            ax.imshow(one.cpu().numpy(), cmap=HEAT, vmin=0, vmax=high, interpolation="nearest", aspect="auto")
+        for number, (name, matrix) in enumerate(targets.items()):
+            ax = add_axes(figure, 0.3 + number * (side + gap), HEADING + 0.25, side, side)
+            ax.imshow(matrix.cpu().numpy(), cmap=HEAT, vmin=0, vmax=high, interpolation="nearest", aspect="auto")
             ax.set_title(name, pad=4)
             ax.set_xticks([])
             ax.set_yticks([])
-            _labelled(ax, "text", "" if number else "view")
+            _label_axes(ax, "text", "" if number else "view")
         scale_bar(figure, width, HEADING + 0.25, side, scale_marks((0.0, high)), unit)
     return figure
 
@@ -74,8 +74,8 @@ def _limits(values: Tensor) -> tuple[float, float]:
     return low, max(high, low + 1e-6)
 
 
-def _labelled(ax: Axes, below: str, beside: str) -> None:
-    """Names of both sides, and neither ticks nor a frame."""
+def _label_axes(ax: Axes, below: str, beside: str) -> None:
+    """Name both axes, without ticks and frame."""
     ax.set_xlabel(below)
     ax.set_ylabel(beside)
     ax.tick_params(length=0)

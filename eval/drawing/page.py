@@ -1,6 +1,6 @@
-"""A web page in one file: style and images are inside, no script is needed, narrow screens are served too.
+"""A web page in one file, with styles and images inside, without scripts, also for narrow screens.
 
-``page.html`` holds the HTML, Jinja escapes every text that is not ``Markup`` already.
+``page.html`` holds the HTML; Jinja escapes every text that is not ``Markup`` already.
 """
 
 from __future__ import annotations
@@ -21,33 +21,32 @@ _PARTS: Any = Environment(autoescape=True).from_string(_TEMPLATE).module  # its 
 
 
 def page(title: str, body: Markup) -> str:
-    """The whole file."""
+    """The HTML of the whole page."""
     return str(_PARTS.whole(title, body))
 
 
 def image(data: bytes, alt: str, kind: str = "png") -> Markup:
-    """An ``img`` that holds its file; ``kind`` is ``png``, ``jpeg`` or ``svg+xml``."""
+    """An ``img`` element that contains its file; ``kind`` is ``png``, ``jpeg`` or ``svg+xml``."""
     return _PARTS.image(alt, kind, base64.b64encode(data).decode())
 
 
-def png_of(drawn: Image.Image) -> bytes:
+def png_of(image: Image.Image) -> bytes:
     """An image as a PNG file."""
     file = io.BytesIO()
-    drawn.save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()
 
 
-def card(drawn: Markup, caption: str, room: Literal["column", "row"] = "column", whole: bool = False) -> Markup:
-    """An image with a caption below; it is as wide as a column of ``cards``, or has a row for itself.
+def card(image: Markup, caption: str, room: Literal["column", "row"] = "column", whole: bool = False) -> Markup:
+    """An image with a caption below, as wide as a column of ``cards``, or in a row of its own.
 
-    A ``whole`` one has words of its own inside: on a narrow screen it keeps its size, so that they can be read, and
-    scrolls.
+    A ``whole`` image contains text: on a narrow screen it keeps its size, to stay legible, and scrolls.
     """
-    return _PARTS.card(drawn, caption, f"{room} whole" if whole else room)
+    return _PARTS.card(image, caption, f"{room} whole" if whole else room)
 
 
 def anchor(title: str) -> str:
-    """The name by which a heading is linked to."""
+    """The id of a heading, for links."""
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
@@ -62,14 +61,14 @@ def contents(titles: Iterable[str]) -> Markup:
 
 
 def cards(figures: Iterable[Markup], wide: bool = False) -> Markup:
-    """Figures side by side, as many as there is room for."""
+    """Figures side by side, as many in a row as fit."""
     return _PARTS.cards(figures, wide)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True) -> Markup:
-    """A table that scrolls where it is too wide; ``numbers`` puts all but the first column right.
+    """A table that scrolls where it is too wide; ``numbers`` aligns all but the first column right.
 
-    Names in the head stay in one line, those in the first column break after a dot or a slash only.
+    Names in the head stay on one line; those in the first column break only after a dot or a slash.
     """
     breaking = ([Markup(re.sub(r"([./])(?=\w)", r"\1<wbr>", str(escape(name)))), *cells] for name, *cells in rows)
     return _PARTS.table(head, breaking, "number" if numbers else "value")

@@ -1,4 +1,4 @@
-"""Embeddings of images and texts in a plane: the two directions in which they spread most."""
+"""Embeddings of images and texts on their first two principal axes."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from eval.drawing.canvas import COLOURS, HEADING, canvas, heading, place
+from eval.drawing.canvas import COLOURS, HEADING, add_axes, canvas, heading
 
 MARKS = "so^xD+"
 
 
 def plane_figure(groups: Mapping[str, Float[Tensor, "_ D"]], title: str) -> Figure:
-    """The groups by colour and mark, on the first two principal axes of all together."""
-    rows = torch.cat([one.double().cpu() for one in groups.values()])
+    """The groups by colour and mark, on the first two principal axes of all groups together."""
+    rows = torch.cat([group.double().cpu() for group in groups.values()])
     centred = rows - rows.mean(0)
     _, size, axes = torch.linalg.svd(centred, full_matrices=False)
     share = (size.square() / size.square().sum().clamp(min=1e-12)).tolist()
-    places = (centred @ axes[:2].T).split([len(one) for one in groups.values()])
+    points = (centred @ axes[:2].T).split([len(group) for group in groups.values()])
     with canvas(5.6, 5.0) as figure:
         heading(figure, title)
-        ax = place(figure, 0.75, HEADING, 4.7, 3.6)
-        for number, (name, xy) in enumerate(zip(groups, places, strict=True)):
+        ax = add_axes(figure, 0.75, HEADING, 4.7, 3.6)
+        for number, (name, xy) in enumerate(zip(groups, points, strict=True)):
             ax.scatter(
                 *xy.T.numpy(), s=16, c=COLOURS[number], marker=MARKS[number], alpha=0.75, label=name, linewidths=1
             )

@@ -1,16 +1,16 @@
-"""Texts to be read: punctuation at its word, wrapped to lines, and cut where there are too many of them."""
+"""Texts for display: punctuation joined to its word, lines wrapped, and long texts cut."""
 
 from __future__ import annotations
 
 import re
 import textwrap
 
-PARTED = re.compile(r"(?<=[(\[]) | (?=[.,;:!?)\]]|'(?:s|t|re|ve|m|ll|d)\b)")
+SEPARATED = re.compile(r"(?<=[(\[]) | (?=[.,;:!?)\]]|'(?:s|t|re|ve|m|ll|d)\b)")
 
 
 def joined(text: str) -> str:
-    """A text whose words and signs a tokenizer has parted: "the dog 's tail ." is "the dog's tail."."""
-    return PARTED.sub("", text)
+    """Join the words and signs that a tokenizer separated: "the dog 's tail ." becomes "the dog's tail."."""
+    return SEPARATED.sub("", text)
 
 
 def wrapped(text: str, width: int, lines: int) -> str:

@@ -1,6 +1,6 @@
-"""Results item by item: for looking at errors, and for comparing models on the same items.
+"""Per-item results, to inspect errors and to compare models on the same items.
 
-As Parquet files, for which pyarrow is needed, ``pandas.read_parquet(FILE)`` reads them.
+They are written as Parquet, which needs pyarrow; ``pandas.read_parquet(FILE)`` reads them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from datamodules.atomic_write import atomic_write
 
 
 class Mean(NamedTuple):
-    """The definition of a number by columns: the sum of ``value`` over that of ``weight`` within each group, then the
-    mean over the groups that have any weight.
+    """A number defined by columns: the sum of ``value`` divided by that of ``weight`` within each group, then the mean
+    over the groups whose weight is not 0.
 
-    With ``value`` alone it is the mean over rows (top-1), with a group the mean over groups (of classes, mAcc), and
-    with a weight too the mean of ratios (intersection over union).
+    With ``value`` alone it is the mean over rows (top-1), with a group the mean over groups (classes: mAcc), and with a
+    weight too the mean of ratios (intersection over union).
     """
 
     value: str
@@ -29,11 +29,11 @@ class Mean(NamedTuple):
 
 
 class Items(NamedTuple):
-    """A table, a row per query, question, box or whatever a number is a mean of.
+    """A table with a row per query, question, box or other item that numbers are means of.
 
     Args:
-        columns: name to values, all of one length.
-        means: how each number follows from the columns, by its name.
+        columns: values by name, all of one length.
+        means: the definition of each number, by its name.
         cluster: the column whose equal values belong together (the five captions of an image are no five images);
             resampling draws clusters.
     """
@@ -44,7 +44,9 @@ class Items(NamedTuple):
 
 
 def parquet() -> Any:
-    """pyarrow and its Parquet. Raises ValueError, saying what to install, where it is missing."""
+    """The modules pyarrow and pyarrow.parquet. Raises ValueError, with the command to install them, where they are
+    missing.
+    """
     try:
         return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError as error:
@@ -52,15 +54,15 @@ def parquet() -> Any:
 
 
 def write_items(folder: Path, tables: Mapping[str, Items]) -> list[Path]:
-    """A file a table, ``urban1k_text_to_image.parquet``; which columns are means of which numbers stands in it."""
+    """Write a file for each table, ``urban1k_text_to_image.parquet``; its metadata defines the numbers by columns."""
     arrow, writer = parquet()
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for name, items in tables.items():
         plain = re.sub(r"[^\w@.-]+", "_", name)
         file = folder / f"{plain}.parquet"
-        said = {name: mean._asdict() for name, mean in items.means.items()}
-        table = arrow.table(items.columns).replace_schema_metadata({"means": json.dumps(said)})
+        means = {name: mean._asdict() for name, mean in items.means.items()}
+        table = arrow.table(items.columns).replace_schema_metadata({"means": json.dumps(means)})
         with atomic_write(file) as draft:
             writer.write_table(table, draft)
         files.append(file)

@@ -1,7 +1,8 @@
-"""Numbers for people and for machines: a terminal table, Markdown, JSON.
+"""Numbers as a terminal table, Markdown, LaTeX and JSON.
 
-A benchmark gives ``{"caption/text_to_image/R@1": 0.42, ...}``: fractions in [0, 1] and counts. The last part of a name
-is a column, the rest a row; rows with the same columns share a table. Fractions are shown in percent, files keep them.
+A benchmark returns ``{"caption/text_to_image/R@1": 0.42, ...}``: fractions in [0, 1] and counts. The last part of a
+name is the column, the rest the row; rows with the same columns share a table. Tables show fractions in percent; JSON
+keeps the fractions.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from rich.table import Table
 from datamodules.atomic_write import write_text
 
 COUNTS = ("queries", "questions", "boxes", "images", "phrases")
-FRAME = 3  # characters around a cell there
+FRAME = 3  # characters around a cell of the terminal table
 FRACTION = re.compile(r"(strict_)?R@\d+|(class_mean_)?top\d+|(\w+_)?accuracy|chance|ties|mean_IoU")
 
 
 class Section(NamedTuple):
-    """Rows that share their columns, all cells as text."""
+    """Rows with the same columns, all cells as text."""
 
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]  # label, then a cell per column
@@ -45,36 +46,38 @@ def sections(numbers: Mapping[str, float]) -> list[Section]:
 
 
 def narrow(section: Section, width: int) -> list[Section]:
-    """The same columns in as few tables as fit ``width`` characters, each about as wide as the other, cells whole."""
-    wide = [
+    """Split the columns into as few tables as fit ``width`` characters, of about equal width, without cutting cells."""
+    widths = [
         FRAME + max(cell_len(cell) for cell in column)
         for column in zip(section.columns, *(row[1:] for row in section.rows), strict=True)
     ]
     room = width - 1 - FRAME - _label_room(section, width)
-    fewest = len(_parted(wide, room))
-    even = next((less for less in range(room) if len(_parted(wide, less)) == fewest), room)
+    fewest = len(_split(widths, room))
+    even = next((less for less in range(room) if len(_split(widths, less)) == fewest), room)
     return [
         Section(
             section.columns[part.start : part.stop],
             [(row[0], *row[1:][part.start : part.stop]) for row in section.rows],
         )
-        for part in _parted(wide, even)
+        for part in _split(widths, even)
     ]
 
 
-def _parted(wide: Sequence[int], room: int) -> list[range]:
-    """Columns that follow each other and have ``room`` together, as many as can be; one that has none stands alone."""
+def _split(widths: Sequence[int], room: int) -> list[range]:
+    """Ranges of consecutive columns, each as long as ``room`` allows; a column wider than ``room`` is a range of its
+    own.
+    """
     starts, left = [], 0
-    for number, one in enumerate(wide):
-        if one > left or not starts:
+    for number, width in enumerate(widths):
+        if width > left or not starts:
             starts.append(number)
             left = room
-        left -= one
-    return [range(start, stop) for start, stop in zip(starts, [*starts[1:], len(wide)], strict=True)]
+        left -= width
+    return [range(start, stop) for start, stop in zip(starts, [*starts[1:], len(widths)], strict=True)]
 
 
 def _label_room(section: Section, width: int) -> int:
-    """Characters for the rows' names: of long ones a third of the width, but every word of theirs whole."""
+    """Characters for the rows' names: at most a third of ``width``, but enough for the longest word."""
     names = [row[0] for row in section.rows]
     longest = max(cell_len(name) for name in names)
     word = max((cell_len(word) for name in names for word in name.split()), default=0)
@@ -82,22 +85,22 @@ def _label_room(section: Section, width: int) -> int:
 
 
 class Tables:
-    """Sections for the terminal, as wide as it is: what does not fit beside goes below, in a table of its own."""
+    """Sections as terminal tables; columns that do not fit the width go into further tables below."""
 
-    def __init__(self, whole: Sequence[Section], title: str | None = None) -> None:
-        self.whole, self.title = whole, title
+    def __init__(self, all_sections: Sequence[Section], title: str | None = None) -> None:
+        self.sections, self.title = all_sections, title
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         title = self.title
-        for section in self.whole:
+        for section in self.sections:
             for part in narrow(section, options.max_width):
-                drawn = Table(title=title, title_justify="left")
-                drawn.add_column("", overflow="fold", min_width=_label_room(part, options.max_width))
+                part_table = Table(title=title, title_justify="left")
+                part_table.add_column("", overflow="fold", min_width=_label_room(part, options.max_width))
                 for column in part.columns:
-                    drawn.add_column(column, justify="right", overflow="fold")
+                    part_table.add_column(column, justify="right", overflow="fold")
                 for row in part.rows:
-                    drawn.add_row(*row)
-                yield drawn
+                    part_table.add_row(*row)
+                yield part_table
                 title = None
 
 
@@ -116,7 +119,7 @@ def markdown(numbers: Mapping[str, float]) -> str:
 
 
 def latex(numbers: Mapping[str, float]) -> str:
-    """The same tables as LaTeX's ``tabular``; fractions in percent without its sign, as papers print them."""
+    """The same tables as LaTeX's ``tabular``; fractions in percent without the sign, as papers print them."""
     tables = []
     for section in sections(numbers):
         lines = [("", *section.columns), *section.rows]
@@ -131,9 +134,9 @@ def _escaped(cell: str) -> str:
 
 
 def write_json(path: str | os.PathLike[str], numbers: Mapping[str, float], settings: Mapping[str, Any]) -> None:
-    """Write ``{"numbers": ..., "settings": ...}`` in one step: the file is whole or not there.
+    """Write ``{"numbers": ..., "settings": ...}`` atomically.
 
-    ``settings`` is whatever is needed to read the numbers (model, data, preprocessing).
+    ``settings`` documents the numbers (model, data, preprocessing).
     Raises ValueError for a number that is not finite.
     """
     for name, number in numbers.items():

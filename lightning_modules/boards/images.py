@@ -11,8 +11,8 @@ from torch import Tensor
 
 from datamodules.batch import Grain
 from datamodules.batching.tokenizer import word_hash
-from eval.drawing.boxes import Judged, boxes_figure
-from eval.drawing.gallery import Found, images_for_texts, texts_for_images
+from eval.drawing.boxes import PredictedBox, boxes_figure
+from eval.drawing.gallery import TopCandidates, images_for_texts, texts_for_images
 from eval.drawing.heat import heat_figure
 from eval.drawing.matrices import block_figure, sweep_figure, within_figure
 from eval.drawing.plane import plane_figure
@@ -48,7 +48,7 @@ def boxes(snapshot: Snapshot, samples: Sequence[int], step: int, labels: Sequenc
         if len(rows) == 0:
             continue
         corners = snapshot.batch.regions.boxes[rows]
-        judged = [Judged((x0, y0, x1, y1)) for x0, y0, x1, y1 in corners.tolist()]
+        judged = [PredictedBox((x0, y0, x1, y1)) for x0, y0, x1, y1 in corners.tolist()]
         if names:
             own = torch.zeros(len(rows), dtype=torch.long, device=corners.device)
             regions = snapshot.model.pool_regions(snapshot.images.dense[b : b + 1], corners, own)
@@ -117,10 +117,10 @@ def galleries(snapshot: Snapshot, samples: Sequence[int], step: int) -> Tagged:
     yield "gallery/image to text", texts_for_images(shown, words, by_picture, title)
 
 
-def _found(cosines: Float[Tensor, "N N"], same: Tensor, queries: Sequence[int]) -> list[Found]:
+def _found(cosines: Float[Tensor, "N N"], same: Tensor, queries: Sequence[int]) -> list[TopCandidates]:
     best = cosines[list(queries)].topk(min(BEST, cosines.shape[1]))
     return [
-        Found(numbers.tolist(), values.tolist(), same[query, numbers].tolist())
+        TopCandidates(numbers.tolist(), values.tolist(), same[query, numbers].tolist())
         for query, values, numbers in zip(queries, *best, strict=True)
     ]
 

@@ -17,7 +17,7 @@ from datamodules.atomic_write import write_text
 from eval.data.image_preprocessing import squash
 from eval.data.sources import ImageFile
 from eval.drawing.canvas import scale_strip
-from eval.drawing.heat import Heat, overlay, sized, with_margin
+from eval.drawing.heat import Heat, overlay, resized, with_margin
 from eval.drawing.page import card, cards, image, page, png_of
 from eval.protocols.embed import as_pixels
 from lightning_modules.cli.evaluate import load_model, wanted_device
@@ -46,7 +46,7 @@ def explain(model: EvaluationModel, picture: Image.Image, texts: Sequence[str]) 
 def explain_page(model: EvaluationModel, words: str, picture: Image.Image, texts: Sequence[str], name: str) -> str:
     """The page: the image, and the image under each text's map, each map on a scale of its own."""
     heat, cosines = explain(model, picture, texts)
-    shown = sized(picture, SIDE)
+    shown = resized(picture, SIDE)
     figures = [card(image(png_of(with_margin(shown)), "the image"), f"The image: {name}")]
     for text, one, peak, cosine in zip(texts, heat.maps, heat.peaks(), cosines, strict=True):
         said = Markup("<strong>{}</strong><br>{} · whole image and text: cosine {:.3f}{}").format(

@@ -31,9 +31,9 @@ def test_embeddings_are_computed_once(tmp_path):
     releases.write_val2017(tmp_path)
     cache, first, second = Cache(tmp_path / "cache"), Counting(), Counting()
     expected = coco_val2017(first, EvalContext(tmp_path, cache=cache))
-    assert (first.pictures, len(first.texts), cache.found) == (3, 14, 0)  # one of 15 texts stands twice
+    assert (first.pictures, len(first.texts), cache.hits) == (3, 14, 0)  # one of 15 texts stands twice
     assert coco_val2017(second, EvalContext(tmp_path, cache=cache)) == expected
-    assert (second.pictures, len(second.texts), cache.found) == (0, 0, 2)
+    assert (second.pictures, len(second.texts), cache.hits) == (0, 0, 2)
     said = [json.loads(file.read_text()) for file in sorted((tmp_path / "cache").glob("*.json"))]
     assert {one["of"] for one in said} == {"3 images", "14 texts"}
     assert {one["model"] for one in said} == {"colours"}

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from eval.drawing.canvas import COLOURS, HEADING, canvas, heading, place
+from eval.drawing.canvas import COLOURS, HEADING, add_axes, canvas, heading
 from tests.study.record import Numbers, Record
 from tests.study.rows import Study
 from tests.study.tables import values
@@ -34,7 +34,7 @@ def _across(study: Study, wanted: dict[str, Any], record: Record) -> Figure:
     rows = record.with_start()
     with canvas(SIDE + 1.1 + LEGEND, HEADING + max(SIDE, LINE * len(rows)) + 0.6) as figure:
         heading(figure, wanted["title"])
-        ax = place(figure, 0.7, HEADING, SIDE, SIDE)
+        ax = add_axes(figure, 0.7, HEADING, SIDE, SIDE)
         for number, (row, runs) in enumerate(rows.items()):
             (x, x_spread), (y, y_spread) = (_spread(study, column, record, runs) for column in (right, up))
             colour, mark = COLOURS[number % len(COLOURS)], MARKS[number // len(COLOURS) * 3 % len(MARKS)]
@@ -51,7 +51,7 @@ def _along(study: Study, wanted: dict[str, Any], record: Record) -> Figure:
     with canvas(0.2 + len(columns) * (side + 0.8), HEADING + side + 0.95) as figure:
         heading(figure, wanted["title"])
         for number, column in enumerate(columns):
-            ax = place(figure, 0.7 + number * (side + 0.8), HEADING + 0.1, side, side)
+            ax = add_axes(figure, 0.7 + number * (side + 0.8), HEADING + 0.1, side, side)
             for index, (name, points) in enumerate(wanted["lines"].items()):
                 found = [_spread(study, column, record, record.rows[row]) for row in points.values()]
                 ax.errorbar(

@@ -46,9 +46,9 @@ def test_the_cache_knows_the_larger_picture_from_the_small_one(tmp_path):
     write_panoptic(tmp_path)
     cache = Cache(tmp_path / "cache")
     first = coco_panoptic_clipself(ColourModel(), EvalContext(tmp_path, cache=cache))
-    assert cache.found == 0
+    assert cache.hits == 0
     assert coco_panoptic_clipself(ColourModel(), EvalContext(tmp_path, cache=cache)) == first
-    assert cache.found == 3  # classes, regions, crops
+    assert cache.hits == 3  # classes, regions, crops
 
 
 def write_noise(root):

@@ -54,7 +54,7 @@ def test_single_boxes_and_the_cache(tmp_path):
         assert result.numbers[name] == pytest.approx(sum(shares) / len(shares))
     assert len(table.means) == 4
     assert coco_boxes(ColourModel(), EvalContext(tmp_path, cache=cache)) == result
-    assert cache.found == 2  # class vectors and boxes
+    assert cache.hits == 2  # class vectors and boxes
 
 
 def test_patches_are_pooled_as_they_are():

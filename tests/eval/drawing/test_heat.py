@@ -8,7 +8,7 @@ from PIL import Image
 
 from eval.drawing.canvas import pixels, png, scale_strip
 from eval.drawing.curves import curves_figure
-from eval.drawing.heat import Heat, heat_figure, margin, overlay, sized, with_margin
+from eval.drawing.heat import Heat, heat_figure, margin, overlay, resized, with_margin
 from eval.drawing.words import joined, wrapped
 
 
@@ -65,7 +65,7 @@ def test_maps_that_say_nothing_are_drawn_too():
     assert pixels(figure).shape[2] == 3
     assert png(figure).startswith(b"\x89PNG")
     assert scale_strip(10, 2).size == (10, 2)
-    assert sized(Image.new("RGB", (30, 20)), 60).size == (60, 40)
+    assert resized(Image.new("RGB", (30, 20)), 60).size == (60, 40)
 
 
 def test_words_as_people_write_them():
