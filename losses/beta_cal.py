@@ -9,10 +9,10 @@ strength β, all other pairs are negatives. Over valid slots only:
     BCE  L = mean_ij ω_ij [softplus(z_ij) - y_ij z_ij],  y = same image, ω = β if same image and i != j, else 1
          (α plays no part)
 
-Where we differ from the published code: padded slots are neither negatives nor counted (there they stand in CE's
-denominators and in BCE's divisor); negatives come from all ranks (there from the rank's own block); given `text_id`,
-equal texts are no negatives of each other's images. `published_numerics=True` is the published loss. Where nothing is
-padded or repeated, on one rank, the two are the same.
+Where we differ from the published code: padded slots are neither negatives nor counted (there they enter CE's
+denominators and BCE's divisor); negatives come from all ranks (there only from the same rank); given `text_id`, equal
+texts are not negatives of each other's images. `published_numerics=True` is the published loss. Without padding and
+repeated texts, on one rank, both are equal.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from losses.beta_cal_reference import published_bce, published_ce
+from losses.core.checks import check_slots
 from losses.core.contrastive import ContrastSide, Scalar, log_partition, softplus_sum
 from losses.core.pairs import Negatives, check_negatives
 from losses.core.process_group import shared_mean
@@ -37,15 +38,15 @@ class BetaCalLoss(nn.Module):
         objective: ``"ce"`` or ``"bce"``.
         beta: strength of the other texts of the same image, in [0, 1].
         alpha: strength of the text itself, above 0; CE only.
-        published_numerics: the published loss, with its treatment of padding and without `text_id`, weights, bias and
-            a choice of negatives.
+        published_numerics: the published loss, with its treatment of padding, without `text_id`, weights, bias and
+            `negatives`.
         negatives: where negatives come from: "all" ranks, this "rank", or groups of so many consecutive images of it.
-        normalize_by: BCE is a mean over valid pairs (``"pair"``, as published: the pull on a positive shrinks with the
-            batch) or a sum over pairs divided by the valid rows (``"row"``, as in SigLIP: it does not).
-        bias: start of a learnable bias on BCE's logits (SigLIP starts at -10); none by default, as published.
+        normalize_by: BCE is a mean over valid pairs (``"pair"``, as published: the gradient of a positive shrinks with
+            the batch) or a sum over pairs divided by the valid rows (``"row"``, as in SigLIP: it does not shrink).
+        bias: initial value of a learnable bias on BCE's logits (SigLIP: -10); none by default, as published.
 
     Raises:
-        ValueError: where an argument is out of its range or has no meaning beside the others.
+        ValueError: where an argument is out of its range or does not fit the others.
     """
 
     def __init__(
@@ -97,22 +98,18 @@ class BetaCalLoss(nn.Module):
 
         Args:
             pooled, text: unit vectors; slot (b, k) of one belongs to slot (b, k) of the other.
-            valid: slots that hold a text. What the others hold, NaN included, changes nothing.
-            scale: what multiplies the similarities.
+            valid: True for slots that hold a text; the contents of the others, NaN included, have no effect.
+            scale: factor of the similarities.
             text_id: slots of different images with equal ids are not negatives of each other.
-            weight: how much a slot counts (say, by its grain), not negative; a BCE pair counts the mean of its two
+            weight: weight of a slot (by its grain, say), not negative; a BCE pair has the mean weight of its two
                 slots. Means become weighted means.
 
         Raises:
-            ValueError: where shapes do not agree, or `published_numerics` is asked for weights.
+            ValueError: where shapes do not agree, or weights are given with `published_numerics`.
         """
         if pooled.ndim != 3 or pooled.shape != text.shape:
             raise ValueError(f"pooled and text must both be [B, K, D], got {list(pooled.shape)} and {list(text.shape)}")
-        for name, x in (("valid", valid), ("text_id", text_id), ("weight", weight)):
-            if x is not None and x.shape != pooled.shape[:2]:
-                raise ValueError(f"{name} must be [B, K] = {list(pooled.shape[:2])}, got {list(x.shape)}")
-        if valid.dtype != torch.bool:
-            raise ValueError(f"valid must be bool, got {valid.dtype}")
+        check_slots(pooled.shape[:2], "B, K", valid, text_id=text_id, weight=weight)
         if self.published_numerics:
             if weight is not None:
                 raise ValueError("weight must be None with published_numerics=True: the published loss has no weights")
@@ -139,7 +136,7 @@ class BetaCalLoss(nn.Module):
     ) -> Float[Tensor, ""]:
         logits = log_partition(rows, cols, scale, negatives=self.negatives)
         # Strengths are symmetric, so the targets of a row and of a column are the same numbers.
-        aligned = self._shares(rows.valid, logits.own.dtype) * logits.own
+        aligned = self._shares(rows.valid, logits.within.dtype) * logits.within
         row = logits.row_partition - aligned.sum(2)
         col = logits.col_partition - aligned.sum(1)
         return shared_mean((weight * (row + col)).sum() / 2, weight.sum())
@@ -150,15 +147,15 @@ class BetaCalLoss(nn.Module):
         bias = 0.0 if self.bias is None else self.bias
         logits = softplus_sum(rows, cols, scale, bias, (weight, weight), negatives=self.negatives)
         pair = (weight[:, :, None] + weight[:, None, :]) / 2 * (rows.valid[:, :, None] & rows.valid[:, None, :])
-        own = -(pair * self._strengths(rows.valid, 1.0, pair.dtype) * F.logsigmoid(logits.own)).sum()
+        within = -(pair * self._strengths(rows.valid, 1.0, pair.dtype) * F.logsigmoid(logits.within)).sum()
         count = weight.sum() if self.normalize_by == "row" else logits.weight + pair.sum()
-        return shared_mean(logits.total + own, count)
+        return shared_mean(logits.total + within, count)
 
     def _shares(self, valid: Bool[Tensor, "B K"], dtype: torch.dtype) -> Float[Tensor, "B K K"]:
         pull = self._strengths(valid, self.alpha, dtype)
         return pull / pull.sum(2, keepdim=True).clamp(min=self.alpha)
 
     def _strengths(self, valid: Bool[Tensor, "B K"], diagonal: float, dtype: torch.dtype) -> Float[Tensor, "B K K"]:
-        """Strength of each pair of one image as a positive: ``diagonal`` with itself, β with others, 0 with padding."""
-        itself = torch.eye(valid.shape[1], dtype=dtype, device=valid.device)
-        return (diagonal * itself + self.beta * (1 - itself)) * (valid[:, :, None] & valid[:, None, :])
+        """Strength of each pair of one image as a positive: ``diagonal`` for i = j, β for i ≠ j, 0 with padding."""
+        same_slot = torch.eye(valid.shape[1], dtype=dtype, device=valid.device)
+        return (diagonal * same_slot + self.beta * (1 - same_slot)) * (valid[:, :, None] & valid[:, None, :])

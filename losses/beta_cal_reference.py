@@ -1,7 +1,7 @@
 """β-CAL as the published code computes it: dense, on one rank, padding included.
 
-Padded slots stand as negatives in CE's denominators, though not as rows of the mean; BCE divides by all (BK)^2 pairs.
-Pinned by numbers made with that code. For comparison only: memory grows with (BK)^2.
+Padded slots are negatives in CE's denominators, but not rows of the mean; BCE divides by all (BK)^2 pairs. Tests
+compare it with numbers of that code. For comparison only: memory grows with (BK)^2.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def published_ce(
     beta: float,
 ) -> Float[Tensor, ""]:
     """The mean of both directions; 0 where no slot is valid."""
-    z, same_image, itself, counted = _pairs(pooled, text, valid, scale)
-    strength = (alpha * itself.to(z) + beta * (same_image & ~itself).to(z)) * counted
+    z, same_image, same_slot, both_valid = _pairs(pooled, text, valid, scale)
+    strength = (alpha * same_slot.to(z) + beta * (same_image & ~same_slot).to(z)) * both_valid
     target = strength / strength.sum(1, keepdim=True).clamp(min=1e-8)
     loss = -(target * (z.log_softmax(1) + z.T.log_softmax(1))).sum()
     return loss / (2 * valid.sum().clamp(min=1))
@@ -38,8 +38,8 @@ def published_bce(
     beta: float,
 ) -> Float[Tensor, ""]:
     """The sum over valid pairs, divided by all pairs; both directions are the same number."""
-    z, same_image, itself, counted = _pairs(pooled, text, valid, scale)
-    weight = (1 + (beta - 1) * (same_image & ~itself).to(z)) * counted
+    z, same_image, same_slot, both_valid = _pairs(pooled, text, valid, scale)
+    weight = (1 + (beta - 1) * (same_image & ~same_slot).to(z)) * both_valid
     return (weight * (F.softplus(z) - same_image * z)).sum() / max(z.numel(), 1)
 
 
@@ -49,11 +49,11 @@ def _pairs(
     valid: Bool[Tensor, "B K"],
     scale: Scalar,
 ) -> tuple[Float[Tensor, "N N"], Bool[Tensor, "N N"], Bool[Tensor, "N N"], Bool[Tensor, "N N"]]:
-    """Logits, and which pairs are of one image, of one slot, and of two valid slots."""
+    """Logits, and masks of the pairs of one image, of one slot, and of two valid slots."""
     dtype = torch.promote_types(pooled.dtype, torch.float32)
     with torch.autocast(pooled.device.type, enabled=False):
         z = scale * pooled.flatten(0, 1).to(dtype) @ text.flatten(0, 1).to(dtype).T
     image = torch.arange(valid.numel(), device=valid.device) // max(valid.shape[1], 1)
-    itself = torch.eye(valid.numel(), dtype=torch.bool, device=valid.device)
+    same_slot = torch.eye(valid.numel(), dtype=torch.bool, device=valid.device)
     mask = valid.flatten()
-    return z, image[:, None] == image, itself, mask[:, None] & mask
+    return z, image[:, None] == image, same_slot, mask[:, None] & mask

@@ -1,13 +1,14 @@
-"""CLIM, FineLIP's loss between all images' and all captions' tokens (arXiv 2504.01916), for comparison with MulCLIP.
+"""CLIM, FineLIP's loss between the tokens of all images and all captions (arXiv 2504.01916), for comparison with
+MulCLIP.
 
-An image and a caption agree as far as their tokens find each other, φ being LeakyReLU with slope 0.1:
+The similarity R of an image and a caption averages the best cosine of each token, φ being LeakyReLU with slope 0.1:
 
     R(I, T) = mean_j max_k φ(v_j.t_k) + mean_k max_j φ(v_j.t_k)
     L = sum over i ≠ j of [m + R(I_i, T_j) - R(I_i, T_i)]+ + [m + R(I_i, T_j) - R(I_j, T_j)]+
 
-The sum over all pairs and the margin m = 0.2 are those of FineLIP's code (which follows LAPS). R is no inner product,
-so the tiled engine cannot serve; the images of this rank meet the captions of all ranks in parts of at most `PAIRS`
-pairs of tokens (but at least one image), which backward computes again. Exact over ranks.
+The sum over all pairs and the margin m = 0.2 are those of FineLIP's code (which follows LAPS). R is not an inner
+product, so the tiled engine does not apply: the images of this rank are compared with the captions of all ranks in
+chunks of at most `PAIRS` pairs of tokens (but at least one image), which backward recomputes. Exact over ranks.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from losses.core.checks import token_mask
 from losses.core.process_group import ProcessGroup
-from losses.core.tokens import checked_mask
 
 PAIRS = 2**22
 SLOPE = 0.1
@@ -32,7 +33,7 @@ class ClimLoss(nn.Module):
     """Hinge loss over all pairs of images and captions.
 
     Args:
-        margin: by which an image and its caption should agree better than either with another.
+        margin: by how much R of an image and its caption should exceed R of either with another.
 
     Raises:
         ValueError: where the margin is negative.
@@ -54,12 +55,12 @@ class ClimLoss(nn.Module):
 
         Args:
             image_tokens, text_tokens: unit vectors of the same B images; N is the same on all ranks, M need not be.
-            text_valid: text tokens that are there; all by default. What the others hold changes nothing.
+            text_valid: True for text tokens, False for padding, whose contents have no effect; all True by default.
 
         Raises:
             ValueError: where shapes do not agree.
         """
-        text_valid = checked_mask(image_tokens, text_tokens, text_valid)
+        text_valid = token_mask(image_tokens, text_tokens, text_valid)
         ranks = ProcessGroup.everyone()
         with torch.autocast(image_tokens.device.type, enabled=False):
             dtype = torch.promote_types(image_tokens.dtype, torch.float32)
@@ -67,45 +68,49 @@ class ClimLoss(nn.Module):
             text = torch.where(text_valid[..., None], text_tokens, 0).to(dtype)
             counts = ranks.counts(len(text), text.device)
             longest = int(ranks.maximum(torch.tensor(text.shape[1], device=text.device)))
-            wider = longest - text.shape[1]
-            own = _agreement(image, text, text_valid)
-            # One gather for both, used on every rank, so that backward's collectives meet.
-            mine = torch.cat([F.pad(text, (0, 0, 0, wider)).flatten(1), own[:, None]], 1)
-            gathered = _Gathered.apply(mine, counts, ranks)
-            everyones, best = gathered[:, :-1].unflatten(1, (longest, -1)), gathered[:, -1]
-            valid = ranks.gather(F.pad(text_valid, (0, wider)), counts)
-            part = max(1, PAIRS // max(1, image.shape[1] * everyones.shape[0] * longest))
+            padding = longest - text.shape[1]
+            matched = _similarity(image, text, text_valid)
+            # One gather for captions and similarities, used on every rank, so that backward's collectives match.
+            local = torch.cat([F.pad(text, (0, 0, 0, padding)).flatten(1), matched[:, None]], 1)
+            gathered = _Gather.apply(local, counts, ranks)
+            all_text, all_matched = gathered[:, :-1].unflatten(1, (longest, -1)), gathered[:, -1]
+            valid = ranks.gather(F.pad(text_valid, (0, padding)), counts)
+            chunk = max(1, PAIRS // max(1, image.shape[1] * all_text.shape[0] * longest))
             total = 0 * gathered.sum()
-            for start in range(0, len(image), part):
-                rows = slice(start, start + part)
+            for start in range(0, len(image), chunk):
+                rows = slice(start, start + chunk)
                 first = sum(counts[: ranks.index]) + start
-                given = (image[rows], everyones, valid, own[rows], best, first)
-                total = total + checkpoint(self._hinge, *given, use_reentrant=False)
+                arguments = (image[rows], all_text, valid, matched[rows], all_matched, first)
+                total = total + checkpoint(self._hinge, *arguments, use_reentrant=False)
             return ranks.size * total
 
     def _hinge(
-        self, image: Tensor, text: Tensor, valid: Tensor, own: Tensor, best: Tensor, first: int
+        self, image: Tensor, text: Tensor, valid: Tensor, image_matched: Tensor, text_matched: Tensor, first: int
     ) -> Float[Tensor, ""]:
-        """Of some images with all captions; the first of them belongs to caption ``first``."""
-        agreement = _agreement(image[:, None], text, valid)
-        either = (self.margin + agreement - own[:, None]).relu() + (self.margin + agreement - best).relu()
+        """The sum over some images and all captions; ``first`` is the caption of the first image.
+
+        ``image_matched`` and ``text_matched`` are R of each image, and of each caption, with its match.
+        """
+        similarity = _similarity(image[:, None], text, valid)
+        hinge = (self.margin + similarity - image_matched[:, None]).relu()
+        hinge = hinge + (self.margin + similarity - text_matched).relu()
         rows = torch.arange(len(image), device=image.device)
-        return either.index_put((rows, first + rows), either.new_zeros(())).sum()
+        return hinge.index_put((rows, first + rows), hinge.new_zeros(())).sum()
 
 
-def _agreement(
+def _similarity(
     image: Float[Tensor, "*images N D"], text: Float[Tensor, "captions M D"], valid: Bool[Tensor, "captions M"]
 ) -> Float[Tensor, " *pairs"]:
-    """R of images and captions, whose leading axes are broadcast together; 0 for a caption without a token."""
+    """R of images and captions, whose leading axes are broadcast; 0 for a caption without a token."""
     cosines = F.leaky_relu(image @ text.mT, SLOPE)
-    there = valid[..., None, :]
-    image_side = torch.where(there.any(-1), cosines.masked_fill(~there, -torch.inf).amax(-1), 0).mean(-1)
+    mask = valid[..., None, :]
+    image_side = torch.where(mask.any(-1), cosines.masked_fill(~mask, -torch.inf).amax(-1), 0).mean(-1)
     text_side = torch.where(valid, cosines.amax(-2), 0).sum(-1) / valid.sum(-1).clamp(min=1)
     return image_side + text_side
 
 
-class _Gathered(torch.autograd.Function):
-    """The rows of all ranks; backward sums what all ranks make of them."""
+class _Gather(torch.autograd.Function):
+    """Gathers the rows of all ranks; backward sums their gradients over ranks."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: list[int], ranks: ProcessGroup) -> Tensor:

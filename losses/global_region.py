@@ -1,11 +1,11 @@
 """Global-Region alignment of HarmoCLIP-style training (after arXiv 2511.22594; reconstructed).
 
-Regions are drawn to what the whole model makes of them:
+Regions r are pulled towards a global embedding c:
 
     L = mean over regions of (1 - r.c)^power
 
-c is, by the caller's choice, the class token of a crop around the box (CLIPSelf, FineCLIP: power 1; GOAL: power 2), or
-the class token of the region's own picture. The paper's equation is not public to us.
+The caller chooses c: the class token of a crop around the box (CLIPSelf, FineCLIP: power 1; GOAL: power 2), or that of
+the region's whole image. The paper's equation is not public to us.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class GlobalRegionLoss(nn.Module):
     """Distance of unit vectors, averaged over the regions of all ranks.
 
     Args:
-        power: of the cosine distance.
+        power: exponent of the cosine distance.
 
     Raises:
         ValueError: where the power is not positive and finite.
@@ -43,7 +43,8 @@ class GlobalRegionLoss(nn.Module):
 
         Args:
             regions, targets: unit vectors; row p of one belongs to row p of the other.
-            valid: regions that take part; all by default. What the others hold, NaN included, changes nothing.
+            valid: True for regions that take part, all by default; the contents of the others, NaN included, have no
+            effect.
 
         Raises:
             ValueError: where shapes do not agree.
@@ -58,7 +59,7 @@ class GlobalRegionLoss(nn.Module):
             raise ValueError(f"valid must be bool [P] = {list(regions.shape[:1])}, got {valid.dtype} {[*valid.shape]}")
         with torch.autocast(regions.device.type, enabled=False):
             dtype = torch.promote_types(regions.dtype, torch.float32)
-            ours, theirs = (torch.where(valid[:, None], x, 0).to(dtype) for x in (regions, targets))
-            distance = (1 - (ours * theirs).sum(-1)).clamp(min=0)
-            each = torch.where(valid, distance if self.power == 1 else distance**self.power, 0)
-            return shared_mean(each.sum(), valid.sum().to(each))
+            r, c = (torch.where(valid[:, None], x, 0).to(dtype) for x in (regions, targets))
+            distance = (1 - (r * c).sum(-1)).clamp(min=0)
+            losses = torch.where(valid, distance if self.power == 1 else distance**self.power, 0)
+            return shared_mean(losses.sum(), valid.sum().to(losses))

@@ -1,18 +1,18 @@
 """Lexeme-Region Contrast of HarmoCLIP-style training (after arXiv 2511.22594; reconstructed, see below).
 
-Regions r meet lexemes l, the words of a caption that name something, over the images of the whole batch. Y links them,
-many to many: a box may be named twice ("a man ... he"), a word may name several boxes ("two dogs").
+Regions r are contrasted with lexemes l, the words of a caption that name objects, over the images of the whole batch. Y
+links them, many to many: a box may be named twice ("a man ... he"), a word may name several boxes ("two dogs").
 
     S = scale r.l,   L_r = -mean_p log [ sum_q Y_pq e^{S_pq} / sum_q M_pq e^{S_pq} ],   L_l alike over columns,
     L = (L_r + L_l) / 2
 
-Words recur: another image's "dog" is no good negative for a dog. M leaves out the pairs whose lemma is among those that
-the region is linked with, unless they are linked themselves (``same_lemma="ignore"``). They may also count as matches
-(RegionCLIP's reading of equal concepts) or, as in FineCLIP and FG-CLIP, as negatives. Where each box has one lexeme and
-no lemma recurs, all three are the symmetric InfoNCE of those two.
+Words recur, and another image's "dog" is a false negative for a dog. By default (``same_lemma="ignore"``) M leaves out
+the pairs that are not linked although the lexeme's lemma is among those of the region's linked lexemes. They may also
+count as matches (as RegionCLIP treats equal concepts) or, as in FineCLIP and FG-CLIP, as negatives. Where each box has
+one lexeme and no lemma recurs, all three are symmetric InfoNCE.
 
-The paper's equations are not public to us: its abstract tells that textual segments are aligned with their regions, no
-more. The sum over matches inside the logarithm is RegionCLIP's.
+The paper's equations are not public to us: its abstract only states that text segments are aligned with their regions.
+The sum over matches inside the logarithm is RegionCLIP's.
 """
 
 from __future__ import annotations
@@ -26,23 +26,24 @@ from torch import Tensor, nn
 from losses.core.contrastive import ContrastSide, Scalar, log_partition
 from losses.core.pairs import Negatives, check_negatives
 from losses.core.process_group import ProcessGroup, shared_mean
-from losses.core.ragged import index_in_group, spread
+from losses.core.ragged import index_in_group, pad_groups
 
 SameLemma = Literal["ignore", "positive", "negative"]
-_REGION_KNOWS_NONE, _LEXEME_HAS_NONE = 1, 2  # ids of unknown lemmas: they differ, so they never meet
+_UNKNOWN_OF_REGION, _UNKNOWN_OF_LEXEME = 1, 2  # ids of unknown lemmas; they differ, so that none are equal
 
 
 class LexemeRegionLoss(nn.Module):
-    """Linked regions and lexemes find each other among those of all images.
+    """Contrast of regions and lexemes over all images, with links as positives.
 
     Args:
-        same_lemma: what pairs are that are not linked though the lexeme's lemma is among those of the region's own
-            lexemes: left out (``ignore``), matches (``positive``) or ``negative``s.
-        negatives: where the other images come from: ``all`` ranks, this ``rank``, or groups of so many images of it; 1
+        same_lemma: how pairs count that are not linked although the lexeme's lemma is among those of the region's
+        linked
+            lexemes: not at all (``ignore``), as matches (``positive``) or as negatives (``negative``).
+        negatives: where negatives come from: "all" ranks, this "rank", or groups of so many consecutive images of it; 1
             contrasts within each image only.
 
     Raises:
-        ValueError: where an argument is none of these.
+        ValueError: where an argument has another value.
     """
 
     def __init__(self, same_lemma: SameLemma = "ignore", negatives: Negatives = "all") -> None:
@@ -67,11 +68,11 @@ class LexemeRegionLoss(nn.Module):
         where nothing is linked.
 
         Args:
-            regions, lexemes: unit vectors. Those without a link take no part; what they hold changes nothing.
+            regions, lexemes: unit vectors. Those without a link are left out, and their contents have no effect.
             links: (row of regions, row of lexemes), both of one image; a repeated link counts once.
-            scale: what multiplies the similarities.
-            lemma: 64-bit hash of each lexeme's base form; 0 is unknown, and equal to none.
-            region_image, lexeme_image: the image that each belongs to, counted from 0 on each rank.
+            scale: factor of the similarities.
+            lemma: 64-bit hash of each lexeme's base form; 0 is unknown, and equal to no other.
+            region_image, lexeme_image: the image of each, counted from 0 on each rank.
 
         Raises:
             ValueError: where shapes do not agree, or a link joins two images.
@@ -81,15 +82,15 @@ class LexemeRegionLoss(nn.Module):
         rows, cols = ContrastSide(b.regions, b.linked.any(2)), ContrastSide(b.lexemes, b.linked.any(1))
         keep = None
         if self.same_lemma == "ignore":
-            known = b.region_lemmas.where(b.region_lemmas != 0, _REGION_KNOWS_NONE)
-            own = b.lemma.where(b.lemma != 0, _LEXEME_HAS_NONE)
-            rows, cols = rows._replace(ids=known), cols._replace(ids=own[..., None])
-            keep = b.linked | ~(known[:, :, None] == own[:, None, :, None]).any(-1)
+            region_ids = b.region_lemmas.where(b.region_lemmas != 0, _UNKNOWN_OF_REGION)
+            lexeme_ids = b.lemma.where(b.lemma != 0, _UNKNOWN_OF_LEXEME)
+            rows, cols = rows._replace(ids=region_ids), cols._replace(ids=lexeme_ids[..., None])
+            keep = b.linked | ~(region_ids[:, :, None] == lexeme_ids[:, None, :, None]).any(-1)
         logits = log_partition(rows, cols, scale, keep, negatives=self.negatives)
         if self.same_lemma == "positive":
-            matches = self._alike(b, scale)
+            matches = self._lemma_partition(b, scale)
         else:
-            linked = logits.own.masked_fill(~b.linked, torch.finfo(logits.own.dtype).min)
+            linked = logits.within.masked_fill(~b.linked, torch.finfo(logits.within.dtype).min)
             matches = linked.logsumexp(2), linked.logsumexp(1)
         means = [
             shared_mean(torch.where(side.valid, partition - match, 0).sum(), side.valid.sum().to(partition))
@@ -97,36 +98,36 @@ class LexemeRegionLoss(nn.Module):
         ]
         return 0.5 * (means[0] + means[1])
 
-    def _alike(self, b: _Blocks, scale: Scalar) -> tuple[Float[Tensor, "B R"], Float[Tensor, "B Q"]]:
-        """log-sum-exp over the lexemes that share a lemma with a region's own, and the same for lexemes.
+    def _lemma_partition(self, b: _Blocks, scale: Scalar) -> tuple[Float[Tensor, "B R"], Float[Tensor, "B Q"]]:
+        """log-sum-exp over the lexemes that share a lemma with a region's linked lexemes, and the same for lexemes.
 
-        It is the partition of a contrast whose parts are the lemmas. A region stands there once for each of its lemmas;
-        rows and columns belong to no common block, so that all pairs pass through the engine's tiles.
+        It is the partition of a contrast whose parts are the lemmas. Each region has a row for each of its lemmas; rows
+        and columns have no block in common, so that all pairs pass through the engine's tiles.
         """
         images, width, _ = b.regions.shape
         image, region, lexeme = b.linked.nonzero().unbind(1)
         concept = self._concepts(b)
-        stands = torch.stack([image * width + region, concept[image, lexeme]], 1).unique(dim=0)
-        there = b.linked.any(1)
-        rows, cols = b.regions.flatten(0, 1)[stands[:, 0]], b.lexemes[there]
-        part = torch.cat([stands[:, 1], concept[there]])
-        first = torch.arange(len(part), device=part.device) < len(rows)
+        region_concepts = torch.stack([image * width + region, concept[image, lexeme]], 1).unique(dim=0)
+        linked = b.linked.any(1)
+        rows, cols = b.regions.flatten(0, 1)[region_concepts[:, 0]], b.lexemes[linked]
+        part = torch.cat([region_concepts[:, 1], concept[linked]])
+        is_row = torch.arange(len(part), device=part.device) < len(rows)
         logits = log_partition(
-            ContrastSide(torch.cat([rows, torch.zeros_like(cols)])[:, None], first[:, None]),
-            ContrastSide(torch.cat([torch.zeros_like(rows), cols])[:, None], ~first[:, None]),
+            ContrastSide(torch.cat([rows, torch.zeros_like(cols)])[:, None], is_row[:, None]),
+            ContrastSide(torch.cat([torch.zeros_like(rows), cols])[:, None], ~is_row[:, None]),
             scale,
             part=part,
             negatives="all" if self.negatives == "all" else "rank",
         )
-        of_stands = logits.row_partition[first, 0]
-        lowest = torch.finfo(of_stands.dtype).min
-        to_lexeme = spread(of_stands, stands[:, 0], images * width, lowest).logsumexp(1).view(images, width)
-        to_region = torch.zeros(there.shape, dtype=of_stands.dtype, device=there.device)
-        return to_lexeme, to_region.index_put((there,), logits.col_partition[~first, 0])
+        row_partition = logits.row_partition[is_row, 0]
+        lowest = torch.finfo(row_partition.dtype).min
+        to_lexeme = pad_groups(row_partition, region_concepts[:, 0], images * width, lowest).logsumexp(1)
+        to_region = torch.zeros(linked.shape, dtype=row_partition.dtype, device=linked.device)
+        return to_lexeme.view(images, width), to_region.index_put((linked,), logits.col_partition[~is_row, 0])
 
     def _concepts(self, b: _Blocks) -> Int[Tensor, "B Q"]:
-        """Lemmas as numbers from 0 on, the same on all ranks that meet; an unknown lemma has one of its own, and so has
-        a lemma in each group of images.
+        """Lemmas as numbers from 0 on, equal on all ranks that are contrasted. Each unknown lemma has a number of its
+        own; groups of images have different numbers.
         """
         ranks = ProcessGroup.everyone() if self.negatives == "all" else ProcessGroup()
         known = b.lemma[b.lemma != 0].unique()
@@ -149,22 +150,22 @@ class _Blocks(NamedTuple):
     lexemes: Float[Tensor, "B Q D"]
     linked: Bool[Tensor, "B R Q"]
     lemma: Int[Tensor, "B Q"]
-    region_lemmas: Int[Tensor, "B R W"]  # of the lexemes that a region is linked with
+    region_lemmas: Int[Tensor, "B R W"]  # of the region's linked lexemes
 
 
 def _blocks(
     regions: Tensor, lexemes: Tensor, links: Tensor, lemma: Tensor, region_image: Tensor, lexeme_image: Tensor
 ) -> _Blocks:
     images = 1 + max((int(image.max()) for image in (region_image, lexeme_image) if len(image)), default=0)
-    by_region, by_lexeme = spread(regions, region_image, images), spread(lexemes, lexeme_image, images)
-    lemmas = spread(lemma, lexeme_image, images)
+    by_region, by_lexeme = pad_groups(regions, region_image, images), pad_groups(lexemes, lexeme_image, images)
+    lemmas = pad_groups(lemma, lexeme_image, images)
     linked = torch.zeros(*by_region.shape[:2], by_lexeme.shape[1], dtype=torch.bool, device=regions.device)
     row, col = links.unbind(1)
     linked[region_image[row], index_in_group(region_image, images)[row], index_in_group(lexeme_image, images)[col]] = (
         True
     )
     image, region, lexeme = linked.nonzero().unbind(1)
-    flat = spread(lemmas[image, lexeme], image * linked.shape[1] + region, images * linked.shape[1])
+    flat = pad_groups(lemmas[image, lexeme], image * linked.shape[1] + region, images * linked.shape[1])
     return _Blocks(by_region, by_lexeme, linked, lemmas, flat.unflatten(0, linked.shape[:2]))
 
 

@@ -4,9 +4,9 @@ z_j = scale image·text_j over the global batch of all ranks; T(b) are the valid
 
     L = 1/2 mean_b [lse_j z_bj - mean_{j in T(b)} z_bj] + 1/2 mean_j [lse_b z_bj - z_{b(j) j}]
 
-With one text each it is CLIP's loss. The published code gathers without gradient and leaves padded slots in the
-softmax; here gradients come from all ranks, padding takes no part, and given `text_id` a text that also belongs to
-another image is no negative of that image.
+With one text per image it is CLIP's loss. The published code gathers without gradient and leaves padded slots in the
+softmax; here gradients come from all ranks, padding is left out, and given `text_id` a text that also belongs to
+another image is not a negative of that image.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from losses.core.checks import check_slots
 from losses.core.contrastive import ContrastSide, Scalar, log_partition
 from losses.core.pairs import Negatives, check_negatives
 from losses.core.process_group import shared_mean
 
 
 class MultiPositiveClipLoss(nn.Module):
-    """Each image picks its texts among all texts, each text its image among all images.
+    """Each image is contrasted with all texts, each text with all images; all texts of an image are positives.
 
     Args:
         negatives: where negatives come from: "all" ranks, this "rank", or groups of so many consecutive images of it.
@@ -44,29 +45,26 @@ class MultiPositiveClipLoss(nn.Module):
 
         Args:
             image, text: unit vectors; text (b, k) belongs to image b.
-            valid: slots that hold a text. What the others hold, NaN included, changes nothing, and an image without a
-                text takes no part.
-            scale: what multiplies the similarities.
-            text_id: a text is no negative of an image that has a text of the same id.
+            valid: True for slots that hold a text; the contents of the others, NaN included, have no effect. An image
+                without a text is left out.
+            scale: factor of the similarities.
+            text_id: a text is not a negative of an image that has a text of the same id.
 
         Raises:
             ValueError: where shapes do not agree.
         """
         if text.ndim != 3 or image.shape != text[:, 0].shape:
             raise ValueError(f"image must be [B, D] and text [B, K, D], got {list(image.shape)} and {list(text.shape)}")
-        for name, x in (("valid", valid), ("text_id", text_id)):
-            if x is not None and x.shape != text.shape[:2]:
-                raise ValueError(f"{name} must be [B, K] = {list(text.shape[:2])}, got {list(x.shape)}")
-        if valid.dtype != torch.bool:
-            raise ValueError(f"valid must be bool, got {valid.dtype}")
-        some = valid.any(1, keepdim=True)
-        images, texts = ContrastSide(image[:, None], some), ContrastSide(text, valid)
+        check_slots(text.shape[:2], "B, K", valid, text_id=text_id)
+        has_text = valid.any(1, keepdim=True)
+        images, texts = ContrastSide(image[:, None], has_text), ContrastSide(text, valid)
         if text_id is not None:
             first = text_id.gather(1, valid.int().argmax(1, keepdim=True))
-            known = torch.where(valid, text_id, first)  # an image bears the ids of its texts, and of nothing else
-            images, texts = images._replace(ids=known[:, None]), texts._replace(ids=text_id[..., None])
+            ids = torch.where(valid, text_id, first)  # an image has the ids of its valid texts
+            images, texts = images._replace(ids=ids[:, None]), texts._replace(ids=text_id[..., None])
         logits = log_partition(images, texts, scale, negatives=self.negatives)
-        own, count = logits.own.squeeze(1), valid.sum(1)
-        from_image = logits.row_partition.sum() - (own.sum(1) / count.clamp(min=1)).sum()
-        from_text = logits.col_partition.sum() - own.sum()
-        return 0.5 * (shared_mean(from_image, some.sum().to(own)) + shared_mean(from_text, count.sum().to(own)))
+        positives, count = logits.within.squeeze(1), valid.sum(1)
+        from_image = logits.row_partition.sum() - (positives.sum(1) / count.clamp(min=1)).sum()
+        from_text = logits.col_partition.sum() - positives.sum()
+        images_mean = shared_mean(from_image, has_text.sum().to(positives))
+        return 0.5 * (images_mean + shared_mean(from_text, count.sum().to(positives)))

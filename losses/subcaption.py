@@ -1,17 +1,17 @@
 """Subcaption-aggregated patches, MulCLIP's loss between regions and sentences (arXiv 2512.07128, L_Sub).
 
-Each sentence q of a caption gathers the patches x of its image that speak of it, with weights made of the similarities
-s_n = q.x_n, and the region so found is contrasted with the sentence, over the images of the whole batch:
+Each sentence q of a caption pools the patches x of its image into a region, with weights α computed from the
+similarities s_n = q.x_n, and the region is contrasted with the sentence, over the images of the whole batch:
 
     region_i = unit(sum_n α_in x_n),   L_Sub = 1/M sum_i CLIP(region_i, sentence_i)
 
-One B×B problem per sentence slot i: the other sentences of an image are no negatives. A slot is contrasted among the
-images that have a sentence there; a slot that fewer than two images of the whole batch fill is left out of the mean.
-All slots pass through the engine at once, as parts of one batch (`losses.core.contrastive`).
+There is one B×B problem per sentence slot i: the other sentences of an image are not negatives. A slot is contrasted
+among the images that have a sentence in it; a slot that fewer than two images of the whole batch fill is left out of
+the mean. All slots pass through the engine at once, as parts of one batch (`losses.core.contrastive`).
 
-The paper does not tell how α is made of s. "Extracts and aggregates" fits SPARC's sparse weights (arXiv 2401.09865),
-which DreamLIP uses for subcaptions too; they are the default, and plain softmax and the k nearest patches are there.
-Given `text_id`, equal sentences of different images are no negatives of each other, as in β-CAL here.
+The paper does not define α. "Extracts and aggregates" fits SPARC's sparse weights (arXiv 2401.09865), which DreamLIP
+uses for subcaptions too; they are the default, with softmax and the k most similar patches as alternatives. Given
+`text_id`, equal sentences of different images are not negatives of each other, as in our β-CAL.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from losses.core.checks import check_slots
 from losses.core.contrastive import ContrastSide, Scalar, log_partition
 from losses.core.process_group import shared_means
 
@@ -40,9 +41,9 @@ class PatchWeighting(ABC):
 
 
 class SparseWeights(PatchWeighting):
-    """Similarities stretched to 0..1 over the patches; what is below ``threshold`` is dropped (SPARC).
+    """Similarities rescaled to [0, 1] over the patches; those below ``threshold`` are dropped (SPARC).
 
-    Where no patch stands out, all similarities being equal, all weigh alike.
+    Where all similarities are equal, all patches have the same weight.
 
     Args:
         threshold: in [0, 1]; None: one over the number of patches.
@@ -58,10 +59,10 @@ class SparseWeights(PatchWeighting):
         patches = similarity.shape[-1]
         threshold = 1 / patches if self.threshold is None else self.threshold
         low, high = similarity.amin(-1, keepdim=True), similarity.amax(-1, keepdim=True)
-        stretched = (similarity - low) / (high - low + EPS)
-        kept = torch.where(stretched < threshold, 0, stretched)
-        total = kept.sum(-1, keepdim=True)
-        return torch.where(total > 0, kept / torch.where(total > 0, total, 1), 1 / patches)
+        rescaled = (similarity - low) / (high - low + EPS)
+        sparse = torch.where(rescaled < threshold, 0, rescaled)
+        total = sparse.sum(-1, keepdim=True)
+        return torch.where(total > 0, sparse / torch.where(total > 0, total, 1), 1 / patches)
 
 
 class SoftmaxWeights(PatchWeighting):
@@ -92,7 +93,7 @@ class TopWeights(PatchWeighting):
         return torch.zeros_like(similarity).scatter(-1, best, 1 / count)
 
 
-torch.serialization.add_safe_globals([SparseWeights, SoftmaxWeights, TopWeights])  # they stand in checkpoints
+torch.serialization.add_safe_globals([SparseWeights, SoftmaxWeights, TopWeights])  # checkpoints contain them
 
 
 def patch_weights(
@@ -118,8 +119,8 @@ def aggregate(
 
     Args:
         patches, sentences: unit vectors.
-        valid: slots that hold a sentence. What the others hold, NaN included, changes nothing.
-        aggregation: similarities to weights.
+        valid: True for slots that hold a sentence; the contents of the others, NaN included, have no effect.
+        aggregation: computes weights from similarities.
     """
     weights = patch_weights(patches, sentences, valid, aggregation)
     with torch.autocast(patches.device.type, enabled=False):
@@ -142,8 +143,8 @@ class SubcaptionLoss(nn.Module):
         Args:
             regions, sentences: unit vectors; slot (b, i) of one belongs to slot (b, i) of the other. The number of
                 slots may differ between ranks.
-            valid: slots that hold a sentence. What the others hold, NaN included, changes nothing.
-            scale: what multiplies the similarities.
+            valid: True for slots that hold a sentence; the contents of the others, NaN included, have no effect.
+            scale: factor of the similarities.
             text_id: sentences of different images with equal ids are not negatives of each other.
 
         Raises:
@@ -153,13 +154,9 @@ class SubcaptionLoss(nn.Module):
             raise ValueError(
                 f"regions and sentences must both be [B, M, D], got {list(regions.shape)} and {list(sentences.shape)}"
             )
-        for name, x in (("valid", valid), ("text_id", text_id)):
-            if x is not None and x.shape != regions.shape[:2]:
-                raise ValueError(f"{name} must be [B, M] = {list(regions.shape[:2])}, got {list(x.shape)}")
-        if valid.dtype != torch.bool:
-            raise ValueError(f"valid must be bool, got {valid.dtype}")
+        check_slots(regions.shape[:2], "B, M", valid, text_id=text_id)
         images, slots = valid.shape
-        # A block of the engine is one slot of one image; slots are parts, which do not meet.
+        # A block of the engine is one slot of one image; slots are parts, which are not contrasted with each other.
         slot = torch.arange(slots, device=valid.device).repeat(images)
         rows, cols = (
             ContrastSide(
@@ -168,5 +165,5 @@ class SubcaptionLoss(nn.Module):
             for x in (regions, sentences)
         )
         logits = log_partition(rows, cols, scale, part=slot)
-        each = (logits.row_partition + logits.col_partition) / 2 - logits.own.squeeze(2)
-        return shared_means(each.view(images, slots).sum(0), valid.sum(0), least=2)
+        losses = (logits.row_partition + logits.col_partition) / 2 - logits.within.squeeze(2)
+        return shared_means(losses.view(images, slots).sum(0), valid.sum(0), least=2)

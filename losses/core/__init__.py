@@ -1,1 +1,1 @@
-"""The contrastive engine: tiles, pairs, process group, ragged sets. No loss of a paper stands here."""
+"""The contrastive engine: tiles, pairs, process group, ragged sets. The losses of papers are one folder above."""

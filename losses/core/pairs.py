@@ -1,10 +1,9 @@
 """Tiling and masking for the contrastive engine: which (row, column) pairs are negatives.
 
-The rows of this rank meet the columns of all ranks in tiles. Three labels of each side decide about a pair: the
-*block* (the image) that it belongs to, the *part* of the batch in which it is contrasted (rows only meet columns of
-their part) and the *ids* that it bears (a text's hash, a phrase's lemma). Pairs of one block and pairs with an id in
-common are left out of the tiles. The former are few, and the losses treat them as small dense matrices; the latter are
-no negatives.
+The rows of this rank are compared with the columns of all ranks in tiles. Three labels of each row and column decide
+whether a pair counts: the *block* (its image), the *part* of the batch (rows are only compared with columns of their
+part) and the *ids* (a text's hash, a phrase's lemma). Pairs of one block and pairs with a common id are left out of the
+tiles. The former are few, and the losses treat them as small dense matrices; the latter are not negatives.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from losses.core.process_group import ProcessGroup
 Negatives = Literal["all", "rank"] | int
 """Where negatives come from: all ranks, this rank, or blocks of so many consecutive images of this rank."""
 
-# A tile is a square of logits with sides of at most so many. Small enough for a CPU's last cache, large enough that the
-# cores are not kept waiting for each other after each operation.
+# The longest side of a tile of logits. Small enough for a CPU's last-level cache, large enough that synchronising the
+# cores after each operation costs little.
 TILE = {"cpu": 2048}
 LARGE_TILE = 4096
 
@@ -36,13 +35,13 @@ def check_negatives(negatives: Negatives) -> None:
 class Labels(NamedTuple):
     """Labels of n rows (or columns) of this rank, sorted by part."""
 
-    block: Int[Tensor, " n"]  # counted from 0 on each rank: blocks of different ranks are different blocks
-    part: Int[Tensor, " n"] | None  # the same number is the same part on all ranks that meet; None: all in one
+    block: Int[Tensor, " n"]  # from 0 on each rank; blocks of different ranks are different blocks
+    part: Int[Tensor, " n"] | None  # equal numbers are the same part on all ranks of the contrast; None: one part
     ids: Int[Tensor, "n R"] | None  # a row with fewer than R ids repeats one
 
 
 class Tile(NamedTuple):
-    """A rectangle of pairs; ``near`` if some of them may belong to one block."""
+    """A rectangle of pairs; ``near`` is True if some of them may belong to one block."""
 
     rows: slice
     cols: slice
@@ -50,9 +49,9 @@ class Tile(NamedTuple):
 
 
 class NegativePairs:
-    """The pairs of this rank's rows with the columns of all ranks that it meets, tile by tile.
+    """The pairs of this rank's rows with the columns of all ranks of the contrast, tile by tile.
 
-    ``tiles`` together hold each pair of one part once.
+    ``tiles`` together hold each pair of equal part once.
     """
 
     def __init__(self, rows: Labels, cols: Labels, ranks: ProcessGroup) -> None:
@@ -71,9 +70,9 @@ class NegativePairs:
         self.tiles = self._tiles(spans)
 
     def collect(self, cols: Shaped[Tensor, " n *D"]) -> Shaped[Tensor, " N *D"]:
-        """The columns that this rank's rows meet, from all ranks, sorted by part."""
-        everyones = self.ranks.gather(cols, self.counts)
-        return everyones if self.order is None else everyones[self.order]
+        """The columns of all ranks of the contrast, sorted by part."""
+        gathered = self.ranks.gather(cols, self.counts)
+        return gathered if self.order is None else gathered[self.order]
 
     def own(self, cols: Shaped[Tensor, " N *D"]) -> Shaped[Tensor, " n *D"]:
         """This rank's columns among all."""
@@ -96,18 +95,18 @@ class NegativePairs:
     def _tiles(self, spans: list[tuple[slice, slice]]) -> list[Tile]:
         side = TILE.get(self.row_block.device.type, LARGE_TILE)
         cuts = [(r, c) for rows, cols in spans for r, c in product(_cut(rows, side), _cut(cols, side))]
-        # Within a part both sides are sorted by block, so a tile's first and last blocks tell whether any can be equal.
-        first_row, last_row = (self.row_block[[end(r) for r, _ in cuts]] for end in (_first, _last))
-        first_col, last_col = (self.col_block[[end(c) for _, c in cuts]] for end in (_first, _last))
+        # Within a part both sides are sorted by block, so a tile's first and last blocks show whether any can be equal.
+        first_row, last_row = _ends(self.row_block, [rows for rows, _ in cuts])
+        first_col, last_col = _ends(self.col_block, [cols for _, cols in cuts])
         near = (first_row <= last_col) & (first_col <= last_row)
-        return [Tile(*cut, near=share) for cut, share in zip(cuts, near.tolist(), strict=True)]
+        return [Tile(*cut, near=flag) for cut, flag in zip(cuts, near.tolist(), strict=True)]
 
     def _by_rank(self, cols: Shaped[Tensor, " N *D"]) -> Shaped[Tensor, " N *D"]:
         return cols if self.order is None else torch.empty_like(cols).index_copy_(0, self.order, cols)
 
 
 def _spans(row_part: Int[Tensor, " n"], col_part: Int[Tensor, " N"]) -> list[tuple[slice, slice]]:
-    """For each part, its rows and its columns, both sides being sorted by part."""
+    """The rows and the columns of each part; both sides are sorted by part."""
     parts = 1 + max(int(part.max()) if len(part) else -1 for part in (row_part, col_part))
     sizes = [torch.bincount(part, minlength=parts).tolist() for part in (row_part, col_part)]
     spans, row, col = [], 0, 0
@@ -118,16 +117,13 @@ def _spans(row_part: Int[Tensor, " n"], col_part: Int[Tensor, " N"]) -> list[tup
 
 
 def _cut(span: slice, side: int) -> list[slice]:
-    """The span in pieces of nearly equal length, at most ``side`` each; none of it where it is empty."""
+    """The span in pieces of nearly equal length, at most ``side`` each; no piece of an empty span."""
     length = span.stop - span.start
     pieces = -(-length // side)
     edges = [span.start + length * i // pieces for i in range(pieces + 1)] if pieces else []
     return [slice(a, b) for a, b in pairwise(edges)]
 
 
-def _first(span: slice) -> int:
-    return span.start
-
-
-def _last(span: slice) -> int:
-    return span.stop - 1
+def _ends(blocks: Int[Tensor, " n"], spans: list[slice]) -> tuple[Int[Tensor, " s"], Int[Tensor, " s"]]:
+    """The first and the last block of each span."""
+    return blocks[[span.start for span in spans]], blocks[[span.stop - 1 for span in spans]]

@@ -1,10 +1,10 @@
 """The only file that knows ranks: collectives on blocks of rows whose number differs from rank to rank.
 
-A contrastive loss compares rows of this rank with rows of all ranks. ``ProcessGroup`` moves the rows: it gathers them
-all, sums their gradients back to their owners and reduces statistics. Autograd sees none of it: the losses call it from
-their own forward and backward passes. Without ``torch.distributed``, or among one rank, every call returns its input.
+A contrastive loss compares rows of this rank with rows of all ranks. ``ProcessGroup`` gathers the rows, returns summed
+gradients to the rows' ranks and reduces statistics. It is hidden from autograd: the losses call it in their own forward
+and backward passes. Without ``torch.distributed``, or with one rank, every call returns its input.
 
-Reduce-scatter is an all-reduce and a slice where the backend has nothing better (gloo).
+Reduce-scatter is an all-reduce and a slice where the backend has no reduce-scatter (gloo).
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from torch import Tensor
 
 
 class ProcessGroup(NamedTuple):
-    """The processes whose rows meet: this one's index among ``size`` of them."""
+    """The processes of a contrast: the index of this one among ``size``."""
 
     index: int = 0  # pyright: ignore[reportIncompatibleMethodOverride] a field, no tuple.index
     size: int = 1
 
     @classmethod
     def everyone(cls) -> ProcessGroup:
-        """All processes of the default group; this one alone where there is none."""
+        """All processes of the default group; only this one where there is no group."""
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
         return cls(dist.get_rank(), dist.get_world_size())
 
     def counts(self, rows: int, device: torch.device) -> list[int]:
-        """The number of rows of each rank. Waits for the device."""
+        """The number of rows of each rank. Synchronises with the device."""
         if self.size == 1:
             return [rows]
-        mine = torch.tensor([rows], device=device)
-        everyones = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(everyones, mine)
-        return torch.cat(everyones).tolist()
+        count = torch.tensor([rows], device=device)
+        counts = [torch.empty_like(count) for _ in range(self.size)]
+        dist.all_gather(counts, count)
+        return torch.cat(counts).tolist()
 
     def gather(self, rows: Shaped[Tensor, " n *D"], counts: list[int]) -> Shaped[Tensor, " N *D"]:
         """The rows of all ranks, in order of rank."""
@@ -50,7 +50,7 @@ class ProcessGroup(NamedTuple):
         return torch.cat([block[:count] for block, count in zip(blocks, counts, strict=True)])
 
     def scatter_sum(self, rows: Float[Tensor, " N *D"], counts: list[int]) -> Float[Tensor, " n *D"]:
-        """The sum over ranks of the rows that are this rank's: the way back of `gather`."""
+        """The sum over ranks of this rank's rows: the reverse of `gather`, for gradients."""
         if self.size == 1:
             return rows
         if f"{rows.device.type}:gloo" in dist.get_backend_config():
@@ -63,17 +63,17 @@ class ProcessGroup(NamedTuple):
         return padded[: counts[self.index]]
 
     def mine(self, rows: Shaped[Tensor, " N *D"], counts: list[int]) -> Shaped[Tensor, " n *D"]:
-        """The rows that are this rank's among those of all ranks."""
+        """This rank's rows among those of all ranks."""
         return rows.split(counts)[self.index]
 
     def total(self, x: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
-        """The sum over ranks of a tensor of equal shape on each; ``x`` itself may be overwritten."""
+        """The sum over ranks of a tensor of equal shape on each; may overwrite ``x``."""
         if self.size > 1:
             dist.all_reduce(x)
         return x
 
     def maximum(self, x: Num[Tensor, " ..."]) -> Num[Tensor, " ..."]:
-        """The largest over ranks, element by element, of a tensor of equal shape on each."""
+        """The elementwise maximum over ranks of a tensor of equal shape on each."""
         if self.size == 1:
             return x
         largest = x.clone()
@@ -82,10 +82,10 @@ class ProcessGroup(NamedTuple):
 
 
 def shared_mean(total: Float[Tensor, ""], count: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """``ranks * total / (count summed over ranks)``; 0, still attached to the graph, where nothing was counted.
+    """``ranks * total / (count summed over ranks)``; 0, still attached to the graph, where the count is 0.
 
-    DDP and FSDP average gradients over ranks; so scaled, that average is the gradient of the mean over all ranks'
-    rows, however unevenly those are spread. The value's mean over ranks is likewise the loss of the whole batch.
+    DDP and FSDP average gradients over ranks; with this factor the average is the gradient of the mean over the rows of
+    all ranks, however uneven their numbers. Likewise the value's mean over ranks is the loss of the whole batch.
     """
     ranks = ProcessGroup.everyone()
     counted = ranks.total(count.detach().clone())
@@ -96,14 +96,14 @@ def shared_means(totals: Float[Tensor, " M"], counts: Int[Tensor, " M"], least: 
     """The mean over M slots of each slot's mean over all ranks' rows, scaled as `shared_mean` does.
 
     Slots that fewer than ``least`` rows of all ranks fill are left out; 0, still attached to the graph, where all are.
-    M may differ from rank to rank: slots that a rank lacks are empty there.
+    M may differ between ranks: a slot that a rank lacks counts as empty.
     """
     ranks = ProcessGroup.everyone()
-    most = int(ranks.maximum(torch.tensor(len(counts), device=counts.device))) if ranks.size > 1 else len(counts)
-    everyones = totals.new_zeros(most)
-    everyones[: len(counts)] = counts.to(totals)
-    everyones = ranks.total(everyones)
-    filled = everyones >= least
-    mine = slice(0, len(counts))
-    means = torch.where(filled[mine], totals / torch.where(filled[mine], everyones[mine], 1), 0)
+    slots = len(counts)
+    longest = int(ranks.maximum(torch.tensor(slots, device=counts.device))) if ranks.size > 1 else slots
+    all_counts = totals.new_zeros(longest)
+    all_counts[:slots] = counts.to(totals)
+    all_counts = ranks.total(all_counts)
+    filled = all_counts >= least
+    means = torch.where(filled[:slots], totals / torch.where(filled[:slots], all_counts[:slots], 1), 0)
     return ranks.size * means.sum() / filled.sum().clamp(min=1)

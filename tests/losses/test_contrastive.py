@@ -47,7 +47,7 @@ def test_regions_and_lexemes_with_many_links():
 
     sides = ContrastSide(regions, region_valid, region_lemmas), ContrastSide(lexemes, lexeme_valid, lemma[..., None])
     logits = log_partition(*sides, scale, keep=~elsewhere)
-    positive = logits.own.masked_fill(~links, torch.finfo(logits.own.dtype).min)
+    positive = logits.within.masked_fill(~links, torch.finfo(logits.within.dtype).min)
     to_lexeme = (logits.row_partition - positive.logsumexp(2))[region_valid].mean()
     to_region = (logits.col_partition - positive.logsumexp(1))[lexeme_valid].mean()
 
@@ -108,7 +108,7 @@ def test_sides_of_different_length():
     torch.testing.assert_close(sums.total, torch.where(other, torch.nn.functional.softplus(z - 1), 0).sum())
     assert sums.weight == (row_valid[:, :, None, None] & col_valid & other).sum()
     own = torch.einsum("bkd,bqd->bkq", rows, cols) * 5 - 1
-    torch.testing.assert_close(sums.own, own.masked_fill(~(row_valid[:, :, None] & col_valid[:, None]), 0))
+    torch.testing.assert_close(sums.within, own.masked_fill(~(row_valid[:, :, None] & col_valid[:, None]), 0))
 
 
 @pytest.mark.parametrize(("loss", "oracle"), list(zip(LOSSES, ORACLES, strict=True)))
