@@ -1,4 +1,4 @@
-"""FG-OVD in its two released forms: the same four boxes, two pictures of val2017 and one of train2017."""
+"""FG-OVD in its two released forms: the same four boxes, two images of val2017 and one of train2017."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from tests.eval.official import paint, write_json
 from tests.eval.releases import write_lines
 
-PICTURES = {7: "val2017/000000000007.jpg", 8: "train2017/000000000008.jpg"}
-# picture, box x y w h, right, wrong
+IMAGES = {7: "val2017/000000000007.jpg", 8: "train2017/000000000008.jpg"}
+# image, box x y w h, right, wrong
 BOXES = [
     (7, [0.0, 0.0, 20.0, 20.0], "a red wall", ["a green wall.", "a blue wall"]),
     (7, [20.5, 0.5, 19.0, 19.0], "A green wall.", ["a red wall", "a blue wall."]),
@@ -19,7 +19,7 @@ BOXES = [
 
 def write_fgovd(root: Path, official: bool = True) -> None:
     """All four levels, the same boxes in each."""
-    for number, name in PICTURES.items():
+    for number, name in IMAGES.items():
         left, right = ("red", "green") if number == 7 else ("blue", "blue")
         paint(root / name, (40, 20), (left, (0, 0, 20, 20)), (right, (20, 0, 40, 20)))
     if official:
@@ -41,7 +41,7 @@ def document() -> dict:
         annotations.append(
             {"id": number, "image_id": image, "bbox": box, "category_id": ids[0], "neg_category_ids": ids[1:]}
         )
-    images = [{"id": n, "file_name": name, "width": 40, "height": 20} for n, name in PICTURES.items()]
+    images = [{"id": n, "file_name": name, "width": 40, "height": 20} for n, name in IMAGES.items()]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
@@ -51,7 +51,7 @@ def lines() -> list[dict]:
 
     return [
         {
-            "img_path": PICTURES[image], "bbox": box, "pos_expression": [stop(right)],
+            "img_path": IMAGES[image], "bbox": box, "pos_expression": [stop(right)],
             "neg_expression": [stop(text) for text in wrong], "width": 40, "height": 20, "sent_id": number,
         }
         for number, (image, box, right, wrong) in enumerate(BOXES)

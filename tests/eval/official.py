@@ -1,4 +1,4 @@
-"""Data sets of a few pictures in the official layouts, and a model that sees nothing but colours."""
+"""Data sets of a few images in the official layouts, and a model that sees nothing but colours."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ColourModel:
 
 
 def paint(file: Path, size: tuple[int, int], *patches: tuple[str, tuple[int, int, int, int]]) -> None:
-    """A black picture with coloured rectangles x0, y0, x1, y1, the last outside."""
+    """A black image with coloured rectangles x0, y0, x1, y1, the last outside."""
     image = Image.new("RGB", size)
     for colour, box in patches:
         image.paste(COLOURS[colour], box)
@@ -66,7 +66,7 @@ def rows(file: Path) -> dict:
 
 
 def write_coco(root: Path) -> Path:
-    """Two pictures of 40×20 and one without boxes; ids of categories are not in their order in the file."""
+    """Two images of 40×20 and one without boxes; ids of categories are not in their order in the file."""
     for number in (1, 2):
         paint(root / "val2017" / f"{number:012d}.png", (40, 20), ("red", (0, 0, 20, 20)), ("green", (20, 0, 40, 20)))
     left, right = [0, 0, 20, 20], [20.0, 0.0, 20.0, 20.0]
@@ -93,7 +93,7 @@ def write_coco(root: Path) -> Path:
 
 
 def write_lvis(root: Path) -> Path:
-    """A picture of val2017 and one of train2017, named by their URLs only."""
+    """An image of val2017 and one of train2017, named by their URLs only."""
     host = "http://images.cocodataset.org"
     images = []
     for number, folder in ((21, "val2017"), (22, "train2017")):
@@ -113,7 +113,7 @@ def write_lvis(root: Path) -> Path:
 
 
 def write_panoptic(root: Path) -> Path:
-    """One picture of 40×20: a thing, a stuff whose annotation's box is wrong, a small stuff and a small thing."""
+    """One image of 40×20: a thing, a stuff whose annotation's box is wrong, a small stuff and a small thing."""
     paint(root / "val2017" / "000000000005.png", (40, 20), ("red", (0, 0, 20, 20)), ("green", (20, 0, 40, 20)))
     things, stuff, small = 70_000, 3, 256
     ids = np.full((20, 40), things)

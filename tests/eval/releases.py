@@ -1,4 +1,4 @@
-"""The released layouts of data sets of pictures and captions, a few pictures each, for the model that sees colours."""
+"""The released layouts of data sets of images and captions, a few images each, for the model that sees colours."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES = tuple(COLOURS)
 
 
 def plain(file: Path, colour: str, size: tuple[int, int] = (24, 20)) -> None:
-    """A picture of one colour."""
+    """An image of one colour."""
     paint(file, size, (colour, (0, 0, *size)))
 
 
@@ -43,7 +43,7 @@ def write_urban1k(root: Path) -> Path:
 
 
 def write_sharegpt4v(root: Path, count: int) -> Path:
-    """So many pairs, and one more that is not read. There are three pictures, by many names."""
+    """So many pairs, and one more that is not read. There are three images, by many names."""
     rows = []
     (root / "sam" / "images").mkdir(parents=True)
     for number in range(count + 1):
@@ -76,7 +76,7 @@ def write_docci(root: Path) -> Path:
 
 
 def write_dci(root: Path) -> Path:
-    """Four pictures in three splits, one of them without an extra caption."""
+    """Four images in three splits, one of them without an extra caption."""
     folder = root / "densely_captioned_images"
     splits: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
     for number, (split, colour) in enumerate(
@@ -93,7 +93,7 @@ def write_dci(root: Path) -> Path:
 
 
 def write_iiw(root: Path) -> Path:
-    """One picture of each part; DOCCI's has no extension and is there under its other name."""
+    """One image of each part; DOCCI's has no extension and is there under its other name."""
     folder = root / "imageinwords"
     write_lines(folder / "datasets/DOCCI_Test/data.jsonl", [{"IIW": "All red.", "image": "test_00731"}])
     write_lines(folder / "datasets/IIW-400/data.jsonl", [{"IIW": "All green.", "image/key": "aar_test_04600"}])
@@ -106,13 +106,13 @@ def write_iiw(root: Path) -> Path:
 def karpathy(colour: str, number: int, captions: int, split: str = "test", folder: str | None = "val2014") -> dict:
     filename = f"COCO_val2014_{number:012d}.jpg"
     sentences = [{"raw": f"{colour} thing {n} of {number}", "tokens": [], "sentid": n} for n in range(captions)]
-    found = {"filename": filename, "split": split, "sentences": sentences, "imgid": number}
-    return found if folder is None else found | {"filepath": folder}
+    record = {"filename": filename, "split": split, "sentences": sentences, "imgid": number}
+    return record if folder is None else record | {"filepath": folder}
 
 
-def write_karpathy(root: Path, pictures: int = 3) -> Path:
-    """Test pictures with five captions, the second with six, and one of train."""
-    colours = [NAMES[n % 3] for n in range(pictures)]
+def write_karpathy(root: Path, count: int = 3) -> Path:
+    """Test images with five captions, the second with six, and one of train."""
+    colours = [NAMES[n % 3] for n in range(count)]
     images = [karpathy(c, n, 6 if n == 1 else 5) for n, c in enumerate(colours)]
     for image, colour in zip(images, colours, strict=True):
         plain(root / "val2014" / image["filename"], colour)
@@ -123,7 +123,7 @@ def write_karpathy(root: Path, pictures: int = 3) -> Path:
 
 
 def write_val2017(root: Path) -> Path:
-    """Three pictures, not in the order of their ids, with 5, 6 and 7 captions; two share one word for word."""
+    """Three images, not in the order of their ids, with 5, 6 and 7 captions; two share one word for word."""
     images = [{"id": n, "file_name": f"{n:012d}.jpg", "license": 1} for n in (30, 10, 20)]
     annotations, number = [], 0
     for image, (colour, count) in zip(images, zip(NAMES, (5, 6, 7), strict=True), strict=True):
@@ -138,13 +138,13 @@ def write_val2017(root: Path) -> Path:
 
 
 def write_flickr(root: Path) -> Path:
-    """Karpathy's splits and the token file of the same four pictures; a caption with a comma and quotes."""
+    """Karpathy's splits and the token file of the same four images; a caption with a comma and quotes."""
     images, lines = [], []
     for number, (colour, split) in enumerate(zip((*NAMES, "red"), ("test", "test", "val", "train"), strict=True)):
-        one = karpathy(colour, number, 5, split, None) | {"filename": f"{number}.jpg"}
-        one["sentences"][1]["raw"] = f'A "{colour}" thing, seen from above'
-        images.append(one)
-        lines += [f"{number}.jpg#{n}\t{s['raw']}\n" for n, s in enumerate(one["sentences"])]
+        record = karpathy(colour, number, 5, split, None) | {"filename": f"{number}.jpg"}
+        record["sentences"][1]["raw"] = f'A "{colour}" thing, seen from above'
+        images.append(record)
+        lines += [f"{number}.jpg#{n}\t{s['raw']}\n" for n, s in enumerate(record["sentences"])]
         plain(root / "flickr30k-images" / f"{number}.jpg", colour)
     write_json(root / "dataset_flickr30k.json", {"images": images, "dataset": "flickr30k"})
     file = root / "results_20130124.token"
@@ -161,7 +161,7 @@ def write_csv(file: Path, rows: list[dict], delimiter: str = ",") -> Path:
 
 
 def write_cifar(root: Path) -> tuple[Path, Path]:
-    """Six and three pictures, a colour each, in Python 2's pickles."""
+    """Six and three images, a colour each, in Python 2's pickles."""
     tens, hundreds = root / "cifar-10-batches-py", root / "cifar-100-python"
     for folder, test, meta, field, names_field, classes in (
         (tens, "test_batch", "batches.meta", b"labels", b"label_names", NAMES),
@@ -186,12 +186,12 @@ def write_wds(folder: Path, kind: str, samples: list[list[tuple[str, str]]]) -> 
     (folder / "zeroshot_classification_templates.txt").write_text("a photo of {c}.\nmy {c}\n")
     for number, shard in enumerate(samples):
         with tarfile.open(folder / "test" / f"{number}.tar", "w") as tar:
-            for place, (colour, text) in enumerate(shard):
-                picture = io.BytesIO()
-                Image.new("RGB", (9, 7), COLOURS[colour]).save(picture, "PNG")
+            for index, (colour, text) in enumerate(shard):
+                buffer = io.BytesIO()
+                Image.new("RGB", (9, 7), COLOURS[colour]).save(buffer, "PNG")
                 member = "cls" if kind == "classification" else "txt"
-                for end, data in (("png", picture.getvalue()), (member, text.encode())):
-                    info = tarfile.TarInfo(f"s{place:07d}.{end}")
+                for end, data in (("png", buffer.getvalue()), (member, text.encode())):
+                    info = tarfile.TarInfo(f"s{index:07d}.{end}")
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))
     return folder

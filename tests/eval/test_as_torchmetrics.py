@@ -26,8 +26,8 @@ def unit(rows):
 
 def batch(images=range(IMAGES), questions=True):
     """Arguments for every metric; what an image holds depends on its number only."""
-    drawn = [torch.randn(6, WIDTH, generator=torch.Generator().manual_seed(number)) for number in images]
-    rows = torch.stack(drawn) if drawn else torch.zeros(0, 6, WIDTH)
+    features = [torch.randn(6, WIDTH, generator=torch.Generator().manual_seed(number)) for number in images]
+    rows = torch.stack(features) if features else torch.zeros(0, 6, WIDTH)
     image, text, region = (
         unit(rows[:, 0]),
         unit((rows[:, :1] + rows[:, 1:3]).flatten(0, 1)),
@@ -78,8 +78,8 @@ def test_a_collection_hands_each_metric_its_arguments():
     metrics.update(**batch(range(4)))  # the same images again
     metrics.update(**batch(range(4, 10)))
     numbers = metrics.compute()
-    found = {name for name in numbers if not name.startswith("hard_negatives")}
-    assert {name: numbers[name] for name in found} == {name: alone()[name] for name in found}
+    names = {name for name in numbers if not name.startswith("hard_negatives")}
+    assert {name: numbers[name] for name in names} == {name: alone()[name] for name in names}
     assert numbers["hard_negatives/leicht ü/questions"] == 5
     assert metrics.compute_groups == {0: ["Retrieval"], 1: ["HardNegatives"], 2: ["BoxAccuracy"]}
     assert metrics.clone(prefix="val/").compute().keys() == {f"val/{name}" for name in numbers}
@@ -114,11 +114,11 @@ def test_pickled_and_copied_metrics_go_on_where_they_were(metric):
     metric.reset()
     feed(metric, range(4))
     copies = [pickle.loads(pickle.dumps(metric)), metric.clone()]
-    for one in (metric, *copies):
-        feed(one, range(4, 10))
+    for fed in (metric, *copies):
+        feed(fed, range(4, 10))
     numbers = metric.compute()
     assert numbers
-    assert [one.compute() for one in copies] == [numbers, numbers]
+    assert [c.compute() for c in copies] == [numbers, numbers]
     metric.reset()
     assert not any(len(rows) for rows in metric.metric_state.values())
     assert copies[0].compute() == numbers
@@ -146,7 +146,7 @@ def test_states_move_with_the_method_and_stand_in_no_checkpoint():
 def test_a_gpu_gives_the_numbers_of_the_cpu():
     metrics = collection().to("cuda")
     moved = {name: value.to("cuda") if isinstance(value, torch.Tensor) else value for name, value in batch().items()}
-    moved["choices"] = MultipleChoice(*(one.to("cuda") for one in moved["choices"][:4]), moved["choices"].levels)
+    moved["choices"] = MultipleChoice(*(tensor.to("cuda") for tensor in moved["choices"][:4]), moved["choices"].levels)
     metrics.update(**moved)
     assert metrics.compute() == pytest.approx(alone())
     metrics.update(**moved)

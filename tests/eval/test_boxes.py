@@ -26,8 +26,8 @@ def test_both_averages_equal_scikit_learn(seed):
     regions, names, labels, image, keys = example(seed=seed)
     benchmark = BoxAccuracy()
     for start in range(0, 200, 64):
-        mine = (image >= start // 64 * 5) & (image < start // 64 * 5 + 5)
-        benchmark.update(regions[mine], names, labels[mine], image[mine], keys)
+        rows = (image >= start // 64 * 5) & (image < start // 64 * 5 + 5)
+        benchmark.update(regions[rows], names, labels[rows], image[rows], keys)
     numbers = benchmark.compute()
     scores = (regions @ names.T).numpy()
     for k in (1, 5):

@@ -15,17 +15,17 @@ def test_ranks_equal_the_loop_with_many_ties(monkeypatch):
     classes = functional.normalize(torch.randint(0, 2, (12, 3), generator=generator) + 0.1, dim=1)  # many are equal
     rows = functional.normalize(torch.randn(40, 3, generator=generator), dim=1)
     label = torch.randint(0, 12, (40,), generator=generator)
-    found = rank_classes("x", rows, classes, label)
+    ranks = rank_classes("x", rows, classes, label)
     distinct = {tuple(vector.tolist()): n for n, vector in enumerate(classes)}
     kind = [distinct[tuple(vector.tolist())] for vector in classes]
-    for n, own in enumerate(label.tolist()):
+    for n, right in enumerate(label.tolist()):
         scores = [float(rows[n].double() @ classes[k].double()) for k in kind]
-        equal = [c for c in range(12) if kind[c] == kind[own] and c != own]
-        assert found.better[n] == sum(score > scores[own] for c, score in enumerate(scores) if kind[c] != kind[own])
-        assert found.equal[n] == len(equal)
-        assert found.before[n] == sum(c < own for c in equal)
-        assert found.chosen[n] == scores.index(max(scores))
-    assert found.equal.any()
+        equal = [c for c in range(12) if kind[c] == kind[right] and c != right]
+        assert ranks.better[n] == sum(score > scores[right] for c, score in enumerate(scores) if kind[c] != kind[right])
+        assert ranks.equal[n] == len(equal)
+        assert ranks.before[n] == sum(c < right for c in equal)
+        assert ranks.chosen[n] == scores.index(max(scores))
+    assert ranks.equal.any()
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
@@ -35,8 +35,8 @@ def test_graded_boxes_equal_scikit_learn():
     label = (torch.rand(300, generator=generator) ** 2 * 9).long()  # uneven, the last classes absent
     rows = functional.normalize(classes[label] + 0.6 * torch.randn(300, 8, generator=generator), dim=1)
     names = [f"class {n}" for n in range(12)]
-    asked = LabelledRegions([f"{n % 50}" for n in range(300)], [(0.0, 0.0, 1.0, 1.0)] * 300, label, names)
-    numbers, items = grade("x", rows, classes, asked)
+    regions = LabelledRegions([f"{n % 50}" for n in range(300)], [(0.0, 0.0, 1.0, 1.0)] * 300, label, names)
+    numbers, items = grade("x", rows, classes, regions)
     scores = (rows @ classes.T).numpy()
     for k in (1, 5):
         peer = top_k_accuracy_score(label.numpy(), scores, k=k, labels=range(12))

@@ -34,7 +34,7 @@ def test_the_interval_is_about_two_standard_errors_wide():
     assert high - low == pytest.approx(2 * 1.96 * error, rel=0.1)
 
 
-def test_five_captions_of_a_picture_are_no_five_pictures():
+def test_five_captions_of_an_image_are_no_five_images():
     hits = np.repeat(np.random.default_rng(2).random(300) < 0.5, 5).tolist()
     apart = intervals(items(hits))["b/accuracy"]
     together = intervals(items(hits, np.repeat(np.arange(300), 5).tolist()))["b/accuracy"]
@@ -51,13 +51,13 @@ def test_draws_in_parts_are_the_same(monkeypatch):
 def test_the_paired_test_against_all_swaps():
     rng = np.random.default_rng(4)
     first, second = rng.random(12) < 0.3, rng.random(12) < 0.8
-    found = differences(items(first.tolist()), items(second.tolist()))["b/accuracy"]
+    difference = differences(items(first.tolist()), items(second.tolist()))["b/accuracy"]
     change = second.astype(int) - first
     swaps = (np.arange(2**12)[:, None] >> np.arange(12) & 1) * 2 - 1
     exact = (np.abs(swaps @ change) >= abs(change.sum())).mean()
-    assert found.size == pytest.approx(change.mean())
-    assert found.p == pytest.approx(exact, abs=0.02)
-    assert found.low <= found.size <= found.high
+    assert difference.size == pytest.approx(change.mean())
+    assert difference.p == pytest.approx(exact, abs=0.02)
+    assert difference.low <= difference.size <= difference.high
 
 
 def test_equal_models_do_not_differ():
@@ -69,10 +69,10 @@ def test_the_difference_is_paired():
     rng = np.random.default_rng(5)
     first = rng.random(1000) < 0.5
     second = first | (rng.random(1000) < 0.02)
-    found = differences(items(first.tolist()), items(second.tolist()))["b/accuracy"]
-    assert found.low > 0
-    assert found.p < 0.01
-    assert found.high - found.low < 0.02  # each alone is known to 0.06 only
+    difference = differences(items(first.tolist()), items(second.tolist()))["b/accuracy"]
+    assert difference.low > 0
+    assert difference.p < 0.01
+    assert difference.high - difference.low < 0.02  # each alone is known to 0.06 only
 
 
 def test_other_items_are_not_compared():
@@ -107,8 +107,8 @@ def loop(items, mean, times):
         group = items.columns[mean.group][n] if mean.group else None
         value = items.columns[mean.value][n]
         weight = items.columns[mean.weight][n] if mean.weight else 1
-        one, other = sums.get(group, (0, 0))
-        sums[group] = (one + times[image] * value, other + times[image] * weight)
+        total, total_weight = sums.get(group, (0, 0))
+        sums[group] = (total + times[image] * value, total_weight + times[image] * weight)
     ratios = [value / weight for value, weight in sums.values() if weight]
     return sum(ratios) / len(ratios)
 
@@ -116,12 +116,12 @@ def loop(items, mean, times):
 def test_means_of_groups_are_drawn_as_they_are_defined():
     items = grouped(0)
     names = sorted(set(items.columns["image"]))
-    drawn = np.random.default_rng(0).integers(len(names), size=(200, len(names)))
-    times = [{name: int((row == n).sum()) for n, name in enumerate(names)} for row in drawn]
-    found = intervals(items, 200)
+    draws = np.random.default_rng(0).integers(len(names), size=(200, len(names)))
+    times = [{name: int((row == n).sum()) for n, name in enumerate(names)} for row in draws]
+    by_name = intervals(items, 200)
     for name, mean in MEANS.items():
-        expected = np.percentile([loop(items, mean, one) for one in times], [2.5, 97.5])
-        assert found[name] == pytest.approx(tuple(expected))
+        expected = np.percentile([loop(items, mean, counts) for counts in times], [2.5, 97.5])
+        assert by_name[name] == pytest.approx(tuple(expected))
 
 
 @pytest.mark.parametrize("name", MEANS)
@@ -132,20 +132,20 @@ def test_models_are_swapped_image_by_image_in_every_group(name):
 
     def difference(swapped):
         """What the two models differ by where they have swapped their answers about some images."""
-        one, other = ({key: list(values) for key, values in m.columns.items()} for m in (first, second))
+        ours, theirs = ({key: list(values) for key, values in m.columns.items()} for m in (first, second))
         for n, image in enumerate(first.columns["image"]):
             if image in swapped:
-                for key in one:
-                    one[key][n], other[key][n] = other[key][n], one[key][n]
+                for key in ours:
+                    ours[key][n], theirs[key][n] = theirs[key][n], ours[key][n]
         times = dict.fromkeys(names, 1)
-        return loop(Items(other, MEANS, "image"), mean, times) - loop(Items(one, MEANS, "image"), mean, times)
+        return loop(Items(theirs, MEANS, "image"), mean, times) - loop(Items(ours, MEANS, "image"), mean, times)
 
-    seen = difference(set())
-    every = [difference({n for b, n in enumerate(names) if bits >> b & 1}) for bits in range(2 ** len(names))]
-    found = differences(first, second)[name]
-    assert found.size == pytest.approx(seen)
-    assert found.p == pytest.approx(np.mean(np.abs(every) >= abs(seen) - 1e-12), abs=0.02)
-    assert found.low <= found.size <= found.high
+    observed = difference(set())
+    all_differences = [difference({n for b, n in enumerate(names) if bits >> b & 1}) for bits in range(2 ** len(names))]
+    result = differences(first, second)[name]
+    assert result.size == pytest.approx(observed)
+    assert result.p == pytest.approx(np.mean(np.abs(all_differences) >= abs(observed) - 1e-12), abs=0.02)
+    assert result.low <= result.size <= result.high
 
 
 def test_rows_with_a_weight_may_differ_but_not_their_images():
@@ -153,8 +153,8 @@ def test_rows_with_a_weight_may_differ_but_not_their_images():
         {"image": ["a", "b"], "class": [0, 1], "inside": [1, 1], "union": [2, 2]}, {"x": MEANS["IoU"]}, "image"
     )
     columns = {"image": ["a", "a", "b"], "class": [0, 2, 1], "inside": [1, 0, 2], "union": [2, 1, 2]}
-    found = differences(first, Items(columns, {"x": MEANS["IoU"]}, "image"))["x"]
-    assert found.size == pytest.approx((1 / 2 + 0 + 1) / 3 - (1 / 2 + 1 / 2) / 2)
+    difference = differences(first, Items(columns, {"x": MEANS["IoU"]}, "image"))["x"]
+    assert difference.size == pytest.approx((1 / 2 + 0 + 1) / 3 - (1 / 2 + 1 / 2) / 2)
     with pytest.raises(ValueError, match="the same items"):
         differences(first, Items({**columns, "image": ["a", "a", "c"]}, {"x": MEANS["IoU"]}, "image"))
 
@@ -167,10 +167,10 @@ def test_retention_by_hand():
         "x/top1": 1.0,
     }
     tuned = {"flickr30k/text_to_image/R@1": 0.6, "flickr30k/image_to_text/R@1": 0.4, "imagenet/top1": 0.54}
-    found = retention(start, tuned)
-    assert found["retention/flickr30k"] == pytest.approx((1.2 + 0.5) / 2)
-    assert found["retention/imagenet"] == pytest.approx(0.9)
-    assert found["retention"] == pytest.approx((0.85 + 0.9) / 2)
+    ratios = retention(start, tuned)
+    assert ratios["retention/flickr30k"] == pytest.approx((1.2 + 0.5) / 2)
+    assert ratios["retention/imagenet"] == pytest.approx(0.9)
+    assert ratios["retention"] == pytest.approx((0.85 + 0.9) / 2)
     assert retention({}, {}) == {}
     with pytest.raises(ValueError, match="score above 0, got 0 for imagenet/top1"):
         retention({"imagenet/top1": 0.0}, {"imagenet/top1": 0.1})

@@ -20,10 +20,10 @@ class Counting(ColourModel):
 
     def __init__(self):
         super().__init__()
-        self.pictures = 0
+        self.images = 0
 
     def encode_image(self, squares):
-        self.pictures += len(squares)
+        self.images += len(squares)
         return super().encode_image(squares)
 
 
@@ -31,27 +31,27 @@ def test_embeddings_are_computed_once(tmp_path):
     releases.write_val2017(tmp_path)
     cache, first, second = Cache(tmp_path / "cache"), Counting(), Counting()
     expected = coco_val2017(first, EvalContext(tmp_path, cache=cache))
-    assert (first.pictures, len(first.texts), cache.hits) == (3, 14, 0)  # one of 15 texts stands twice
+    assert (first.images, len(first.texts), cache.hits) == (3, 14, 0)  # one of 15 texts stands twice
     assert coco_val2017(second, EvalContext(tmp_path, cache=cache)) == expected
-    assert (second.pictures, len(second.texts), cache.hits) == (0, 0, 2)
-    said = [json.loads(file.read_text()) for file in sorted((tmp_path / "cache").glob("*.json"))]
-    assert {one["of"] for one in said} == {"3 images", "14 texts"}
-    assert {one["model"] for one in said} == {"colours"}
+    assert (second.images, len(second.texts), cache.hits) == (0, 0, 2)
+    descriptions = [json.loads(file.read_text()) for file in sorted((tmp_path / "cache").glob("*.json"))]
+    assert {description["of"] for description in descriptions} == {"3 images", "14 texts"}
+    assert {description["model"] for description in descriptions} == {"colours"}
 
 
-@pytest.mark.parametrize("change", ["model", "picture", "fit"])
+@pytest.mark.parametrize("change", ["model", "image", "fit"])
 def test_what_changes_embeddings_is_not_taken_from_the_cache(tmp_path, change):
     releases.write_val2017(tmp_path)
     cache, model, fit = Cache(tmp_path / "cache"), Counting(), None
     coco_val2017(Counting(), EvalContext(tmp_path, cache=cache))
     if change == "model":
         model.digest = "other weights"
-    elif change == "picture":
+    elif change == "image":
         releases.plain(tmp_path / "val2017" / f"{10:012d}.jpg", "red", (25, 20))
     else:
         fit = squash
     coco_val2017(model, EvalContext(tmp_path, cache=cache, fit=fit))
-    assert model.pictures == 3
+    assert model.images == 3
 
 
 def test_damaged_files_of_the_cache_are_told(tmp_path):

@@ -69,8 +69,8 @@ def test_accuracy_equals_the_loop(seed, ties):
 def test_the_right_text_among_the_negatives_is_a_tie_and_a_hit():
     question = one_question(torch.eye(2)[:1], unit(torch.tensor([[1.0, 0.2], [0.1, 1.0]])), [0, 1, 0])
     benchmark, strict = HardNegatives(), HardNegatives(ties=Ties.PESSIMISTIC)
-    for one in (benchmark, strict):
-        one.update(*question)
+    for metric in (benchmark, strict):
+        metric.update(*question)
     assert benchmark.compute()["hard_negatives/hard/accuracy"] == 1.0
     assert benchmark.compute()["hard_negatives/hard/ties"] == 1.0
     assert strict.compute()["hard_negatives/hard/accuracy"] == 0.0

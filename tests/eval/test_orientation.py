@@ -58,10 +58,10 @@ def test_what_is_drawn_over_the_upright_image_goes_back_to_the_stored_pixels(tmp
 @pytest.mark.parametrize("turn", TURNS[1:])
 def test_boxes_of_the_upright_image(tmp_path, turn):
     file = write_coco(tmp_path)
-    wanted = coco_boxes(ColourModel(), EvalContext(tmp_path)).numbers
-    for picture in (tmp_path / "val2017").iterdir():
-        store_turned(picture, turn)
-    assert coco_boxes(ColourModel(), EvalContext(tmp_path)).numbers == wanted
+    expected = coco_boxes(ColourModel(), EvalContext(tmp_path)).numbers
+    for image_file in (tmp_path / "val2017").iterdir():
+        store_turned(image_file, turn)
+    assert coco_boxes(ColourModel(), EvalContext(tmp_path)).numbers == expected
     document = rows(file)
     document["images"][0]["width"] = 30
     write_json(file, document)
@@ -72,13 +72,13 @@ def test_boxes_of_the_upright_image(tmp_path, turn):
 @pytest.mark.parametrize("turn", [5, 6, 7, 8])
 def test_boxes_of_the_stored_pixels_are_turned_with_them(tmp_path, turn):
     file = write_coco(tmp_path)
-    wanted = coco_boxes(ColourModel(), EvalContext(tmp_path)).numbers
-    for picture in (tmp_path / "val2017").iterdir():
-        store_turned(picture, turn)
+    expected = coco_boxes(ColourModel(), EvalContext(tmp_path)).numbers
+    for image_file in (tmp_path / "val2017").iterdir():
+        store_turned(image_file, turn)
     document = rows(file)
     redraw(document, turn)
     write_json(file, document)
-    assert coco_boxes(ColourModel(), EvalContext(tmp_path)).numbers == wanted
+    assert coco_boxes(ColourModel(), EvalContext(tmp_path)).numbers == expected
 
 
 @pytest.mark.parametrize("turn", [5, 6, 7, 8])
@@ -91,23 +91,23 @@ def test_questions_about_boxes_of_the_stored_pixels(tmp_path, turn, cut_out):
     stems = ("1_attributes", "2_attributes", "3_attributes", "shuffle_negatives")
     for stem in stems:
         write_json(tmp_path / "benchmarks" / f"{stem}.json", document)
-    wanted = benchmark(ColourModel(), EvalContext(tmp_path)).numbers
+    expected = benchmark(ColourModel(), EvalContext(tmp_path)).numbers
     for folder in ("val2017", "train2017"):
-        for picture in (tmp_path / folder).iterdir():
-            store_turned(picture, turn)
+        for image_file in (tmp_path / folder).iterdir():
+            store_turned(image_file, turn)
     redraw(document, turn)
     for stem in stems:
         write_json(tmp_path / "benchmarks" / f"{stem}.json", document)
-    assert benchmark(ColourModel(), EvalContext(tmp_path)).numbers == wanted
+    assert benchmark(ColourModel(), EvalContext(tmp_path)).numbers == expected
 
 
 @pytest.mark.parametrize("turn", [3, 6, 8])
 def test_grounding_in_both_conventions(tmp_path, turn):
     write_refcoco(tmp_path)
-    picture = next((tmp_path / "train2014").iterdir())
-    wanted = RefCoco("refcoco", by_similarity)(ColourModel(), EvalContext(tmp_path)).numbers
-    store_turned(picture, turn)
-    assert RefCoco("refcoco", by_similarity)(ColourModel(), EvalContext(tmp_path)).numbers == wanted
+    image_file = next((tmp_path / "train2014").iterdir())
+    expected = RefCoco("refcoco", by_similarity)(ColourModel(), EvalContext(tmp_path)).numbers
+    store_turned(image_file, turn)
+    assert RefCoco("refcoco", by_similarity)(ColourModel(), EvalContext(tmp_path)).numbers == expected
     if turn == 3:
         return
     file = tmp_path / "refcoco" / "instances.json"
@@ -117,15 +117,15 @@ def test_grounding_in_both_conventions(tmp_path, turn):
     write_json(file, document)
     write_json(tmp_path / "refcoco" / "dets.json", {"4": [b["bbox"] for b in document["annotations"]]})
     numbers = RefCoco("refcoco", by_similarity)(ColourModel(), EvalContext(tmp_path)).numbers
-    pointed = [name for name in wanted if name.endswith(("pointing_accuracy", "annotated_box_accuracy"))]
-    assert {name: numbers[name] for name in pointed} == {name: wanted[name] for name in pointed}
+    pointed = [name for name in expected if name.endswith(("pointing_accuracy", "annotated_box_accuracy"))]
+    assert {name: numbers[name] for name in pointed} == {name: expected[name] for name in pointed}
 
 
 def test_phrases_of_flickr30k_are_looked_for_in_the_upright_image(tmp_path):
     write_entities(tmp_path)
-    wanted = flickr30k_entities(ColourModel(), EvalContext(tmp_path)).numbers
+    expected = flickr30k_entities(ColourModel(), EvalContext(tmp_path)).numbers
     store_turned(tmp_path / "flickr30k-images" / "11.jpg", 8)
-    assert flickr30k_entities(ColourModel(), EvalContext(tmp_path)).numbers == wanted
+    assert flickr30k_entities(ColourModel(), EvalContext(tmp_path)).numbers == expected
     xml = tmp_path / "flickr30k_entities" / "Annotations" / "11.xml"
     xml.write_text(xml.read_text().replace("<width>40", "<width>50"))
     with pytest.raises(ValueError, match=r"11\.jpg must have 50×20 pixels, as its annotation says, got 40×20"):
@@ -134,22 +134,22 @@ def test_phrases_of_flickr30k_are_looked_for_in_the_upright_image(tmp_path):
 
 def test_label_maps_of_both_conventions(tmp_path):
     write_segmentation(tmp_path)
-    wanted = Segmentation("s")(ColourModel(), EvalContext(tmp_path)).numbers
-    for picture in (tmp_path / "s" / "images").iterdir():
-        store_turned(picture, 6)
-    assert Segmentation("s")(ColourModel(), EvalContext(tmp_path)).numbers == wanted
+    expected = Segmentation("s")(ColourModel(), EvalContext(tmp_path)).numbers
+    for image_file in (tmp_path / "s" / "images").iterdir():
+        store_turned(image_file, 6)
+    assert Segmentation("s")(ColourModel(), EvalContext(tmp_path)).numbers == expected
     for labels in (tmp_path / "s" / "labels").iterdir():
         with Image.open(labels) as image:
             stored = image.transpose(Image.Transpose.ROTATE_90)
         stored.save(labels)
-    assert Segmentation("s")(ColourModel(), EvalContext(tmp_path)).numbers == wanted
+    assert Segmentation("s")(ColourModel(), EvalContext(tmp_path)).numbers == expected
 
 
 def test_segment_maps_of_stored_pixels_are_refused(tmp_path):
     file = write_panoptic(tmp_path)
-    wanted = coco_panoptic_clipself(ColourModel(), EvalContext(tmp_path)).numbers
+    expected = coco_panoptic_clipself(ColourModel(), EvalContext(tmp_path)).numbers
     store_turned(tmp_path / "val2017" / "000000000005.png", 6)
-    assert coco_panoptic_clipself(ColourModel(), EvalContext(tmp_path)).numbers == wanted
+    assert coco_panoptic_clipself(ColourModel(), EvalContext(tmp_path)).numbers == expected
     document = rows(file)
     document["images"][0] |= {"width": 20, "height": 40}
     write_json(file, document)

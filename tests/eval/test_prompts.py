@@ -17,8 +17,8 @@ def embed(texts):
 def test_class_vectors_are_means_of_unit_embeddings(monkeypatch, together):
     monkeypatch.setattr(prompts, "TEXTS", together)
     names, templates = ["apple", "cat", "dog", "umbrella"], ["{article} {}.", "the {}.", "one {}"]
-    found = class_vectors(embed, names, templates)
-    for name, vector in zip(names, found, strict=True):
+    vectors = class_vectors(embed, names, templates)
+    for name, vector in zip(names, vectors, strict=True):
         article = {"apple": "an", "umbrella": "an"}.get(name, "a")
         rows = [embed([text])[0].double() for text in (f"{article} {name}.", f"the {name}.", f"one {name}")]
         mean = sum(row / row.norm() for row in rows) / 3
@@ -26,9 +26,9 @@ def test_class_vectors_are_means_of_unit_embeddings(monkeypatch, together):
 
 
 def test_progress_is_told():
-    seen = []
-    class_vectors(embed, ["a", "b"], ["{}"], lambda steps, what: seen.append((what, len(steps))) or steps)
-    assert seen == [("class vectors", 1)]
+    calls = []
+    class_vectors(embed, ["a", "b"], ["{}"], lambda steps, what: calls.append((what, len(steps))) or steps)
+    assert calls == [("class vectors", 1)]
 
 
 def test_openai_templates_are_those_of_open_clip():

@@ -16,7 +16,7 @@ from tests.eval.official import ColourModel
 
 
 @pytest.mark.parametrize(("mode", "colour"), [("L", 77), ("CMYK", (10, 20, 30, 40)), ("P", 3)])
-def test_pictures_of_all_modes_open_as_rgb(tmp_path, mode, colour):
+def test_images_of_all_modes_open_as_rgb(tmp_path, mode, colour):
     image = Image.new(mode, (5, 4), colour)
     image.save(tmp_path / "a.tiff")
     for source in (ImageFile(tmp_path / "a.tiff", "a", (5, 4)), EncodedImage("a", (tmp_path / "a.tiff").read_bytes())):
@@ -37,13 +37,13 @@ def test_a_box_of_a_fraction_of_a_pixel_counts():
     assert float(vector.norm()) == pytest.approx(1)
 
 
-def test_boxes_move_with_a_picture_that_is_not_squashed():
+def test_boxes_move_with_an_image_that_is_not_squashed():
     assert covered(longest, (40, 20)) == (1.0, 0.5)
     assert covered(longest, (20, 40)) == (0.5, 1.0)
     assert covered(squash, (40, 20)) == (1.0, 1.0)
     images = [ImageFile(None, "a", (40, 20)), ImageFile(None, "b", (20, 40))]
     boxes = Boxes([[(0.5, 0.5, 1.0, 1.0)], [(0.0, 0.0, 1.0, 0.5)]], images, longest)
-    assert [own.tolist() for own in boxes.boxes] == [[[0.5, 0.25, 1.0, 0.5]], [[0.0, 0.0, 0.5, 0.5]]]
+    assert [placed.tolist() for placed in boxes.boxes] == [[[0.5, 0.25, 1.0, 0.5]], [[0.0, 0.0, 0.5, 0.5]]]
     assert boxes.stamp() != Boxes([[(0.5, 0.5, 1.0, 1.0)], [(0.0, 0.0, 1.0, 0.5)]], images, squash).stamp()
     assert boxes.prepare is raw_patches
 

@@ -11,9 +11,9 @@ import pytest
 from eval.benchmarks.catalogue import BENCHMARKS
 from lightning_modules.cli.main import main
 from tests.eval import releases
-from tests.eval.benchmarks.test_choosing import write_aro, write_sugarcrepe
-from tests.eval.benchmarks.test_classification import WNIDS, picture
+from tests.eval.benchmarks.test_classification import WNIDS, write_image
 from tests.eval.benchmarks.test_localisation import write_entities, write_refcoco, write_segmentation
+from tests.eval.benchmarks.test_multiple_choice import write_aro, write_sugarcrepe
 from tests.eval.fgovd_release import write_fgovd
 from tests.eval.official import write_coco, write_lvis, write_panoptic
 from tests.helpers.ranks import run_on_ranks
@@ -55,11 +55,11 @@ def root(tmp_path_factory):
     examples = [{"image_0": "a", "image_1": "b", "caption_0": "red", "caption_1": "blue"}] * 3
     releases.write_lines(folder / "winoground" / "data" / "examples.jsonl", examples)
     for place in range(1000):
-        picture(folder / "imagenet" / "val" / WNIDS[place] / "x", place)
+        write_image(folder / "imagenet" / "val" / WNIDS[place] / "x", place)
     for place in (0, 10, 999):
-        picture(folder / "imagenetv2-matched-frequency-format-val" / str(place) / "x", place)
+        write_image(folder / "imagenetv2-matched-frequency-format-val" / str(place) / "x", place)
         for other in "aor":
-            picture(folder / f"imagenet-{other}" / WNIDS[place] / "x", place)
+            write_image(folder / f"imagenet-{other}" / WNIDS[place] / "x", place)
     for data in ("refcoco+", "refcocog"):
         (folder / data).mkdir()
         for file in (folder / "refcoco").iterdir():

@@ -66,7 +66,7 @@ def lexeme_region(case: RegionCase, same_lemma: str = "ignore", group: int | Non
     lemmas = {p: {int(case.lemma[q]) for p2, q in linked if p2 == p} - {0} for p in rows}
 
     def pairs(row: int | None = None, col: int | None = None, kind: str = "all") -> Tensor:
-        found = []
+        logits = []
         for p in rows if row is None else [row]:
             for q in cols if col is None else [col]:
                 images = int(case.region_image[p]), int(case.lexeme_image[q])
@@ -77,8 +77,8 @@ def lexeme_region(case: RegionCase, same_lemma: str = "ignore", group: int | Non
                     continue
                 if kind == "all" and alike and not match and same_lemma == "ignore":
                     continue
-                found.append(case.scale * (case.regions[p] * case.lexemes[q]).sum())
-        return torch.stack(found).logsumexp(0)
+                logits.append(case.scale * (case.regions[p] * case.lexemes[q]).sum())
+        return torch.stack(logits).logsumexp(0)
 
     to_lexeme = [pairs(row=p) - pairs(row=p, kind="matches") for p in rows]
     to_region = [pairs(col=q) - pairs(col=q, kind="matches") for q in cols]

@@ -19,13 +19,13 @@ def small_tiles(monkeypatch):
     monkeypatch.setitem(pairs.TILE, "cpu", 5)
 
 
-def check(loss, case, expected):
+def check(loss, case, oracle):
     """Value and gradients of ``loss`` against an oracle of the case; gradients in padded slots must be zero."""
     ours, theirs = case.leaves(), case.leaves()
-    value, wanted = loss(*ours), expected(theirs)
+    value, expected = loss(*ours), oracle(theirs)
     value.backward()
-    wanted.backward()
-    torch.testing.assert_close(value, wanted, rtol=1e-10, atol=1e-12)
+    expected.backward()
+    torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
     for ours_grad, their_grad in zip(ours.grads(), theirs.grads(), strict=True):
         torch.testing.assert_close(ours_grad, their_grad, rtol=1e-9, atol=1e-12)
     assert not ours.grads()[0][~case.valid].any()
@@ -63,8 +63,8 @@ def test_bce_bias_is_learned():
     assert loss.bias is not None
     check(loss, case, lambda c: oracle_bce(c, 0.5, -2.0))
     bias = torch.tensor([-2.0], dtype=torch.float64, requires_grad=True)
-    (wanted,) = torch.autograd.grad(oracle_bce(case, 0.5, bias), bias)
-    torch.testing.assert_close(loss.bias.grad, wanted)
+    (expected,) = torch.autograd.grad(oracle_bce(case, 0.5, bias), bias)
+    torch.testing.assert_close(loss.bias.grad, expected)
 
 
 @pytest.mark.parametrize("loss", [BetaCalLoss("ce"), BetaCalLoss("bce", normalize_by="row", bias=-1.0).double()])

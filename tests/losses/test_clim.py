@@ -43,10 +43,10 @@ def oracle(image, text, valid, margin):
 def test_is_the_equations(monkeypatch, margin, limit):
     monkeypatch.setattr(clim, "PAIRS", limit)
     image, text, valid = case()
-    value, wanted = ClimLoss(margin)(image, text, valid), oracle(image, text, valid, margin)
-    torch.testing.assert_close(value, wanted, rtol=1e-10, atol=0)
+    value, expected = ClimLoss(margin)(image, text, valid), oracle(image, text, valid, margin)
+    torch.testing.assert_close(value, expected, rtol=1e-10, atol=0)
     grads = torch.autograd.grad(value, (image, text))
-    for ours, theirs in zip(grads, torch.autograd.grad(wanted, (image, text)), strict=True):
+    for ours, theirs in zip(grads, torch.autograd.grad(expected, (image, text)), strict=True):
         torch.testing.assert_close(ours, theirs.nan_to_num(0.0), rtol=1e-9, atol=1e-12)
     assert not grads[1][~valid].any()
 

@@ -24,9 +24,9 @@ def by_hand(vectors, keep=None):
     return (F.cross_entropy(z, target) + F.cross_entropy(z.T, target)) / 2
 
 
-def agree(ours, wanted, leaves):
-    torch.testing.assert_close(ours, wanted)
-    for a, b in zip(torch.autograd.grad(ours, leaves), torch.autograd.grad(wanted, leaves), strict=True):
+def agree(ours, expected, leaves):
+    torch.testing.assert_close(ours, expected)
+    for a, b in zip(torch.autograd.grad(ours, leaves), torch.autograd.grad(expected, leaves), strict=True):
         torch.testing.assert_close(a, b)
 
 

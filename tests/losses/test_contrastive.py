@@ -51,7 +51,7 @@ def test_regions_and_lexemes_with_many_links():
     to_lexeme = (logits.row_partition - positive.logsumexp(2))[region_valid].mean()
     to_region = (logits.col_partition - positive.logsumexp(1))[lexeme_valid].mean()
 
-    wanted = []
+    expected = []
     rows, cols = region_valid.nonzero().tolist(), lexeme_valid.nonzero().tolist()
     for fixed, moving, of_row in ((rows, cols, True), (cols, rows, False)):
         terms = []
@@ -65,10 +65,10 @@ def test_regions_and_lexemes_with_many_links():
                 numerator = numerator + e * linked_here
                 denominator = denominator + e * (linked_here or int(lemma[j, q]) not in own_lemmas)
             terms.append(-torch.log(numerator / denominator))
-        wanted.append(torch.stack(terms).mean())
+        expected.append(torch.stack(terms).mean())
     leaves = (regions, lexemes, scale)
-    ours, theirs = (torch.autograd.grad(torch.stack(x).sum(), leaves) for x in ([to_lexeme, to_region], wanted))
-    torch.testing.assert_close([to_lexeme, to_region], wanted)
+    ours, theirs = (torch.autograd.grad(torch.stack(x).sum(), leaves) for x in ([to_lexeme, to_region], expected))
+    torch.testing.assert_close([to_lexeme, to_region], expected)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
 
@@ -117,10 +117,10 @@ def test_float32_is_accurate(loss, oracle, scale):
     """Also where a pair's probability is far below the smallest float32."""
     case = random_case(scale=scale, dtype=torch.float32)
     ours, theirs = case.leaves(), case._replace(pooled=case.pooled.double(), text=case.text.double()).leaves()
-    value, wanted = loss(*ours), oracle(theirs)
+    value, expected = loss(*ours), oracle(theirs)
     value.backward()
-    wanted.backward()
-    torch.testing.assert_close(value.double(), wanted, rtol=1e-5, atol=0)
+    expected.backward()
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=0)
     for a, b in zip(ours.grads(), theirs.grads(), strict=True):
         assert (a.double() - b).norm() <= 1e-5 * b.norm()
 
@@ -184,7 +184,9 @@ def test_memory_grows_with_the_batch_not_its_square(monkeypatch, loss):
         tensors = []
         with (
             LargestTensor() as mode,
-            torch.autograd.graph.saved_tensors_hooks(lambda x, kept=tensors: kept.append(x.numel()) or x, lambda x: x),
+            torch.autograd.graph.saved_tensors_hooks(
+                lambda x, sizes=tensors: sizes.append(x.numel()) or x, lambda x: x
+            ),
         ):
             loss(*case).backward()
         saved.append(sum(tensors))

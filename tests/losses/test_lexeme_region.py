@@ -24,10 +24,10 @@ def test_equals_the_equations(seed, same_lemma, negatives, tile, monkeypatch):
     monkeypatch.setitem(pairs.TILE, "cpu", tile)
     case = region_case(seed)
     group = None if negatives == "all" else negatives
-    wanted, wanted_grads = value_and_grads(lambda c: lexeme_region(c, same_lemma, group), case)
-    got, grads = value_and_grads(lambda c: LexemeRegionLoss(same_lemma, negatives)(*c), case)
-    torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-12)
-    for ours, theirs in zip(grads, wanted_grads, strict=True):
+    expected, expected_grads = value_and_grads(lambda c: lexeme_region(c, same_lemma, group), case)
+    value, grads = value_and_grads(lambda c: LexemeRegionLoss(same_lemma, negatives)(*c), case)
+    torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-12)
+    for ours, theirs in zip(grads, expected_grads, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-11)
 
 
@@ -36,11 +36,11 @@ def test_without_repeated_lemmas_it_is_the_symmetric_infonce():
     regions, lexemes = (normalize(torch.randn(7, 5, generator=g, dtype=torch.float64), dim=-1) for _ in range(2))
     image = torch.tensor([0, 0, 1, 2, 2, 2, 4])
     z, diagonal = 9.0 * regions @ lexemes.T, torch.arange(7)
-    wanted = (cross_entropy(z, diagonal) + cross_entropy(z.T, diagonal)) / 2
+    expected = (cross_entropy(z, diagonal) + cross_entropy(z.T, diagonal)) / 2
     links = torch.stack([diagonal, diagonal], 1)
     for same_lemma in MODES:
-        got = LexemeRegionLoss(same_lemma)(regions, lexemes, links, 9.0, diagonal + 1, image, image)
-        torch.testing.assert_close(got, wanted)
+        value = LexemeRegionLoss(same_lemma)(regions, lexemes, links, 9.0, diagonal + 1, image, image)
+        torch.testing.assert_close(value, expected)
 
 
 def one_lemma():
@@ -92,9 +92,9 @@ def test_no_link_gives_zero_attached_to_the_graph(regions, same_lemma):
 def test_half_precision_keeps_its_sums_in_float32():
     case = region_case(3)
     single = case._replace(regions=case.regions.float(), lexemes=case.lexemes.float(), scale=case.scale.float())
-    wanted = LexemeRegionLoss()(*single)
+    expected = LexemeRegionLoss()(*single)
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(LexemeRegionLoss()(*single), wanted)
+        torch.testing.assert_close(LexemeRegionLoss()(*single), expected)
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
@@ -120,13 +120,13 @@ def test_global_region_is_the_mean_cosine_distance(power):
     g = torch.Generator().manual_seed(0)
     regions, targets = (normalize(torch.randn(6, 5, generator=g, dtype=torch.float64), dim=-1) for _ in range(2))
     valid = torch.tensor([1, 0, 1, 1, 0, 1], dtype=torch.bool)
-    wanted = sum((1 - (regions[p] * targets[p]).sum()) ** power for p in range(6) if valid[p]) / 4
+    expected = sum((1 - (regions[p] * targets[p]).sum()) ** power for p in range(6) if valid[p]) / 4
     poisoned = regions.clone()
     poisoned[~valid] = torch.nan
     poisoned.requires_grad_()
     loss = GlobalRegionLoss(power)(poisoned, targets, valid)
     loss.backward()
-    torch.testing.assert_close(loss.detach(), wanted)
+    torch.testing.assert_close(loss.detach(), expected)
     assert poisoned.grad is not None
     assert not poisoned.grad[~valid].any()
     assert GlobalRegionLoss(power)(targets, targets) < 1e-12

@@ -38,12 +38,12 @@ def test_is_its_equation(ids, block):
     ours = MultiPositiveClipLoss("all" if block is None else block)(
         leaves[0], leaves[1], case.valid, leaves[2], case.text_id
     )
-    wanted = by_hand(leaves[0], leaves[1], case.valid, leaves[2], case.text_id, block)
-    torch.testing.assert_close(ours, wanted)
-    grads = zip(torch.autograd.grad(ours, leaves), torch.autograd.grad(wanted, leaves), strict=True)
+    expected = by_hand(leaves[0], leaves[1], case.valid, leaves[2], case.text_id, block)
+    torch.testing.assert_close(ours, expected)
+    grads = zip(torch.autograd.grad(ours, leaves), torch.autograd.grad(expected, leaves), strict=True)
     for n, (a, b) in enumerate(grads):
-        kept = (case.valid.any(1), case.valid, ...)[n]
-        torch.testing.assert_close(a[kept], b[kept])
+        valid_rows = (case.valid.any(1), case.valid, ...)[n]
+        torch.testing.assert_close(a[valid_rows], b[valid_rows])
         assert a.isfinite().all()
 
 

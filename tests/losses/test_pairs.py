@@ -21,12 +21,12 @@ def test_tiles_hold_each_pair_of_a_part_once(monkeypatch, with_parts, with_ids):
         Labels(blocks, part[blocks] if with_parts else None, ids)
         for blocks, ids in ((block, row_ids), (col_block, col_ids))
     )
-    met = NegativePairs(row_labels, col_labels, ProcessGroup())
-    seen = torch.zeros(11, 8, dtype=torch.int64)
+    pairs_of_rank = NegativePairs(row_labels, col_labels, ProcessGroup())
+    times = torch.zeros(11, 8, dtype=torch.int64)
     out = torch.zeros(11, 8, dtype=torch.bool)
-    for tile in met.tiles:
-        seen[tile.rows, tile.cols] += 1
-        left_out = met.left_out(tile)
+    for tile in pairs_of_rank.tiles:
+        times[tile.rows, tile.cols] += 1
+        left_out = pairs_of_rank.left_out(tile)
         out[tile.rows, tile.cols] = False if left_out is None else left_out
         assert tile.rows.stop - tile.rows.start <= 4
         assert tile.cols.stop - tile.cols.start <= 4
@@ -34,7 +34,7 @@ def test_tiles_hold_each_pair_of_a_part_once(monkeypatch, with_parts, with_ids):
         for j in range(8):
             same_part = bool(part[block[i]] == part[col_block[j]])
             shared_id = row_ids is not None and j in row_ids[i].tolist()
-            assert seen[i, j] == same_part
+            assert times[i, j] == same_part
             assert out[i, j] == (same_part and (bool(block[i] == col_block[j]) or shared_id))
 
 

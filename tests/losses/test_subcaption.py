@@ -81,10 +81,10 @@ def test_is_the_equations(kind, ids):
     scale = torch.tensor([6.0], dtype=torch.float64, requires_grad=True)
     leaves = (patches, sentences, scale)
     value = SubcaptionLoss()(aggregate(patches, sentences, valid, kind), sentences, valid, scale, text_id)
-    wanted = oracle(kind, patches, sentences, valid, scale, text_id)
-    torch.testing.assert_close(value, wanted.squeeze(), rtol=1e-10, atol=0)
+    expected = oracle(kind, patches, sentences, valid, scale, text_id)
+    torch.testing.assert_close(value, expected.squeeze(), rtol=1e-10, atol=0)
     grads = torch.autograd.grad(value, leaves)
-    for ours, theirs in zip(grads, torch.autograd.grad(wanted, leaves), strict=True):
+    for ours, theirs in zip(grads, torch.autograd.grad(expected, leaves), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-11)
     assert not grads[1][~valid].any()
 

@@ -77,9 +77,9 @@ def test_is_the_equations(settings, padded):
     image, text, valid = case(padded)
     value = WordPatchLoss(**settings)(image, text, valid)
     grads = torch.autograd.grad(value, (image, text))
-    wanted = oracle(image, text, valid, **settings)
-    torch.testing.assert_close(value, wanted, rtol=1e-10, atol=0)
-    for ours, theirs in zip(grads, torch.autograd.grad(wanted, (image, text)), strict=True):
+    expected = oracle(image, text, valid, **settings)
+    torch.testing.assert_close(value, expected, rtol=1e-10, atol=0)
+    for ours, theirs in zip(grads, torch.autograd.grad(expected, (image, text)), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-12)
     assert not grads[1][~valid].any()
 
@@ -94,10 +94,10 @@ def test_projections_start_as_cosines_and_learn():
         for parameter in loss.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     maps = [[m.query.weight, m.key.weight, m.value.weight] for m in (loss.from_text, loss.from_image)]
-    value, wanted = loss(image, text, valid), oracle(image, text, valid, maps=maps)
-    torch.testing.assert_close(value, wanted, rtol=1e-10, atol=0)
+    value, expected = loss(image, text, valid), oracle(image, text, valid, maps=maps)
+    torch.testing.assert_close(value, expected, rtol=1e-10, atol=0)
     leaves = list(loss.parameters())
-    for ours, theirs in zip(torch.autograd.grad(value, leaves), torch.autograd.grad(wanted, leaves), strict=True):
+    for ours, theirs in zip(torch.autograd.grad(value, leaves), torch.autograd.grad(expected, leaves), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-12)
 
 
@@ -106,11 +106,11 @@ def test_parts_are_the_whole(monkeypatch, rebuild):
     image, text, valid = case()
     loss = WordPatchLoss(rebuild=rebuild)
     whole = loss(image, text, valid)
-    wanted = torch.autograd.grad(whole, (image, text))
+    expected = torch.autograd.grad(whole, (image, text))
     monkeypatch.setattr(word_patch, "PAIRS", 3 * (N + M) ** 2)  # parts of 3 and 1 images
     parts = loss(image, text, valid)
     torch.testing.assert_close(parts, whole, rtol=1e-14, atol=0)
-    for ours, theirs in zip(torch.autograd.grad(parts, (image, text)), wanted, strict=True):
+    for ours, theirs in zip(torch.autograd.grad(parts, (image, text)), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
 
 
@@ -136,8 +136,8 @@ def test_attention_is_what_the_loss_uses():
     torch.testing.assert_close(at_text.sum(-1), torch.ones(B, N, dtype=torch.float64))
     torch.testing.assert_close(at_image.sum(-1), torch.ones(B, M, dtype=torch.float64))
     assert not at_text.masked_select(~valid[:, None, :]).any()
-    wanted = torch.stack([image[2, 3] @ text[2, k] / 0.2 for k in range(4)]).softmax(0)
-    torch.testing.assert_close(at_text[2, 3, :4], wanted)
+    expected = torch.stack([image[2, 3] @ text[2, k] / 0.2 for k in range(4)]).softmax(0)
+    torch.testing.assert_close(at_text[2, 3, :4], expected)
 
 
 def test_images_without_text_do_not_count():

@@ -21,25 +21,25 @@ WNIDS = [f"n{100 + n:08d}" for n in range(1000)]
 
 
 class Namer(ColourModel):
-    """A class is a point on a sphere by its place in OpenAI's list; a picture's red and green say which."""
+    """A class is a point on a sphere by its place in OpenAI's list; an image's red and green say which."""
 
     def encode_text(self, texts):
         self.texts += texts
-        places = []
+        indices = []
         for text in texts:
             name = text.removeprefix("a bad photo of a ").removesuffix(".")
-            places.append(imagenet_classes().index(name))
-        return torch.stack([vector(place) for place in places])
+            indices.append(imagenet_classes().index(name))
+        return torch.stack([vector(index) for index in indices])
 
     def encode_image(self, squares):
         mean = squares.float().mean((2, 3)).round()
-        found = super().encode_image(squares)
-        found.image = torch.stack([vector(int(red) * 4 + int(green)) for red, green, _ in mean])
-        return found
+        result = super().encode_image(squares)
+        result.image = torch.stack([vector(int(red) * 4 + int(green)) for red, green, _ in mean])
+        return result
 
 
-def vector(place):
-    return torch.nn.functional.normalize(torch.randn(16, generator=torch.Generator().manual_seed(place)), dim=0)
+def vector(index):
+    return torch.nn.functional.normalize(torch.randn(16, generator=torch.Generator().manual_seed(index)), dim=0)
 
 
 @pytest.fixture
@@ -47,11 +47,11 @@ def one_template(monkeypatch):
     monkeypatch.setattr("eval.benchmarks.imagenet.imagenet_templates", lambda: ("a bad photo of a {}.",))
 
 
-def picture(file, place):
+def write_image(file, index):
     from PIL import Image
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 8), (place // 4, place % 4, 0)).save(file.with_suffix(".png"))
+    Image.new("RGB", (8, 8), (index // 4, index % 4, 0)).save(file.with_suffix(".png"))
 
 
 def test_openai_s_names_hold_two_pairs_of_twins():
@@ -66,40 +66,40 @@ def test_openai_s_names_hold_two_pairs_of_twins():
 def test_imagenet_s_labels_are_ranks_of_wnids_and_twins_take_the_first(tmp_path, one_template):
     for wnid in WNIDS:
         (tmp_path / "imagenet" / "val" / wnid).mkdir(parents=True)
-    for place in range(1000):
-        right = place if place != 5 else 6
-        picture(tmp_path / "imagenet" / "val" / WNIDS[place] / "ILSVRC2012_val_00000001", right)
-    found = imagenet(Namer(), EvalContext(tmp_path, batch_size=500))
-    hits = found.items["imagenet"].columns["top1"]
-    missed = [place for place, hit in enumerate(hits) if not hit]
-    # the second of two equal classes is never chosen; a picture of the second shows the second's own vector
+    for index in range(1000):
+        right = index if index != 5 else 6
+        write_image(tmp_path / "imagenet" / "val" / WNIDS[index] / "ILSVRC2012_val_00000001", right)
+    result = imagenet(Namer(), EvalContext(tmp_path, batch_size=500))
+    hits = result.items["imagenet"].columns["top1"]
+    missed = [index for index, hit in enumerate(hits) if not hit]
+    # the second of two equal classes is never chosen; an image of the second shows the second's own vector
     assert 5 in missed
-    assert found.numbers["imagenet/images"] == 1000
+    assert result.numbers["imagenet/images"] == 1000
     # vectors of 744 and 837 are those of their names' first places
-    assert found.items["imagenet"].columns["tied"][657]
-    assert found.items["imagenet"].columns["top1"][657]
-    assert not found.items["imagenet"].columns["top1"][744]
-    assert found.numbers["imagenet/top5"] >= found.numbers["imagenet/top1"] > 0.98
-    assert (found.settings["classes"], found.settings["classes present"]) == (1000, 1000)
+    assert result.items["imagenet"].columns["tied"][657]
+    assert result.items["imagenet"].columns["top1"][657]
+    assert not result.items["imagenet"].columns["top1"][744]
+    assert result.numbers["imagenet/top5"] >= result.numbers["imagenet/top1"] > 0.98
+    assert (result.settings["classes"], result.settings["classes present"]) == (1000, 1000)
 
 
 def test_the_second_of_equal_classes_misses(tmp_path):
     images = [ImagePixels(str(n), np.full((4, 4, 3), (255, 0, 0), np.uint8)) for n in range(2)]
     data = LabelledImages(images, [0, 2], ["red", "blue", "red"])
-    found = classify_images("twins", ColourModel(), EvalContext(tmp_path), data, ("{}",), "")
-    assert found.items["twins"].columns["top1"] == [True, False]
-    assert found.items["twins"].columns["rank"] == [0, 1]
-    assert found.numbers["twins/ties"] == 1.0
-    assert found.numbers["twins/class_mean_top1"] == 0.5
+    result = classify_images("twins", ColourModel(), EvalContext(tmp_path), data, ("{}",), "")
+    assert result.items["twins"].columns["top1"] == [True, False]
+    assert result.items["twins"].columns["rank"] == [0, 1]
+    assert result.numbers["twins/ties"] == 1.0
+    assert result.numbers["twins/class_mean_top1"] == 0.5
 
 
 def test_imagenet_v2_s_labels_are_its_folders_numbers(tmp_path, one_template):
     folder = tmp_path / "imagenetv2-matched-frequency-format-val"
-    for place in (0, 1, 2, 10, 100, 999):
-        picture(folder / str(place) / "a", place)
-    found = imagenet_v2(Namer(), EvalContext(tmp_path))
-    assert found.numbers["imagenet_v2/top1"] == 1.0
-    assert found.items["imagenet_v2"].columns["class"][3] == imagenet_classes()[100]
+    for index in (0, 1, 2, 10, 100, 999):
+        write_image(folder / str(index) / "a", index)
+    result = imagenet_v2(Namer(), EvalContext(tmp_path))
+    assert result.numbers["imagenet_v2/top1"] == 1.0
+    assert result.items["imagenet_v2"].columns["class"][3] == imagenet_classes()[100]
     (folder / "tench").mkdir()
     with pytest.raises(ValueError, match="must hold folders 0 to 999, got tench"):
         imagenet_v2(Namer(), EvalContext(tmp_path))
@@ -107,10 +107,10 @@ def test_imagenet_v2_s_labels_are_its_folders_numbers(tmp_path, one_template):
 
 def test_imagenet_a_s_classes_are_its_folders(tmp_path, one_template):
     (tmp_path / "imagenet_wnids.txt").write_text("\n".join(WNIDS))
-    for place in (3, 40, 500):
-        picture(tmp_path / "imagenet-a" / WNIDS[place] / "x", place)
-    found = imagenet_a(Namer(), EvalContext(tmp_path))
-    assert (found.numbers["imagenet_a/top1"], found.settings["classes"]) == (1.0, 3)
+    for index in (3, 40, 500):
+        write_image(tmp_path / "imagenet-a" / WNIDS[index] / "x", index)
+    result = imagenet_a(Namer(), EvalContext(tmp_path))
+    assert (result.numbers["imagenet_a/top1"], result.settings["classes"]) == (1.0, 3)
     (tmp_path / "imagenet-a" / "n99999999").mkdir()
     with pytest.raises(ValueError, match="must hold folders of ImageNet-1k's wnids, got n99999999"):
         imagenet_a(Namer(), EvalContext(tmp_path))
@@ -119,7 +119,7 @@ def test_imagenet_a_s_classes_are_its_folders(tmp_path, one_template):
         imagenet_a(Namer(), EvalContext(tmp_path))
     with pytest.raises(FileNotFoundError, match="holds no imagenet-r; --root must be the folder above"):
         imagenet_r(Namer(), EvalContext(tmp_path))
-    picture(tmp_path / "imagenet" / "val" / WNIDS[0] / "x", 0)
+    write_image(tmp_path / "imagenet" / "val" / WNIDS[0] / "x", 0)
     with pytest.raises(ValueError, match="val must hold 1000 folders, got 1"):
         imagenet(Namer(), EvalContext(tmp_path))
 

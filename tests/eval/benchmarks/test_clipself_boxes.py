@@ -42,7 +42,7 @@ def test_things_and_stuff_in_three_ways(tmp_path):
         coco_panoptic_clipself(ColourModel(), EvalContext(tmp_path, fit=clipself_boxes.longest))
 
 
-def test_the_cache_knows_the_larger_picture_from_the_small_one(tmp_path):
+def test_the_cache_knows_the_larger_image_from_the_small_one(tmp_path):
     write_panoptic(tmp_path)
     cache = Cache(tmp_path / "cache")
     first = coco_panoptic_clipself(ColourModel(), EvalContext(tmp_path, cache=cache))
@@ -52,7 +52,7 @@ def test_the_cache_knows_the_larger_picture_from_the_small_one(tmp_path):
 
 
 def write_noise(root):
-    """A picture of 40×30 of noise, three segments of ragged shape, and four classes more."""
+    """An image of 40×30 of noise, three segments of ragged shape, and four classes more."""
     write_panoptic(root)
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(root / "val2017" / "000000000005.png")
@@ -75,9 +75,9 @@ def write_noise(root):
 
 
 def shows(mask, side):
-    """Whether each patch of a grid over the picture's longer side shows a mask, by the definition of bicubic."""
+    """Whether each patch of a grid over the image's longer side shows a mask, by the definition of bicubic."""
     height, width = mask.shape
-    found = torch.zeros(side, side, dtype=torch.float64)
+    shown = torch.zeros(side, side, dtype=torch.float64)
     down, across = round(height * side / width), side
     for i in range(down):
         for j in range(across):
@@ -87,8 +87,8 @@ def shows(mask, side):
                 for c in range(int(np.floor(x)) - 1, int(np.floor(x)) + 3):
                     cell = mask[min(max(r, 0), height - 1), min(max(c, 0), width - 1)]
                     total += cubic(y - r) * cubic(x - c) * float(cell)
-            found[i, j] = total > 1e-9
-    return found
+            shown[i, j] = total > 1e-9
+    return shown
 
 
 def test_all_ways_against_loops(tmp_path, monkeypatch):
@@ -173,5 +173,5 @@ def test_patches_by_hand(monkeypatch):
     ],
 )
 def test_what_is_cut_out(tmp_path, xywh, thing, box):
-    picture = SegmentedImage(ImageFile(tmp_path, "a", (40, 30)), [])
-    assert segment_crop(picture, Segment((0, 0, 1, 1), xywh, 0, thing, None)).box == box
+    image = SegmentedImage(ImageFile(tmp_path, "a", (40, 30)), [])
+    assert segment_crop(image, Segment((0, 0, 1, 1), xywh, 0, thing, None)).box == box

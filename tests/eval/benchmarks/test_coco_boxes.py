@@ -50,7 +50,7 @@ def test_single_boxes_and_the_cache(tmp_path):
         hits: dict = {}
         for hit, label in zip(columns[mean.value], columns["label"], strict=True):
             hits.setdefault(label if mean.group else 0, []).append(hit)
-        shares = [sum(own) / len(own) for own in hits.values()]
+        shares = [sum(group_hits) / len(group_hits) for group_hits in hits.values()]
         assert result.numbers[name] == pytest.approx(sum(shares) / len(shares))
     assert len(table.means) == 4
     assert coco_boxes(ColourModel(), EvalContext(tmp_path, cache=cache)) == result
@@ -66,16 +66,16 @@ def test_classes_are_in_the_order_of_their_ids(tmp_path):
     write_coco(tmp_path)
     data = read_coco(tmp_path, skip_missing=False)
     assert data.classes == ("red", "green", "blue")
-    assert [[box.label for box in picture.boxes] for picture in data.images] == [[0, 1], [1, 1, 0]]
+    assert [[box.label for box in image.boxes] for image in data.images] == [[0, 1], [1, 1, 0]]
     assert data.images[0].boxes[1].box == (0.5, 0.0, 1.0, 1.0)
 
 
-def test_lvis_pictures_come_by_url_from_both_folders(tmp_path):
+def test_lvis_images_come_by_url_from_both_folders(tmp_path):
     write_lvis(tmp_path)
     data = read_lvis(tmp_path, skip_missing=False)
     assert data.classes == ("deep red (colour)", "deep blue (colour)", "deep green (colour)")
     assert [p.image.file.parent.name for p in data.images] == ["val2017", "train2017"]
-    assert [[box.label for box in picture.boxes] for picture in data.images] == [[1], [2]]
+    assert [[box.label for box in image.boxes] for image in data.images] == [[1], [2]]
     numbers = lvis_boxes(ColourModel(), EvalContext(tmp_path)).numbers
     assert (numbers["lvis_boxes/top1"], numbers["lvis_boxes/boxes"]) == (0.5, 2)
 
@@ -86,7 +86,7 @@ def change(file, section, index, **fields):
     write_json(file, document)
 
 
-def test_boxes_that_leave_the_picture_or_have_no_area_are_counted(tmp_path):
+def test_boxes_that_leave_the_image_or_have_no_area_are_counted(tmp_path):
     file = write_coco(tmp_path)
     change(file, "annotations", 0, bbox=[3, 4, 0, 5])
     change(file, "annotations", 1, bbox=[20, 0, 30, 20])
@@ -96,13 +96,13 @@ def test_boxes_that_leave_the_picture_or_have_no_area_are_counted(tmp_path):
     assert data.counts == {
         "box without area": 1, "box outside its image": 1, "box cut at its image's border": 1
     }  # fmt: skip
-    assert [box.box for picture in data.images for box in picture.boxes[:1]] == [(0.5, 0, 1, 1)] * 2
+    assert [box.box for image in data.images for box in image.boxes[:1]] == [(0.5, 0, 1, 1)] * 2
     result = coco_boxes(ColourModel(), EvalContext(tmp_path))
     assert result.numbers["coco_boxes/boxes"] == 3
     assert result.settings["counts"] == result.counts == dict(data.counts)
 
 
-def test_missing_pictures_stop_the_run_or_are_counted(tmp_path):
+def test_missing_images_stop_the_run_or_are_counted(tmp_path):
     write_coco(tmp_path)
     (tmp_path / "val2017" / "000000000002.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of the 2 files of .*json are missing, such as .*2\.png"):
@@ -158,12 +158,12 @@ def test_lvis_refuses_other_urls_and_gaps_in_the_ids(tmp_path):
         read_lvis(tmp_path, skip_missing=False)
 
 
-def test_pictures_of_another_size_or_kind_are_refused(tmp_path):
+def test_images_of_another_size_or_kind_are_refused(tmp_path):
     change(write_coco(tmp_path), "images", 0, width=41)
     with pytest.raises(ValueError, match=r"1\.png must have 41×20 pixels, as its annotation says, got 40×20"):
         coco_boxes(ColourModel(), EvalContext(tmp_path))
     write_coco(tmp_path)
-    (tmp_path / "val2017" / "000000000001.png").write_bytes(b"no picture")
+    (tmp_path / "val2017" / "000000000001.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"1\.png is not an image that can be read"):
         coco_boxes(ColourModel(), EvalContext(tmp_path))
 
@@ -185,7 +185,7 @@ def _low(t, side):
 
 
 def crop(grid, box, size):
-    """The mean of the samples inside a box x, y, w, h of a picture of ``size``, about one per cell."""
+    """The mean of the samples inside a box x, y, w, h of an image of ``size``, about one per cell."""
     side = len(grid)
     x, w = box[0] / size[0] * side, box[2] / size[0] * side
     y, h = box[1] / size[1] * side, box[3] / size[1] * side
@@ -219,7 +219,7 @@ def test_photographs_equal_a_loop_over_the_dense_map(shared):
     names = {c["id"]: c["name"] for c in document["categories"]}
     order = sorted(names)
     vectors = class_vectors(model.encode_text, [names[i] for i in order], imagenet_templates()).double().numpy()
-    expected, places = [], []
+    expected, ranks = [], []
     for image in document["images"]:
         photograph = Image.open(root / "val2017" / image["file_name"])
         pixels = np.array(photograph.convert("RGB").resize((64, 64), Image.Resampling.BICUBIC))
@@ -229,12 +229,12 @@ def test_photographs_equal_a_loop_over_the_dense_map(shared):
             if annotation["image_id"] == image["id"]:
                 expected.append(crop(grid, annotation["bbox"], photograph.size))
                 scores = vectors @ expected[-1]
-                places.append(int((scores > scores[order.index(annotation["category_id"])]).sum()))
+                ranks.append(int((scores > scores[order.index(annotation["category_id"])]).sum()))
     pooled = torch.cat(model.regions).double().numpy()
     assert len(expected) == len(document["annotations"]) > 300
     assert np.ptp(pooled, axis=0).max() > 0.1
     np.testing.assert_allclose(pooled, np.stack(expected), atol=5e-6)
-    one = 1 / len(places)  # a near tie may fall to either side
-    assert result.numbers["coco_boxes/top1"] == pytest.approx(np.mean(np.array(places) < 1), abs=one)
-    assert result.numbers["coco_boxes/top5"] == pytest.approx(np.mean(np.array(places) < 5), abs=one)
-    assert (result.numbers["coco_boxes/boxes"], result.counts) == (len(places), {})
+    share = 1 / len(ranks)  # a near tie may fall to either side
+    assert result.numbers["coco_boxes/top1"] == pytest.approx(np.mean(np.array(ranks) < 1), abs=share)
+    assert result.numbers["coco_boxes/top5"] == pytest.approx(np.mean(np.array(ranks) < 5), abs=share)
+    assert (result.numbers["coco_boxes/boxes"], result.counts) == (len(ranks), {})

@@ -51,7 +51,7 @@ def test_the_published_first_line_may_be_empty(tmp_path):
     assert result.items["urban1k/text_to_image"].columns["text"] == ["A red street.", "A green street.", ""]
 
 
-def test_urban1k_refuses_a_picture_without_caption_and_missing_pictures(tmp_path):
+def test_urban1k_refuses_an_image_without_caption_and_missing_images(tmp_path):
     folder = releases.write_urban1k(tmp_path)
     (folder / "image" / "2.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of the 3 files of .*caption are missing, such as .*2\.jpg"):
@@ -75,13 +75,13 @@ def test_sharegpt4v_reads_the_first_of_the_list_and_no_further(tmp_path, monkeyp
     assert list(result.settings["files"]) == [f"{file.name}[:6]"]
     assert measures(result)["R@5"] == 1.0
     assert measures(result)["R@1"] == 1.0
-    assert measures(result)["strict_R@1"] == 0.0  # two pictures of each colour
+    assert measures(result)["strict_R@1"] == 0.0  # two images of each colour
     assert measures(result)["ties"] == 1.0
     with pytest.raises(ValueError, match="row 6 is not JSON, or the file is cut"):
         sharegpt4v_1k(model, EvalContext(tmp_path))
     (tmp_path / "flat").mkdir()
-    for picture in (tmp_path / "sam" / "images").iterdir():  # FG-CLIP's folder, by name alone
-        picture.rename(tmp_path / picture.name)
+    for image_file in (tmp_path / "sam" / "images").iterdir():  # FG-CLIP's folder, by name alone
+        image_file.rename(tmp_path / image_file.name)
     assert _first("sharegpt4v_1k", 6, model, EvalContext(tmp_path)).numbers == result.numbers
     file.write_text(json.dumps([{"image": "a.jpg", "conversations": [{"value": "x"}]}]))
     with pytest.raises(
@@ -98,7 +98,7 @@ def test_sharegpt4v_reads_the_first_of_the_list_and_no_further(tmp_path, monkeyp
 
 def test_docci_s_splits(tmp_path):
     file = releases.write_docci(tmp_path)
-    result, more = (one(ColourModel(), EvalContext(tmp_path)) for one in (docci, docci_goal))
+    result, more = (benchmark(ColourModel(), EvalContext(tmp_path)) for benchmark in (docci, docci_goal))
     assert result.settings["images"] == 3
     assert list(result.settings["files"]) == ["docci_descriptions.jsonlines"]
     assert measures(result)["R@1"] == 1.0
@@ -118,8 +118,8 @@ def test_dci_s_protocols_read_other_texts(tmp_path):
     folder = releases.write_dci(tmp_path)
     model = ColourModel()
     result = dci(model, EvalContext(tmp_path))
-    pictures = result.items["dci/image_to_text"].columns["image"]
-    assert pictures == ["sa_1.jpg", "sa_3.jpg", "sa_2.jpg", "sa_0.jpg"]  # train, valid, test
+    images = result.items["dci/image_to_text"].columns["image"]
+    assert images == ["sa_1.jpg", "sa_3.jpg", "sa_2.jpg", "sa_0.jpg"]  # train, valid, test
     assert result.items["dci/text_to_image"].columns["text"][:2] == [
         "A green thing. All of it is green. It is 3. 5 m high",
         "A red thing",
@@ -177,10 +177,10 @@ def test_albef_s_list_gives_the_same_numbers(tmp_path):
 
 def test_val2017_takes_five_captions_or_all_and_sorts_by_id(tmp_path):
     file = releases.write_val2017(tmp_path)
-    result, every = (one(ColourModel(), EvalContext(tmp_path)) for one in (coco_val2017, coco_val2017_all))
+    result, every = (benchmark(ColourModel(), EvalContext(tmp_path)) for benchmark in (coco_val2017, coco_val2017_all))
     assert (result.settings["texts"], every.settings["texts"]) == (15, 18)
     assert result.items["coco_val2017/image_to_text"].columns["image"] == [f"{n:012d}.jpg" for n in (10, 20, 30)]
-    # "red and something" stands under the red picture and the blue one
+    # "red and something" stands under the red image and the blue one
     assert measures(result)["R@1"] == pytest.approx(14 / 15)
     assert measures(result, "image_to_text")["R@1"] == 1.0
     assert measures(result, "image_to_text")["ties"] == pytest.approx(1 / 3)
@@ -194,9 +194,9 @@ def test_val2017_takes_five_captions_or_all_and_sorts_by_id(tmp_path):
 def test_flickr_s_sets_differ_and_quotes_stay_outside(tmp_path):
     file = releases.write_flickr(tmp_path)
     model = ColourModel()
-    found = [one(model, EvalContext(tmp_path)) for one in (flickr30k, flickr30k_val, flickr30k_all)]
-    assert [result.settings["images"] for result in found] == [2, 1, 4]
-    assert [result.settings["texts"] for result in found] == [10, 5, 20]
+    results = [benchmark(model, EvalContext(tmp_path)) for benchmark in (flickr30k, flickr30k_val, flickr30k_all)]
+    assert [result.settings["images"] for result in results] == [2, 1, 4]
+    assert [result.settings["texts"] for result in results] == [10, 5, 20]
     assert 'A "red" thing, seen from above' in model.texts
     file.write_text("1.jpg no tab\n")
     with pytest.raises(ValueError, match=r"token, line 1 must be NAME#N, a tab and a caption, got '1.jpg no tab'"):

@@ -43,19 +43,19 @@ class Attentive(ColourModel):
 
 
 def test_the_point_must_lie_strictly_inside():
-    drawn = torch.zeros(10, 20)
-    drawn[4, 7] = drawn[8, 8] = 1.0  # equal: the first row by row counts
-    assert peak_is_inside(drawn, [(6, 3, 8, 5)])
-    assert not peak_is_inside(drawn, [(7, 3, 9, 5)])
-    assert not peak_is_inside(drawn, [(6, 3, 7, 5)])
-    assert not peak_is_inside(drawn, [(7.5, 7, 9, 9)])
-    assert peak_is_inside(drawn, [(0, 0, 2, 2), (6.9, 3.9, 7.1, 4.1)])
+    pixel_map = torch.zeros(10, 20)
+    pixel_map[4, 7] = pixel_map[8, 8] = 1.0  # equal: the first row by row counts
+    assert peak_is_inside(pixel_map, [(6, 3, 8, 5)])
+    assert not peak_is_inside(pixel_map, [(7, 3, 9, 5)])
+    assert not peak_is_inside(pixel_map, [(6, 3, 7, 5)])
+    assert not peak_is_inside(pixel_map, [(7.5, 7, 9, 9)])
+    assert peak_is_inside(pixel_map, [(0, 0, 2, 2), (6.9, 3.9, 7.1, 4.1)])
 
 
-def test_a_map_is_drawn_to_the_picture_s_shape():
-    drawn = upsample_map(torch.tensor([0.0, 1.0, 0.0, 0.0]), (40, 20))
-    assert drawn.shape == (20, 40)
-    y, x = divmod(int(drawn.argmax()), 40)
+def test_a_map_is_drawn_to_the_image_s_shape():
+    pixel_map = upsample_map(torch.tensor([0.0, 1.0, 0.0, 0.0]), (40, 20))
+    assert pixel_map.shape == (20, 40)
+    y, x = divmod(int(pixel_map.argmax()), 40)
     assert y < 10
     assert x >= 20
 
@@ -63,31 +63,31 @@ def test_a_map_is_drawn_to_the_picture_s_shape():
 def test_overlap_in_whole_pixels_against_a_loop():
     rng = np.random.default_rng(0)
     for _ in range(50):
-        one, other = (tuple(float(v) for v in rng.integers(1, 20, 4)) for _ in range(2))
+        box, other_box = (tuple(float(v) for v in rng.integers(1, 20, 4)) for _ in range(2))
 
         def covered(box):
             x, y, width, height = map(int, box)
             return {(i, j) for i in range(x, x + width) for j in range(y, y + height)}
 
-        both, any_ = covered(one) & covered(other), covered(one) | covered(other)
-        columns, rows = ({p[i] for p in both} for i in (0, 1))
+        intersection, union = covered(box) & covered(other_box), covered(box) | covered(other_box)
+        columns, rows = ({p[i] for p in intersection} for i in (0, 1))
         thin = len(columns) < 2 or len(rows) < 2  # a common line of one pixel counts as nothing, as published
-        assert overlap(one, other) == pytest.approx(0.0 if thin else len(both) / len(any_))
+        assert overlap(box, other_box) == pytest.approx(0.0 if thin else len(intersection) / len(union))
 
 
 def test_the_best_box_weighs_its_sum_by_its_area():
-    drawn = torch.zeros(20, 20)
-    drawn[5:10, 5:10] = 1.0
+    pixel_map = torch.zeros(20, 20)
+    pixel_map[5:10, 5:10] = 1.0
     right, whole, corner = (5.0, 5.0, 5.0, 5.0), (0.0, 0.0, 20.0, 20.0), (0.0, 0.0, 3.0, 3.0)
-    assert best_box_is_right(drawn, [whole, right, corner], [(5, 5, 10, 10)])
-    assert best_box_is_right(drawn, [whole, right, corner], [(0, 0, 3, 3), (5, 5, 10, 11)])  # any box of the phrase
-    assert not best_box_is_right(drawn, [whole, corner], [(5, 5, 10, 10)])
-    assert not best_box_is_right(drawn, [], [(5, 5, 10, 10)])
-    assert not best_box_is_right(drawn, [(5.0, 5.0, 0.0, 5.0)], [(5, 5, 10, 10)])
+    assert best_box_is_right(pixel_map, [whole, right, corner], [(5, 5, 10, 10)])
+    assert best_box_is_right(pixel_map, [whole, right, corner], [(0, 0, 3, 3), (5, 5, 10, 11)])  # any box of the phrase
+    assert not best_box_is_right(pixel_map, [whole, corner], [(5, 5, 10, 10)])
+    assert not best_box_is_right(pixel_map, [], [(5, 5, 10, 10)])
+    assert not best_box_is_right(pixel_map, [(5.0, 5.0, 0.0, 5.0)], [(5, 5, 10, 10)])
 
 
 def write_entities(root):
-    """One picture of test, red left and blue right, and one of train."""
+    """One image of test, red left and blue right, and one of train."""
     folder = root / "flickr30k_entities"
     for name in ("Sentences", "Annotations"):
         (folder / name).mkdir(parents=True)
@@ -138,8 +138,8 @@ def write_refcoco(root, dets=True):
     name = "COCO_train2014_000000000004.jpg"
     paint(root / "train2014" / name, (40, 20), ("red", (0, 0, 20, 20)), ("blue", (20, 0, 40, 20)))
     refs = [
-        {"ref_id": n, "ann_id": ann, "image_id": 4, "split": split, "sentences": [{"sent": s} for s in said]}
-        for n, (ann, split, said) in enumerate(
+        {"ref_id": n, "ann_id": ann, "image_id": 4, "split": split, "sentences": [{"sent": s} for s in expressions]}
+        for n, (ann, split, expressions) in enumerate(
             [(1, "train", ["no"]), (1, "testA", ["red thing", "blue thing"]), (2, "val", ["the blue"])]
         )
     ]
@@ -235,7 +235,7 @@ def test_segmented_classes_one_by_one(tmp_path):
     assert columns["pixels"] == [int((labels == n).sum()) for n in (0, 1)]
     assert result.numbers["segmentation:s/mean_IoU"] == pytest.approx(sum(columns["IoU"]) / 2)
     low, high = intervals(table, 10)["segmentation:s/mean_IoU"]
-    assert low == high == pytest.approx(result.numbers["segmentation:s/mean_IoU"])  # one picture, drawn again
+    assert low == high == pytest.approx(result.numbers["segmentation:s/mean_IoU"])  # one image, drawn again
     share = sum(columns["intersection"]) / sum(columns["pixels"])
     assert (
         result.numbers["segmentation:s/pixel_accuracy"]
@@ -246,13 +246,18 @@ def test_segmented_classes_one_by_one(tmp_path):
 
 def test_mean_iou_against_scikit_learn():
     rng = np.random.default_rng(0)
-    right, found = rng.integers(0, 4, 500), rng.integers(0, 5, 500)  # the last of six neither stands nor is predicted
-    maps = [torch.from_numpy(labels).view(2, 10, 25) for labels in (right, found)]
-    per_map = [overlaps(one, other, 6) for one, other in zip(*maps, strict=True)]
-    rows = torch.cat([torch.cat([torch.full((len(own), 1), number), own], dim=1) for number, own in enumerate(per_map)])
+    right, predicted = (
+        rng.integers(0, 4, 500),
+        rng.integers(0, 5, 500),
+    )  # the last of six neither stands nor is predicted
+    maps = [torch.from_numpy(labels).view(2, 10, 25) for labels in (right, predicted)]
+    per_map = [overlaps(labels, prediction, 6) for labels, prediction in zip(*maps, strict=True)]
+    rows = torch.cat(
+        [torch.cat([torch.full((len(overlap), 1), number), overlap], dim=1) for number, overlap in enumerate(per_map)]
+    )
     numbers = numbers_of(iou_items("x", rows, ["a.png", "b.png"], list("abcdef")))
-    assert numbers["x/mean_IoU"] == pytest.approx(jaccard_score(right, found, average="macro"))
-    assert numbers["x/pixel_accuracy"] == pytest.approx((right == found).mean())
+    assert numbers["x/mean_IoU"] == pytest.approx(jaccard_score(right, predicted, average="macro"))
+    assert numbers["x/pixel_accuracy"] == pytest.approx((right == predicted).mean())
 
 
 def test_label_maps_without_a_pixel_are_refused(tmp_path):
@@ -299,7 +304,7 @@ def test_class_names_that_are_none(tmp_path, content, message):
 
 
 def test_the_oracle_is_labelled_and_always_right(tmp_path):
-    """The pictures are all alike: nobody could tell them apart, but the oracle has seen the answers."""
+    """The images are all alike: nobody could tell them apart, but the oracle has seen the answers."""
     for number in range(3):
         releases.plain(tmp_path / f"{number}.png", "red")
     table = [{"image": f"{n}.png", "caption": f"a {colour} thing"} for n, colour in enumerate(COLOURS)]

@@ -68,7 +68,7 @@ def test_limits_of_the_area(tmp_path, wide, high, counts):
     assert len(read(tmp_path).images[0].segments) == counts
 
 
-def test_at_most_so_many_segments_of_a_picture(tmp_path, monkeypatch):
+def test_at_most_so_many_segments_of_an_image(tmp_path, monkeypatch):
     monkeypatch.setattr(panoptic_files, "MOST_SEGMENTS", 1)
     write_panoptic(tmp_path)
     data = read(tmp_path)
@@ -76,7 +76,7 @@ def test_at_most_so_many_segments_of_a_picture(tmp_path, monkeypatch):
     assert data.counts == {"segment after the first 1 of an image": 3}
 
 
-def test_missing_maps_and_pictures(tmp_path):
+def test_missing_maps_and_images(tmp_path):
     write_panoptic(tmp_path)
     file = tmp_path / "annotations" / "panoptic_val2017" / "000000000005.png"
     data = file.read_bytes()

@@ -29,28 +29,28 @@ def test_real_captions_of_coco(shared):
             torch.nn.init.normal_(weight, std=0.3)  # so that answers differ by more than rounding
     model = EvaluationModel(encoder, torch.device("cpu"))
     result = coco_val2017(model, EvalContext(root))
-    own: dict[int, list[str]] = {}
+    captions_of: dict[int, list[str]] = {}
     for annotation in document["annotations"]:
-        own.setdefault(annotation["image_id"], []).append(annotation["caption"])
-    captions = {image["file_name"]: own[image["id"]][:5] for image in document["images"]}
+        captions_of.setdefault(annotation["image_id"], []).append(annotation["caption"])
+    captions = {image["file_name"]: captions_of[image["id"]][:5] for image in document["images"]}
     table = result.items["coco_val2017/text_to_image"].columns
-    found: dict[str, list[str]] = {}
+    texts_of: dict[str, list[str]] = {}
     for image, text in zip(table["image"], table["text"], strict=True):
-        found.setdefault(image, []).append(text)
-    assert found == captions
-    names = list(found)
-    pictures = {
+        texts_of.setdefault(image, []).append(text)
+    assert texts_of == captions
+    names = list(texts_of)
+    vectors = {
         name: model.encode_image(pixels(centre_crop, ImageFile(root / "val2017" / name, name), 16)[None])
         .image[0]
         .double()
         for name in names
     }
-    stack = torch.stack([pictures[name] for name in names])
+    stack = torch.stack([vectors[name] for name in names])
     ranks = []
     for image, text in zip(table["image"], table["text"], strict=True):
         scores = stack @ model.encode_text([text])[0].double()
         ranks.append(int((scores > scores[names.index(image)]).sum()))
-    off = [abs(one - other) for one, other in zip(ranks, table["rank"], strict=True)]
+    off = [abs(expected - rank) for expected, rank in zip(ranks, table["rank"], strict=True)]
     assert sum(off) <= 2  # of 250 queries: neighbours closer than rounding
     assert len(set(ranks)) > 20
 
@@ -69,6 +69,6 @@ def test_real_captions_of_docci_are_cut_as_the_tokenizer_says(shared, tmp_path):
     cut = sum(len(Tokenizer(10_000)(record["description"])) > 77 for record in records)
     assert 20 < cut <= 40
     assert result.counts == {"text cut at 77 tokens": cut}
-    assert measures(result)["ties"] == 1.0  # all pictures are alike
+    assert measures(result)["ties"] == 1.0  # all images are alike
     assert measures(result)["strict_R@1"] == 0.0
     assert measures(result)["R@1"] == 1.0

@@ -16,36 +16,36 @@ def black():
     return Image.new("RGB", (160, 80), "black")
 
 
-def without_margin(drawn):
+def without_margin(image):
     wide = margin(black())
-    return np.asarray(drawn).astype(int)[wide:-wide, wide:-wide]
+    return np.asarray(image).astype(int)[wide:-wide, wide:-wide]
 
 
 def test_the_ring_is_where_the_map_is_largest():
     heat = torch.zeros(16)
     heat[4 * 2 + 3] = 1.0  # third row, last column
-    drawn = without_margin(overlay(black(), heat))
-    white = np.argwhere((drawn[..., :3] == 255).all(-1))
+    pixels = without_margin(overlay(black(), heat))
+    white = np.argwhere((pixels[..., :3] == 255).all(-1))
     y, x = white.mean(0)
     assert 40 < y < 60  # row 2 of 4 of 80 pixels
     assert 120 < x < 160  # column 3 of 4 of 160 pixels
-    cold, warm = drawn[5, 5], drawn[50, 125]
+    cold, warm = pixels[5, 5], pixels[50, 125]
     assert cold[0] > cold[1]  # viridis begins in purple
     assert warm[1] > warm[0]  # and goes through green
 
 
 def test_a_ring_at_any_edge_is_whole():
-    whole = overlay(black(), torch.eye(16)[5])
-    ring = (np.asarray(whole)[..., :3] == 255).all(-1) & (np.asarray(whole)[..., 3] > 0)
+    image = overlay(black(), torch.eye(16)[5])
+    ring = (np.asarray(image)[..., :3] == 255).all(-1) & (np.asarray(image)[..., 3] > 0)
     for corner in (0, 3, 12, 15):
         # so steep that the bicubic map is largest in the corner's own pixel
         heat = torch.full((16,), -1000.0)
         heat[corner] = 1.0
-        drawn = np.asarray(overlay(black(), heat))
-        found = (drawn[..., :3] == 255).all(-1) & (drawn[..., 3] > 0)
-        assert abs(int(found.sum()) - int(ring.sum())) <= 2
-        assert found[:, 0].sum() == found[:, -1].sum() == found[0].sum() == found[-1].sum() == 0  # black is outside
-    assert with_margin(black()).size == whole.size
+        pixels = np.asarray(overlay(black(), heat))
+        white = (pixels[..., :3] == 255).all(-1) & (pixels[..., 3] > 0)
+        assert abs(int(white.sum()) - int(ring.sum())) <= 2
+        assert white[:, 0].sum() == white[:, -1].sum() == white[0].sum() == white[-1].sum() == 0  # black is outside
+    assert with_margin(black()).size == image.size
     assert np.asarray(with_margin(black()))[0, 0, 3] == 0
 
 
@@ -54,9 +54,9 @@ def test_each_map_has_a_scale_of_its_own_and_its_peak_above_it():
     maps[1] *= 1e-2
     assert np.array_equal(overlay(black(), maps[1]), overlay(black(), maps[1] * 100))
     heat = Heat(torch.stack([12.4 * torch.eye(16)[3], torch.full((16,), 0.5)]), "attention")
-    said = [text.get_text() for text in heat_figure(black(), ["a Red cube", "the ball"], heat, "title").texts]
-    assert said[:4] == ["title", "image", "a Red cube\npeak 12.4", "the ball\npeak 0.5"]
-    assert {"lowest", "peak", "attention"} <= set(said)
+    texts = [text.get_text() for text in heat_figure(black(), ["a Red cube", "the ball"], heat, "title").texts]
+    assert texts[:4] == ["title", "image", "a Red cube\npeak 12.4", "the ball\npeak 0.5"]
+    assert {"lowest", "peak", "attention"} <= set(texts)
 
 
 def test_maps_that_say_nothing_are_drawn_too():

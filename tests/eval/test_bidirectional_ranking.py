@@ -10,18 +10,18 @@ from eval.metrics.ranking import NEVER, Ties
 
 
 def scored(matrix):
-    """Embeddings of 4 pictures and 8 texts whose products are ``matrix`` [texts, pictures]."""
+    """Embeddings of 4 images and 8 texts whose products are ``matrix`` [texts, images]."""
     return torch.eye(4), torch.tensor(matrix, dtype=torch.float32)
 
 
 OWNER = torch.tensor([0, 0, 1, 1, 1, 2, 3, 3])
 MATRIX = [
     [0.9, 0.1, 0.1, 0.1],  # right
-    [0.5, 0.5, 0.1, 0.1],  # tied with picture 1
+    [0.5, 0.5, 0.1, 0.1],  # tied with image 1
     [0.7, 0.6, 0.8, 0.1],  # third
     [0.1, 0.4, 0.1, 0.1],  # right
     [0.2, 0.2, 0.2, 0.2],  # tied with all
-    [0.3, 0.9, 0.8, 0.8],  # second, tied with picture 3
+    [0.3, 0.9, 0.8, 0.8],  # second, tied with image 3
     [0.0, 0.0, 0.0, 0.8],  # right
     [0.1, 0.2, 0.3, 0.0],  # last
 ]
@@ -29,18 +29,18 @@ MATRIX = [
 
 @pytest.mark.parametrize("keep", [0, 1 << 20])
 @pytest.mark.parametrize("height", [1, 3, 1024])
-def test_four_pictures_and_eight_texts_by_hand(keep, height, monkeypatch):
+def test_four_images_and_eight_texts_by_hand(keep, height, monkeypatch):
     monkeypatch.setattr("eval.metrics.bidirectional_ranking.SLICE", height)
-    found = rank_bidirectional(*scored(MATRIX), OWNER, keep)
-    assert found.text_to_image.optimistic.tolist() == [0, 0, 2, 0, 0, 1, 0, 3]
-    assert found.text_to_image.pessimistic.tolist() == [0, 1, 2, 0, 3, 2, 0, 3]
+    ranks = rank_bidirectional(*scored(MATRIX), OWNER, keep)
+    assert ranks.text_to_image.optimistic.tolist() == [0, 0, 2, 0, 0, 1, 0, 3]
+    assert ranks.text_to_image.pessimistic.tolist() == [0, 1, 2, 0, 3, 2, 0, 3]
     # of the best own texts .9, .6, .8, .8 the second is beaten by text 5, the third ties with 2, the last with 5
-    assert found.image_to_text.optimistic.tolist() == [0, 1, 0, 0]
-    assert found.image_to_text.pessimistic.tolist() == [0, 1, 1, 1]
-    assert found.nearest_image.tolist() == [0, 0, 2, 1, 0, 1, 3, 2]
-    assert found.nearest_text.tolist() == [0, 5, 2, 5]
-    assert found.text_to_image.recall(1) == 5 / 8
-    assert found.text_to_image.recall(1, Ties.PESSIMISTIC) == 3 / 8
+    assert ranks.image_to_text.optimistic.tolist() == [0, 1, 0, 0]
+    assert ranks.image_to_text.pessimistic.tolist() == [0, 1, 1, 1]
+    assert ranks.nearest_image.tolist() == [0, 0, 2, 1, 0, 1, 3, 2]
+    assert ranks.nearest_text.tolist() == [0, 5, 2, 5]
+    assert ranks.text_to_image.recall(1) == 5 / 8
+    assert ranks.text_to_image.recall(1, Ties.PESSIMISTIC) == 3 / 8
 
 
 def example(images, texts, seed=0):
@@ -48,41 +48,41 @@ def example(images, texts, seed=0):
     owner = torch.cat([torch.arange(images), torch.randint(0, images, (texts - images,), generator=generator)]).sort()[
         0
     ]
-    pictures = functional.normalize(torch.randn(images, 8, generator=generator), dim=1)
-    captions = functional.normalize(pictures[owner] + torch.randn(texts, 8, generator=generator), dim=1)
-    return pictures, captions, owner
+    image_vectors = functional.normalize(torch.randn(images, 8, generator=generator), dim=1)
+    captions = functional.normalize(image_vectors[owner] + torch.randn(texts, 8, generator=generator), dim=1)
+    return image_vectors, captions, owner
 
 
 @pytest.mark.parametrize("k", [1, 5, 10])
-def test_torchmetrics_agrees_where_pictures_have_several_captions(k):
-    pictures, captions, owner = example(50, 250)
-    found = rank_bidirectional(pictures, captions, owner)
-    similarity, right = captions @ pictures.T, owner[:, None] == torch.arange(50)
-    for ranks, scores, target in (
-        (found.text_to_image, similarity, right),
-        (found.image_to_text, similarity.T, right.T),
+def test_torchmetrics_agrees_where_images_have_several_captions(k):
+    image_vectors, captions, owner = example(50, 250)
+    ranks = rank_bidirectional(image_vectors, captions, owner)
+    similarity, right = captions @ image_vectors.T, owner[:, None] == torch.arange(50)
+    for direction_ranks, scores, target in (
+        (ranks.text_to_image, similarity, right),
+        (ranks.image_to_text, similarity.T, right.T),
     ):
         queries = torch.arange(len(scores))[:, None].expand_as(scores).reshape(-1)
         oracle = RetrievalHitRate(top_k=k)
         oracle.update(scores.reshape(-1), target.reshape(-1), indexes=queries)
-        assert 0 < ranks.recall(k) <= 1
-        assert ranks.recall(k) == pytest.approx(oracle.compute().item())
+        assert 0 < direction_ranks.recall(k) <= 1
+        assert direction_ranks.recall(k) == pytest.approx(oracle.compute().item())
 
 
 def test_slices_change_nothing(monkeypatch):
-    pictures, captions, owner = example(30, 101, seed=4)
+    image_vectors, captions, owner = example(30, 101, seed=4)
     captions[7] = captions[3]
-    whole = rank_bidirectional(pictures, captions, owner)
+    whole = rank_bidirectional(image_vectors, captions, owner)
     for height, keep in ((10, 0), (10, 1 << 30), (33, 0)):
         monkeypatch.setattr("eval.metrics.bidirectional_ranking.SLICE", height)
-        parts = rank_bidirectional(pictures, captions, owner, keep)
-        for one, other in zip(parts, whole, strict=True):
-            assert all(map(torch.equal, one, other)) if isinstance(one, tuple) else torch.equal(one, other)
+        parts = rank_bidirectional(image_vectors, captions, owner, keep)
+        for part, expected in zip(parts, whole, strict=True):
+            assert all(map(torch.equal, part, expected)) if isinstance(part, tuple) else torch.equal(part, expected)
 
 
-def test_a_picture_without_a_text_is_no_query():
-    found = rank_bidirectional(torch.eye(3), torch.eye(3)[:2], torch.tensor([0, 1]))
-    assert found.image_to_text.optimistic.tolist() == [0, 0, NEVER]
+def test_an_image_without_a_text_is_no_query():
+    ranks = rank_bidirectional(torch.eye(3), torch.eye(3)[:2], torch.tensor([0, 1]))
+    assert ranks.image_to_text.optimistic.tolist() == [0, 0, NEVER]
 
 
 @pytest.mark.parametrize(

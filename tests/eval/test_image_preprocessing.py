@@ -1,4 +1,4 @@
-"""Fits against torchvision's transforms, and what stays in the picture."""
+"""Fits against torchvision's transforms, and what stays in the image."""
 
 import numpy as np
 import pytest

@@ -30,12 +30,12 @@ def test_fgovd_by_hand(tmp_path, official, protocol):
     write_fgovd(tmp_path, official)
     model, name = ColourModel(), protocol.__name__
     result = protocol(model, EvalContext(tmp_path, batch_size=1))
-    found = {n.removeprefix(f"{name}/hard/"): v for n, v in result.numbers.items() if "/hard/" in n}
-    assert found["accuracy"] == 0.75  # the tie is a hit
-    assert found["ties"] == 0.25
-    assert found["questions"] == 4
-    assert found["chance"] == pytest.approx((1 / 3 + 1 / 3 + 1 / 4 + 1 / 2) / 4)
-    assert found["mean_rank_of_3"] == pytest.approx(
+    numbers = {n.removeprefix(f"{name}/hard/"): v for n, v in result.numbers.items() if "/hard/" in n}
+    assert numbers["accuracy"] == 0.75  # the tie is a hit
+    assert numbers["ties"] == 0.25
+    assert numbers["questions"] == 4
+    assert numbers["chance"] == pytest.approx((1 / 3 + 1 / 3 + 1 / 4 + 1 / 2) / 4)
+    assert numbers["mean_rank_of_3"] == pytest.approx(
         4 / 3
     )  # of three boxes; one with three wrong texts by its first two
     assert "a red wall." in model.texts
@@ -56,9 +56,15 @@ def test_fgovd_s_ranks_are_those_of_its_text(wrong):
     generator = torch.Generator().manual_seed(0)
     sizes = [7] * 20 + [8] * 9 + [10] * 4 + [2] * 11  # as in the files of patterns and transparency
     scores = [torch.randint(0, 5, (1 + size,), generator=generator) for size in sizes]
-    expected = [1 + sum(int(s >= own[0]) for s in own[1 : 1 + wrong]) for own in scores if len(own) - 1 >= wrong]
+    expected = [
+        1 + sum(int(s >= question[0]) for s in question[1 : 1 + wrong])
+        for question in scores
+        if len(question) - 1 >= wrong
+    ]
     width = max(sizes)
-    not_below = torch.tensor([[*(own[1:] >= own[0]).tolist(), *[False] * (width - len(own) + 1)] for own in scores])
+    not_below = torch.tensor(
+        [[*(question[1:] >= question[0]).tolist(), *[False] * (width - len(question) + 1)] for question in scores]
+    )
     unused = torch.zeros(len(sizes), dtype=torch.long)
     answers = Answers(unused, unused, torch.tensor(sizes), unused, not_below)
     assert official_ranks(answers, wrong).tolist() == expected
@@ -79,13 +85,13 @@ def test_fgovd_s_mean_rank_reads_the_first_wrong_texts(tmp_path):
 def test_both_forms_of_the_real_easy_file_agree(shared):
     folder = shared / "data" / "fgovd"
     official, _ = read_official(folder / "3_attributes.json", folder)
-    again, _ = read_fg_clip(folder / "e_attributes_llava.jsonl", folder)
-    assert len(official) == len(again) == 1299
-    for one, other in zip(official, again, strict=True):
-        assert (one.texts, one.image) == (other.texts, other.image)
-        assert one.box == pytest.approx(other.box)
-    assert sum(len(one.texts) for one in official) == 14_289
-    assert len({one.image.name for one in official}) == 853
+    fg_clip, _ = read_fg_clip(folder / "e_attributes_llava.jsonl", folder)
+    assert len(official) == len(fg_clip) == 1299
+    for box, other_box in zip(official, fg_clip, strict=True):
+        assert (box.texts, box.image) == (other_box.texts, other_box.image)
+        assert box.box == pytest.approx(other_box.box)
+    assert sum(len(box.texts) for box in official) == 14_289
+    assert len({box.image.name for box in official}) == 853
     document = rows(folder / "3_attributes.json")
     names = {c["id"]: c["name"] for c in document["categories"]}
     assert sum(not names[a["category_id"]].endswith(".") for a in document["annotations"]) == 137
@@ -119,7 +125,7 @@ def test_fgovd_counts_what_it_leaves_out(tmp_path):
         FgovdFile("benchmarks/color.json")(ColourModel(), EvalContext(tmp_path, skip_missing=True))
 
 
-def test_fgovd_refuses_pictures_of_another_size(tmp_path):
+def test_fgovd_refuses_images_of_another_size(tmp_path):
     write_fgovd(tmp_path)
     plain(tmp_path / "val2017" / "000000000007.jpg", "red")
     with pytest.raises(ValueError, match=r"7\.jpg must have 40×20 pixels, as its annotation says, got 24×20"):
@@ -200,15 +206,15 @@ def test_winoground_by_hand(tmp_path):
 
 
 def write_winoground_parquet(root, examples):
-    """Pictures of one colour in the rows, as the hub's own conversion stores them."""
+    """Images of one colour in the rows, as the hub's own conversion stores them."""
     arrow = pytest.importorskip("pyarrow")
     writer = pytest.importorskip("pyarrow.parquet")
     rows = []
     for number, (*colours, first, second) in enumerate(examples):
         row = {"id": number, "caption_0": first, "caption_1": second, "tag": "x"}
         for side, colour in enumerate(colours):
-            plain(root / "picture.png", colour)
-            row[f"image_{side}"] = {"bytes": (root / "picture.png").read_bytes(), "path": f"ex_{number}_img_{side}.png"}
+            plain(root / "image.png", colour)
+            row[f"image_{side}"] = {"bytes": (root / "image.png").read_bytes(), "path": f"ex_{number}_img_{side}.png"}
         rows.append(row)
     (root / "winoground" / "data").mkdir(parents=True)
     half = len(rows) // 2
@@ -249,5 +255,5 @@ def test_winoground_s_text_and_image_scores_ask_different_things(tmp_path):
         ([[0.28, 0.0, 0.96], [0.0, 0.0, 1.0]], (True, False)),
     ):
         model.encode_text = lambda texts, vectors=vectors: torch.tensor(vectors)
-        found = winoground(model, EvalContext(tmp_path)).numbers
-        assert (found["winoground/text_accuracy"] == 1, found["winoground/image_accuracy"] == 1) == expected
+        numbers = winoground(model, EvalContext(tmp_path)).numbers
+        assert (numbers["winoground/text_accuracy"] == 1, numbers["winoground/image_accuracy"] == 1) == expected
