@@ -86,10 +86,10 @@ def read_panoptic(run: EvalContext, summarise: MaskSummary | None = None) -> Seg
         if row["image_id"] in image_ids:
             raise ValueError(f"{annotations.path}: 'annotations' must be one an image, got {row['image_id']} twice")
         image_ids.add(row["image_id"])
-        image, where = images[row["image_id"]], f"annotations[{index}].segments_info"
+        image, field = images[row["image_id"]], f"annotations[{index}].segments_info"
         name, size = image["file_name"], (image["width"], image["height"])
         map_file = run.root / "annotations" / "panoptic_val2017" / row["file_name"]
-        rows = reader.rows(where, row["segments_info"])
+        rows = reader.rows(field, row["segments_info"])
         if rows:
             source = ImageFile(run.root / "val2017" / name, name, size)
             items.append((source.file, _AnnotatedImage(source, map_file, rows)))
@@ -125,12 +125,12 @@ class _Reader:
         self.annotations, self.categories, self.summarise = annotations, categories, summarise
         self.counts: Counter[str] = Counter()
 
-    def rows(self, where: str, segments: list[Any]) -> list[_Row]:
+    def rows(self, field: str, segments: list[Any]) -> list[_Row]:
         """The segments of an image that may count."""
         fields = {"id": WHOLE, "category_id": WHOLE, "bbox": XYWH}
         rows: list[_Row] = []
-        for index, row in enumerate(self.annotations.checked(where, segments, fields)):
-            name = f"{where}[{index}].category_id"
+        for index, row in enumerate(self.annotations.checked(field, segments, fields)):
+            name = f"{field}[{index}].category_id"
             self.annotations.refer(name, row["category_id"], self.categories, "categories")
             rows.append(_Row(row["id"], *self.categories[row["category_id"]], tuple(row["bbox"])))
         if len(rows) > MOST_SEGMENTS:

@@ -110,25 +110,31 @@ def upsample_map(heat: Float[Tensor, " P"], size: tuple[int, int]) -> Float[Tens
     return functional.interpolate(grid, size=(size[1], size[0]), mode="bicubic", align_corners=False)[0, 0]
 
 
-def turn_back(drawn: Shaped[Tensor, "H W"], turn: int) -> Shaped[Tensor, "h w"]:
+def turn_back(pixel_map: Shaped[Tensor, "H W"], turn: int) -> Shaped[Tensor, "h w"]:
     """A map over the upright image, turned back to the stored pixels, whose EXIF orientation is ``turn``."""
     if turn in (5, 7):
-        drawn = drawn.T
-    turns = {2: drawn.flip(1), 4: drawn.flip(0), 3: drawn.rot90(2), 7: drawn.rot90(2), 6: drawn.rot90(1)}
-    return drawn.rot90(-1) if turn == 8 else turns.get(turn, drawn)
+        pixel_map = pixel_map.T
+    turns = {
+        2: pixel_map.flip(1),
+        4: pixel_map.flip(0),
+        3: pixel_map.rot90(2),
+        7: pixel_map.rot90(2),
+        6: pixel_map.rot90(1),
+    }
+    return pixel_map.rot90(-1) if turn == 8 else turns.get(turn, pixel_map)
 
 
-def peak_is_inside(drawn: Float[Tensor, "H W"], boxes: Sequence[Corners]) -> bool:
+def peak_is_inside(pixel_map: Float[Tensor, "H W"], boxes: Sequence[Corners]) -> bool:
     """True if the largest value lies strictly inside any box."""
-    y, x = divmod(int(drawn.flatten().argmax()), drawn.shape[1])
+    y, x = divmod(int(pixel_map.flatten().argmax()), pixel_map.shape[1])
     return any(x0 < x < x1 and y0 < y < y1 for x0, y0, x1, y1 in boxes)
 
 
-def best_box_is_right(drawn: Float[Tensor, "H W"], candidates: Sequence[Xywh], right: Sequence[Corners]) -> bool:
+def best_box_is_right(pixel_map: Float[Tensor, "H W"], candidates: Sequence[Xywh], right: Sequence[Corners]) -> bool:
     """True if the best of the candidates overlaps a right box by half; False without candidates."""
     best, score = None, -math.inf
     for x, y, width, height in candidates:
-        inside = drawn[int(y) : int(y + height), int(x) : int(x + width)]
+        inside = pixel_map[int(y) : int(y + height), int(x) : int(x + width)]
         if width * height > 0 and (value := float(inside.sum()) / (width * height) ** ALPHA) > score:
             best, score = (x, y, width, height), value
     return best is not None and any(overlap(best, as_xywh(box)) >= OVERLAP for box in right)

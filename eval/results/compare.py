@@ -162,8 +162,8 @@ def _draws(sums: _Sums, draws: int, seed: int) -> Iterator[Float[np.ndarray, "d 
     height = max(1, CELLS // max(count, len(sums.cluster)))
     for done in range(0, draws, height):
         rows = min(height, draws - done)
-        drawn = rng.integers(count, size=(rows, count)) + np.arange(rows)[:, None] * count
-        yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
+        indices = rng.integers(count, size=(rows, count)) + np.arange(rows)[:, None] * count
+        yield np.bincount(indices.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
 
 
 def _p_value(before: _Sums, after: _Sums, size: float, seed: int) -> float:

@@ -53,7 +53,7 @@ def narrow(section: Section, width: int) -> list[Section]:
     ]
     room = width - 1 - FRAME - _label_room(section, width)
     fewest = len(_split(widths, room))
-    even = next((less for less in range(room) if len(_split(widths, less)) == fewest), room)
+    even = next((narrower for narrower in range(room) if len(_split(widths, narrower)) == fewest), room)
     return [
         Section(
             section.columns[part.start : part.stop],
@@ -67,12 +67,12 @@ def _split(widths: Sequence[int], room: int) -> list[range]:
     """Ranges of consecutive columns, each as long as ``room`` allows; a column wider than ``room`` is a range of its
     own.
     """
-    starts, left = [], 0
+    starts, remaining = [], 0
     for number, width in enumerate(widths):
-        if width > left or not starts:
+        if width > remaining or not starts:
             starts.append(number)
-            left = room
-        left -= width
+            remaining = room
+        remaining -= width
     return [range(start, stop) for start, stop in zip(starts, [*starts[1:], len(widths)], strict=True)]
 
 

@@ -191,9 +191,9 @@ def test_hard_negatives_are_torchmetrics_hit_rate_at_1():
     regions, texts = arguments["region_embeddings"][choices.region], arguments["candidate_embeddings"][choices.index]
     scores, right = torch.einsum("qd,qcd->qc", regions, texts), torch.tensor([[True, False, False]]).repeat(IMAGES, 1)
     for level, name in enumerate(choices.levels):
-        mine = choices.level == level
-        query = torch.arange(int(mine.sum())).repeat_interleave(3)
-        peer = RetrievalHitRate(top_k=1)(scores[mine].flatten(), right[mine].flatten(), query)
+        rows = choices.level == level
+        query = torch.arange(int(rows.sum())).repeat_interleave(3)
+        peer = RetrievalHitRate(top_k=1)(scores[rows].flatten(), right[rows].flatten(), query)
         assert metric.compute()[f"hard_negatives/{name}/accuracy"] == pytest.approx(float(peer))
 
 

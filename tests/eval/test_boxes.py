@@ -68,8 +68,8 @@ def test_repeated_samples_count_once():
     once, padded = BoxAccuracy(), BoxAccuracy()
     once.update(regions, names, labels, image, keys)
     padded.update(regions, names, labels, image, keys)
-    again = image == 7
-    padded.update(regions[again], names, labels[again], image[again], keys)
+    repeated = image == 7
+    padded.update(regions[repeated], names, labels[repeated], image[repeated], keys)
     assert padded.compute() == once.compute()
 
 

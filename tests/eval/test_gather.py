@@ -58,9 +58,9 @@ def _work(shares):
     rank, ranks = dist.get_rank(), range(dist.get_world_size())
     rows = gather_rows([torch.full((rank, 2), rank)] if rank else [], torch.int64)
     assert rows is not None
-    assert rows.tolist() == [[other, other] for other in ranks for _ in range(other)]
+    assert rows.tolist() == [[other_rank, other_rank] for other_rank in ranks for _ in range(other_rank)]
     assert gather_rows([], torch.float32) is None
-    assert gather_names(["all", f"rank {rank}"]) == ["all", *(f"rank {other}" for other in ranks)]
+    assert gather_names(["all", f"rank {rank}"]) == ["all", *(f"rank {other_rank}" for other_rank in ranks)]
     with pytest.raises(ValueError, match=r"rows must have one width and dtype on all ranks, got \[\(2"):
         gather_rows([torch.zeros(1, 2 + rank)], torch.float32)
     return measure(shares[rank])

@@ -24,12 +24,12 @@ def feed(benchmark, image_vectors, captions, owner, keys, batches, text_ids=None
     """Update with the given batches, each a list of image rows."""
     for batch in batches:
         rows = torch.tensor(batch)
-        mine = [(t, place) for place, image in enumerate(batch) for t in range(len(owner)) if owner[t] == image]
-        text = torch.tensor([t for t, _ in mine], dtype=torch.long)
+        texts_of_batch = [(t, row) for row, image in enumerate(batch) for t in range(len(owner)) if owner[t] == image]
+        text = torch.tensor([t for t, _ in texts_of_batch], dtype=torch.long)
         benchmark.update(
             image_vectors[rows],
             captions[text],
-            torch.tensor([place for _, place in mine], dtype=torch.long),
+            torch.tensor([row for _, row in texts_of_batch], dtype=torch.long),
             [keys[i] for i in batch],
             None if text_ids is None else text_ids[text],
         )

@@ -103,12 +103,12 @@ def test_sides_of_different_length():
     logits = log_partition(ContrastSide(rows, row_valid), ContrastSide(cols, col_valid), 5.0)
     torch.testing.assert_close(logits.row_partition[row_valid], z.flatten(2).logsumexp(2)[row_valid])
     torch.testing.assert_close(logits.col_partition[col_valid], z.flatten(0, 1).logsumexp(0)[col_valid])
-    other = ~torch.eye(4, dtype=torch.bool)[:, None, :, None]
+    different = ~torch.eye(4, dtype=torch.bool)[:, None, :, None]
     sums = softplus_sum(ContrastSide(rows, row_valid), ContrastSide(cols, col_valid), 5.0, bias=-1.0)
-    torch.testing.assert_close(sums.total, torch.where(other, torch.nn.functional.softplus(z - 1), 0).sum())
-    assert sums.weight == (row_valid[:, :, None, None] & col_valid & other).sum()
-    own = torch.einsum("bkd,bqd->bkq", rows, cols) * 5 - 1
-    torch.testing.assert_close(sums.within, own.masked_fill(~(row_valid[:, :, None] & col_valid[:, None]), 0))
+    torch.testing.assert_close(sums.total, torch.where(different, torch.nn.functional.softplus(z - 1), 0).sum())
+    assert sums.weight == (row_valid[:, :, None, None] & col_valid & different).sum()
+    within = torch.einsum("bkd,bqd->bkq", rows, cols) * 5 - 1
+    torch.testing.assert_close(sums.within, within.masked_fill(~(row_valid[:, :, None] & col_valid[:, None]), 0))
 
 
 @pytest.mark.parametrize(("loss", "oracle"), list(zip(LOSSES, ORACLES, strict=True)))

@@ -16,35 +16,35 @@ def rows_of(rank, dtype=torch.float64):
 
 def move_rows(world_size):
     ranks = ProcessGroup.everyone()
-    mine = rows_of(ranks.index)
-    counts = ranks.counts(len(mine), mine.device)
-    everyones = ranks.gather(mine, counts)
+    rows = rows_of(ranks.index)
+    counts = ranks.counts(len(rows), rows.device)
+    all_rows = ranks.gather(rows, counts)
     return {
         "counts": counts,
-        "gathered": everyones,
-        "hashes": ranks.gather(mine.long() + 2**40, counts),
-        "mine": ranks.mine(everyones, counts),
-        "summed": ranks.scatter_sum(everyones * (ranks.index + 1), counts),
+        "gathered": all_rows,
+        "hashes": ranks.gather(rows.long() + 2**40, counts),
+        "mine": ranks.mine(all_rows, counts),
+        "summed": ranks.scatter_sum(all_rows * (ranks.index + 1), counts),
         "total": ranks.total(torch.tensor([1.0, ranks.index])),
         "maximum": ranks.maximum(torch.tensor([float(ranks.index), -1.0 - ranks.index])),
-        "mean": shared_mean(mine.sum(), torch.tensor(float(len(mine)), dtype=mine.dtype)),
+        "mean": shared_mean(rows.sum(), torch.tensor(float(len(rows)), dtype=rows.dtype)),
     }
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_blocks_of_different_length_find_their_way(world_size):
-    everyones = torch.cat([rows_of(rank) for rank in range(world_size)])
+    all_rows = torch.cat([rows_of(rank) for rank in range(world_size)])
     results = run_on_ranks(move_rows, world_size, world_size)
     for rank, result in enumerate(results):
         assert result["counts"] == COUNTS[:world_size]
-        assert torch.equal(result["gathered"], everyones)
-        assert torch.equal(result["hashes"], everyones.long() + 2**40)
+        assert torch.equal(result["gathered"], all_rows)
+        assert torch.equal(result["hashes"], all_rows.long() + 2**40)
         assert torch.equal(result["mine"], rows_of(rank))
         assert torch.equal(result["summed"], rows_of(rank) * sum(range(world_size + 1)))
         assert result["total"].tolist() == [world_size, sum(range(world_size))]
         assert result["maximum"].tolist() == [world_size - 1, -1]
     mean = torch.stack([result["mean"] for result in results]).mean()
-    torch.testing.assert_close(mean, everyones.sum() / len(everyones))
+    torch.testing.assert_close(mean, all_rows.sum() / len(all_rows))
 
 
 def test_one_process_needs_no_process_group():

@@ -58,9 +58,9 @@ def batch_of(rank, sizes, dtype):
     text_id = torch.randint(0, 9, (8, 5), generator=g)
     weight = torch.rand(8, 5, generator=g, dtype=torch.float64).to(dtype)
     first = sum(sizes[:rank])
-    mine = slice(first, first + sizes[rank])
-    slots = max(count[mine].tolist(), default=0) or 1
-    return [x[mine, :slots] for x in (pooled, text, valid, text_id, weight)]
+    images = slice(first, first + sizes[rank])
+    slots = max(count[images].tolist(), default=0) or 1
+    return [x[images, :slots] for x in (pooled, text, valid, text_id, weight)]
 
 
 def losses_and_gradients(dtype):

@@ -48,6 +48,6 @@ def test_far_tiles_need_no_mask(monkeypatch):
 
 @pytest.mark.parametrize("rows", [0, 3])
 def test_one_empty_side_makes_no_tile(rows):
-    some, none = (Labels(torch.zeros(n, dtype=torch.int64), None, None) for n in (rows, 0))
-    assert NegativePairs(some, none, ProcessGroup()).tiles == []
-    assert NegativePairs(none, some, ProcessGroup()).tiles == []
+    filled, empty = (Labels(torch.zeros(n, dtype=torch.int64), None, None) for n in (rows, 0))
+    assert NegativePairs(filled, empty, ProcessGroup()).tiles == []
+    assert NegativePairs(empty, filled, ProcessGroup()).tiles == []

@@ -54,21 +54,21 @@ def region_of(kind, patches, sentence):
 def oracle(kind, patches, sentences, valid, scale, text_id=None):
     terms = []
     for i in range(valid.shape[1]):
-        here = [b for b in range(len(valid)) if valid[b, i]]
-        if len(here) < 2:
+        images = [b for b in range(len(valid)) if valid[b, i]]
+        if len(images) < 2:
             continue
-        regions = {b: region_of(kind, patches[b], sentences[b, i]) for b in here}
+        regions = {b: region_of(kind, patches[b], sentences[b, i]) for b in images}
 
         def met(a, b, i=i):
             return a == b or text_id is None or text_id[a, i] != text_id[b, i]
 
         total = torch.zeros((), dtype=torch.float64)
-        for b in here:
-            own = scale * regions[b] @ sentences[b, i]
-            row = [torch.exp(scale * regions[b] @ sentences[a, i]) for a in here if met(a, b)]
-            col = [torch.exp(scale * regions[a] @ sentences[b, i]) for a in here if met(a, b)]
-            total = total + (torch.log(sum(row)) + torch.log(sum(col))) / 2 - own
-        terms.append(total / len(here))
+        for b in images:
+            positive = scale * regions[b] @ sentences[b, i]
+            row = [torch.exp(scale * regions[b] @ sentences[a, i]) for a in images if met(a, b)]
+            col = [torch.exp(scale * regions[a] @ sentences[b, i]) for a in images if met(a, b)]
+            total = total + (torch.log(sum(row)) + torch.log(sum(col))) / 2 - positive
+        terms.append(total / len(images))
     return sum(terms) / len(terms)
 
 
@@ -123,13 +123,13 @@ def test_top_weights_share_out_one_among_the_best():
 def test_one_sentence_one_patch_all_alike():
     """The worst case of the sparse weights goes through with finite gradients."""
     for images, patches in ((3, 1), (3, 4), (1, 4)):
-        one = torch.full((images, patches, D), D**-0.5, requires_grad=True)
+        patch_vectors = torch.full((images, patches, D), D**-0.5, requires_grad=True)
         sentence = torch.full((images, 1, D), D**-0.5, requires_grad=True)
         valid = torch.ones(images, 1, dtype=torch.bool)
-        regions = aggregate(one, sentence, valid, SparseWeights())
+        regions = aggregate(patch_vectors, sentence, valid, SparseWeights())
         value = SubcaptionLoss()(regions, sentence, valid, 10.0)
         assert value.item() == pytest.approx(math.log(3) if images == 3 else 0.0, abs=1e-5)
-        assert all(g.isfinite().all() for g in torch.autograd.grad(value, (one, sentence)))
+        assert all(g.isfinite().all() for g in torch.autograd.grad(value, (patch_vectors, sentence)))
 
 
 def test_padded_sentences_weigh_all_patches_alike():
@@ -154,12 +154,12 @@ def test_sentences_of_one_image_are_no_negatives():
     """Turning what stands in one slot changes nothing of the other's term."""
     patches, sentences, valid = case()
     valid = valid & (torch.arange(M) < 2)
-    both = SubcaptionLoss()(aggregate(patches, sentences, valid, SoftmaxWeights()), sentences, valid, 5.0)
-    each = []
+    joint = SubcaptionLoss()(aggregate(patches, sentences, valid, SoftmaxWeights()), sentences, valid, 5.0)
+    single = []
     for i in range(2):
-        here = valid & (torch.arange(M) == i)
-        each.append(SubcaptionLoss()(aggregate(patches, sentences, here, SoftmaxWeights()), sentences, here, 5.0))
-    torch.testing.assert_close(both, sum(each) / 2)
+        slot = valid & (torch.arange(M) == i)
+        single.append(SubcaptionLoss()(aggregate(patches, sentences, slot, SoftmaxWeights()), sentences, slot, 5.0))
+    torch.testing.assert_close(joint, sum(single) / 2)
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 4), (0, 2, 4), (3, 0, 4)])

@@ -44,12 +44,12 @@ def batch_of(rank, sizes, dtype):
     g = torch.Generator().manual_seed(1)
     patches, texts = (torch.randn(7, n, 6, generator=g, dtype=torch.float64).to(dtype) for n in (5, 6))
     text_id = torch.randint(0, 6, (7, 6), generator=g)
-    mine = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
+    images = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
     valid = []
     for counts in (SENTENCES, WORDS):
-        count = torch.tensor(counts)[mine]
+        count = torch.tensor(counts)[images]
         valid.append(torch.arange(max(1, *count.tolist(), 1)) < count[:, None])
-    return patches[mine], texts[mine], *valid, text_id[mine, : valid[0].shape[1]]
+    return patches[images], texts[images], *valid, text_id[images, : valid[0].shape[1]]
 
 
 def losses_and_gradients(dtype, parallel=True):

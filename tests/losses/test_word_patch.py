@@ -32,10 +32,10 @@ def contrast(tokens, rebuilt, temperature, symmetric):
     rebuilt = [r / r.norm() for r in rebuilt]
     total = torch.zeros((), dtype=torch.float64)
     for j, token in enumerate(tokens):
-        own = torch.exp(token @ rebuilt[j] / temperature)
-        term = -torch.log(own / sum(torch.exp(token @ r / temperature) for r in rebuilt))
+        match = torch.exp(token @ rebuilt[j] / temperature)
+        term = -torch.log(match / sum(torch.exp(token @ r / temperature) for r in rebuilt))
         if symmetric:
-            term = (term - torch.log(own / sum(torch.exp(t @ rebuilt[j] / temperature) for t in tokens))) / 2
+            term = (term - torch.log(match / sum(torch.exp(t @ rebuilt[j] / temperature) for t in tokens))) / 2
         total = total + term
     return total / len(tokens)
 
@@ -45,20 +45,20 @@ def oracle(image, text, valid, attention_temperature=0.1, temperature=0.1, rebui
     for b in range(len(image)):
         tokens = list(image[b]), [text[b, k] for k in range(M) if valid[b, k]]
         rebuilt = []
-        for side, (mine, others) in enumerate((tokens, tokens[::-1])):
-            queries, keys, values = mine, others, others
+        for side, (targets, sources) in enumerate((tokens, tokens[::-1])):
+            queries, keys, values = targets, sources, sources
             if maps is not None:
                 q, k, v = maps[side]
-                queries, keys = ([normalize(m @ x, dim=0) for x in xs] for m, xs in ((q, mine), (k, others)))
-                values = [v @ x for x in others]
+                queries, keys = ([normalize(m @ x, dim=0) for x in xs] for m, xs in ((q, targets), (k, sources)))
+                values = [v @ x for x in sources]
             rebuilt.append([attended(x, keys, values, attention_temperature) for x in queries])
         if rebuild == "cycle":  # what the other modality's tokens made of this one's
             rebuilt = [
-                [attended(x, others, made, attention_temperature) for x in mine]
-                for mine, others, made in ((*tokens, rebuilt[1]), (*tokens[::-1], rebuilt[0]))
+                [attended(x, sources, reconstructions, attention_temperature) for x in targets]
+                for targets, sources, reconstructions in ((*tokens, rebuilt[1]), (*tokens[::-1], rebuilt[0]))
             ]
-        for mine, made in zip(tokens, rebuilt, strict=True):
-            total = total + contrast(mine, made, temperature, symmetric)
+        for targets, reconstructions in zip(tokens, rebuilt, strict=True):
+            total = total + contrast(targets, reconstructions, temperature, symmetric)
     return total / len(image)
 
 

@@ -100,11 +100,11 @@ def test_all_ways_against_loops(tmp_path, monkeypatch):
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, std=0.3)  # so that answers differ
     model = EvaluationModel(encoder, torch.device("cpu"))
-    seen, grade = {}, clipself_boxes.grade
+    rows_of, grade = {}, clipself_boxes.grade
 
-    def watch(name, rows, *more):
-        seen[name.removeprefix(f"{NAME}/")] = rows.double()
-        return grade(name, rows, *more)
+    def watch(name, rows, *arguments):
+        rows_of[name.removeprefix(f"{NAME}/")] = rows.double()
+        return grade(name, rows, *arguments)
 
     monkeypatch.setattr(clipself_boxes, "grade", watch)
     result = coco_panoptic_clipself(model, EvalContext(tmp_path))
@@ -134,7 +134,7 @@ def test_all_ways_against_loops(tmp_path, monkeypatch):
             vectors.setdefault(f"{way}/{kind}", []).append(functional.normalize(vector, dim=0))
             expected.setdefault(f"{way}/{kind}", []).append(int((scores > scores[label]).sum()))
     for way in WAYS:
-        torch.testing.assert_close(seen[way], torch.stack(vectors[way]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(rows_of[way], torch.stack(vectors[way]), atol=1e-5, rtol=0)
         assert result.items[f"{NAME}/{way}"].columns["rank"] == expected[way], way
     assert len({rank for ranks in expected.values() for rank in ranks}) > 2
 

@@ -98,13 +98,13 @@ def test_sharegpt4v_reads_the_first_of_the_list_and_no_further(tmp_path, monkeyp
 
 def test_docci_s_splits(tmp_path):
     file = releases.write_docci(tmp_path)
-    result, more = (benchmark(ColourModel(), EvalContext(tmp_path)) for benchmark in (docci, docci_goal))
+    result, goal = (benchmark(ColourModel(), EvalContext(tmp_path)) for benchmark in (docci, docci_goal))
     assert result.settings["images"] == 3
     assert list(result.settings["files"]) == ["docci_descriptions.jsonlines"]
     assert measures(result)["R@1"] == 1.0
-    assert more.settings["images"] == 4
-    assert more.items["docci_goal/image_to_text"].columns["image"][-1].startswith("qual_test")
-    assert measures(more)["ties"] == 0.5
+    assert goal.settings["images"] == 4
+    assert goal.items["docci_goal/image_to_text"].columns["image"][-1].startswith("qual_test")
+    assert measures(goal)["ties"] == 0.5
     lines = file.read_text().splitlines()
     file.write_text("\n".join([lines[0], lines[1].replace('"description"', '"describes"')]))
     with pytest.raises(ValueError, match=r"jsonlines: line 2's 'description' must be a text that is not empty"):
@@ -161,24 +161,26 @@ def test_karpathy_keeps_the_sixth_caption(tmp_path):
 def test_albef_s_list_gives_the_same_numbers(tmp_path):
     file = releases.write_karpathy(tmp_path)
     expected = coco_karpathy(ColourModel(), EvalContext(tmp_path)).numbers
-    listed = [
+    records = [
         {"image": f"val2014/{image['filename']}", "caption": [s["raw"] for s in image["sentences"]]}
         for image in rows(file)["images"]
         if image["split"] == "test"
     ]
     file.unlink()
-    write_json(tmp_path / "coco_karpathy_test.json", listed)
+    write_json(tmp_path / "coco_karpathy_test.json", records)
     assert coco_karpathy(ColourModel(), EvalContext(tmp_path)).numbers == expected
-    listed[1]["caption"] = []
-    write_json(tmp_path / "coco_karpathy_test.json", listed)
+    records[1]["caption"] = []
+    write_json(tmp_path / "coco_karpathy_test.json", records)
     with pytest.raises(ValueError, match=r"'records\[1\].caption' must be a list of texts, got \[\]"):
         coco_karpathy(ColourModel(), EvalContext(tmp_path))
 
 
 def test_val2017_takes_five_captions_or_all_and_sorts_by_id(tmp_path):
     file = releases.write_val2017(tmp_path)
-    result, every = (benchmark(ColourModel(), EvalContext(tmp_path)) for benchmark in (coco_val2017, coco_val2017_all))
-    assert (result.settings["texts"], every.settings["texts"]) == (15, 18)
+    result, all_captions = (
+        benchmark(ColourModel(), EvalContext(tmp_path)) for benchmark in (coco_val2017, coco_val2017_all)
+    )
+    assert (result.settings["texts"], all_captions.settings["texts"]) == (15, 18)
     assert result.items["coco_val2017/image_to_text"].columns["image"] == [f"{n:012d}.jpg" for n in (10, 20, 30)]
     # "red and something" stands under the red image and the blue one
     assert measures(result)["R@1"] == pytest.approx(14 / 15)
@@ -256,15 +258,15 @@ def test_lotlip_s_wording_drops_the_last_stop_and_breaks_decimals():
 
 
 def test_a_table_is_looked_for_here_first_and_a_folder_is_none(tmp_path, monkeypatch):
-    here, root = tmp_path / "here", tmp_path / "root"
-    for folder, colours in ((here, ["red"]), (root, ["red", "green"])):
+    current, root = tmp_path / "here", tmp_path / "root"
+    for folder, colours in ((current, ["red"]), (root, ["red", "green"])):
         (folder / "val2017").mkdir(parents=True)
         releases.write_csv(folder / "m.csv", [{"image": f"{c}.png", "caption": f"a {c} thing"} for c in colours])
         for colour in colours:
             releases.plain(folder / f"{colour}.png", colour)
-    monkeypatch.chdir(here)
+    monkeypatch.chdir(current)
     assert RetrievalFile("m.csv")(ColourModel(), EvalContext(root)).settings["images"] == 1
-    (here / "m.csv").unlink()
+    (current / "m.csv").unlink()
     assert RetrievalFile("m.csv")(ColourModel(), EvalContext(root)).settings["images"] == 2
     with pytest.raises(ValueError, match=r"^val2017 is a folder; a file is needed here"):
         RetrievalFile("val2017")(ColourModel(), EvalContext(root))

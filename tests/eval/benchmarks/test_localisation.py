@@ -78,10 +78,12 @@ def test_overlap_in_whole_pixels_against_a_loop():
 def test_the_best_box_weighs_its_sum_by_its_area():
     pixel_map = torch.zeros(20, 20)
     pixel_map[5:10, 5:10] = 1.0
-    right, whole, corner = (5.0, 5.0, 5.0, 5.0), (0.0, 0.0, 20.0, 20.0), (0.0, 0.0, 3.0, 3.0)
-    assert best_box_is_right(pixel_map, [whole, right, corner], [(5, 5, 10, 10)])
-    assert best_box_is_right(pixel_map, [whole, right, corner], [(0, 0, 3, 3), (5, 5, 10, 11)])  # any box of the phrase
-    assert not best_box_is_right(pixel_map, [whole, corner], [(5, 5, 10, 10)])
+    right, whole_image, corner = (5.0, 5.0, 5.0, 5.0), (0.0, 0.0, 20.0, 20.0), (0.0, 0.0, 3.0, 3.0)
+    assert best_box_is_right(pixel_map, [whole_image, right, corner], [(5, 5, 10, 10)])
+    assert best_box_is_right(
+        pixel_map, [whole_image, right, corner], [(0, 0, 3, 3), (5, 5, 10, 11)]
+    )  # any box of the phrase
+    assert not best_box_is_right(pixel_map, [whole_image, corner], [(5, 5, 10, 10)])
     assert not best_box_is_right(pixel_map, [], [(5, 5, 10, 10)])
     assert not best_box_is_right(pixel_map, [(5.0, 5.0, 0.0, 5.0)], [(5, 5, 10, 10)])
 
