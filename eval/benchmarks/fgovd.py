@@ -139,9 +139,8 @@ def _levels(
 
 def _run(name: str, files: dict[str, Path], protocol: Protocol, model: Model, run: EvalContext) -> Result:
     fit = whole_fit(name, run.fit, protocol.fit) if protocol is REGION else run.fit or protocol.fit
-    result = Result({}, {}, {}, {})
     counts: Counter[str] = Counter()
-    checksums, level_settings = {}, {}
+    numbers, tables, checksums, levels = {}, {}, {}, {}
     for level, file in files.items():
         read = read_official if file.suffix == ".json" else read_fg_clip
         described_boxes, checksums[file.name] = read(file, run.root)
@@ -151,20 +150,18 @@ def _run(name: str, files: dict[str, Path], protocol: Protocol, model: Model, ru
         answers = answer_questions(model, run, rows, questions, f"{name} {level}")
         head, images = f"{name}/{level}", [box.image.name for box in described_boxes]
         counts += text_counts(model, [text for box in described_boxes for text in box.texts])
-        result.numbers.update(answer_numbers(head, answers, Ties.OPTIMISTIC) | _mean_rank(head, answers))
-        level_settings[level] = {"boxes": len(described_boxes), "images": len(set(images))}
-        result = result._replace(
-            items={**result.items, head: answer_items(head, questions, answers, Ties.OPTIMISTIC, images)}
-        )
-    result_settings: dict[str, Any] = {
+        numbers |= answer_numbers(head, answers, Ties.OPTIMISTIC) | _mean_rank(head, answers)
+        levels[level] = {"boxes": len(described_boxes), "images": len(set(images))}
+        tables[head] = answer_items(head, questions, answers, Ties.OPTIMISTIC, images)
+    settings: dict[str, Any] = {
         "protocol": protocol.description,
         "image": fit_setting(fit, model.image_size),
         "context length": model.context_length,
-        "levels": level_settings,
+        "levels": levels,
         "files": checksums,
         "counts": dict(counts),
     }
-    return result._replace(settings=result_settings, counts=dict(counts))
+    return Result(numbers, settings, dict(counts), tables)
 
 
 def official_ranks(answers: Answers, wrong: int) -> Float[Tensor, " q"]:

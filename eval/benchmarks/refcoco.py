@@ -59,11 +59,9 @@ class RefCoco:
         """All splits but train."""
         folder = find_path(run.root, self.data, f"refer/data/{self.data}")
         refs_file, dets_file = folder / SETS[self.data], folder / "dets.json"
-        refs = read_pickle(refs_file, {})
         annotations = AnnotationFile(folder / "instances.json")
-        images = annotations.by_id(
-            "images", {"id": WHOLE, "file_name": PATH, "width": SIDE_OR_NONE, "height": SIDE_OR_NONE}
-        )
+        fields = {"id": WHOLE, "file_name": PATH, "width": SIDE_OR_NONE, "height": SIDE_OR_NONE}
+        images = annotations.by_id("images", fields)
         boxes = annotations.by_id("annotations", {"id": WHOLE, "image_id": WHOLE, "bbox": XYWH})
         files = {annotations.path.name: annotations.sha256, refs_file.name: file_sha256(refs_file)}
         counts: Counter[str] = Counter()
@@ -75,42 +73,16 @@ class RefCoco:
         annotated = candidates.setdefault("annotated_box", {})
         for box in boxes.values():
             annotated.setdefault(str(box["image_id"]), []).append(tuple(box["bbox"]))
-        if not isinstance(refs, list):
-            raise ValueError(f"{refs_file} must hold a list, got {type(refs).__name__}")
-        splits: dict[str, dict[int, list[Phrase]]] = {}
-        for index, ref in enumerate(checked(refs_file, "refs", refs, REF)):
-            if ref["split"] == TRAIN:
-                continue
-            annotations.refer(f"refs[{index}].ann_id", ref["ann_id"], boxes, "annotations")
-            annotations.refer(f"refs[{index}].image_id", ref["image_id"], images, "images")
-            x, y, width, height = boxes[ref["ann_id"]]["bbox"]
-            sentences = checked(refs_file, f"refs[{index}].sentences", ref["sentences"], {"sent": NAME})
-            phrases = [
-                Phrase(0, s["sent"], [(x, y, x + width, y + height)], f"{index}.{n}") for n, s in enumerate(sentences)
-            ]
-            splits.setdefault(ref["split"], {}).setdefault(ref["image_id"], []).extend(phrases)
-        return self._splits(model, run, annotations, images, splits, candidates, Result({}, {"files": files}, counts))
-
-    def _splits(
-        self,
-        model: Model,
-        run: EvalContext,
-        annotations: AnnotationFile,
-        images: dict[int, dict[str, Any]],
-        splits: dict[str, dict[int, list[Phrase]]],
-        candidates: dict[str, dict[str, list[Xywh]]],
-        result: Result,
-    ) -> Result:
-        numbers, tables, counts = {}, {}, Counter(result.counts)
-        for split, by_image in sorted(splits.items()):
+        numbers, tables = {}, {}
+        for split, by_image in sorted(_read_splits(refs_file, annotations, images, boxes).items()):
             items = [(_image_path(run.root, images[number]["file_name"]), number) for number in by_image]
             present = set(with_files(items, annotations.path, run.skip_missing, counts))
             sources = [ImageFile(file, file.name, _size(images[n])) for file, n in items if n in present]
-            numbers_present = [number for _, number in items if number in present]
-            phrases = [p._replace(image=row) for row, number in enumerate(numbers_present) for p in by_image[number]]
+            ids = [number for _, number in items if number in present]
+            phrases = [p._replace(image=row) for row, number in enumerate(ids) for p in by_image[number]]
             if not phrases:
                 raise ValueError(f"{annotations.path}: no expression of {split} is left; left out: {dict(counts)}")
-            image_boxes = {kind: [boxes.get(str(n), []) for n in numbers_present] for kind, boxes in candidates.items()}
+            image_boxes = {kind: [by_id.get(str(n), []) for n in ids] for kind, by_id in candidates.items()}
             head = f"{self.__name__}/{split}"
             hits = ground_phrases(head, model, run, sources, phrases, self.maps, image_boxes)
             tables[head] = grounding_items(head, sources, phrases, hits)
@@ -119,10 +91,31 @@ class RefCoco:
         settings = {
             "protocol": f"ALBEF: pointing strictly inside the box, box score with area^0.4, maps {self.maps.__name__}",
             "image": fit_setting(run.fit or squash, model.image_size),
-            **result.settings,
+            "files": files,
             "counts": dict(counts),
         }
         return Result(numbers, settings, dict(counts), tables)
+
+
+def _read_splits(
+    file: Path, annotations: AnnotationFile, images: dict[int, Any], boxes: dict[int, Any]
+) -> dict[str, dict[int, list[Phrase]]]:
+    """The expressions of each split but train, by image id."""
+    refs = read_pickle(file, {})
+    if not isinstance(refs, list):
+        raise ValueError(f"{file} must hold a list, got {type(refs).__name__}")
+    splits: dict[str, dict[int, list[Phrase]]] = {}
+    for index, ref in enumerate(checked(file, "refs", refs, REF)):
+        if ref["split"] == TRAIN:
+            continue
+        annotations.refer(f"refs[{index}].ann_id", ref["ann_id"], boxes, "annotations")
+        annotations.refer(f"refs[{index}].image_id", ref["image_id"], images, "images")
+        x, y, width, height = boxes[ref["ann_id"]]["bbox"]
+        corners = (x, y, x + width, y + height)
+        sentences = checked(file, f"refs[{index}].sentences", ref["sentences"], {"sent": NAME})
+        phrases = splits.setdefault(ref["split"], {}).setdefault(ref["image_id"], [])
+        phrases += [Phrase(0, s["sent"], [corners], f"{index}.{n}") for n, s in enumerate(sentences)]
+    return splits
 
 
 REFCOCO: dict[str, Benchmark] = {

@@ -16,16 +16,8 @@ from torch import Tensor
 from datamodules.reading.ranks import gather, rank_count
 
 T = TypeVar("T")
-DTYPES = (
-    torch.float32,
-    torch.float64,
-    torch.bfloat16,
-    torch.float16,
-    torch.int64,
-    torch.int32,
-    torch.uint8,
-    torch.bool,
-)
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+DTYPES = (*FLOATS, torch.int64, torch.int32, torch.uint8, torch.bool)
 
 
 def gather_ragged(rows: Tensor, group: Any = None) -> list[Tensor]:

@@ -25,7 +25,7 @@ from eval.data.records import require_characters
 from eval.data.sources import ImageFile, ImageSource
 from eval.interfaces import EvalContext, Model, Result
 from eval.metrics.bidirectional_ranking import BidirectionalRanks, rank_bidirectional
-from eval.metrics.ranking import Ranks, Ties
+from eval.metrics.ranking import Ties
 from eval.protocols.embed import embed_images, embed_texts
 from eval.results.per_item import Items, Mean
 
@@ -71,16 +71,25 @@ def gather_files(
 
 
 class Embedded(NamedTuple):
-    """An embedded data set: unit vectors, the captions after the wording, the image of each; and settings and counts
-    for the results.
-    """
+    """An embedded data set: unit vectors, image names, captions after the wording, and the image of each caption."""
 
     images: Float[Tensor, "N D"]
     texts: Float[Tensor, "M D"]
+    names: list[str]
     captions: list[str]
     owner: Int[Tensor, " M"]
-    settings: dict[str, Any]
-    counts: dict[str, int]
+
+    def rank(self) -> BidirectionalRanks:
+        """Ranks in both directions."""
+        return rank_bidirectional(self.images, self.texts, self.owner)
+
+    def part(self, start: int, stop: int) -> Embedded:
+        """The images from ``start`` to ``stop`` and their captions."""
+        rows = ((self.owner >= start) & (self.owner < stop)).nonzero().squeeze(1)
+        captions = [self.captions[n] for n in rows.tolist()]
+        return Embedded(
+            self.images[start:stop], self.texts[rows], self.names[start:stop], captions, self.owner[rows] - start
+        )
 
 
 def retrieve(
@@ -94,11 +103,9 @@ def retrieve(
     fit: Fit = centre_crop,
 ) -> Result:
     """Embed, rank, count; ``protocol`` describes the protocol in the results. Collective: all ranks return the same."""
-    embedded = _embed(name, model, run, data, protocol, wording, fit)
-    ranks = rank_bidirectional(embedded.images, embedded.texts, embedded.owner)
-    names = [image.name for image in data.images]
-    items = _items(name, names, embedded.captions, embedded.owner, ranks, ks)
-    return Result(_numbers(name, ranks, ks), embedded.settings, embedded.counts, items)
+    embedded, settings = _embed(name, model, run, data, protocol, wording, fit)
+    ranks = embedded.rank()
+    return Result(_numbers(name, ranks, ks), settings, settings["counts"], _items(name, embedded, ranks, ks))
 
 
 def retrieve_in_folds(
@@ -112,30 +119,22 @@ def retrieve_in_folds(
     Raises ValueError where there are fewer images than folds.
     """
     if len(data.images) < folds:
-        raise ValueError(
-            f"{name} needs an image for each of {folds} folds, got {len(data.images)}; {dict(data.counts)}"
-        )
-    embedded = _embed(name, model, run, data, protocol)
-    parts = [_rank_fold(embedded, fold) for fold in torch.arange(len(embedded.images)).tensor_split(folds)]
-    fold_numbers = [_numbers(name, ranks, SHORT_KS) for _, _, ranks in parts]
+        count = len(data.images)
+        raise ValueError(f"{name} needs an image for each of {folds} folds, got {count}; {dict(data.counts)}")
+    embedded, settings = _embed(name, model, run, data, protocol)
+    folded = torch.arange(len(embedded.images)).tensor_split(folds)
+    parts = [embedded.part(int(rows[0]), int(rows[-1]) + 1) for rows in folded]
+    ranks = [part.rank() for part in parts]
+    fold_numbers = [_numbers(name, part_ranks, SHORT_KS) for part_ranks in ranks]
     numbers = {key: sum(values[key] for values in fold_numbers) / folds for key in fold_numbers[0]}
     for key in [key for key in numbers if key.endswith("/queries")]:
         numbers[key] *= folds
     tables: dict[str, Items] = {}
-    for fold, (images, texts, ranks) in enumerate(parts):
-        names, captions = [data.images[n].name for n in images], [embedded.captions[n] for n in texts]
-        owner = embedded.owner[texts] - images[0]
-        for key, items in _items(name, names, captions, owner, ranks, SHORT_KS).items():
+    for fold, (part, part_ranks) in enumerate(zip(parts, ranks, strict=True)):
+        for key, items in _items(name, part, part_ranks, SHORT_KS).items():
             _append(tables, key, items, fold)
-    settings = embedded.settings | {"folds": [len(images) for images, _, _ in parts]}
-    return Result(numbers, settings, embedded.counts, tables)
-
-
-def _rank_fold(embedded: Embedded, fold: Int[Tensor, " n"]) -> tuple[list[int], list[int], BidirectionalRanks]:
-    """The images of a fold, their texts, and their ranks."""
-    texts = ((embedded.owner >= fold[0]) & (embedded.owner <= fold[-1])).nonzero().squeeze(1)
-    ranks = rank_bidirectional(embedded.images[fold], embedded.texts[texts], embedded.owner[texts] - fold[0])
-    return fold.tolist(), texts.tolist(), ranks
+    settings["folds"] = [len(rows) for rows in folded]
+    return Result(numbers, settings, settings["counts"], tables)
 
 
 def _append(tables: dict[str, Items], key: str, items: Items, fold: int) -> None:
@@ -153,8 +152,8 @@ def _embed(
     protocol: str,
     wording: Wording = raw,
     fit: Fit = centre_crop,
-) -> Embedded:
-    """Embed images and captions; the run's wording and fit replace the benchmark's. Collective.
+) -> tuple[Embedded, dict[str, Any]]:
+    """Embed images and captions; the run's wording and fit replace the benchmark's. Also the settings. Collective.
 
     Raises ValueError where no image is left.
     """
@@ -163,7 +162,6 @@ def _embed(
     if not texts:
         raise ValueError(f"{name}: no image is left; left out: {dict(data.counts)}")
     owner = torch.tensor([i for i, captions in enumerate(data.captions) for _ in captions], dtype=torch.long)
-    counts = dict(data.counts | text_counts(model, texts))
     settings: dict[str, Any] = {
         "protocol": protocol,
         "image": fit_setting(fit, model.image_size),
@@ -173,10 +171,11 @@ def _embed(
         "texts": len(texts),
         "split sha256": data.sha256,
         "files": data.files,
-        "counts": counts,
+        "counts": dict(data.counts | text_counts(model, texts)),
     }
     images = embed_images(model, run, data.images, fit, name)
-    return Embedded(images, embed_texts(model, run, texts, name), texts, owner, settings, counts)
+    names = [image.name for image in data.images]
+    return Embedded(images, embed_texts(model, run, texts, name), names, texts, owner), settings
 
 
 def text_counts(model: Model, texts: Sequence[str]) -> Counter[str]:
@@ -195,52 +194,35 @@ def _numbers(name: str, ranks: BidirectionalRanks, ks: Sequence[int]) -> dict[st
     chance = 1 / len(ranks.image_to_text.optimistic)
     numbers: dict[str, float] = {}
     for direction, direction_ranks in ranks.by_direction().items():
-        numbers |= _direction_numbers(f"{name}/{direction}", direction_ranks, ks, chance)
+        head, best = f"{name}/{direction}", direction_ranks.optimistic.double()
+        numbers |= {f"{head}/R@{k}": direction_ranks.recall(k) for k in ks}
+        numbers[f"{head}/strict_R@{ks[0]}"] = direction_ranks.recall(ks[0], Ties.PESSIMISTIC)
+        numbers[f"{head}/mean_rank"] = best.mean().item() + 1
+        numbers[f"{head}/median_rank"] = float(math.floor(best.quantile(0.5).item()) + 1)
+        numbers[f"{head}/chance"] = chance
+        numbers[f"{head}/ties"] = direction_ranks.tied()
+        numbers[f"{head}/queries"] = float(len(best))
     return numbers
 
 
-def _direction_numbers(head: str, ranks: Ranks, ks: Sequence[int], chance: float) -> dict[str, float]:
-    best = ranks.optimistic.double()
-    return {
-        **{f"{head}/R@{k}": ranks.recall(k) for k in ks},
-        **{f"{head}/strict_R@{k}": ranks.recall(k, Ties.PESSIMISTIC) for k in ks[:1]},
-        f"{head}/mean_rank": best.mean().item() + 1,
-        f"{head}/median_rank": float(math.floor(best.quantile(0.5).item()) + 1),
-        f"{head}/chance": chance,
-        f"{head}/ties": ranks.tied(),
-        f"{head}/queries": float(len(best)),
-    }
-
-
-def _items(
-    name: str,
-    names: list[str],
-    texts: list[str],
-    owner: Int[Tensor, " M"],
-    ranks: BidirectionalRanks,
-    ks: Sequence[int],
-) -> dict[str, Items]:
-    """A table for each direction; ``names`` are the images'."""
+def _items(name: str, data: Embedded, ranks: BidirectionalRanks, ks: Sequence[int]) -> dict[str, Items]:
+    """A table for each direction."""
     columns = {
         "text_to_image": {
-            "image": [names[i] for i in owner.tolist()],
-            "text": texts,
-            "nearest": [names[i] for i in ranks.nearest_image.tolist()],
+            "image": [data.names[i] for i in data.owner.tolist()],
+            "text": data.captions,
+            "nearest": [data.names[i] for i in ranks.nearest_image.tolist()],
         },
-        "image_to_text": {"image": names, "nearest": [texts[i] for i in ranks.nearest_text.tolist()]},
+        "image_to_text": {
+            "image": data.names,
+            "nearest": [data.captions[i] for i in ranks.nearest_text.tolist()],
+        },
     }
     tables: dict[str, Items] = {}
-    for direction, direction_ranks in ranks.by_direction().items():
+    for direction, (optimistic, pessimistic) in ranks.by_direction().items():
         head = f"{name}/{direction}"
+        rank_columns = {"rank": optimistic.tolist(), "tied": (optimistic != pessimistic).tolist()}
+        hits = {f"R@{k}": (optimistic < k).tolist() for k in ks}
         means = {f"{head}/R@{k}": Mean(f"R@{k}") for k in ks}
-        tables[head] = Items(columns[direction] | _rank_columns(direction_ranks, ks), means, "image")
+        tables[head] = Items(columns[direction] | rank_columns | hits, means, "image")
     return tables
-
-
-def _rank_columns(ranks: Ranks, ks: Sequence[int]) -> dict[str, list[Any]]:
-    """Rank (from 0), whether it is tied, and the hits, as columns of ``Items``."""
-    return {
-        "rank": ranks.optimistic.tolist(),
-        "tied": (ranks.optimistic != ranks.pessimistic).tolist(),
-        **{f"R@{k}": ranks.hits(k).tolist() for k in ks},
-    }
