@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
@@ -150,3 +150,15 @@ class Benchmark(Protocol):
     def __call__(self, model: Model, run: EvalContext, /) -> Result:
         """Raises ValueError or FileNotFoundError, naming the file, where one is missing or breaks its format."""
         ...
+
+
+@dataclass(frozen=True)
+class PathBenchmark:
+    """Base of the benchmarks ``KIND:PATH``, which read a file or folder of the user's choice."""
+
+    path: str
+    kind: ClassVar[str]
+
+    @property
+    def __name__(self) -> str:
+        return f"{self.kind}:{self.path}"

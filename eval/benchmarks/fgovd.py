@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +31,7 @@ from eval.data.find_file import find_path, first_file, user_file, with_files
 from eval.data.image_preprocessing import Fit, centre_crop, fit_setting, squash, whole_fit
 from eval.data.records import read_records
 from eval.data.sources import Crop, ImageFile
-from eval.interfaces import EvalContext, Model, Result
+from eval.interfaces import EvalContext, Model, PathBenchmark, Result
 from eval.metrics.ranking import Ties
 from eval.protocols.box_classification import fraction_box
 from eval.protocols.embed import embed_images
@@ -77,19 +76,14 @@ def fgovd_attributes_crop(model: Model, run: EvalContext) -> Result:
     return _levels("fgovd_attributes_crop", ATTRIBUTES, CUT_OUT, model, run)
 
 
-@dataclass(frozen=True)
-class FgovdFile:
+class FgovdFile(PathBenchmark):
     """``fgovd:FILE``: one file of either format, under the current folder or ``root``; its images under ``root``."""
 
-    file: str
-
-    @property
-    def __name__(self) -> str:
-        return f"fgovd:{self.file}"
+    kind = "fgovd"
 
     def __call__(self, model: Model, run: EvalContext) -> Result:
         """RoIAlign over the dense map."""
-        return _run("fgovd", {Path(self.file).stem: user_file(run.root, self.file)}, REGION, model, run)
+        return _run("fgovd", {Path(self.path).stem: user_file(run.root, self.path)}, REGION, model, run)
 
 
 def _by_regions(

@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 from datamodules.formats.flickr30k_entities import ChainBox, read_objects, read_sentences, read_split
 from eval.data.cache import digest
-from eval.data.detections import read_detections
 from eval.data.find_file import find_path, first_file, with_files
 from eval.data.image_preprocessing import fit_setting, squash
 from eval.data.sources import ImageFile, ImageSource
@@ -35,6 +34,7 @@ from eval.protocols.phrase_grounding import (
     by_similarity,
     ground_phrases,
     grounding_items,
+    read_detections,
 )
 from eval.results.compare import numbers_of
 

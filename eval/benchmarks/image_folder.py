@@ -7,29 +7,23 @@ with ``{c}`` or ``{}``) replace them where they exist.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from eval.data.image_folders import class_folders, labelled_images
 from eval.data.records import read_text
-from eval.interfaces import EvalContext, Model, Result
+from eval.interfaces import EvalContext, Model, PathBenchmark, Result
 from eval.protocols.prompts import folder_templates
 from eval.protocols.zero_shot_classification import LabelledImages, classify_images
 
 
-@dataclass(frozen=True)
-class ImageFolder:
+class ImageFolder(PathBenchmark):
     """The benchmark of one folder, under ``root`` or anywhere."""
 
-    folder: str
-
-    @property
-    def __name__(self) -> str:
-        return f"folder:{self.folder}"
+    kind = "folder"
 
     def __call__(self, model: Model, run: EvalContext) -> Result:
         """All images, all classes."""
-        root = run.root / self.folder
+        root = run.root / self.path
         folders = class_folders(root)
         names = [folder.name.replace("_", " ") for folder in folders]
         if (root / "classnames.txt").is_file():
@@ -41,7 +35,7 @@ class ImageFolder:
         templates = folder_templates(root)
         images, labels = labelled_images((folder, label) for label, folder in enumerate(folders))
         data = LabelledImages(images, labels, names)
-        name = f"folder:{Path(self.folder).name}"
+        name = f"folder:{Path(self.path).name}"
         return classify_images(
             name, model, run, data, templates, f"class names of the folders, {len(templates)} prompts"
         )

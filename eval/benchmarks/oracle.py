@@ -6,7 +6,6 @@ vector depends on the right answer: 99 % on Urban1k says nothing about retrieval
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +14,24 @@ import torch
 from eval.benchmarks.retrieval_file import read_table
 from eval.data.caption_preprocessing import raw
 from eval.data.image_preprocessing import centre_crop, fit_setting
-from eval.interfaces import EvalContext, Result
+from eval.interfaces import EvalContext, PathBenchmark, Result
 from eval.metrics.bidirectional_ranking import rank_bidirectional
 from eval.metrics.similarity import unit_rows
 from eval.protocols.embed import batch_ranges, embed_texts, gather_batches, load_batches, pixels
 from eval.protocols.image_text_retrieval import SHORT_KS, text_counts
 
 
-@dataclass(frozen=True)
-class OracleFile:
+class OracleFile(PathBenchmark):
     """The oracle of one table of images and captions; the first caption of an image counts."""
 
-    file: str
-
-    @property
-    def __name__(self) -> str:
-        return f"oracle:{self.file}"
+    kind = "oracle"
 
     def __call__(self, model: Any, run: EvalContext) -> Result:
         """Both ways. Raises ValueError where the model has no text-conditioned attention."""
-        data = read_table(run, self.file)
+        data = read_table(run, self.path)
         wording, fit = run.wording or raw, run.fit or centre_crop
         captions = [wording(texts[0]) for texts in data.captions]
-        name = f"oracle:{Path(self.file).stem} (leaks)"
+        name = f"oracle:{Path(self.path).stem} (leaks)"
         texts = embed_texts(model, run, captions, name)
 
         def square(number: int) -> torch.Tensor:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.formats.layout import LIST, NAME, PATH, SIDE_OR_NONE, WHOLE, XYWH, AnnotationFile, checked
-from eval.data.detections import read_detections
 from eval.data.find_file import find_path, first_file, with_files
 from eval.data.image_preprocessing import fit_setting, squash
 from eval.data.records import file_sha256
@@ -35,6 +34,7 @@ from eval.protocols.phrase_grounding import (
     by_similarity,
     ground_phrases,
     grounding_items,
+    read_detections,
 )
 from eval.results.compare import numbers_of
 

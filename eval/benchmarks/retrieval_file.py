@@ -8,7 +8,6 @@ the same image are joined. Fields may have the names of known releases: GOAL's `
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from datamodules.formats.layout import NAME, PATH, Rule, checked
 from datamodules.formats.row_readers import DELIMITERS, LINES, PARQUET
 from eval.data.find_file import first_file, user_file
 from eval.data.records import Records, read_records
-from eval.interfaces import EvalContext, Model, Result
+from eval.interfaces import EvalContext, Model, PathBenchmark, Result
 from eval.protocols.image_text_retrieval import LONG_KS, ImageTexts, gather_files, retrieve
 
 IMAGES = ("image", "filename", "filepath", "file_name", "image_path", "path")
@@ -29,20 +28,15 @@ KINDS = (".json", *LINES, *DELIMITERS, PARQUET)
 FOLDERS = ("", "images", "image", "photos")
 
 
-@dataclass(frozen=True)
-class RetrievalFile:
+class RetrievalFile(PathBenchmark):
     """The benchmark of one file, under the current folder, under ``root``, or anywhere."""
 
-    file: str
-
-    @property
-    def __name__(self) -> str:
-        return f"retrieval:{self.file}"
+    kind = "retrieval"
 
     def __call__(self, model: Model, run: EvalContext) -> Result:
         """Both directions; any caption of an image is right."""
         protocol = "any of an image's own captions is right, both ways"
-        return retrieve(f"retrieval:{Path(self.file).stem}", model, run, read_table(run, self.file), protocol, LONG_KS)
+        return retrieve(f"retrieval:{Path(self.path).stem}", model, run, read_table(run, self.path), protocol, LONG_KS)
 
 
 def read_table(run: EvalContext, file: str) -> ImageTexts:

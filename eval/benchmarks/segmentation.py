@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ from eval.data.image_folders import EXTENSIONS
 from eval.data.image_preprocessing import no_fit
 from eval.data.records import file_sha256, read_text
 from eval.data.sources import ImageFile
-from eval.interfaces import EvalContext, Model, Result
+from eval.interfaces import EvalContext, Model, PathBenchmark, Result
 from eval.metrics.gather import gather_rows, rank_share
 from eval.protocols.embed import embed_classes
 from eval.protocols.phrase_grounding import turn_back
@@ -45,19 +45,14 @@ LARGER = 1.5  # the shorter side, in squares
 LONGEST = 2048  # pixels
 
 
-@dataclass(frozen=True)
-class Segmentation:
+class Segmentation(PathBenchmark):
     """The benchmark of one folder, under ``root`` or anywhere."""
 
-    folder: str
-
-    @property
-    def __name__(self) -> str:
-        return f"segmentation:{self.folder}"
+    kind = "segmentation"
 
     def __call__(self, model: Model, run: EvalContext) -> Result:
         """All images."""
-        root, name = user_folder(run.root, self.folder), f"segmentation:{Path(self.folder).name}"
+        root, name = user_folder(run.root, self.path), f"segmentation:{Path(self.path).name}"
         no_fit(name, run.fit)
         counts: Counter[str] = Counter()
         pairs = _pairs(root, run.skip_missing, counts)

@@ -9,7 +9,6 @@ A sample is an image (webp, png, jpg, jpeg) with ``cls``, the number of its clas
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -18,7 +17,7 @@ from eval.data.cache import digest
 from eval.data.find_file import user_folder
 from eval.data.records import read_text
 from eval.data.sources import TarMember
-from eval.interfaces import EvalContext, Model, Result
+from eval.interfaces import EvalContext, Model, PathBenchmark, Result
 from eval.protocols.image_text_retrieval import ImageTexts, retrieve
 from eval.protocols.prompts import read_templates
 from eval.protocols.zero_shot_classification import LabelledImages, classify_images
@@ -26,19 +25,14 @@ from eval.protocols.zero_shot_classification import LabelledImages, classify_ima
 TYPES = ("classification", "retrieval")
 
 
-@dataclass(frozen=True)
-class WebDataset:
+class WebDataset(PathBenchmark):
     """The benchmark of one data set, under ``root`` or anywhere."""
 
-    folder: str
-
-    @property
-    def __name__(self) -> str:
-        return f"wds:{self.folder}"
+    kind = "wds"
 
     def __call__(self, model: Model, run: EvalContext) -> Result:
         """The test split."""
-        root, name = user_folder(run.root, self.folder), f"wds:{Path(self.folder).name}"
+        root, name = user_folder(run.root, self.path), f"wds:{Path(self.path).name}"
         kind_file = root / "dataset_type.txt"
         kind = read_text(kind_file).strip() if kind_file.is_file() else "classification"
         if kind not in TYPES:

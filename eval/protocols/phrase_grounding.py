@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +20,9 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional
 
+from datamodules.formats.layout import XYWH
 from eval.data.image_preprocessing import SQUASHED, squash, whole_fit
+from eval.data.records import read_json
 from eval.data.sources import ImageFile, ImageSource, Xywh
 from eval.interfaces import AttentiveModel, EvalContext, Model
 from eval.protocols.embed import as_pixels, batch_ranges, embed_texts, gather_batches, load_batches
@@ -45,6 +48,25 @@ class GroundingHits(NamedTuple):
 
     pointed: Bool[Tensor, " N"]
     boxed: dict[str, Bool[Tensor, " N"]]
+
+
+def read_detections(path: Path) -> tuple[dict[str, list[Xywh]], str]:
+    """Read ``dets.json`` as ALBEF releases it: boxes x, y, width, height by image id; and the file's SHA-256.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a box is not four numbers.
+    """
+    document, checksum = read_json(path)
+    if not isinstance(document, dict):
+        raise ValueError(f"{path}: the JSON must be an object, got {type(document).__name__}")
+    detections: dict[str, list[Xywh]] = {}
+    for number, boxes in document.items():
+        for box in boxes if isinstance(boxes, list) else [boxes]:
+            if not isinstance(box, list) or not XYWH.holds(box[:4]):
+                raise ValueError(f"{path}: '{number}' must be a list of {XYWH.words}, got {box!r:.80}")
+            detections.setdefault(number, []).append((box[0], box[1], box[2], box[3]))
+    return detections, checksum
 
 
 def by_similarity(
