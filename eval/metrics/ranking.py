@@ -6,6 +6,9 @@ positives one is enough ("hit" recall, the R@K of every CLIP paper; not the frac
 Papers differ only in how they count ties, mostly by accident of a sort. Both conventions are computed: optimistic, a
 tie does not count against the query, ``#(s > best)`` (the default, as in the FG-OVD numbers of FG-CLIP and β-CLIP), and
 pessimistic, it does, ``#(negative s >= best)``. Where the two agree, ties did not matter.
+
+For classification of images and boxes, ``rank_classes`` gives the rank of the right class and the chosen class. It
+multiplies equal class vectors once, so that two classes of one name (ImageNet has two called "missile") tie to the bit.
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from eval.metrics.similarity import check_index, exact_fp32
+from eval.metrics.similarity import check_index, exact_fp32, unit_rows
 
+SLICE = 1024  # rows that ``rank_classes`` compares at once
 NEVER = torch.iinfo(torch.int64).max  # the rank of a query without a positive: no k reaches it
 
 
@@ -124,3 +128,33 @@ def _rank(similarity: Float[Tensor, "Q N"], query: Int[Tensor, " P"], candidate:
     tied_positives = torch.zeros_like(better).scatter_add(0, query, (scores == best[query]).long())
     has_positive = torch.zeros_like(better).index_fill(0, query, 1).bool()
     return Ranks(better.where(has_positive, NEVER), (no_worse - tied_positives).where(has_positive, NEVER))
+
+
+class ClassRanks(NamedTuple):
+    """For each row, how many classes score above the right one, how many others as much, how many of these come before
+    it in the list, and the class that is chosen: the first of the best.
+    """
+
+    better: Int[Tensor, " N"]
+    equal: Int[Tensor, " N"]
+    before: Int[Tensor, " N"]
+    chosen: Int[Tensor, " N"]
+
+
+def rank_classes(
+    name: str, rows: Float[Tensor, "N D"], classes: Float[Tensor, "C D"], label: Int[Tensor, " N"]
+) -> ClassRanks:
+    """Ranks by inner product, on the CPU; ``label`` is a row of ``classes``. Raises ValueError for class vectors that
+    are not unit vectors.
+    """
+    classes = unit_rows(f"{name}: class vectors", classes).cpu()
+    distinct, copy = classes.unique(dim=0, return_inverse=True)
+    order, counts = torch.arange(len(classes)), []
+    with exact_fp32(rows.device):
+        for chunk, right_class in zip(rows.split(SLICE), label.split(SLICE), strict=True):
+            scores = (chunk @ distinct.T)[:, copy]
+            right = scores.gather(1, right_class[:, None])
+            same = scores == right
+            before = (same & (order < right_class[:, None])).sum(1)
+            counts.append(torch.stack([(scores > right).sum(1), same.sum(1) - 1, before, scores.argmax(1)]))
+    return ClassRanks(*torch.cat(counts, dim=1))

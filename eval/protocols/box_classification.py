@@ -25,8 +25,7 @@ from eval.data.image_preprocessing import Fit, fit_setting, no_fit
 from eval.data.sources import ImageFile
 from eval.interfaces import EvalContext, Model, Result
 from eval.metrics.boxes import KS, box_numbers
-from eval.metrics.class_ranks import rank_classes
-from eval.metrics.ranking import Ranks
+from eval.metrics.ranking import Ranks, rank_classes
 from eval.protocols.embed import embed_classes
 from eval.protocols.regions import Box, Boxes, Prepare, embed_regions
 from eval.results.per_item import Items, Mean

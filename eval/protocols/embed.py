@@ -28,7 +28,7 @@ from eval.metrics.similarity import unit_rows
 from eval.protocols.prompts import class_vectors
 
 THREADS = 4  # PIL decodes without holding Python's lock
-TEXTS = 8  # texts encoded at once, in batches of images
+TEXTS = 8  # size of a batch of texts, in batches of images
 T = TypeVar("T")
 
 
@@ -88,10 +88,9 @@ def cached_rows(
     compute: Callable[[], Float[Tensor, "N D"]],
     **preparation: str,
 ) -> Float[Tensor, "N D"]:
-    """``count`` rows of ``kind`` from the run's cache; from ``compute`` where it lacks them or there is none.
-    Collective.
+    """Read ``count`` rows of ``kind`` from the run's cache; ``compute`` them where they are missing. Collective.
 
-    The cache finds them by ``data``, ``preparation`` and the model's weights.
+    Their key is made of ``data``, ``preparation`` and the model's weights.
     """
     if run.cache is None:
         return compute()

@@ -17,7 +17,7 @@ from eval.data.cache import digest
 from eval.data.image_preprocessing import Fit, centre_crop, fit_setting
 from eval.data.sources import ImageSource
 from eval.interfaces import EvalContext, Model, Result
-from eval.metrics.class_ranks import rank_classes
+from eval.metrics.ranking import rank_classes
 from eval.metrics.similarity import check_index
 from eval.protocols.embed import embed_classes, embed_images
 from eval.results.compare import numbers_of

@@ -5,12 +5,12 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 from torch.nn import functional
 
-from eval.metrics.class_ranks import rank_classes
+from eval.metrics.ranking import rank_classes
 from eval.protocols.box_classification import LabelledRegions, grade
 
 
 def test_ranks_equal_the_loop_with_many_ties(monkeypatch):
-    monkeypatch.setattr("eval.metrics.class_ranks.SLICE", 7)
+    monkeypatch.setattr("eval.metrics.ranking.SLICE", 7)
     generator = torch.Generator().manual_seed(0)
     classes = functional.normalize(torch.randint(0, 2, (12, 3), generator=generator) + 0.1, dim=1)  # many are equal
     rows = functional.normalize(torch.randn(40, 3, generator=generator), dim=1)
