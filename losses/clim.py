@@ -61,7 +61,7 @@ class ClimLoss(nn.Module):
             ValueError: where shapes do not agree.
         """
         text_valid = token_mask(image_tokens, text_tokens, text_valid)
-        ranks = ProcessGroup.everyone()
+        ranks = ProcessGroup.world()
         with torch.autocast(image_tokens.device.type, enabled=False):
             dtype = torch.promote_types(image_tokens.dtype, torch.float32)
             image = image_tokens.to(dtype)

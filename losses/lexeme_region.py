@@ -129,7 +129,7 @@ class LexemeRegionLoss(nn.Module):
         """Lemmas as numbers from 0 on, equal on all ranks that are contrasted. Each unknown lemma has a number of its
         own; groups of images have different numbers.
         """
-        ranks = ProcessGroup.everyone() if self.negatives == "all" else ProcessGroup()
+        ranks = ProcessGroup.world() if self.negatives == "all" else ProcessGroup()
         known = b.lemma[b.lemma != 0].unique()
         known = ranks.gather(known, ranks.counts(len(known), known.device)).unique()
         unknown = b.lemma == 0

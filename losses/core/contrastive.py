@@ -146,7 +146,7 @@ def _pair_up(
     """Indices of the valid slots of both sides, sorted by part, and the tiles of their pairs."""
     if (rows.ids is None) != (cols.ids is None):
         raise ValueError("rows and cols must both have ids, or neither")
-    ranks = ProcessGroup.everyone() if negatives == "all" else ProcessGroup()
+    ranks = ProcessGroup.world() if negatives == "all" else ProcessGroup()
     if isinstance(negatives, int):
         group = torch.arange(len(rows.valid), device=rows.valid.device) // negatives
         part = group if part is None else part * len(rows.valid) + group
@@ -185,7 +185,7 @@ class _LogSumExp(torch.autograd.Function):
         # Without pairs, any finite number serves in backward: 2^(-inf - number) is 0.
         ctx.save_for_backward(rows, all_cols, *(lse.masked_fill(lse.isinf(), 0) for lse in (row_lse, col_lse)))
         ctx.pairs = pairs
-        return row_lse * math.log(2), pairs.own(col_lse) * math.log(2)
+        return row_lse * math.log(2), pairs.local(col_lse) * math.log(2)
 
     @staticmethod
     @once_differentiable
@@ -205,7 +205,7 @@ class _LogSumExp(torch.autograd.Function):
                 d_rows[r].addmm_(g, cols[c])
                 d_cols[c].addmm_(g.T, rows[r])
                 del z, g  # before the next tile is made
-        return d_rows, pairs.give_back(d_cols.mul_(math.log(2))), None
+        return d_rows, pairs.scatter_sum(d_cols.mul_(math.log(2))), None
 
 
 class _SoftplusSum(torch.autograd.Function):
@@ -241,7 +241,7 @@ class _SoftplusSum(torch.autograd.Function):
                 del g
             del z, weight, left_out  # before the next tile is made
         if grads:
-            ctx.save_for_backward(d_rows, pairs.give_back(d_cols), d_bias)
+            ctx.save_for_backward(d_rows, pairs.scatter_sum(d_cols), d_bias)
         ctx.mark_non_differentiable(mass)
         return total, mass
 

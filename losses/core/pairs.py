@@ -74,11 +74,11 @@ class NegativePairs:
         gathered = self.ranks.gather(cols, self.counts)
         return gathered if self.order is None else gathered[self.order]
 
-    def own(self, cols: Shaped[Tensor, " N *D"]) -> Shaped[Tensor, " n *D"]:
+    def local(self, cols: Shaped[Tensor, " N *D"]) -> Shaped[Tensor, " n *D"]:
         """This rank's columns among all."""
-        return self.ranks.mine(self._by_rank(cols), self.counts)
+        return self.ranks.local(self._by_rank(cols), self.counts)
 
-    def give_back(self, cols: Shaped[Tensor, " N *D"]) -> Shaped[Tensor, " n *D"]:
+    def scatter_sum(self, cols: Shaped[Tensor, " N *D"]) -> Shaped[Tensor, " n *D"]:
         """This rank's columns of the sum over ranks; ``cols`` may be overwritten."""
         return self.ranks.scatter_sum(self._by_rank(cols), self.counts)
 

@@ -24,7 +24,7 @@ class ProcessGroup(NamedTuple):
     size: int = 1
 
     @classmethod
-    def everyone(cls) -> ProcessGroup:
+    def world(cls) -> ProcessGroup:
         """All processes of the default group; only this one where there is no group."""
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
@@ -54,7 +54,7 @@ class ProcessGroup(NamedTuple):
         if self.size == 1:
             return rows
         if f"{rows.device.type}:gloo" in dist.get_backend_config():
-            return self.mine(self.total(rows), counts)
+            return self.local(self.total(rows), counts)
         blocks = rows.new_zeros(self.size, max(counts), *rows.shape[1:])
         for block, part in zip(blocks, rows.split(counts), strict=True):
             block[: len(part)] = part
@@ -62,7 +62,7 @@ class ProcessGroup(NamedTuple):
         dist.reduce_scatter_tensor(padded, blocks.flatten(0, 1))
         return padded[: counts[self.index]]
 
-    def mine(self, rows: Shaped[Tensor, " N *D"], counts: list[int]) -> Shaped[Tensor, " n *D"]:
+    def local(self, rows: Shaped[Tensor, " N *D"], counts: list[int]) -> Shaped[Tensor, " n *D"]:
         """This rank's rows among those of all ranks."""
         return rows.split(counts)[self.index]
 
@@ -87,7 +87,7 @@ def shared_mean(total: Float[Tensor, ""], count: Float[Tensor, ""]) -> Float[Ten
     DDP and FSDP average gradients over ranks; with this factor the average is the gradient of the mean over the rows of
     all ranks, however uneven their numbers. Likewise the value's mean over ranks is the loss of the whole batch.
     """
-    ranks = ProcessGroup.everyone()
+    ranks = ProcessGroup.world()
     counted = ranks.total(count.detach().clone())
     return total * (ranks.size / torch.where(counted > 0, counted, 1))
 
@@ -98,7 +98,7 @@ def shared_means(totals: Float[Tensor, " M"], counts: Int[Tensor, " M"], least: 
     Slots that fewer than ``least`` rows of all ranks fill are left out; 0, still attached to the graph, where all are.
     M may differ between ranks: a slot that a rank lacks counts as empty.
     """
-    ranks = ProcessGroup.everyone()
+    ranks = ProcessGroup.world()
     slots = len(counts)
     longest = int(ranks.maximum(torch.tensor(slots, device=counts.device))) if ranks.size > 1 else slots
     all_counts = totals.new_zeros(longest)

@@ -15,7 +15,7 @@ def rows_of(rank, dtype=torch.float64):
 
 
 def move_rows(world_size):
-    ranks = ProcessGroup.everyone()
+    ranks = ProcessGroup.world()
     rows = rows_of(ranks.index)
     counts = ranks.counts(len(rows), rows.device)
     all_rows = ranks.gather(rows, counts)
@@ -23,7 +23,7 @@ def move_rows(world_size):
         "counts": counts,
         "gathered": all_rows,
         "hashes": ranks.gather(rows.long() + 2**40, counts),
-        "mine": ranks.mine(all_rows, counts),
+        "mine": ranks.local(all_rows, counts),
         "summed": ranks.scatter_sum(all_rows * (ranks.index + 1), counts),
         "total": ranks.total(torch.tensor([1.0, ranks.index])),
         "maximum": ranks.maximum(torch.tensor([float(ranks.index), -1.0 - ranks.index])),
@@ -49,11 +49,11 @@ def test_blocks_of_different_length_find_their_way(world_size):
 
 def test_one_process_needs_no_process_group():
     assert not dist.is_initialized()
-    ranks, x = ProcessGroup.everyone(), torch.randn(3, 2)
+    ranks, x = ProcessGroup.world(), torch.randn(3, 2)
     counts = ranks.counts(3, x.device)
     assert ranks == ProcessGroup(0, 1)
     assert counts == [3]
-    for moved in (ranks.gather(x, counts), ranks.scatter_sum(x, counts), ranks.mine(x, counts), ranks.maximum(x)):
+    for moved in (ranks.gather(x, counts), ranks.scatter_sum(x, counts), ranks.local(x, counts), ranks.maximum(x)):
         assert torch.equal(moved, x)
 
 
