@@ -20,13 +20,12 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from losses.core.contrastive import ContrastSide, Scalar, log_partition
 from losses.core.pairs import Negatives, check_negatives
 from losses.core.process_group import ProcessGroup, shared_mean
-from losses.core.ragged import index_in_group, pad_groups
 
 SameLemma = Literal["ignore", "positive", "negative"]
 _UNKNOWN_OF_REGION, _UNKNOWN_OF_LEXEME = 1, 2  # ids of unknown lemmas; they differ, so that none are equal
@@ -121,7 +120,7 @@ class LexemeRegionLoss(nn.Module):
         )
         row_partition = logits.row_partition[is_row, 0]
         lowest = torch.finfo(row_partition.dtype).min
-        to_lexeme = pad_groups(row_partition, region_concepts[:, 0], images * width, lowest).logsumexp(1)
+        to_lexeme = _pad_groups(row_partition, region_concepts[:, 0], images * width, lowest).logsumexp(1)
         to_region = torch.zeros(linked.shape, dtype=row_partition.dtype, device=linked.device)
         return to_lexeme.view(images, width), to_region.index_put((linked,), logits.col_partition[~is_row, 0])
 
@@ -157,16 +156,34 @@ def _blocks(
     regions: Tensor, lexemes: Tensor, links: Tensor, lemma: Tensor, region_image: Tensor, lexeme_image: Tensor
 ) -> _Blocks:
     images = 1 + max((int(image.max()) for image in (region_image, lexeme_image) if len(image)), default=0)
-    by_region, by_lexeme = pad_groups(regions, region_image, images), pad_groups(lexemes, lexeme_image, images)
-    lemmas = pad_groups(lemma, lexeme_image, images)
+    by_region, by_lexeme = _pad_groups(regions, region_image, images), _pad_groups(lexemes, lexeme_image, images)
+    lemmas = _pad_groups(lemma, lexeme_image, images)
     linked = torch.zeros(*by_region.shape[:2], by_lexeme.shape[1], dtype=torch.bool, device=regions.device)
     row, col = links.unbind(1)
-    linked[region_image[row], index_in_group(region_image, images)[row], index_in_group(lexeme_image, images)[col]] = (
-        True
-    )
+    region, lexeme = _index_in_group(region_image, images)[row], _index_in_group(lexeme_image, images)[col]
+    linked[region_image[row], region, lexeme] = True
     image, region, lexeme = linked.nonzero().unbind(1)
-    flat = pad_groups(lemmas[image, lexeme], image * linked.shape[1] + region, images * linked.shape[1])
+    flat = _pad_groups(lemmas[image, lexeme], image * linked.shape[1] + region, images * linked.shape[1])
     return _Blocks(by_region, by_lexeme, linked, lemmas, flat.unflatten(0, linked.shape[:2]))
+
+
+def _index_in_group(group: Int[Tensor, " n"], groups: int) -> Int[Tensor, " n"]:
+    """The position of each row among the rows of its group, from 0, in order."""
+    order = group.argsort(stable=True)
+    sizes = torch.bincount(group, minlength=groups)
+    first = sizes.cumsum(0) - sizes
+    ranked = torch.arange(len(group), device=group.device) - first[group[order]]
+    return torch.empty_like(ranked).index_copy_(0, order, ranked)
+
+
+def _pad_groups(
+    rows: Shaped[Tensor, " n *D"], group: Int[Tensor, " n"], groups: int, empty: float = 0.0
+) -> Shaped[Tensor, " groups W *D"]:
+    """One line per group with its rows in order, padded with ``empty`` to the longest group; W is at least 1."""
+    position = _index_in_group(group, groups)
+    width = 1 + int(position.max()) if len(position) else 1
+    lines = rows.new_full((groups, width, *rows.shape[1:]), empty)
+    return lines.index_put((group, position), rows)
 
 
 def _check(

@@ -1,1 +1,1 @@
-"""The contrastive engine: tiles, pairs, process group, ragged sets. The losses of papers are one folder above."""
+"""The contrastive engine: tiles, pairs, process group, checks. The losses of papers are one folder above."""
