@@ -32,7 +32,7 @@ FIELDS = BOX | {"image_path": PATH, "true_caption": NAME, "false_caption": NAME}
 PAIR = Rule("a list of two texts", lambda v: isinstance(v, list) and len(v) == 2 and all(map(NAME.holds, v)))
 
 
-class Kind(NamedTuple):
+class AroTask(NamedTuple):
     """A file, the fields of its records, the group of a record, and the fewest questions of a group that counts."""
 
     file: str
@@ -41,8 +41,8 @@ class Kind(NamedTuple):
     min_questions: int
 
 
-RELATION = Kind("visual_genome_relation", {"relation_name": NAME}, lambda r: r["relation_name"], 1)
-ATTRIBUTION = Kind("visual_genome_attribution", {"attributes": PAIR}, lambda r: "_".join(r["attributes"]), 25)
+RELATION = AroTask("visual_genome_relation", {"relation_name": NAME}, lambda r: r["relation_name"], 1)
+ATTRIBUTION = AroTask("visual_genome_attribution", {"attributes": PAIR}, lambda r: "_".join(r["attributes"]), 25)
 
 
 def aro_relation(model: Model, run: EvalContext) -> Result:
@@ -55,10 +55,10 @@ def aro_attribution(model: Model, run: EvalContext) -> Result:
     return _run("aro_attribution", ATTRIBUTION, model, run)
 
 
-def _run(name: str, kind: Kind, model: Model, run: EvalContext) -> Result:
+def _run(name: str, task: AroTask, model: Model, run: EvalContext) -> Result:
     fit = run.fit or centre_crop
-    path = find_path(run.root, f"{kind.file}.json", f"aro/{kind.file}.json")
-    records = read_records(path, FIELDS | kind.fields)
+    path = find_path(run.root, f"{task.file}.json", f"aro/{task.file}.json")
+    records = read_records(path, FIELDS | task.fields)
     counts: Counter[str] = Counter()
     items = [(file := _image(path.parent, r["image_path"]), (file, r)) for r in records.rows]
     present = with_files(items, path, run.skip_missing, counts)
@@ -69,25 +69,25 @@ def _run(name: str, kind: Kind, model: Model, run: EvalContext) -> Result:
     questions = [Question(i, (r["true_caption"], r["false_caption"]), f"{name} {i}") for i, r in enumerate(rows)]
     answers = answer_questions(model, run, embed_images(model, run, crops, fit, name), questions, name)
     counts += text_counts(model, [text for q in questions for text in q.texts])
-    groups = [kind.group(r) for r in rows]
+    groups = [task.group(r) for r in rows]
     hits = answers.hits(Ties.PESSIMISTIC).tolist()
     by_group: dict[str, list[bool]] = {}
     for group, hit in zip(groups, hits, strict=True):
         by_group.setdefault(group, []).append(hit)
-    large = [sum(h) / len(h) for h in by_group.values() if len(h) >= kind.min_questions]
+    large = [sum(h) / len(h) for h in by_group.values() if len(h) >= task.min_questions]
     if not large:
-        raise ValueError(f"{path}: no group has {kind.min_questions} questions, the fewest that count")
+        raise ValueError(f"{path}: no group has {task.min_questions} questions, the fewest that count")
     numbers = {f"{name}/macro_accuracy": sum(large) / len(large)} | answer_numbers(name, answers, Ties.PESSIMISTIC)
     settings = {
         "protocol": "ARO: box cut out, a tie is a miss; published number macro_accuracy, "
-        f"groups of {kind.min_questions} on",
+        f"groups of {task.min_questions} on",
         "image": fit_setting(fit, model.image_size),
         "context length": model.context_length,
         "groups that count": len(large),
         "files": records.files,
         "counts": dict(counts),
     }
-    columns = {"group": groups, "counts": [len(by_group[group]) >= kind.min_questions for group in groups]}
+    columns = {"group": groups, "counts": [len(by_group[group]) >= task.min_questions for group in groups]}
     table = answer_items(name, questions, answers, Ties.PESSIMISTIC, [r["image_path"] for r in rows], columns)
     table.means[f"{name}/macro_accuracy"] = Mean("hit", "counts", "group")
     return Result(numbers, settings, dict(counts), {name: table})

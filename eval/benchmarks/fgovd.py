@@ -48,7 +48,7 @@ LEVELS = {
 ATTRIBUTES = {name: (name, f"{name}_llava") for name in ("color", "material", "pattern", "transparency")}
 
 
-class Protocol(NamedTuple):
+class FgovdProtocol(NamedTuple):
     """How described boxes are embedded, one vector each."""
 
     description: str
@@ -110,16 +110,16 @@ def _by_crops(
     return embed_images(model, run, crops, fit, label)
 
 
-REGION = Protocol(
+REGION = FgovdProtocol(
     "FG-CLIP: RoIAlign 1×1 over the dense map, a tie is a hit, boxes all alike; published number accuracy",
     squash,
     _by_regions,
 )
-CUT_OUT = Protocol("the box cut out at whole pixels, image embedding, a tie is a hit", centre_crop, _by_crops)
+CUT_OUT = FgovdProtocol("the box cut out at whole pixels, image embedding, a tie is a hit", centre_crop, _by_crops)
 
 
 def _levels(
-    name: str, levels: dict[str, tuple[str, str]], protocol: Protocol, model: Model, run: EvalContext
+    name: str, levels: dict[str, tuple[str, str]], protocol: FgovdProtocol, model: Model, run: EvalContext
 ) -> Result:
     files = {}
     for level, (official, fg_clip) in levels.items():
@@ -131,7 +131,7 @@ def _levels(
     return _run(name, files, protocol, model, run)
 
 
-def _run(name: str, files: dict[str, Path], protocol: Protocol, model: Model, run: EvalContext) -> Result:
+def _run(name: str, files: dict[str, Path], protocol: FgovdProtocol, model: Model, run: EvalContext) -> Result:
     fit = whole_fit(name, run.fit, protocol.fit) if protocol is REGION else run.fit or protocol.fit
     counts: Counter[str] = Counter()
     numbers, tables, checksums, levels = {}, {}, {}, {}
