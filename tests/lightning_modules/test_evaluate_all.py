@@ -75,8 +75,10 @@ def evaluate(model, root, benchmarks, out, *more):
 
 @pytest.mark.slow
 def test_every_benchmark_by_the_command(model, root, tmp_path, monkeypatch):
-    for module in ("benchmarks.imagenet", "benchmarks.cifar", "protocols.prompts"):
-        monkeypatch.setattr(f"eval.{module}.imagenet_templates", lambda: ("a photo of a {}.",))
+    for module in ("imagenet", "cifar"):
+        monkeypatch.setattr(f"eval.benchmarks.{module}.imagenet_templates", lambda: ("a photo of a {}.",))
+    for module in ("segmentation", "image_folder"):
+        monkeypatch.setattr(f"eval.benchmarks.{module}.folder_templates", lambda folder: ("a photo of a {}.",))
     names = [one for one in BENCHMARKS if one != "sharegpt4v_10k"]
     names += [
         "retrieval:dataset.jsonl",
