@@ -18,7 +18,7 @@ from tests.eval import releases
 from tests.eval.benchmarks.test_classification import WNIDS
 from tests.eval.benchmarks.test_classification import write_image as photograph
 from tests.eval.fgovd_release import write_fgovd
-from tests.helpers.tiny import write_shards
+from tests.helpers.tiny import picture, write_shards
 from tests.helpers.tiny_run import fit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -112,7 +112,7 @@ def stage(tmp_path_factory):
         shutil.copy(shard, folder / "shards" / f"train-{number}.tar")
         shutil.copy(shard, folder / "shards" / "val" / f"{number}.tar")
     (folder / "my.yaml").write_text(yaml.safe_dump({"data": {"val_batch_size": 4}}))
-    (folder / "cat.jpg").write_bytes(write_image(1))
+    (folder / "cat.jpg").write_bytes(picture(1))
     fit(folder / "start", epochs=1, method=ClipFinetune)
     start = folder / "openai" / "clip-vit-base-patch16"
     assert main(["export", str(folder / "start" / "checkpoints" / "last.ckpt"), str(start)]) == 0
