@@ -39,8 +39,8 @@ class RaggedTexts(NamedTuple):
         lengths = self.offsets.diff()[rows]
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         first = torch.repeat_interleave(self.offsets[rows] - offsets[:-1], lengths)
-        at = first + torch.arange(len(first), device=rows.device)
-        return RaggedTexts(self.tokens[at], offsets, self.ids[rows]), at
+        token_rows = first + torch.arange(len(first), device=rows.device)
+        return RaggedTexts(self.tokens[token_rows], offsets, self.ids[rows]), token_rows
 
 
 class TextSlots(NamedTuple):

@@ -237,8 +237,8 @@ class GranularityData(LightningDataModule):
     def label_names(self) -> tuple[str, ...]:
         """The labels that boxes of the validation set may have; empty where any shard's manifest does not tell."""
         manifests = {Path(shard.url).parent / "manifest.json" for shard in self._val}
-        known = [json.loads(m.read_text()).get("labels", []) if m.is_file() else [] for m in manifests]
-        return tuple(sorted({label for labels in known for label in labels})) if all(known) else ()
+        labels_by_shard = [json.loads(m.read_text()).get("labels", []) if m.is_file() else [] for m in manifests]
+        return tuple(sorted({label for labels in labels_by_shard for label in labels})) if all(labels_by_shard) else ()
 
     def state_dict(self) -> dict[str, Any]:
         """The number of samples that all ranks together have been trained on: a resumed run goes on there.
@@ -255,12 +255,12 @@ class GranularityData(LightningDataModule):
 
     def fit_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make a checkpoint of a run with another global batch fit this one, before Lightning restores its counts."""
-        before = checkpoint.get(type(self).__qualname__, {}).get("global_batch")
-        now = self._each() * self._ranks()
-        if before not in (None, now) and self._train:
-            fit_epoch(checkpoint, before, now, self._epoch())
+        checkpoint_batch = checkpoint.get(type(self).__qualname__, {}).get("global_batch")
+        run_batch = self._each() * self._ranks()
+        if checkpoint_batch not in (None, run_batch) and self._train:
+            fit_epoch(checkpoint, checkpoint_batch, run_batch, self._epoch())
             if self._first():
-                tell_of_another(before, now)
+                tell_of_another(checkpoint_batch, run_batch)
 
     def _ranks(self) -> int:
         return self.trainer.world_size if self.trainer is not None else 1
@@ -286,8 +286,8 @@ class GranularityData(LightningDataModule):
         return [find_shards(entry) for entry in entries]
 
     def _samples(self) -> int | None:
-        known = [shard.samples for source in self._train for shard in source]
-        return None if None in known else sum(n for n in known if n is not None)
+        counts = [shard.samples for source in self._train for shard in source]
+        return None if None in counts else sum(n for n in counts if n is not None)
 
     def _epoch(self) -> int:
         if self.batches_per_epoch is not None:

@@ -69,10 +69,10 @@ def orientation(image: Image.Image) -> int:
     if image.format == "PNG":
         image.load()
     try:
-        found = image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
+        value = image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
     except (*UNREADABLE, AttributeError):  # damaged EXIF, the pixels may be whole
         return _UPRIGHT
-    return found if isinstance(found, int) and found in _TURNS else _UPRIGHT
+    return value if isinstance(value, int) and value in _TURNS else _UPRIGHT
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:

@@ -114,8 +114,8 @@ class Sample:
         """
         extension = next((e for e in IMAGE_EXTENSIONS if e in members), None)
         if extension is None:
-            found = sorted(k for k in members if not k.startswith("__"))
-            raise SampleError("image missing", f"no image member ({', '.join(IMAGE_EXTENSIONS)}) beside {found}")
+            names = sorted(k for k in members if not k.startswith("__"))
+            raise SampleError("image missing", f"no image member ({', '.join(IMAGE_EXTENSIONS)}) beside {names}")
         if "json" not in members:
             raise SampleError("json missing", "no json member beside the image; write shards with `lightning prepare`")
         record = _parse(members["json"])

@@ -41,7 +41,7 @@ class PreparedSample:
     links: list[tuple[int, int]]
     choices: list[tuple[int, str, list[Tokens]]]
     crops: Tensor  # of the first boxes
-    lost: Counter[str] = field(default_factory=Counter)  # "truncated/GRAIN", "dropped/WHAT"
+    counts: Counter[str] = field(default_factory=Counter)  # "truncated/GRAIN", "dropped/WHAT"
 
 
 @dataclass(frozen=True)
@@ -66,68 +66,68 @@ class SamplePreprocessor:
 
     def __call__(self, sample: Sample, rng: random.Random) -> PreparedSample:
         """Raises ``SampleError`` (reason ``image``) where the image cannot be used."""
-        stored = list(dict.fromkeys(r.box for r in sample.regions))
-        boxes = np.array(stored, dtype=np.float64).reshape(-1, 4)
+        distinct_boxes = list(dict.fromkeys(r.box for r in sample.regions))
+        boxes = np.array(distinct_boxes, dtype=np.float64).reshape(-1, 4)
         stored_tokens = read_tokens(sample)
-        image, lost = open_image(sample.image), Counter[str]()
+        image, counts = open_image(sample.image), Counter[str]()
         large = self.regions.large(boxes, *image.size) | (not self.random_texts)
         pixels, moved, kept = self.transform(image, boxes, self.image_size, rng)
-        lost["dropped/small box"] += int((~large).sum())
-        draws = rng if self.random_texts else None
-        chosen = self.regions.draw(np.flatnonzero(kept & large).tolist(), draws)
-        row = {stored[box]: i for i, box in enumerate(chosen)}
+        counts["dropped/small box"] += int((~large).sum())
+        text_rng = rng if self.random_texts else None
+        box_rows = self.regions.draw(np.flatnonzero(kept & large).tolist(), text_rng)
+        row = {distinct_boxes[box]: i for i, box in enumerate(box_rows)}
         labels = _labels(sample)
-        drawn = self.sampling.draw(sample, draws)
+        sampled = self.sampling.draw(sample, text_rng)
         return PreparedSample(
             key=sample.key,
             id=word_hash(sample.key),
             pixels=pixels,
             grains={
-                grain: [self._cut(self._whole(text, drawn, stored_tokens), grain, lost) for text in texts]
-                for grain, texts in drawn.texts().items()
+                grain: [self._cut(self._whole(text, sampled, stored_tokens), grain, counts) for text in texts]
+                for grain, texts in sampled.texts().items()
             },
-            spans=self._spans(drawn, stored_tokens, lost),
-            lemmas=[word_hash(p.lemma) for p in drawn.phrases],
-            boxes=moved[chosen],
+            spans=self._spans(sampled, stored_tokens, counts),
+            lemmas=[word_hash(p.lemma) for p in sampled.phrases],
+            boxes=moved[box_rows],
             labels=[word_hash(labels.get(box, "")) for box in row],
-            links=_links(sample, drawn, row),
+            links=_links(sample, sampled, row),
             choices=[
                 (row[box], c.level, [tuple(self.tokenizer(t)) for t in c.texts])
                 for c in sample.choices
                 if (box := sample.regions[c.region].box) in row
             ],
-            crops=self.regions.cut(sample.image, boxes[chosen[: self.regions.crops]], self.image_size),
-            lost=lost,
+            crops=self.regions.cut(sample.image, boxes[box_rows[: self.regions.crops]], self.image_size),
+            counts=counts,
         )
 
-    def _whole(self, text: str, drawn: SampledTexts, stored: StoredTokens | None) -> Tokens:
+    def _whole(self, text: str, sampled: SampledTexts, stored: StoredTokens | None) -> Tokens:
         """All tokens of a drawn text: the stored ones where there are any."""
         tokens = None if stored is None else stored.ids.get(text)
-        if tokens is None and stored is not None and text == drawn.caption:
-            tokens = stored.joined(drawn.sentences)
+        if tokens is None and stored is not None and text == sampled.caption:
+            tokens = stored.joined(sampled.sentences)
         return self.tokenizer.whole(text) if tokens is None else tokens
 
-    def _cut(self, tokens: Tokens, grain: Grain, lost: Counter[str]) -> Tokens:
+    def _cut(self, tokens: Tokens, grain: Grain, counts: Counter[str]) -> Tokens:
         if len(tokens) > self.tokenizer.context_length:
-            lost[f"truncated/{grain.value}"] += 1
+            counts[f"truncated/{grain.value}"] += 1
         return self.tokenizer.cut(tokens)
 
-    def _spans(self, drawn: SampledTexts, stored: StoredTokens | None, lost: Counter[str]) -> list[tuple[int, int]]:
+    def _spans(self, sampled: SampledTexts, stored: StoredTokens | None, counts: Counter[str]) -> list[tuple[int, int]]:
         """Spans of phrases in the caption's tokens; (0, 0), and counted, where the context cuts one off."""
-        if not drawn.verbatim:
-            return [(0, 0)] * len(drawn.phrases)
+        if not sampled.verbatim:
+            return [(0, 0)] * len(sampled.phrases)
         if stored is None:
-            spans = [self.tokenizer.span(drawn.caption, p.start, p.end) for p in drawn.phrases]
+            spans = [self.tokenizer.span(sampled.caption, p.start, p.end) for p in sampled.phrases]
         else:
-            spans = [self._span(drawn.caption, p, stored) for p in drawn.phrases]
-        lost["dropped/lexeme"] += spans.count(None)
+            spans = [self._span(sampled.caption, p, stored) for p in sampled.phrases]
+        counts["dropped/lexeme"] += spans.count(None)
         return [span or (0, 0) for span in spans]
 
     def _span(self, caption: str, phrase: Phrase, stored: StoredTokens) -> tuple[int, int] | None:
-        place = phrase.start, phrase.end
-        if place not in stored.spans:  # a stop-phrase
-            return self.tokenizer.span(caption, *place)
-        span = stored.spans[place]
+        characters = phrase.start, phrase.end
+        if characters not in stored.spans:  # a stop-phrase
+            return self.tokenizer.span(caption, *characters)
+        span = stored.spans[characters]
         return span if span is not None and span[1] < self.tokenizer.context_length else None
 
 
@@ -140,19 +140,19 @@ def _labels(sample: Sample) -> dict[tuple[float, ...], str]:
     return labels
 
 
-def _links(sample: Sample, drawn: SampledTexts, row: dict[tuple[float, ...], int]) -> list[tuple[int, int]]:
+def _links(sample: Sample, sampled: SampledTexts, row: dict[tuple[float, ...], int]) -> list[tuple[int, int]]:
     """(row of the kept boxes, drawn phrase) for every region whose box and phrase are both still there.
 
     Words alone do not join them: of two men that a caption calls "a man", each has its own box.
     """
-    slot = {phrase: i for i, phrase in enumerate(drawn.phrases)}
+    slot = {phrase: i for i, phrase in enumerate(sampled.phrases)}
     links: dict[tuple[int, int], None] = {}
     for region in sample.regions:
         if region.phrase is None or region.box not in row:
             continue
-        at = slot.get(sample.phrases[region.phrase])
-        if at is not None:
-            links[row[region.box], at] = None
+        phrase_slot = slot.get(sample.phrases[region.phrase])
+        if phrase_slot is not None:
+            links[row[region.box], phrase_slot] = None
     return list(links)
 
 
@@ -179,7 +179,7 @@ def collate(items: Sequence[PreparedSample], skipped: Sequence[Skip] = ()) -> Ba
     width = grains[Grain.PHRASE].index.shape[1]
     counts = _skip_counts(skipped)
     for item in items:
-        counts.update(item.lost)
+        counts.update(item.counts)
     first_box = np.cumsum([0, *(len(item.boxes) for item in items)]).tolist()
     return Batch(
         images=torch.stack([item.pixels for item in items]),

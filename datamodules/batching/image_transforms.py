@@ -66,8 +66,8 @@ def move_boxes(
     moved = (boxes - origin) / extent
     clipped = moved.clip(0.0, 1.0)
     area = (moved[:, 2] - moved[:, 0]) * (moved[:, 3] - moved[:, 1])
-    left = (clipped[:, 2] - clipped[:, 0]) * (clipped[:, 3] - clipped[:, 1])
-    return clipped, left >= 0.5 * area
+    visible = (clipped[:, 2] - clipped[:, 0]) * (clipped[:, 3] - clipped[:, 1])
+    return clipped, visible >= 0.5 * area
 
 
 class RandomCrop(ImageTransform):

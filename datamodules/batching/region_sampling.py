@@ -67,13 +67,13 @@ class RegionSampling:
         if not len(boxes):
             return crops
         try:
-            picture = as_rgb(open_image(data))
+            image = as_rgb(open_image(data))
         except UNREADABLE as error:
             raise SampleError("image", f"the image cannot be decoded: {error}") from error
-        sides = np.array([picture.width, picture.height])
+        sides = np.array([image.width, image.height])
         for crop, box in zip(crops, boxes, strict=True):
             centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * self.context
             part = np.concatenate([(centre - half).clip(0, 1) * sides, (centre + half).clip(0, 1) * sides])
-            square = picture.resize((size, size), Image.Resampling.BICUBIC, tuple(part.tolist()))
+            square = image.resize((size, size), Image.Resampling.BICUBIC, tuple(part.tolist()))
             crop.copy_(torch.from_numpy(np.array(square)).permute(2, 0, 1))
         return crops

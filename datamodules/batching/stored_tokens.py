@@ -62,23 +62,23 @@ def read_tokens(sample: Sample) -> StoredTokens | None:
         raise SampleError(
             "tokens", f"the stored tokens are of {count} texts and {phrases} phrases, not of this sample's"
         )
-    at = _HEAD.size + 4 * count + 8 * phrases
+    ids_start = _HEAD.size + 4 * count + 8 * phrases
     lengths = np.frombuffer(data[_HEAD.size :].ljust(4 * count, b"\0"), "<u4", count).astype(np.int64)
-    if len(data) != at + 2 * int(lengths.sum()) or lengths.min() < 2:
+    if len(data) != ids_start + 2 * int(lengths.sum()) or lengths.min() < 2:
         raise SampleError("tokens", f"the stored tokens have {len(data)} bytes, not as many as their lengths say")
-    places = np.frombuffer(data[_HEAD.size + 4 * count : at], "<u4").reshape(-1, 2).tolist()
-    ids = np.frombuffer(data[at:], "<u2")
+    stored_spans = np.frombuffer(data[_HEAD.size + 4 * count : ids_start], "<u4").reshape(-1, 2).tolist()
+    ids = np.frombuffer(data[ids_start:], "<u2")
     ends = np.cumsum(lengths)
     if (ids >= VOCAB_SIZE).any() or (ids[ends - lengths] != SOT).any() or (ids[ends - 1] != EOT).any():
         raise SampleError("tokens", "the stored tokens are no texts of CLIP's vocabulary, from SOT to EOT")
     rows = ids.tolist()
     starts = (ends - lengths).tolist()
-    known = {text: tuple(rows[a:b]) for text, a, b in zip(texts, starts, ends.tolist(), strict=True)}
-    longest = len(known[sample.caption])
-    if any(not (first == last == 0 or 0 < first < last < longest) for first, last in places):
+    tokens_of = {text: tuple(rows[a:b]) for text, a, b in zip(texts, starts, ends.tolist(), strict=True)}
+    longest = len(tokens_of[sample.caption])
+    if any(not (first == last == 0 or 0 < first < last < longest) for first, last in stored_spans):
         raise SampleError("tokens", "a stored phrase lies outside the caption's tokens")
-    spans = [(first, last) if last else None for first, last in places]
-    return StoredTokens(known, dict(zip([(p.start, p.end) for p in sample.phrases], spans, strict=True)))
+    spans = [(first, last) if last else None for first, last in stored_spans]
+    return StoredTokens(tokens_of, dict(zip([(p.start, p.end) for p in sample.phrases], spans, strict=True)))
 
 
 def _texts(sample: Sample) -> list[str]:

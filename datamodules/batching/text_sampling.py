@@ -78,7 +78,7 @@ class GrainSampling:
 
     def _pool(self, sample: Sample, sentences: Sequence[int], rng: random.Random | None) -> list[Phrase]:
         """The phrases of ``sentences`` to draw from, in reading order."""
-        phrases, stop = ([p for p in some if p.sentence in sentences] for some in (sample.phrases, sample.stop_phrases))
+        phrases, stop = ([p for p in kind if p.sentence in sentences] for kind in (sample.phrases, sample.stop_phrases))
         if self.stop_phrases == 0:
             return phrases
         if rng is not None:
@@ -108,9 +108,9 @@ class SampledTexts:
 
 def _distinct(phrases: list[Phrase], limit: int) -> list[Phrase]:
     """The first ``limit`` phrases that differ in more than case."""
-    kept: dict[str, Phrase] = {}
+    distinct: dict[str, Phrase] = {}
     for phrase in phrases:
-        if len(kept) == limit:
+        if len(distinct) == limit:
             break
-        kept.setdefault(phrase.text.lower(), phrase)
-    return list(kept.values())
+        distinct.setdefault(phrase.text.lower(), phrase)
+    return list(distinct.values())

@@ -95,12 +95,12 @@ class Tokenizer:
         lowered, starts, ends = _offsets(text)
         if lowered:  # cleaning kept every character in its place
             first, last = bisect_left(starts, start), bisect_left(ends, end)
-            inside = first < len(starts) and last < len(ends) and starts[first] == start and ends[last] == end
-            return (first + 1, last + 2) if inside and last + 2 < self.context_length else None
-        within = _encode(text[start:end])[1:-1]
+            on_borders = first < len(starts) and last < len(ends) and starts[first] == start and ends[last] == end
+            return (first + 1, last + 2) if on_borders and last + 2 < self.context_length else None
+        piece = _encode(text[start:end])[1:-1]
         first = len(_encode(text[:start])) - 1
-        last = first + len(within)
-        if not within or last > self.context_length - 1 or _encode(text)[first:last] != within:
+        last = first + len(piece)
+        if not piece or last > self.context_length - 1 or _encode(text)[first:last] != piece:
             return None
         return first, last
 
@@ -140,8 +140,8 @@ def _offsets(text: str) -> tuple[bool, list[int], list[int]]:
 def _byte_characters() -> list[str]:
     """GPT-2's printable stand-in for each byte: itself where it prints, else the next character from 256 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(256, 512))
-    return [chr(b) if b in printable else chr(next(others)) for b in range(256)]
+    stand_ins = iter(range(256, 512))
+    return [chr(b) if b in printable else chr(next(stand_ins)) for b in range(256)]
 
 
 @lru_cache(maxsize=1)

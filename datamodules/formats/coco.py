@@ -80,12 +80,12 @@ def read_proposals(path: Path) -> dict[ImageId, list[CocoBox]]:
         FileNotFoundError: there is no such file.
         LayoutError: it is not JSON, a field is missing or of the wrong type, or some boxes only have a score.
     """
-    listed = list(AnnotationFile(path).rows("annotations", {"image_id": layout.ID, "bbox": layout.XYWH}))
-    if any("score" in row for row in listed):
-        for index, row in enumerate(listed):
+    rows = list(AnnotationFile(path).rows("annotations", {"image_id": layout.ID, "bbox": layout.XYWH}))
+    if any("score" in row for row in rows):
+        for index, row in enumerate(rows):
             _SCORE.check(f"{path}: 'annotations[{index}].score'", row.get("score"))
     boxes: dict[ImageId, list[CocoBox]] = {}
-    for index, row in sorted(enumerate(listed), key=lambda numbered: -numbered[1].get("score", 0)):
+    for index, row in sorted(enumerate(rows), key=lambda numbered: -numbered[1].get("score", 0)):
         boxes.setdefault(row["image_id"], []).append(as_box(row, index, None))
     return boxes
 

@@ -101,10 +101,10 @@ def read_objects(path: Path) -> Objects:
         chains = [(name.text or "").strip() for name in item.findall("name")]
         if not chains or not all(chain.isdigit() for chain in chains):
             raise LayoutError(f"{where}'name' must be the number of a chain, got {chains}")
-        found = item.findall("bndbox")
-        if not found and not any(item.findtext(flag, "").strip() == "1" for flag in ("nobndbox", "scene")):
+        boxes_of_object = item.findall("bndbox")
+        if not boxes_of_object and not any(item.findtext(flag, "").strip() == "1" for flag in ("nobndbox", "scene")):
             raise LayoutError(f"{where}'bndbox' must be there where neither 'nobndbox' nor 'scene' is 1, got none")
-        for box in found:
+        for box in boxes_of_object:
             x0, y0, x1, y1 = (_number(box, side, f"{where}bndbox.") - 1 for side in ("xmin", "ymin", "xmax", "ymax"))
             boxes.append(ChainBox((x0, y0, x1, y1), chains))
     return Objects((sides[0], sides[1]), boxes)
@@ -146,11 +146,11 @@ def _line(line: str, where: str) -> Line:
     if "/EN#" in text:
         raise LayoutError(f"{where} must mark entities as [/EN#CHAIN/TYPE words], got {line!r:.300}")
     gaps = _gaps(text)
-    moved = [
+    entities_in_text = [
         entity._replace(span=Span(*(at - bisect_left(gaps, at) for at in entity.span)))  # gaps before it are gone
         for entity in entities
     ]
-    return Line("".join(c for at, c in enumerate(text) if at not in gaps), moved)
+    return Line("".join(c for at, c in enumerate(text) if at not in gaps), entities_in_text)
 
 
 _BEFORE_MARK = re.compile(r" (?=(?:[.,;:!?)%]+|['’](?:s|re|ve|ll|d|m)|n['’]t)(?!\S))|(?<=s) (?=['’](?!\S))", re.I)

@@ -46,10 +46,10 @@ def read_karpathy(path: Path) -> tuple[list[SplitImage], str]:
             folder = PurePosixPath(row["image"]).parent.name
             images.append(SplitImage(folder or None, row["image"], None, row["caption"]))
         return images, hashlib.sha256(data).hexdigest()
-    listed = document.get("images") if isinstance(document, dict) else None
-    if not isinstance(listed, list):
-        raise LayoutError(f"{path}: 'images' must be a list, got {type(listed).__name__}")
-    for index, row in enumerate(checked(path, "images", listed, _FIELDS)):
+    rows = document.get("images") if isinstance(document, dict) else None
+    if not isinstance(rows, list):
+        raise LayoutError(f"{path}: 'images' must be a list, got {type(rows).__name__}")
+    for index, row in enumerate(checked(path, "images", rows, _FIELDS)):
         sentences = checked(path, f"images[{index}].sentences", row["sentences"], {"raw": CAPTION})
         images.append(SplitImage(row.get("filepath"), row["filename"], row["split"], [s["raw"] for s in sentences]))
     return images, hashlib.sha256(data).hexdigest()

@@ -113,11 +113,11 @@ class AnnotationFile:
 
     def rows(self, section: str, fields: Mapping[str, Rule]) -> Iterator[dict[str, Any]]:
         """The records of a list, each with good ``fields``. Raises LayoutError at the first that is not."""
-        listed = self.document.get(section)
-        if not isinstance(listed, list):
-            kind = type(listed).__name__
+        records = self.document.get(section)
+        if not isinstance(records, list):
+            kind = type(records).__name__
             raise LayoutError(f"{self.path}: '{section}' must be a list, as in COCO's files, got {kind}")
-        return checked(self.path, section, listed, fields)
+        return checked(self.path, section, records, fields)
 
     def checked(self, where: str, listed: list[Any], fields: Mapping[str, Rule]) -> Iterator[dict[str, Any]]:
         """The records of a list inside a record; ``where`` is its name in errors."""
@@ -131,9 +131,9 @@ class AnnotationFile:
                 raise LayoutError(f"{self.path}: ids must differ, got {row['id']!r} twice in '{section}'")
         return records
 
-    def refer(self, field: str, value: object, known: Mapping[Any, Any], section: str) -> None:
+    def refer(self, field: str, value: object, records: Mapping[Any, Any], section: str) -> None:
         """Raise LayoutError where ``value`` of ``field`` is the id of no record of ``section``."""
-        if value not in known:
+        if value not in records:
             raise LayoutError(f"{self.path}: '{field}' must be the id of one of '{section}', got {value!r}")
 
 

@@ -41,30 +41,30 @@ def json_array(path: Path, encoding: str | None = None) -> Iterator[dict[str, An
         LayoutError: it is no JSON array of objects, or ends too early.
     """
     with _opened(path, encoding) as file:
-        text, at, number = file.read(_CHUNK).lstrip("\ufeff \t\r\n"), 1, 0
+        text, position, number = file.read(_CHUNK).lstrip("\ufeff \t\r\n"), 1, 0
         if not text.startswith("["):
             raise LayoutError(f"{path} must be a JSON array, [{{...}}, ...], and begins with {text[:20]!r}")
         decoder = json.JSONDecoder()
         while True:
-            at = _skip(text, at, ", \t\r\n" if number else " \t\r\n")
-            if at < len(text) and text[at] == "]":
-                if behind := (text[at + 1 :] + file.read(_CHUNK)).strip():
-                    raise LayoutError(f"{path}: nothing must stand behind the array, got {behind[:20]!r}")
+            position = _skip(text, position, ", \t\r\n" if number else " \t\r\n")
+            if position < len(text) and text[position] == "]":
+                if trailing := (text[position + 1 :] + file.read(_CHUNK)).strip():
+                    raise LayoutError(f"{path}: nothing must stand behind the array, got {trailing[:20]!r}")
                 return
             try:
-                row, end = decoder.raw_decode(text, at)
+                row, end = decoder.raw_decode(text, position)
                 if end == len(text):
                     raise ValueError("the text may go on")
             except (ValueError, RecursionError) as error:
-                more = file.read(_CHUNK)
-                if not more or len(text) - at > _LONGEST:
+                chunk = file.read(_CHUNK)
+                if not chunk or len(text) - position > _LONGEST:
                     raise LayoutError(f"{path}: row {number} is not JSON, or the file is cut: {error}") from error
-                text, at = text[at:] + more, 0
+                text, position = text[position:] + chunk, 0
                 continue
             yield _object(row, path, number)
-            at, number = end, number + 1
-            if at > _CHUNK:
-                text, at = text[at:], 0
+            position, number = end, number + 1
+            if position > _CHUNK:
+                text, position = text[position:], 0
 
 
 def json_lines(path: Path, encoding: str | None = None) -> Iterator[dict[str, Any]]:
@@ -109,9 +109,9 @@ def table_rows(path: Path, encoding: str | None = None) -> Iterator[dict[str, An
 def _csv(path: Path, file: IO[str], delimiter: str) -> Iterator[dict[str, str]]:
     """The rows below the head line, whose names are those of the fields."""
     csv.field_size_limit(sys.maxsize)
-    head, above = file.readline(), 0
-    if said := re.fullmatch(r'"?sep=(.)"?\s*', head):  # Excel's own note
-        delimiter, above = said[1], 1
+    head, lines_above = file.readline(), 0
+    if excel_separator := re.fullmatch(r'"?sep=(.)"?\s*', head):  # Excel's own note
+        delimiter, lines_above = excel_separator[1], 1
     else:
         unquoted = re.sub(r'"[^"]*"', "", head)
         delimiter = max((delimiter, *",;\t|"), key=unquoted.count)
@@ -119,19 +119,19 @@ def _csv(path: Path, file: IO[str], delimiter: str) -> Iterator[dict[str, str]]:
     rows = csv.reader(file, delimiter=delimiter, strict=True)
     try:
         names = [name.strip() for name in next(rows, [])]
-        if twice := [name for n, name in enumerate(names) if name and name in names[:n]]:
-            raise LayoutError(f"{path}: columns must have names of their own, got {twice[0]!r} twice")
+        if repeated := [name for n, name in enumerate(names) if name and name in names[:n]]:
+            raise LayoutError(f"{path}: columns must have names of their own, got {repeated[0]!r} twice")
         for row in rows:
             if not any(row):
                 continue
             if len(row) != len(names):
                 raise LayoutError(
-                    f"{path}: line {rows.line_num + above} must have as many fields as the head line, {len(names)}, "
-                    f"got {len(row)}; a text with {delimiter!r} in it stands in quotes"
+                    f"{path}: line {rows.line_num + lines_above} must have as many fields as the head line, "
+                    f"{len(names)}, got {len(row)}; a text with {delimiter!r} in it stands in quotes"
                 )
             yield dict(zip(names, row, strict=True))
     except csv.Error as error:
-        raise LayoutError(f"{path}: line {rows.line_num + above} is no row of a table: {error}") from error
+        raise LayoutError(f"{path}: line {rows.line_num + lines_above} is no row of a table: {error}") from error
 
 
 def _parquet(path: Path) -> Iterator[dict[str, Any]]:
@@ -153,18 +153,18 @@ def _opened(path: Path, encoding: str | None, newline: str | None = None) -> Ite
     require_file(path)
     with path.open("rb") as raw:
         head = raw.read(4)
-    marked = next((name for mark, name in _MARKS.items() if head.startswith(mark)), "utf-8")
+    encoding_of_mark = next((name for mark, name in _MARKS.items() if head.startswith(mark)), "utf-8")
     try:
-        "".encode(encoding or marked)
+        "".encode(encoding or encoding_of_mark)
     except LookupError as error:
         raise ValueError(
             f"encoding must be one that Python knows, such as utf-8 or cp1252, got {encoding!r}"
         ) from error
     try:
-        with path.open(encoding=encoding or marked, newline=newline) as file:
+        with path.open(encoding=encoding or encoding_of_mark, newline=newline) as file:
             yield file
     except UnicodeError as error:
-        raise EncodingError(_damaged_letters(path, encoding or marked)) from error
+        raise EncodingError(_damaged_letters(path, encoding or encoding_of_mark)) from error
 
 
 def _damaged_letters(path: Path, encoding: str) -> str:
@@ -178,10 +178,10 @@ def _damaged_letters(path: Path, encoding: str) -> str:
     return f"{path} is not {encoding}; save it as UTF-8"
 
 
-def _skip(text: str, at: int, characters: str) -> int:
-    while at < len(text) and text[at] in characters:
-        at += 1
-    return at
+def _skip(text: str, position: int, characters: str) -> int:
+    while position < len(text) and text[position] in characters:
+        position += 1
+    return position
 
 
 def _object(row: object, path: Path, number: int) -> dict[str, Any]:

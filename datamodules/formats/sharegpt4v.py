@@ -22,8 +22,8 @@ def read_sharegpt4v(path: Path) -> Iterator[CaptionedImage]:
     for number, row in enumerate(json_array(path)):
         where, turns = f"{path}: row {number}'s", row.get("conversations")
         PATH.check(f"{where} 'image'", row.get("image"))
-        listed = turns if isinstance(turns, list) else []
-        answers = [turn.get("value") for turn in listed if isinstance(turn, dict) and turn.get("from") == "gpt"]
+        messages = turns if isinstance(turns, list) else []
+        answers = [turn.get("value") for turn in messages if isinstance(turn, dict) and turn.get("from") == "gpt"]
         if not answers or not isinstance(answers[0], str):
             raise LayoutError(f"{where} 'conversations' must hold an answer of 'gpt', got {turns!r:.80}")
         yield CaptionedImage(row["image"], answers[0])

@@ -66,7 +66,7 @@ def extract_phrases(caption: str, sentences: Sequence[str], extractor: Extractor
 
 def cut_phrases(caption: str, sentences: Sequence[str], extractor: Extractor = NLTK) -> CutPhrases:
     """As ``extract_phrases``, and the stop-phrases too."""
-    found: tuple[dict[str, Phrase], dict[str, Phrase]] = {}, {}
+    kinds: tuple[dict[str, Phrase], dict[str, Phrase]] = {}, {}
     end = 0
     for index, sentence in enumerate(sentences):
         start = caption.find(sentence, end)
@@ -76,9 +76,9 @@ def cut_phrases(caption: str, sentences: Sequence[str], extractor: Extractor = N
         for phrase in extractor.phrases(sentence):
             span = Span(start + phrase.start, start + phrase.end)
             text = caption[span.start : span.end]
-            same = found[phrase.stop]
-            same.setdefault(" ".join(text.lower().split()), Phrase(text, index, *span, phrase.lemma))
-    return CutPhrases(*(tuple(kind.values()) for kind in found))
+            phrases = kinds[phrase.stop]
+            phrases.setdefault(" ".join(text.lower().split()), Phrase(text, index, *span, phrase.lemma))
+    return CutPhrases(*(tuple(kind.values()) for kind in kinds))
 
 
 _WORD = re.compile(r"\w")
@@ -102,10 +102,12 @@ def _blocks(text: str) -> Iterator[Span]:
 
 def _breaks(text: str, start: int, gap: re.Match[str]) -> bool:
     """Does this line break end a sentence, or was the line only wrapped?"""
-    before, after = text[max(start, gap.start() - _TAIL) : gap.start()].rstrip(), text[gap.end() : gap.end() + 1]
+    line, next_character = text[max(start, gap.start() - _TAIL) : gap.start()].rstrip(), text[gap.end() : gap.end() + 1]
     if len(_LINE_BREAK.findall(gap.group())) > 1 or _MARKER.match(text, gap.end()):
         return True
-    return not (_LINE_GOES_ON.search(before) or after.islower() or after.isdigit() or after in ",;:)")
+    return not (
+        _LINE_GOES_ON.search(line) or next_character.islower() or next_character.isdigit() or next_character in ",;:)"
+    )
 
 
 _QUOTED = re.compile(r'(?<![\w"])"(?=\S)[^"]{1,200}(?:(?<=\S)|(?<=[.!?] ))"(?!\w)|“[^“”]{1,200}”')
@@ -131,13 +133,13 @@ def _cuts(text: str, block: Span, extractor: Extractor) -> list[int]:
     starts = set(extractor.sentence_starts(piece))
     starts |= {match.end() for match in _MISSED.finditer(piece)}
     quoted = [match.span() for match in _QUOTED.finditer(piece)]
-    kept, last = [], 0
+    cuts, last = [], 0
     for start in sorted(starts - {0}):
         in_quotes = any(q0 < start < q1 for q0, q1 in quoted)
         if not in_quotes and not _goes_on(piece[last:start].rstrip(), piece[start : start + 3]):
-            kept.append(block.start + start)
+            cuts.append(block.start + start)
             last = start
-    return kept
+    return cuts
 
 
 def _goes_on(left: str, right: str) -> bool:

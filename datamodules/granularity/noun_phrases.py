@@ -40,8 +40,8 @@ def phrases_of(sentence: str, tag: Tag) -> list[FoundPhrase]:
     """
     relations = relations_in(sentence)
     words = words_of(sentence, relations, tag)
-    found = [FoundPhrase(start, end, "") for start, end in relations]
-    return sorted([*found, *_actions(words, dict(relations)), *_noun_phrases(words)])
+    phrases = [FoundPhrase(start, end, "") for start, end in relations]
+    return sorted([*phrases, *_actions(words, dict(relations)), *_noun_phrases(words)])
 
 
 def relations_in(sentence: str) -> list[tuple[int, int]]:
@@ -163,9 +163,11 @@ def _actions(words: TaggedSentence, relations: Mapping[int, int]) -> Iterator[Fo
             if words.spans[verb + 1][0] in relations:
                 yield FoundPhrase(start, relations[words.spans[verb + 1][0]], "")
             continue
-        rest = list(takewhile(_PREPOSITIONS.__contains__, words.lower[verb + 1 : end]))
-        infinitive = rest and rest[-1] == "to" and words.letters[verb + 1 + len(rest) :][:1] == "V"
+        prepositions = list(takewhile(_PREPOSITIONS.__contains__, words.lower[verb + 1 : end]))
+        infinitive = (
+            prepositions and prepositions[-1] == "to" and words.letters[verb + 1 + len(prepositions) :][:1] == "V"
+        )
         if infinitive:
-            rest.pop()
-        if rest:
-            yield FoundPhrase(start, words.spans[verb + len(rest)][1], "")
+            prepositions.pop()
+        if prepositions:
+            yield FoundPhrase(start, words.spans[verb + len(prepositions)][1], "")

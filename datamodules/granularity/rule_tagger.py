@@ -122,8 +122,8 @@ def tag_by_rules(tokens: Sequence[str]) -> list[str]:
     """The Penn Treebank tag of each of a sentence's ``tokens``, as far as rules can tell."""
     tags: list[str] = []
     for number, token in enumerate(tokens):
-        following = tokens[number + 1].lower() if number + 1 < len(tokens) else "."
-        tags.append(_in_place(token, _alone(token, first=number == 0), tags[-1] if tags else "", following))
+        next_word = tokens[number + 1].lower() if number + 1 < len(tokens) else "."
+        tags.append(_in_place(token, _alone(token, first=number == 0), tags[-1] if tags else "", next_word))
     return tags
 
 
@@ -169,18 +169,18 @@ def _with_s(word: str) -> str:
     return "V?" if bases & _NOUNS_TOO else "VBZ"
 
 
-def _in_place(token: str, tag: str, before: str, following: str) -> str:
+def _in_place(token: str, tag: str, previous_tag: str, next_word: str) -> str:
     """The tag that a word has between its neighbours."""
-    word, after_noun = token.lower(), before in _NOUN_TAGS
+    word, after_noun = token.lower(), previous_tag in _NOUN_TAGS
     if token in ("'s", "’s"):
         return "POS" if after_noun else "VBZ"
     if word == "that":
-        return "WDT" if after_noun or before in (",", "VBZ", "VBP") else "DT"
+        return "WDT" if after_noun or previous_tag in (",", "VBZ", "VBP") else "DT"
     if tag in ("V?", "N?") or (tag == "VBP" and word not in _CLOSED):
-        return _verb_or_noun(tag, before, following)
-    if tag == "VBZ" and before in ("DT", "JJ", "PRP$", "CD"):
+        return _verb_or_noun(tag, previous_tag, next_word)
+    if tag == "VBZ" and previous_tag in ("DT", "JJ", "PRP$", "CD"):
         return "NNS" if _CLOSED.get(word) is None else tag
-    if tag == "JJ" and _ends_phrase(following) and (word in _SIDES and before in _BEFORE_SIDES):
+    if tag == "JJ" and _ends_phrase(next_word) and (word in _SIDES and previous_tag in _BEFORE_SIDES):
         return "NN"
     return tag
 
@@ -192,24 +192,24 @@ _SIDES = _words(  # nouns where a phrase ends with them
 _BEFORE_SIDES = ("DT", "JJ", "PRP$", "IN", "NN")
 
 
-def _ends_phrase(following: str) -> bool:
-    return _CLOSED.get(following) in ("IN", "CC", "VBZ", "VBP", "TO", "DT", "WDT", "EX") or not following[:1].isalnum()
+def _ends_phrase(next_word: str) -> bool:
+    return _CLOSED.get(next_word) in ("IN", "CC", "VBZ", "VBP", "TO", "DT", "WDT", "EX") or not next_word[:1].isalnum()
 
 
-def _verb_or_noun(tag: str, before: str, following: str) -> str:
+def _verb_or_noun(tag: str, previous_tag: str, next_word: str) -> str:
     noun = "NNS" if tag == "V?" else "NN"
-    if before in ("DT", "JJ", "PRP$", "CD", "POS", "VBN", "IN", "VBG", ""):
+    if previous_tag in ("DT", "JJ", "PRP$", "CD", "POS", "VBN", "IN", "VBG", ""):
         return noun
-    if before in ("TO", "MD", "PRP", "WDT", "WP"):
+    if previous_tag in ("TO", "MD", "PRP", "WDT", "WP"):
         return "VBZ" if tag == "V?" else "VB"
     if tag == "VBP":
-        return "VBP" if before == "NNS" or before == "RB" else noun
+        return "VBP" if previous_tag == "NNS" or previous_tag == "RB" else noun
     if tag == "N?":
-        return "VBP" if before == "NNS" and _CLOSED.get(following) in ("IN", "DT", "RP", "TO") else noun
+        return "VBP" if previous_tag == "NNS" and _CLOSED.get(next_word) in ("IN", "DT", "RP", "TO") else noun
     starts = (
-        _CLOSED.get(following) in ("IN", "DT", "RP", "TO", "PRP$", "RB", "CD", "PRP", "WRB") or following in _ADJECTIVES
+        _CLOSED.get(next_word) in ("IN", "DT", "RP", "TO", "PRP$", "RB", "CD", "PRP", "WRB") or next_word in _ADJECTIVES
     )
-    return "VBZ" if before in ("NN", "NNP", "RB") and starts else noun
+    return "VBZ" if previous_tag in ("NN", "NNP", "RB") and starts else noun
 
 
 _END = re.compile(r"""[.!?…]+['"”’)\]]*\s+(?=['"“‘(\[]*[A-Z0-9À-Þ])""")
@@ -218,9 +218,9 @@ _INITIAL = re.compile(r"(?:^|[\s(\"“])(?:[A-Z]\.)+$|\b(?:No|Fig|Est|Vol|Inc|Co
 
 def sentence_starts(text: str) -> list[int]:
     """Candidate starts of sentences of ``text``, without its own start: after a stop, before a capital or a digit."""
-    found = []
+    starts = []
     for match in _END.finditer(text):
-        before = text[max(0, match.start() - 20) : match.start() + 1]
-        if not (_INITIAL.search(before) and text[match.end()].isupper()):
-            found.append(match.end())
-    return found
+        ending = text[max(0, match.start() - 20) : match.start() + 1]
+        if not (_INITIAL.search(ending) and text[match.end()].isupper()):
+            starts.append(match.end())
+    return starts

@@ -104,12 +104,12 @@ def _as_newswire(tokens: list[str]) -> list[str]:
     """The tokens as the tagger's training text has them: quotes that open and close, no capital for being first."""
     if all(token.upper() == token for token in tokens):
         tokens = [token.lower() for token in tokens]
-    plain, inside = [], False
+    newswire, in_quotes = [], False
     for token in tokens:
         if token == '"':
-            token = "''" if inside else "``"
-            inside = not inside
-        plain.append(token)
-    if len(plain) > 1 and plain[0].istitle() and not plain[1][0].isupper():
-        plain[0] = plain[0].lower()
-    return plain
+            token = "''" if in_quotes else "``"
+            in_quotes = not in_quotes
+        newswire.append(token)
+    if len(newswire) > 1 and newswire[0].istitle() and not newswire[1][0].isupper():
+        newswire[0] = newswire[0].lower()
+    return newswire

@@ -44,13 +44,16 @@ class Tagger:
         self._all_votes = np.zeros((len(weights), len(self.names)), dtype=np.int32)
         features = [number for number, votes in enumerate(weights.values()) for _ in votes]
         names = [self._column[name] for votes in weights.values() for name in votes]
-        given = np.array([weight for votes in weights.values() for weight in votes.values()])
-        self._all_votes[features, names] = np.rint(given * _THOUSANDTHS)
-        before = [*self.names, *_START]
-        self._number_of = {name: number for number, name in enumerate(before)}
-        one, two = (np.stack([self._votes(f"{place} {tag}") for tag in before]) for place in ("i-1 tag", "i-2 tag"))
-        both = np.stack([[self._votes(f"i tag+i-2 tag {a} {b}") for b in before] for a in before])
-        self._history = one[:, None] + two[None] + both
+        values = np.array([weight for votes in weights.values() for weight in votes.values()])
+        self._all_votes[features, names] = np.rint(values * _THOUSANDTHS)
+        previous_tags = [*self.names, *_START]
+        self._number_of = {name: number for number, name in enumerate(previous_tags)}
+        previous, second = (
+            np.stack([self._votes(f"{feature_name} {tag}") for tag in previous_tags])
+            for feature_name in ("i-1 tag", "i-2 tag")
+        )
+        pairs = np.stack([[self._votes(f"i tag+i-2 tag {a} {b}") for b in previous_tags] for a in previous_tags])
+        self._history = previous[:, None] + second[None] + pairs
         self._after: dict[str, list[str]] = {}
         for feature in weights:
             if feature.startswith(_AFTER):
@@ -64,17 +67,17 @@ class Tagger:
             self._forget()
         rows = [self._row(token) for token in tokens]
         scores = self._scores([row.number for row in rows])
-        one, two = (self._number_of[name] for name in _START)
+        previous, second = (self._number_of[name] for name in _START)
         tags = []
         for row, votes in zip(rows, scores, strict=True):
             tag = row.tag
             if tag is None:
-                votes = votes + self._history[one, two]
-                if one in row.after:
-                    votes = votes + row.after[one]
+                votes = votes + self._history[previous, second]
+                if previous in row.after:
+                    votes = votes + row.after[previous]
                 tag = int(votes.argmax())
             tags.append(self.names[tag])
-            one, two = tag, one
+            previous, second = tag, previous
         return tags
 
     def _scores(self, numbers: list[int]) -> Int[np.ndarray, "words tags"]:
@@ -82,8 +85,8 @@ class Tagger:
         padded = np.array([*self._start, *numbers, *self._end])
         end = len(numbers)
         votes = self._table[padded[2 : 2 + end], 0]
-        for place, shift in enumerate(_SHIFTS, 1):
-            votes += self._table[padded[shift : shift + end], place]
+        for offset, shift in enumerate(_SHIFTS, 1):
+            votes += self._table[padded[shift : shift + end], offset]
         return votes
 
     def _forget(self) -> None:
@@ -112,8 +115,8 @@ class Tagger:
         return row
 
     def _votes(self, *features: str) -> Int[np.ndarray, " tags"]:
-        known = [self._feature[feature] for feature in features if feature in self._feature]
-        return self._all_votes[known].sum(axis=0, dtype=np.int32)
+        rows = [self._feature[feature] for feature in features if feature in self._feature]
+        return self._all_votes[rows].sum(axis=0, dtype=np.int32)
 
 
 def _normal(token: str) -> str:

@@ -81,8 +81,8 @@ class CategoryNames:
 
     def __init__(self, categories: Sequence[str]) -> None:
         self._of_word: dict[str, list[str]] = {name: [] for name in _NEVER}
-        known = [category for category in _ALSO if category in categories]
-        for category in [*known, *(category for category in categories if category not in _ALSO)]:
+        coco_categories = [category for category in _ALSO if category in categories]
+        for category in [*coco_categories, *(category for category in categories if category not in _ALSO)]:
             for name in (category, *filter(None, _ALSO.get(category, "").split(", "))):
                 words = name.lower().replace("-", " ").split()
                 if words:
@@ -90,12 +90,12 @@ class CategoryNames:
 
     def phrases_by_label(self, phrases: Sequence[Phrase], labels: Collection[str]) -> dict[str, list[int]]:
         """For each of ``labels``, the categories of an image's boxes, the indices of the phrases that name it."""
-        found: dict[str, list[int]] = {label: [] for label in labels}
+        phrases_of: dict[str, list[int]] = {label: [] for label in labels}
         for index, phrase in enumerate(phrases):
-            named = next((c for c in self._categories(phrase) if c in found), None)
-            if named is not None:
-                found[named].append(index)
-        return found
+            category = next((c for c in self._categories(phrase) if c in phrases_of), None)
+            if category is not None:
+                phrases_of[category].append(index)
+        return phrases_of
 
     def _categories(self, phrase: Phrase) -> list[str]:
         """The categories that the phrase's last words may name; the longest name counts."""

@@ -43,12 +43,14 @@ class Statistics:
 
     def merge(self, counts: Mapping[str, Mapping[str, int]]) -> None:
         """Add the ``counts()`` of others."""
-        for name, found in counts.items():
-            self.of[name].update({int(value): n for value, n in found.items()})
+        for name, histogram in counts.items():
+            self.of[name].update({int(value): n for value, n in histogram.items()})
 
     def counts(self) -> dict[str, dict[str, int]]:
         """For each quantity how often each value was found; keys are texts, as in JSON."""
-        return {name: {str(value): found[value] for value in sorted(found)} for name, found in self.of.items()}
+        return {
+            name: {str(value): histogram[value] for value in sorted(histogram)} for name, histogram in self.of.items()
+        }
 
     def mean(self, name: str) -> float:
         """The mean of a quantity."""
@@ -56,10 +58,10 @@ class Statistics:
 
     def quantile(self, name: str, share: float) -> int:
         """The least value that ``share`` of all do not exceed; 0 where there are none."""
-        left = share * self.of[name].total()
+        remaining = share * self.of[name].total()
         for value in sorted(self.of[name]):
-            left -= self.of[name][value]
-            if left <= 0:
+            remaining -= self.of[name][value]
+            if remaining <= 0:
                 return value
         return 0
 
@@ -73,15 +75,15 @@ class Statistics:
         return "\n".join(parts)
 
     def _bars(self, name: str) -> str:
-        top = max(self.quantile(name, 0.99), 1)
-        step = -(-(top + 1) // _BARS)
+        last = max(self.quantile(name, 0.99), 1)
+        step = -(-(last + 1) // _BARS)
         bins = Counter()
         for value, n in self.of[name].items():
-            bins[min(value // step, top // step)] += n
-        most = max(bins.values())
+            bins[min(value // step, last // step)] += n
+        highest = max(bins.values())
         rows = []
-        for b in range(top // step + 1):
+        for b in range(last // step + 1):
             label = f"{b * step}" if step == 1 else f"{b * step}-{(b + 1) * step - 1}"
-            label += "+" if b == top // step else ""
-            rows.append(f"  {label:>9} {'█' * round(_WIDTH * bins[b] / most)} {bins[b]}")
+            label += "+" if b == last // step else ""
+            rows.append(f"  {label:>9} {'█' * round(_WIDTH * bins[b] / highest)} {bins[b]}")
         return "\n".join(rows)

@@ -115,22 +115,22 @@ class BadSampleRate:
         self._mine.read += len(batch.keys) + sum(skip.samples for skip in batch.skipped)
         alone = self.alone or rank_count() == 1
         if alone or last or number % _EVERY == 0:
-            for seen in [self._mine] if alone else gather(self._mine):
-                self._all += seen
+            for counts in [self._mine] if alone else gather(self._mine):
+                self._all += counts
             self._mine = _Seen()
             if self._all.read >= self._enough:
                 self.judge()
 
     def judge(self) -> None:
         """The verdict on what all ranks have counted so far, however little. Raises ``DataError``."""
-        seen, bad = self._all, self._all.skipped.total()
-        if bad > self.policy.max_rate * seen.read:
-            reasons = ", ".join(f"{reason}: {n}" for reason, n in seen.skipped.most_common())
+        counts, skipped = self._all, self._all.skipped.total()
+        if skipped > self.policy.max_rate * counts.read:
+            reasons = ", ".join(f"{reason}: {n}" for reason, n in counts.skipped.most_common())
             raise DataError(
                 ended(
-                    f"{bad} of {seen.read} samples cannot be used ({reasons}), more than data.skip.max_rate "
+                    f"{skipped} of {counts.read} samples cannot be used ({reasons}), more than data.skip.max_rate "
                     f"{self.policy.max_rate} allows",
-                    seen.last,
+                    counts.last,
                 )
             )
 

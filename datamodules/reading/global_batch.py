@@ -42,10 +42,10 @@ class GlobalBatch:
             )  # fmt: skip
 
 
-def tell_of_another(before: int, now: int) -> None:
+def tell_of_another(checkpoint_batch: int, run_batch: int) -> None:
     """Say that a checkpoint's global batch was another one."""
     logger.warning(
         "the checkpoint was trained in batches of %d images over all ranks, this run has %d: the losses compare "
         "others; --data.global_batch_size %d goes on as before",
-        before, now, before,
+        checkpoint_batch, run_batch, checkpoint_batch,
     )  # fmt: skip

@@ -54,15 +54,15 @@ class EpochLoader:
         return self.batches
 
     def __iter__(self) -> Iterator[Batch]:
-        samples, done = self.resume_point()
+        samples, batches_done = self.resume_point()
         self._rate.restart(self.reader.samples)
-        left = self.batches - done
-        batches = iter(self.reader.loader(samples, left, self.workers, **_settings(self.workers)))
-        for number in range(1, left + 1):
+        remaining = self.batches - batches_done
+        batches = iter(self.reader.loader(samples, remaining, self.workers, **_settings(self.workers)))
+        for number in range(1, remaining + 1):
             batch = next(batches)
-            if number == left:
+            if number == remaining:
                 next(batches, None)  # the workers end now, not when the next epoch begins
-            self._rate.add(batch, number, last=number == left)
+            self._rate.add(batch, number, last=number == remaining)
             yield batch
 
 
@@ -96,16 +96,16 @@ class PassLoader:
         """The batches, each with whether it is the last one of all ranks."""
         batches = iter(self.reader.loader(self.workers, **_settings(self.workers)))
         batch = next(batches, None)
-        more = self._any(batch is not None)
-        while more:
-            coming = next(batches, None)  # its workers end with the last batch, not with the loader
-            more = self._any(coming is not None)
-            yield empty_batch(self.reader.prepare) if batch is None else batch, not more
-            batch = coming
+        any_batch = self._any(batch is not None)
+        while any_batch:
+            next_batch = next(batches, None)  # its workers end with the last batch, not with the loader
+            any_batch = self._any(next_batch is not None)
+            yield empty_batch(self.reader.prepare) if batch is None else batch, not any_batch
+            batch = next_batch
 
-    def _any(self, mine: bool) -> bool:
+    def _any(self, has_batch: bool) -> bool:
         """True if any rank has a batch; of local shards all have equally many."""
-        return mine if self.alone or isinstance(self.reader, IndexedPass) else any(gather(mine))
+        return has_batch if self.alone or isinstance(self.reader, IndexedPass) else any(gather(has_batch))
 
 
 def _settings(workers: int) -> dict[str, Any]:

@@ -83,17 +83,19 @@ class IndexedBatches(Dataset[Batch]):
         return DataLoader(self, batch_size=None, sampler=starts, num_workers=workers, **settings)
 
     def _item(self, position: int) -> PreparedSample:
-        wanted = self.schedule.at(position)
-        item = self._try(wanted, f"{self.seed}/{wanted.source}/{wanted.epoch}/{wanted.index}")
+        sample = self.schedule.at(position)
+        item = self._try(sample, f"{self.seed}/{sample.source}/{sample.epoch}/{sample.index}")
         for attempt in range(_TRIES):
             if item is not None:
                 return item
-            place = self.schedule.substitute(position, attempt)
-            item = self._try(place, f"{self.seed}/{place.source}/{place.epoch}/{place.index}/for {wanted.index}")
+            substitute = self.schedule.substitute(position, attempt)
+            item = self._try(
+                substitute, f"{self.seed}/{substitute.source}/{substitute.epoch}/{substitute.index}/for {sample.index}"
+            )
         raise DataError(ended(f"{_TRIES} samples in a row cannot be used", self._notes.last))
 
-    def _try(self, place: SamplePosition, draws: str) -> PreparedSample | None:
-        return try_item(self.readers[place.source], place.index, self.prepare, draws, self._notes)
+    def _try(self, sample: SamplePosition, draws: str) -> PreparedSample | None:
+        return try_item(self.readers[sample.source], sample.index, self.prepare, draws, self._notes)
 
 
 class IndexedPass(Dataset[Batch]):

@@ -38,17 +38,17 @@ class Mixture:
 
     def counts(self, position: int) -> list[int]:
         """The number of the first ``position`` samples that come from each source."""
-        periods, rest = divmod(position, self.period)
-        self._plan(rest)
-        turns = np.bincount(np.frombuffer(self._turns, dtype=np.uint16)[:rest], minlength=len(self.parts))
+        periods, remainder = divmod(position, self.period)
+        self._plan(remainder)
+        turns = np.bincount(np.frombuffer(self._turns, dtype=np.uint16)[:remainder], minlength=len(self.parts))
         return [periods * part + int(turn) for part, turn in zip(self.parts, turns, strict=True)]
 
     def at(self, position: int) -> tuple[int, int]:
         """(source, how many samples it has given before) of the sample at ``position``."""
-        periods, rest = divmod(position, self.period)
-        self._plan(rest + 1)
-        source = self._turns[rest]
-        return source, periods * self.parts[source] + self._given[rest]
+        periods, remainder = divmod(position, self.period)
+        self._plan(remainder + 1)
+        source = self._turns[remainder]
+        return source, periods * self.parts[source] + self._given[remainder]
 
     def _plan(self, end: int) -> None:
         """Find the turns of the first ``end`` samples of the period, and some more."""
@@ -60,10 +60,10 @@ class Mixture:
         step = [slack * common // part for part in parts]  # between a source's samples
         due = [((total + 1) * slack - 1) * common // part for total, part in zip(totals, parts, strict=True)]
         for number in range(len(self._turns) + 1, min(period, max(end, 2 * len(self._turns), 1024)) + 1):
-            ready = [
+            candidates = [
                 (due[i], i) for i, part in enumerate(parts) if slack * (number * part - period * totals[i]) >= period
             ]
-            _, source = min(ready)
+            _, source = min(candidates)
             self._turns.append(source)
             self._given.append(totals[source])
             totals[source] += 1
@@ -80,7 +80,7 @@ def _parts(weights: list[Fraction]) -> list[int]:
         return parts
     exact = [Fraction(LONGEST_PERIOD * part, sum(parts)) for part in parts]
     rounded = [math.floor(share) for share in exact]
-    by_rest = sorted(range(len(parts)), key=lambda i: rounded[i] - exact[i])
-    for i in by_rest[: LONGEST_PERIOD - sum(rounded)]:
+    by_remainder = sorted(range(len(parts)), key=lambda i: rounded[i] - exact[i])
+    for i in by_remainder[: LONGEST_PERIOD - sum(rounded)]:
         rounded[i] += 1
     return rounded

@@ -118,55 +118,55 @@ class ShardSequence:
         """
         steps, cut, done = self._skip(done)
         slots: list[Slot] = []
-        opened: list[Fetched] = []
-        found, first = 0, None
+        open_shards: list[Fetched] = []
+        pass_samples, first_shard = 0, None
         for step, shard in fetched_ahead(((step, self._wanted(step)) for step in steps), self.policy):
-            first = step.shard if first is None else first
-            mine = range(0)
+            first_shard = step.shard if first_shard is None else first_shard
+            numbers = range(0)
             if shard is not None:
-                opened.append(shard)
-                mine = self._taken(step, shard, cut, notes)
-                slots += [Slot(shard, number) for number in mine]
-            if cut.ends(step, len(mine)):
+                open_shards.append(shard)
+                numbers = self._taken(step, shard, cut, notes)
+                slots += [Slot(shard, number) for number in numbers]
+            if cut.ends(step, len(numbers)):
                 self._size_losses(cut, notes, bool(slots) or (step.last and self.seed is None))
-                yield Window(step.epoch, self._mixed(slots, step.epoch, first)), done
-                found += len(slots)
-                for used in opened:
-                    used.file.close()
-                slots, opened, done, first = [], [], 0, None
+                yield Window(step.epoch, self._mixed(slots, step.epoch, first_shard)), done
+                pass_samples += len(slots)
+                for open_shard in open_shards:
+                    open_shard.file.close()
+                slots, open_shards, done, first_shard = [], [], 0, None
             if step.last:
-                if found == 0 and self.seed is not None:
+                if pass_samples == 0 and self.seed is not None:
                     raise DataError(
                         ended(
                             f"reader {self.share.index} of {self.share.readers} found no sample in {len(self.urls)} "
                             "shards", notes.last,
                         )
                     )  # fmt: skip
-                found = 0
+                pass_samples = 0
 
     def _wanted(self, step: _Step) -> str | None:
         """The shard's URL; None where it is known to give nothing in this pass."""
-        nothing = self.gaps.get((step.epoch, step.shard)) == 0 or self.counts[step.shard] == 0
-        return None if nothing else self.urls[step.shard]
+        empty = self.gaps.get((step.epoch, step.shard)) == 0 or self.counts[step.shard] == 0
+        return None if empty else self.urls[step.shard]
 
     def _taken(self, step: _Step, shard: Fetched, cut: _Cut, notes: SkipNotes) -> range:
         """The reader's samples of a shard at hand. Those that it lacks are noted, once."""
-        there = len(shard.index)
-        if (before := self.gaps.get((step.epoch, step.shard))) is not None:
-            return cut.mine(step, min(before, there))  # noted before this run went on
+        samples = len(shard.index)
+        if (recorded := self.gaps.get((step.epoch, step.shard))) is not None:
+            return cut.mine(step, min(recorded, samples))  # noted before this run went on
         if not shard.problem:
-            self.counts[step.shard] = there
-            if there == 0:
+            self.counts[step.shard] = samples
+            if samples == 0:
                 notes.add(Skip("shard", shard.url, "", "it holds no sample"))
         else:
-            gap = Gap(self.share.readers, self.share.index, self.source, step.epoch, step.shard, there)
+            gap = Gap(self.share.readers, self.share.index, self.source, step.epoch, step.shard, samples)
             self._unsized.append((step, Skip("shard", shard.url, "", shard.problem, gap=gap)))
             self._size_losses(cut, notes, False)
             notes.last = self._unsized[-1][1] if self._unsized else notes.last
-        self._failing = [*self._failing, shard.seconds] if shard.problem and not there else []
+        self._failing = [*self._failing, shard.seconds] if shard.problem and not samples else []
         if len(self._failing) > 1 and sum(self._failing) >= self.policy.patience:
             raise DataError(ended(f"storage stays away: {len(self._failing)} shards in a row do not come", notes.last))
-        return cut.mine(step, there)
+        return cut.mine(step, samples)
 
     def _size_losses(self, cut: _Cut, notes: SkipNotes, anyway: bool) -> None:
         """Note the shards that were lost with the samples they should hold: as many as before, else as the others."""
@@ -186,9 +186,9 @@ class ShardSequence:
             order = np.arange(len(self.urls))
             if self.seed is not None:
                 order = permutation(len(self.urls), hash_key(self.seed, epoch, "shards"))
-            mine = order[self.share.index :: self.share.readers] if self.own else order
-            for turn, shard in enumerate(mine):
-                yield _Step(epoch, turn, int(shard), turn == len(mine) - 1)
+            own_shards = order[self.share.index :: self.share.readers] if self.own else order
+            for turn, shard in enumerate(own_shards):
+                yield _Step(epoch, turn, int(shard), turn == len(own_shards) - 1)
 
     def _skip(self, done: int) -> tuple[Iterator[_Step], _Cut, int]:
         """The rest of the sequence after ``done`` samples: from the start of the window that they end in."""
@@ -197,9 +197,9 @@ class ShardSequence:
         cut, size = _Cut(self.share, self.own, self.shuffle_samples), 0
         while done > 0:
             window.append(step := next(steps))
-            mine = len(cut.mine(step, self._count(step)))
-            size += mine
-            ends = cut.ends(step, mine)
+            samples = len(cut.mine(step, self._count(step)))
+            size += samples
+            ends = cut.ends(step, samples)
             if ends and done < size:
                 break
             if ends:

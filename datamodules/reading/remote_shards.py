@@ -91,7 +91,7 @@ class StreamBatches(IterableDataset[Batch]):
     def state(self) -> dict[str, Any]:
         """Counts and gaps of the shards, as far as any rank knows them, for a checkpoint. Collective."""
         ranks = gather((self.counts.tolist(), self.gaps))
-        counts = [max(known) for known in zip(*(counts for counts, _ in ranks), strict=True)]
+        counts = [max(shard_counts) for shard_counts in zip(*(counts for counts, _ in ranks), strict=True)]
         gaps = sorted(set().union(*(gaps for _, gaps in ranks)))
         return {"shards": self._digest(), "counts": counts, "gaps": [list(gap) for gap in gaps]}
 
@@ -112,11 +112,13 @@ class StreamBatches(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         worker, workers = _worker()
         reader = (self.first + worker) % workers  # the loader asks its workers in turn; the first makes batch ``first``
-        made = len(range(reader, self.first, workers))
-        mine = len(range(worker, self.batches, workers))
+        batches_before = len(range(reader, self.first, workers))
+        worker_batches = len(range(worker, self.batches, workers))
         notes = SkipNotes()
-        items = self._items(Share(self.rank * workers + reader, self.ranks * workers), made * self.batch_size, notes)
-        for _ in range(mine):
+        items = self._items(
+            Share(self.rank * workers + reader, self.ranks * workers), batches_before * self.batch_size, notes
+        )
+        for _ in range(worker_batches):
             yield collate(list(itertools.islice(items, self.batch_size)), notes.take())
 
     def _items(self, share: Share, position: int, notes: SkipNotes) -> Iterator[PreparedSample]:
@@ -131,12 +133,12 @@ class StreamBatches(IterableDataset[Batch]):
             )
             for i, (urls, done) in enumerate(zip(self.sources, self.mixture.counts(position), strict=True))
         ]  # fmt: skip
-        for at in itertools.count(position):
-            yield next(streams[self.mixture.at(at)[0]])
+        for sample_position in itertools.count(position):
+            yield next(streams[self.mixture.at(sample_position)[0]])
 
     def _gaps(self, share: Share, source: int) -> dict[tuple[int, int], int]:
-        mine = (share.readers, share.index, source)
-        return {(gap.epoch, gap.shard): gap.found for gap in self.gaps if gap[:3] == mine}
+        reader = (share.readers, share.index, source)
+        return {(gap.epoch, gap.shard): gap.found for gap in self.gaps if gap[:3] == reader}
 
     def _items_of(self, sequence: ShardSequence, done: int, notes: SkipNotes) -> Iterator[PreparedSample]:
         owed: list[tuple[int, str]] = []  # places of windows without a usable sample, with their random choices
@@ -144,10 +146,12 @@ class StreamBatches(IterableDataset[Batch]):
         for (epoch, slots), first in sequence.windows(done, notes):
             draws = f"{sequence.seed}/{epoch}"
             owed += [(i, draws) for i in range(first, len(slots))]
-            own = len(slots) - first
+            new_samples = len(slots) - first
             while owed and slots:
                 i, choices = owed[0]
-                item = self._item(slots, i % len(slots), choices if len(owed) <= own else f"{choices}/owed {i}", notes)
+                item = self._item(
+                    slots, i % len(slots), choices if len(owed) <= new_samples else f"{choices}/owed {i}", notes
+                )
                 if item is None:
                     failures += len(slots)
                     break
@@ -193,8 +197,8 @@ class StreamPass(IterableDataset[Batch]):
             while (item := next(items, None)) is not None and len(chunk) < self.batch_size:
                 chunk.append(item)
             yield collate(chunk, notes.take())
-        if left := notes.take():  # no batch was made at all
-            yield empty_batch(self.prepare, left)
+        if skipped := notes.take():  # no batch was made at all
+            yield empty_batch(self.prepare, skipped)
 
     def _items(self, share: Share, notes: SkipNotes) -> Iterator[PreparedSample]:
         sequence = ShardSequence(self.urls, self.counts, share, None, 1, self.fetch)

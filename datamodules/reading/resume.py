@@ -44,15 +44,15 @@ class ResumeState:
         return self.samples(trainer, global_batch), current.ready
 
 
-def fit_epoch(checkpoint: dict[str, Any], before: int, now: int, batches: int) -> None:
-    """Turn a checkpoint's count of the epoch in progress from global batches of ``before`` to ones of ``now`` samples.
+def fit_epoch(checkpoint: dict[str, Any], old_batch: int, new_batch: int, batches: int) -> None:
+    """Turn a checkpoint's count of the epoch in progress from global batches of ``old_batch`` to ``new_batch`` samples.
 
     ``batches`` of these make an epoch. Changes ``checkpoint``, as Lightning is about to restore it.
     """
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     current = progress["current"]
     lag = current["ready"] - current["completed"]  # inside a step its batch does not count as completed
-    done = min(current["ready"] * before // now, batches)
+    done = min(current["ready"] * old_batch // new_batch, batches)
     current.update(ready=done, started=done, processed=done, completed=done - lag)
     progress["is_last_batch"] = done == batches
 

@@ -93,9 +93,9 @@ class ShuffleOrder:
 
     def _window_of(self, epoch: int, number: int) -> np.ndarray:
         shards, _ = self._shards(epoch)
-        mixed = shards[number * self.window : (number + 1) * self.window]
-        inside = np.concatenate([np.arange(int(self.sizes[s])) + self._starts[s] for s in mixed])
-        return inside[permutation(len(inside), hash_key(self.seed, epoch, "window", number))]
+        shards_of_window = shards[number * self.window : (number + 1) * self.window]
+        samples = np.concatenate([np.arange(int(self.sizes[s])) + self._starts[s] for s in shards_of_window])
+        return samples[permutation(len(samples), hash_key(self.seed, epoch, "window", number))]
 
 
 class SampleSequence:
@@ -106,16 +106,16 @@ class SampleSequence:
 
     def at(self, position: int) -> SamplePosition:
         """The sample at ``position``."""
-        source, given = self.mixture.at(position)
-        return SamplePosition(source, *self.orders[source].at(given))
+        source, source_position = self.mixture.at(position)
+        return SamplePosition(source, *self.orders[source].at(source_position))
 
     def substitute(self, position: int, attempt: int) -> SamplePosition:
         """Another sample for an unusable one: of the same source and pass, half a pass away, so that it is not in the
         same batch.
         """
-        source, given = self.mixture.at(position)
+        source, source_position = self.mixture.at(position)
         order = self.orders[source]
-        epoch, offset = divmod(given, order.samples)
+        epoch, offset = divmod(source_position, order.samples)
         return SamplePosition(
             source, *order.at(epoch * order.samples + (offset + order.samples // 2 + attempt) % order.samples)
         )

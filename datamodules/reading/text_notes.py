@@ -30,14 +30,16 @@ class NotingPreparer(SamplePreprocessor):
     texts: dict[int, str] = field(default_factory=dict)
 
     @classmethod
-    def like(cls, plain: SamplePreprocessor, texts: dict[int, str]) -> NotingPreparer:
+    def like(cls, preprocessor: SamplePreprocessor, texts: dict[int, str]) -> NotingPreparer:
         """The same preparer, noting in ``texts``."""
-        return cls(**{one.name: getattr(plain, one.name) for one in fields(SamplePreprocessor)}, texts=texts)
+        return cls(
+            **{setting.name: getattr(preprocessor, setting.name) for setting in fields(SamplePreprocessor)}, texts=texts
+        )
 
-    def _whole(self, text: str, drawn: SampledTexts, stored: StoredTokens | None) -> Tokens:
-        tokens = super()._whole(text, drawn, stored)
-        whole = len(tokens) <= self.tokenizer.context_length
-        line = " ".join(text.split()) if whole else read_part(text, self.tokenizer)
+    def _whole(self, text: str, sampled: SampledTexts, stored: StoredTokens | None) -> Tokens:
+        tokens = super()._whole(text, sampled, stored)
+        fits_context = len(tokens) <= self.tokenizer.context_length
+        line = " ".join(text.split()) if fits_context else read_part(text, self.tokenizer)
         self.texts.setdefault(token_hash(self.tokenizer.cut(tokens)), line)
         return tokens
 
@@ -54,20 +56,20 @@ def first_samples(reading: Reading, shards: Sequence[Shard]) -> FirstSamples | N
     batch has any. The random state stays as it is.
     """
     texts: dict[int, str] = {}
-    noting = replace(reading, prepare=NotingPreparer.like(reading.prepare, texts))
+    noting_reading = replace(reading, prepare=NotingPreparer.like(reading.prepare, texts))
     with isolate_rng():
-        batches = PassLoader(noting.once(shards), 0, alone=True)
+        batches = PassLoader(noting_reading.once(shards), 0, alone=True)
         return next((FirstSamples(batch, texts) for batch in batches if batch.keys), None)
 
 
 def read_part(text: str, tokenizer: Tokenizer) -> str:
     """The first words of ``text`` that fit the context, and an ellipsis."""
     words = text.split()
-    fits, beyond = 0, len(words)
-    while beyond - fits > 1:
-        middle = (fits + beyond) // 2
+    longest, too_long = 0, len(words)
+    while too_long - longest > 1:
+        middle = (longest + too_long) // 2
         if tokenizer.length(" ".join(words[:middle])) <= tokenizer.context_length:
-            fits = middle
+            longest = middle
         else:
-            beyond = middle
-    return " ".join([*words[:fits], "…"])
+            too_long = middle
+    return " ".join([*words[:longest], "…"])

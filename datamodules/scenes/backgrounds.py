@@ -48,15 +48,15 @@ def background(scene: Scene, rng: Random) -> Text:
 def background_sentence(scene: Scene, rng: Random) -> Text:
     """A sentence about the background alone."""
     noun, tone = rng.choice(NOUNS), rng.choice(TONE_WORDS[scene.tone])
-    how = rng.random()
-    if how < 0.2:
+    draw = rng.random()
+    if draw < 0.2:
         return fill(
             "the {noun} is {tone} and {pattern}.",
             noun=noun,
             tone=tone,
             pattern=rng.choice(PATTERN_WORDS[scene.pattern]),
         )
-    if how < 0.4:
+    if draw < 0.4:
         return fill("the {noun} is {tone}, with {having}.", noun=noun, tone=tone, having=_having(scene))
     return fill(rng.choice(TEMPLATES), a=background(scene, rng))
 

@@ -49,10 +49,10 @@ def render(scene: Scene, rng: Random, size: int = 64) -> tuple[bytes, list[Box]]
     """The image, ``size`` × ``size``, as PNG, and the box of every thing as fractions of its sides."""
     if size < SMALLEST_PICTURE:
         raise ValueError(f"size must be at least {SMALLEST_PICTURE} pixels for shapes to be told apart, got {size}")
-    picture = Image.new("RGB", (size, size), TONES[scene.tone])
+    image = Image.new("RGB", (size, size), TONES[scene.tone])
     strokes = _background(scene.pattern, size, rng.randrange(4))
     if strokes is not None:
-        picture.paste(_mixed(TONES[scene.tone], (0, 0, 0), 0.2), None, strokes)
+        image.paste(_mixed(TONES[scene.tone], (0, 0, 0), 0.2), None, strokes)
     on_dark = _brightness(TONES[scene.tone]) < 128
     boxes: list[Box] = []
     for thing, cell in zip(scene.things, scene.cells, strict=True):
@@ -61,12 +61,12 @@ def render(scene: Scene, rng: Random, size: int = 64) -> tuple[bytes, list[Box]]
         colour = _strayed(PALETTE[thing.colour], rng)
         left, top = _corner(cell, masks.whole.size, size, rng)
         line = _mixed(colour, (255, 255, 255), 0.75) if on_dark else _mixed(colour, (0, 0, 0), 0.65)
-        picture.paste(line, (left, top), masks.whole)
-        picture.paste(colour, (left, top), masks.inside)
-        picture.paste(second_tone(colour), (left, top), masks.second)
+        image.paste(line, (left, top), masks.whole)
+        image.paste(colour, (left, top), masks.inside)
+        image.paste(second_tone(colour), (left, top), masks.second)
         right, bottom = left + masks.whole.width, top + masks.whole.height
         boxes.append((left / size, top / size, right / size, bottom / size))
-    return encoded(picture), boxes
+    return encoded(image), boxes
 
 
 def second_tone(colour: Colour) -> Colour:
@@ -108,8 +108,8 @@ def _background(pattern: str, size: int, variant: int) -> Image.Image | None:
         points = [(dots.randrange(size), dots.randrange(size)) for _ in range(size * size // 14)]
         pen.point(points, fill=255)
         return mask
-    for at in range(1 + variant, size, step):
-        pen.line(((0, at), (size, at)), fill=255)
+    for position in range(1 + variant, size, step):
+        pen.line(((0, position), (size, position)), fill=255)
         if pattern == "squared":
-            pen.line(((at, 0), (at, size)), fill=255)
+            pen.line(((position, 0), (position, size)), fill=255)
     return mask

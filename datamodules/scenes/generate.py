@@ -30,14 +30,16 @@ def sample(index: int, split: Split, seed: int = 0, size: int = 64, asked: int =
     scene = draw_scene(index, split, seed)
     rng = Random(f"scenes/sample/{seed}/{split}/{index}")
     caption = describe(scene, rng)
-    picture, boxes = render(scene, rng, size)
+    image, boxes = render(scene, rng, size)
     regions: list[Region] = []
     choices: list[Choice] = []
     first_region: list[int] = []
     for number, (thing, box) in enumerate(zip(scene.things, boxes, strict=True)):
         first_region.append(len(regions))
         regions.extend(
-            Region(box, p, f"{thing.colour} {thing.shape}") for p, named in enumerate(caption.things) if named == number
+            Region(box, p, f"{thing.colour} {thing.shape}")
+            for p, thing_number in enumerate(caption.things)
+            if thing_number == number
         )
     if split != "train":
         for number in rng.sample(range(len(scene.things)), min(asked, len(scene.things))):
@@ -45,7 +47,7 @@ def sample(index: int, split: Split, seed: int = 0, size: int = 64, asked: int =
                 choices.append(Choice(first_region[number], level, texts))
     return Sample(
         key=f"{split}-{index:06d}",
-        image=picture,
+        image=image,
         caption=caption.text,
         sentences=caption.sentences,
         phrases=caption.phrases,

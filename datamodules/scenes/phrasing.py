@@ -46,15 +46,15 @@ def joined(pieces: Sequence[Piece]) -> Text:
     """The pieces end to end."""
     words: list[str] = []
     marks: list[Mark] = []
-    at = 0
+    offset = 0
     for piece in pieces:
         if isinstance(piece, str):
             text = piece
         else:
             text, inner = piece
-            marks.extend([Mark(start + at, end + at, lemma, thing) for start, end, lemma, thing in inner])
+            marks.extend([Mark(start + offset, end + offset, lemma, thing) for start, end, lemma, thing in inner])
         words.append(text)
-        at += len(text)
+        offset += len(text)
     return Text("".join(words), tuple(marks))
 
 
@@ -84,14 +84,14 @@ def lay_out(sentences: Sequence[Text]) -> Caption:
     texts: list[str] = []
     phrases: list[Phrase] = []
     things: list[int | None] = []
-    at = 0
+    offset = 0
     for number, (text, marks) in enumerate(sentences):
         text = text[0].upper() + text[1:]
         for start, end, lemma, thing in marks:
-            phrases.append(Phrase(text[start:end], number, at + start, at + end, lemma))
+            phrases.append(Phrase(text[start:end], number, offset + start, offset + end, lemma))
             things.append(thing)
         texts.append(text)
-        at += len(text) + 1
+        offset += len(text) + 1
     return Caption(" ".join(texts), tuple(texts), tuple(phrases), tuple(things))
 
 

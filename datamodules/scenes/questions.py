@@ -42,22 +42,22 @@ def _texts(right: Thing, wrong: Sequence[Thing], wording: Wording) -> tuple[str,
 
 def _neighbours(thing: Thing) -> list[list[Thing]]:
     """All things of the same shape, by the number of attributes in which they differ from this one."""
-    found: list[list[Thing]] = [[] for _ in range(len(ATTRIBUTES) + 1)]
+    neighbours: list[list[Thing]] = [[] for _ in range(len(ATTRIBUTES) + 1)]
     for values in product(*(VALUES[a] for a in ATTRIBUTES)):
         other = Thing(thing.shape, *values)
-        found[difference(thing, other)].append(other)
-    return found
+        neighbours[difference(thing, other)].append(other)
+    return neighbours
 
 
 def _strangers(thing: Thing, split: Split, seed: int, rng: Random) -> list[Thing]:
     """Things of the split's other scenes that have nothing in common with this one, each another."""
     pool = _pool(split, seed)
-    found: dict[Thing, None] = {}
-    while len(found) < WRONG:
+    strangers: dict[Thing, None] = {}
+    while len(strangers) < WRONG:
         other = rng.choice(pool)
         if difference(thing, other) == len(thing):
-            found[other] = None
-    return list(found)
+            strangers[other] = None
+    return list(strangers)
 
 
 @lru_cache(maxsize=8)

@@ -56,10 +56,10 @@ def describe(scene: Scene, rng: Random) -> Caption:
     count = len(scene.things)
     sentences = [summary(scene, rng)]
     for number in rng.sample(range(count), count):
-        told = thing_sentences(scene, number, rng)
-        while _said_before(told[-1], sentences):  # "It is small." may be true of two things
-            told = thing_sentences(scene, number, rng)
-        sentences.extend(told)
+        new_sentences = thing_sentences(scene, number, rng)
+        while _said_before(new_sentences[-1], sentences):  # "It is small." may be true of two things
+            new_sentences = thing_sentences(scene, number, rng)
+        sentences.extend(new_sentences)
     sentences.insert(rng.choice((1, len(sentences))), background_sentence(scene, rng))
     sentences.append(relation_sentence(scene, rng))
     if rng.random() < SHARED_SHARE:
@@ -100,17 +100,19 @@ def thing_sentences(scene: Scene, number: int, rng: Random) -> list[Text]:
     """One or two sentences that name all attributes of a thing and its place."""
     templates = rng.choices((WHOLE, PARTED, PAIRED), (5, 3, 2))[0]
     texts = rng.choice(templates)
-    said = () if templates is WHOLE else rng.sample(ATTRIBUTES, rng.randint(1, 2))
+    predicate_attributes = () if templates is WHOLE else rng.sample(ATTRIBUTES, rng.randint(1, 2))
     wording, thing = Wording(rng), scene.things[number]
     determiner = "the" if "{the}" in texts[0] else "a"
     slots: dict[str, Piece] = {
-        determiner: noun_phrase(thing, number, [a for a in ATTRIBUTES if a not in said], wording, determiner),
+        determiner: noun_phrase(
+            thing, number, [a for a in ATTRIBUTES if a not in predicate_attributes], wording, determiner
+        ),
         "verb": rng.choice(VERBS),
         "place": location_phrase(scene.cells[number], rng),
     }
-    if said:
+    if predicate_attributes:
         noun = wording.noun(thing)
-        slots["predicate"] = _predicate(thing, number, said, wording)
+        slots["predicate"] = _predicate(thing, number, predicate_attributes, wording)
         slots["it"] = rng.choice(("it", "the shape", mention(noun, number, f"this {noun}")))
     return [fill(text, **slots) for text in texts]
 
@@ -120,12 +122,12 @@ def _predicate(thing: Thing, number: int, attributes: Sequence[str], wording: Wo
     pieces: list[Piece] = []
     verb = ""
     for attribute in attributes:
-        previous, (verb, what) = verb, _said(thing, number, attribute, wording)
+        previous, (verb, complement) = verb, _said(thing, number, attribute, wording)
         if previous:
             pieces.append(" and ")
         if verb != previous:
             pieces.append(f"{verb} ")
-        pieces.append(what)
+        pieces.append(complement)
     return joined(pieces)
 
 

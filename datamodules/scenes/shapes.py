@@ -119,13 +119,13 @@ def _nothing(_: Sheet) -> None:
 
 def _stripes(sheet: Sheet) -> None:
     pen, width, height, unit, variant = sheet
-    for at in range(0, width + height, 6 * unit if variant == 0 else 4 * unit):
+    for position in range(0, width + height, 6 * unit if variant == 0 else 4 * unit):
         if variant == 0:
-            pen.line(((at, 0), (0, at)), fill=255, width=2 * unit)
+            pen.line(((position, 0), (0, position)), fill=255, width=2 * unit)
         elif variant == 1:
-            pen.rectangle((0, at, width, at + 2 * unit - 1), fill=255)
+            pen.rectangle((0, position, width, position + 2 * unit - 1), fill=255)
         else:
-            pen.rectangle((at, 0, at + 2 * unit - 1, height), fill=255)
+            pen.rectangle((position, 0, position + 2 * unit - 1, height), fill=255)
 
 
 def _dots(sheet: Sheet) -> None:

@@ -71,17 +71,17 @@ def ensure_shards(
         if value < 1:
             raise ValueError(f"{name} must be at least 1 sample, got {value}")
     cache = default_cache() if folder is None else Path(folder)
-    place = cache / f"scenes-v{VERSION}-seed{seed}-size{size}-train{train}-dev{dev}-heldout{held_out}-asked{asked}"
-    if not (place / MANIFEST).is_file():
-        log.info("Writing the embedded data set, %d + %d + %d scenes, to %s", train, dev, held_out, place)
-        _write(place, [job for split, count in samples.items() for job in _jobs(split, count)], seed, size, asked)
-    return ScenesShards(*(sorted(place.glob(f"{split}-*.tar")) for split in samples))
+    target = cache / f"scenes-v{VERSION}-seed{seed}-size{size}-train{train}-dev{dev}-heldout{held_out}-asked{asked}"
+    if not (target / MANIFEST).is_file():
+        log.info("Writing the embedded data set, %d + %d + %d scenes, to %s", train, dev, held_out, target)
+        _write(target, [task for split, count in samples.items() for task in _jobs(split, count)], seed, size, asked)
+    return ScenesShards(*(sorted(target.glob(f"{split}-*.tar")) for split in samples))
 
 
 def default_cache() -> Path:
     """``$GRAINCLIP_CACHE``, else ``~/.cache/grainclip``."""
-    named = os.environ.get("GRAINCLIP_CACHE")
-    return Path(named) if named else Path.home() / ".cache" / "grainclip"
+    folder = os.environ.get("GRAINCLIP_CACHE")
+    return Path(folder) if folder else Path.home() / ".cache" / "grainclip"
 
 
 def _jobs(split: Split, samples: int) -> list[ShardTask]:
@@ -91,33 +91,33 @@ def _jobs(split: Split, samples: int) -> list[ShardTask]:
     return [ShardTask(Path(f"{split}-{k:06d}.tar"), split, edges[k], edges[k + 1]) for k in range(shards)]
 
 
-def _write(place: Path, jobs: list[ShardTask], seed: int, size: int, asked: int) -> None:
-    """Write all shards and the manifest into a folder beside ``place`` and rename it to ``place``."""
-    temporary = place.with_name(f".{place.name}-{uuid.uuid4().hex[:12]}")
+def _write(target: Path, jobs: list[ShardTask], seed: int, size: int, asked: int) -> None:
+    """Write all shards and the manifest into a folder beside ``target`` and rename it to ``target``."""
+    temporary = target.with_name(f".{target.name}-{uuid.uuid4().hex[:12]}")
     temporary.mkdir(parents=True)
     try:
-        tasks = [(job._replace(path=temporary / job.path), seed, size, asked) for job in jobs]
+        tasks = [(task._replace(path=temporary / task.path), seed, size, asked) for task in jobs]
         sizes = _in_parallel(tasks)
         shards = {
-            job.path.name: {"samples": job.stop - job.start, "bytes": size_in_bytes}
-            for job, size_in_bytes in zip(jobs, sizes, strict=True)
+            task.path.name: {"samples": task.stop - task.start, "bytes": size_in_bytes}
+            for task, size_in_bytes in zip(jobs, sizes, strict=True)
         }
         manifest = {"source": SOURCE, "version": VERSION, "seed": seed, "size": size, "asked": asked, "shards": shards}
         manifest["labels"] = sorted(LABELS)
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        _claim(temporary, place)
+        _claim(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _claim(temporary: Path, place: Path) -> None:
+def _claim(temporary: Path, target: Path) -> None:
     """Rename the finished folder, unless another process was first."""
     try:
-        temporary.rename(place)
+        temporary.rename(target)
     except OSError as error:
-        if not (place / MANIFEST).is_file():
+        if not (target / MANIFEST).is_file():
             raise FileExistsError(
-                f"{place} is in the way: it has no {MANIFEST}, so it is no data set; remove it"
+                f"{target} is in the way: it has no {MANIFEST}, so it is no data set; remove it"
             ) from error
 
 
@@ -134,9 +134,9 @@ def _in_parallel(tasks: list[tuple[ShardTask, int, int, int]]) -> list[int]:
         return pool.starmap(_write_shard, tasks, chunksize=1)
 
 
-def _write_shard(job: ShardTask, seed: int, size: int, asked: int) -> int:
+def _write_shard(task: ShardTask, seed: int, size: int, asked: int) -> int:
     """Write one tar; its size in bytes."""
-    with job.path.open("wb") as file, TarWriter(file, user="", group="", mtime=0, encoder=False) as tar:
-        for index in range(job.start, job.stop):
-            tar.write(sample(index, job.split, seed, size, asked).members())
-    return job.path.stat().st_size
+    with task.path.open("wb") as file, TarWriter(file, user="", group="", mtime=0, encoder=False) as tar:
+        for index in range(task.start, task.stop):
+            tar.write(sample(index, task.split, seed, size, asked).members())
+    return task.path.stat().st_size

@@ -149,8 +149,8 @@ def references(scene: Scene, number: int, without: str = "") -> list[tuple[str, 
     subsets = [subset for subset in SUBSETS if without not in subset]
     for rival in scene.things:
         if rival.shape == thing.shape and rival is not thing:
-            same = {a for a in ATTRIBUTES if getattr(rival, a) == getattr(thing, a)}
-            subsets = [subset for subset in subsets if not same.issuperset(subset)]
+            shared = {a for a in ATTRIBUTES if getattr(rival, a) == getattr(thing, a)}
+            subsets = [subset for subset in subsets if not shared.issuperset(subset)]
     return subsets
 
 

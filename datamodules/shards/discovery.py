@@ -87,39 +87,39 @@ def expand_shards(patterns: str | Path | Sequence[str | Path]) -> list[str]:
 def _expand(pattern: str) -> list[str]:
     if is_remote(pattern):
         return list(braceexpand.braceexpand(pattern))
-    found: list[str] = []
+    paths: list[str] = []
     for text in braceexpand.braceexpand(pattern):
         path = Path(text).expanduser()
         if path.is_dir():
-            inside = sorted(str(p) for p in path.glob("*.tar"))
-            if not inside:
+            tars = sorted(str(p) for p in path.glob("*.tar"))
+            if not tars:
                 raise ShardError(f"the folder {path} holds no *.tar; write shards into it with `lightning prepare`")
-            found += inside
+            paths += tars
         elif any(c in text for c in "*?["):
             matches = sorted(glob.glob(str(path)))
             if not matches:
                 raise ShardError(f"no file matches {text!r}; quote the pattern and check the folder {path.parent}")
-            found += matches
+            paths += matches
         elif path.is_file():
-            found.append(str(path))
+            paths.append(str(path))
         else:
             raise ShardError(f"the shard {path} does not exist; check the path, or give a folder or glob")
-    return found
+    return paths
 
 
 def _checked(path: Path, manifests: dict[Path, dict[str, dict[str, int]]]) -> Shard:
     folder = path.parent
     if folder not in manifests:
         manifests[folder] = _manifest(folder)
-    known = manifests[folder].get(path.name)
+    entry = manifests[folder].get(path.name)
     size = path.stat().st_size
-    if known is not None and known["bytes"] != size:
+    if entry is not None and entry["bytes"] != size:
         raise ShardError(
-            f"the shard {path} has {size} bytes but its manifest.json says {known['bytes']}: it was cut or changed; "
+            f"the shard {path} has {size} bytes but its manifest.json says {entry['bytes']}: it was cut or changed; "
             "copy it again, or delete manifest.json to have the shard counted anew"
         )
-    if known is not None:
-        return Shard(str(path), known["samples"])
+    if entry is not None:
+        return Shard(str(path), entry["samples"])
     index = open_index(path)
     return Shard(str(path), len(index), index)
 

@@ -79,17 +79,17 @@ class Fetched(NamedTuple):
 def fetch(url: str, policy: FetchPolicy, stop: threading.Event | None = None) -> Fetched:
     """Copy a shard and find its samples; failures that remain are told in the result. Raises ``Stopped``."""
     stop = stop or threading.Event()
-    start, tries, refusals, told = time.monotonic(), 0, 0, False
+    start, tries, refusals, warned = time.monotonic(), 0, 0, False
     best: Fetched | None = None  # of a tar that is cut, the longest part
     while True:
         try:
-            found = _indexed(url, _copy(url, policy.stall, stop))
-            if not found.problem:
-                return found
-            best, other = (found, best) if best is None or len(found.index) > len(best.index) else (best, found)
-            if other is not None:
-                other.file.close()
-            problem, refusals = found.problem, refusals + 1
+            fetched = _indexed(url, _copy(url, policy.stall, stop))
+            if not fetched.problem:
+                return fetched
+            best, shorter = (fetched, best) if best is None or len(fetched.index) > len(best.index) else (best, fetched)
+            if shorter is not None:
+                shorter.file.close()
+            problem, refusals = fetched.problem, refusals + 1
         except RefusedError as error:
             problem, refusals = f"it could not be fetched: {error}", refusals + 1
         except (OSError, EOFError) as error:
@@ -100,8 +100,8 @@ def fetch(url: str, policy: FetchPolicy, stop: threading.Event | None = None) ->
         if refusals >= policy.tries or seconds + pause > policy.patience:
             problem = f"{problem} ({tries} tries in {seconds:.0f} s)"
             return best._replace(problem=problem, seconds=seconds) if best else _nothing(url, problem, seconds)
-        if seconds > _TELL and not told:
-            told = True
+        if seconds > _TELL and not warned:
+            warned = True
             logger.warning("%s: %s; tried again for %.0f s", url, problem, policy.patience)
         if stop.wait(pause):
             raise Stopped
@@ -142,17 +142,17 @@ def fetched_ahead(steps: Iterable[tuple[T, str | None]], policy: FetchPolicy) ->
 
     A step without URL gives None in its turn. Closing the iterator ends all transfers.
     """
-    waiting: deque[tuple[T, Future[Fetched] | None]] = deque()
-    rest, stop = iter(steps), threading.Event()
+    queue: deque[tuple[T, Future[Fetched] | None]] = deque()
+    remaining, stop = iter(steps), threading.Event()
     pool = ThreadPoolExecutor(1, "fetch")
     try:
         while True:
-            while len(waiting) <= AHEAD and (step := next(rest, None)) is not None:
+            while len(queue) <= AHEAD and (step := next(remaining, None)) is not None:
                 tag, url = step
-                waiting.append((tag, None if url is None else pool.submit(fetch, url, policy, stop)))
-            if not waiting:
+                queue.append((tag, None if url is None else pool.submit(fetch, url, policy, stop)))
+            if not queue:
                 return
-            tag, future = waiting.popleft()
+            tag, future = queue.popleft()
             yield tag, None if future is None else future.result()
     finally:
         stop.set()

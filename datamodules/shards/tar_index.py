@@ -91,8 +91,8 @@ class TarIndex:
 def _read(file: int, offset: int, size: int) -> bytes:
     try:
         data = os.pread(file, size, offset)
-        while len(data) < size and (more := os.pread(file, size - len(data), offset + len(data))):
-            data += more
+        while len(data) < size and (chunk := os.pread(file, size - len(data), offset + len(data))):
+            data += chunk
     except OSError as error:
         raise SampleError("shard", f"the shard cannot be read: {error}") from error
     if len(data) < size:
@@ -135,8 +135,8 @@ def write_index(tar: Path) -> TarIndex:
     with tar.open("rb") as file:
         index = scan(file)
         stamp = _stamp(file, index)
-    kept = index_path(tar)
-    with named_disk_errors(kept), atomic_write(kept) as draft, draft.open("wb") as out:
+    path = index_path(tar)
+    with named_disk_errors(path), atomic_write(path) as draft, draft.open("wb") as out:
         np.savez(
             out, layout=np.int64(LAYOUT), stamp=stamp,
             spans=index.spans, kinds=index.kinds, names=index.names, ends=index.ends,
@@ -147,9 +147,9 @@ def write_index(tar: Path) -> TarIndex:
 
 def load_index(tar: Path) -> TarIndex:
     """The index beside ``tar`` where it fits, else one made on the spot. Raises ``TarError`` as ``scan``."""
-    kept = kept_index(tar)
-    if kept is not None:
-        return kept
+    index = kept_index(tar)
+    if index is not None:
+        return index
     with tar.open("rb") as file:
         return scan(file)
 
@@ -157,15 +157,15 @@ def load_index(tar: Path) -> TarIndex:
 def kept_index(tar: Path) -> TarIndex | None:
     """The index beside ``tar``; None where there is none, or it is not this tar's."""
     try:
-        with ExitStack() as opened:
-            raw, file = (opened.enter_context(path.open("rb")) for path in (index_path(tar), tar))
-            kept = opened.enter_context(np.load(raw, allow_pickle=False))
-            if int(kept["layout"]) != LAYOUT:
+        with ExitStack() as stack:
+            raw, file = (stack.enter_context(path.open("rb")) for path in (index_path(tar), tar))
+            arrays_file = stack.enter_context(np.load(raw, allow_pickle=False))
+            if int(arrays_file["layout"]) != LAYOUT:
                 return None
-            arrays = (kept[name] for name in ("spans", "kinds", "names", "ends"))
-            index = TarIndex(*arrays, strays=int(kept["strays"]), stray=str(kept["stray"]))
-            known = index.spans.shape == (len(index.kinds), len(PARTS), 2)
-            return index if known and np.array_equal(kept["stamp"], _stamp(file, index)) else None
+            arrays = (arrays_file[name] for name in ("spans", "kinds", "names", "ends"))
+            index = TarIndex(*arrays, strays=int(arrays_file["strays"]), stray=str(arrays_file["stray"]))
+            shapes_fit = index.spans.shape == (len(index.kinds), len(PARTS), 2)
+            return index if shapes_fit and np.array_equal(arrays_file["stamp"], _stamp(file, index)) else None
     except (OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile):
         return None
 

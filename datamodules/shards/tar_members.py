@@ -62,44 +62,44 @@ def group_members(file: IO[bytes], parts: Collection[str], core: Collection[str]
         parts: the members' extensions that are wanted, in lower case; an image has any of ``IMAGE_EXTENSIONS``.
         core: a sample holds one of these at least, of ``parts`` or ``IMAGE``.
     """
-    found: dict[str, list[Entry]] = {}
-    dotted: dict[str, list[Entry]] = {}  # whose key ends at the last dot, if they are samples
-    others: list[str] = []  # members of no known part whose sample has not begun
+    first_dot_entries: dict[str, list[Entry]] = {}
+    last_dot_entries: dict[str, list[Entry]] = {}  # whose key ends at the last dot, if they are samples
+    other_names: list[str] = []  # members of no known part whose sample has not begun
     problem = ""
     try:
         for name, offset, length in _members(file):
             folder, slash, base = name.rpartition("/")
-            stem, _, rest = base.partition(".")
-            last, _, extension = base.rpartition(".")
+            stem, _, suffix = base.partition(".")
+            last_stem, _, extension = base.rpartition(".")
             key = folder + slash + stem
-            if stem and (part := _part(rest, parts)):
-                _add(found, key, part, rest.lower(), offset, length)
-            elif last and not base.startswith("._") and (part := _part(extension, parts)):
-                _add(dotted, folder + slash + last, part, extension.lower(), offset, length)
-            elif key not in found:
-                others.append(name)
+            if stem and (part := _part(suffix, parts)):
+                _add(first_dot_entries, key, part, suffix.lower(), offset, length)
+            elif last_stem and not base.startswith("._") and (part := _part(extension, parts)):
+                _add(last_dot_entries, folder + slash + last_stem, part, extension.lower(), offset, length)
+            elif key not in first_dot_entries:
+                other_names.append(name)
     except (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError) as error:
         problem = str(error) or repr(error)
-    samples = {key for key, entries in found.items() if any(entry.has(core) for entry in entries)}
-    kept, strays = [], []
-    for key, entries in (*found.items(), *dotted.items()):
+    samples = {key for key, entries in first_dot_entries.items() if any(entry.has(core) for entry in entries)}
+    whole_entries, strays = [], []
+    for key, entries in (*first_dot_entries.items(), *last_dot_entries.items()):
         first = _first_dot(key)
         for entry in entries:
-            beside = key in dotted and first in samples  # WebDataset: a part of that sample, with an odd name
+            beside = key in last_dot_entries and first in samples  # WebDataset: a part of that sample, with an odd name
             if entry.has(core) and (not beside or all(part in entry.spans for part in core)):
-                kept.append(entry)
+                whole_entries.append(entry)
             elif not beside:
                 strays += [f"{key}.{part}" for part in entry.spans]
-    samples |= {entry.key for entry in kept}
-    strays += [name for name in others if not {_first_dot(name), name.rpartition(".")[0]} & samples]
-    return Grouped(sorted(kept, key=lambda entry: entry.place), strays, problem)
+    samples |= {entry.key for entry in whole_entries}
+    strays += [name for name in other_names if not {_first_dot(name), name.rpartition(".")[0]} & samples]
+    return Grouped(sorted(whole_entries, key=lambda entry: entry.place), strays, problem)
 
 
 def _add(entries: dict[str, list[Entry]], key: str, part: str, extension: str, offset: int, length: int) -> None:
-    own = entries.setdefault(key, [Entry(key)])
-    if part in own[-1].spans:
-        own.append(Entry(key))
-    own[-1].add(part, extension, offset, length)
+    entries_of_key = entries.setdefault(key, [Entry(key)])
+    if part in entries_of_key[-1].spans:
+        entries_of_key.append(Entry(key))
+    entries_of_key[-1].add(part, extension, offset, length)
 
 
 def _part(extension: str, parts: Collection[str]) -> str:
@@ -115,7 +115,7 @@ def _first_dot(key: str) -> str:
 
 def _members(file: IO[bytes]) -> Iterator[tuple[str, int, int]]:
     """Name, first byte and length of each file in the tar."""
-    size, before = os.fstat(file.fileno()).st_size, -1
+    size, previous_offset = os.fstat(file.fileno()).st_size, -1
     file.seek(0)
     head = file.read(2)
     if form := _COMPRESSED.get(head):
@@ -124,11 +124,11 @@ def _members(file: IO[bytes]) -> Iterator[tuple[str, int, int]]:
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="backslashreplace") as tar:
         while (member := tar.next()) is not None:
             vars(tar)["members"].clear()  # a shard of a million members would keep them all
-            if member.size < 0 or member.offset_data <= before:
-                raise ValueError(f"a header points backwards, behind byte {before}")
+            if member.size < 0 or member.offset_data <= previous_offset:
+                raise ValueError(f"a header points backwards, behind byte {previous_offset}")
             if member.offset_data + member.size > size:
                 raise ValueError(f"cut: {member.name} needs bytes up to {member.offset_data + member.size} of {size}")
-            before = member.offset_data
+            previous_offset = member.offset_data
             if member.isreg() and not member.issparse():
                 yield member.name, member.offset_data, member.size
         file.seek(tar.offset)

@@ -62,9 +62,9 @@ def command_for(url: str) -> str | list[str] | None:
 
     Raises ``OSError`` where the hub cannot be asked for the address.
     """
-    scheme, _, rest = url.partition(":")
+    scheme, _, command = url.partition(":")
     if scheme == "pipe":
-        return rest
+        return command
     if scheme in ("http", "https"):
         return [*_CURL, "--", url]
     if scheme == "hf":
@@ -80,20 +80,20 @@ def _from_hub(url: str) -> list[str]:
     from huggingface_hub import HfFileSystem, get_token, hf_hub_url  # slow to import, and few need it
 
     try:
-        found: Any = HfFileSystem().resolve_path(url)
+        file: Any = HfFileSystem().resolve_path(url)
     except Exception as error:  # the hub's client has errors of several libraries
         raise ConnectionError(f"the hub does not resolve it: {error}") from error
-    address = hf_hub_url(found.repo_id, found.path_in_repo, repo_type=found.repo_type, revision=found.revision)
+    address = hf_hub_url(file.repo_id, file.path_in_repo, repo_type=file.repo_type, revision=file.revision)
     token = get_token()
     return [*_CURL, *(["--header", f"Authorization: Bearer {token}"] if token else []), "--", address]
 
 
 def _run(command: str | list[str], file: IO[bytes], stall: float, stop: threading.Event) -> None:
-    with tempfile.TemporaryFile() as told:
+    with tempfile.TemporaryFile() as errors:
         try:
             process = subprocess.Popen(
-                command, shell=isinstance(command, str), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=told,
-                start_new_session=True, bufsize=0,
+                command, shell=isinstance(command, str), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=errors, start_new_session=True, bufsize=0,
             )  # fmt: skip
         except FileNotFoundError as error:
             raise RefusedError(f"there is no command {command[0]!r} on this machine") from error
@@ -106,27 +106,27 @@ def _run(command: str | list[str], file: IO[bytes], stall: float, stop: threadin
         finally:
             _end(process)
         if status:
-            raise _failure(command, status, told)
+            raise _failure(command, status, errors)
 
 
 def _drain(source: IO[bytes], file: IO[bytes], stall: float, stop: threading.Event) -> None:
-    received, mark, deadline = 0, 0, time.monotonic() + stall
-    with selectors.DefaultSelector() as ready:
-        ready.register(source, selectors.EVENT_READ)
+    received, last_mark, deadline = 0, 0, time.monotonic() + stall
+    with selectors.DefaultSelector() as selector:
+        selector.register(source, selectors.EVENT_READ)
         while True:
             if stop.is_set():
                 raise Stopped
             if time.monotonic() > deadline:
-                raise TimeoutError(f"it hangs: {received - mark} bytes in {stall:g} s, {received} in all")
-            if not ready.select(_POLL):
+                raise TimeoutError(f"it hangs: {received - last_mark} bytes in {stall:g} s, {received} in all")
+            if not selector.select(_POLL):
                 continue
             part = os.read(source.fileno(), _PART)
             if not part:
                 return
             file.write(part)
             received += len(part)
-            if received - mark >= _ENOUGH:
-                mark, deadline = received, time.monotonic() + stall
+            if received - last_mark >= _ENOUGH:
+                last_mark, deadline = received, time.monotonic() + stall
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -139,9 +139,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.stdout.close()
 
 
-def _failure(command: str | list[str], status: int, told: IO[bytes]) -> OSError:
-    told.seek(max(told.seek(0, os.SEEK_END) - 2000, 0))
-    lines = told.read().decode(errors="replace").strip().splitlines()
+def _failure(command: str | list[str], status: int, errors: IO[bytes]) -> OSError:
+    errors.seek(max(errors.seek(0, os.SEEK_END) - 2000, 0))
+    lines = errors.read().decode(errors="replace").strip().splitlines()
     message = f"{lines[-1].strip()[:200]} (exit status {status})" if lines else f"exit status {status}"
     curl = not isinstance(command, str) and command[0] == "curl"
     if curl and (status in _UNREACHED or (status == 22 and _BUSY.search(message))):

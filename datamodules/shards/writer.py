@@ -58,16 +58,16 @@ def write_shards(
     """
     if samples_per_shard < 1:
         raise ValueError(f"samples_per_shard must be at least 1, got {samples_per_shard}")
-    for old in require_free(folder, prefix=prefix, overwrite=overwrite):
-        old.unlink()
+    for old_file in require_free(folder, prefix=prefix, overwrite=overwrite):
+        old_file.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     labels: set[str] = set()
-    rest = _noting_labels(samples, labels)
-    first = next(rest, None)
+    remaining = _noting_labels(samples, labels)
+    first = next(remaining, None)
     shards: dict[str, dict[str, int]] = {}
     while first is not None:
         path = folder / f"{prefix}-{len(shards):06d}.tar"
-        count, first = _write_shard(path, first, rest, samples_per_shard)
+        count, first = _write_shard(path, first, remaining, samples_per_shard)
         shards[path.name] = {"samples": count, "bytes": path.stat().st_size}
     if not shards:
         raise ValueError(f"no sample of {source!r} was left to write; rejected: {dict(rejects or {})}")
@@ -115,9 +115,9 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> int:
     Raises:
         ValueError: a key is no plain name or stands twice, or a sample is one that the reader would refuse.
     """
-    rest = iter(samples)
-    first = next(rest, None)
-    return 0 if first is None else _write_shard(path, first, rest, sys.maxsize)[0]
+    remaining = iter(samples)
+    first = next(remaining, None)
+    return 0 if first is None else _write_shard(path, first, remaining, sys.maxsize)[0]
 
 
 def package_versions() -> dict[str, str]:
@@ -125,7 +125,7 @@ def package_versions() -> dict[str, str]:
     return {name: _version(name) for name in _PACKAGES}
 
 
-def _write_shard(path: Path, first: Sample, rest: Iterator[Sample], most: int) -> tuple[int, Sample | None]:
+def _write_shard(path: Path, first: Sample, remaining: Iterator[Sample], max_samples: int) -> tuple[int, Sample | None]:
     """Fill one shard. Returns how many samples it took, and the sample that no longer went in."""
     from webdataset.writer import TarWriter  # it imports torch, for which `lightning prepare --help` need not wait
 
@@ -138,12 +138,12 @@ def _write_shard(path: Path, first: Sample, rest: Iterator[Sample], most: int) -
             partial.open("wb") as file,
             TarWriter(file, encoder=False, user="", group="", mtime=0) as tar,
         ):
-            while sample is not None and len(keys) < most:
+            while sample is not None and len(keys) < max_samples:
                 if sample.key in keys:
                     raise ValueError(f"keys must differ within a shard, got {sample.key!r} twice in {path.name}")
                 keys.add(sample.key)
                 tar.write(_checked(sample))
-                sample = next(rest, None)
+                sample = next(remaining, None)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

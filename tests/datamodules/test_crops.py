@@ -68,7 +68,7 @@ def test_boxes_are_drawn_in_training_only():
 def test_small_boxes_are_left_out_and_counted():
     item = prepared(RegionSampling(min_area=100.0))  # of 80 × 40 pixels the last box has 8 × 4
     assert {tuple(box) for box in item.boxes} == set(BOXES[:3])
-    assert item.lost["dropped/small box"] == 1
+    assert item.counts["dropped/small box"] == 1
     assert collate([item, prepared(RegionSampling())]).counts["dropped/small box"] == 1
 
 
