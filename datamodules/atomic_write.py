@@ -1,7 +1,8 @@
-"""Files that are whole or not there: written beside their place, then renamed in one step."""
+"""Atomic writes: a file is written under a draft's name beside its path, then renamed in one step."""
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import tempfile
@@ -9,19 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-
-def process_name() -> str:
-    """This process, by host and number: a draft that bears it meets no other one, also on a disk that hosts share."""
-    return f"{socket.gethostname()}.{os.getpid()}"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def draft_name(name: str) -> str:
-    """The name under which this process writes what will be called ``name``: no two processes share it."""
-    return f".{name}.{process_name()}.writing"
+    """The name of this process's draft of the file ``name``: host and process id make it unique on a shared disk."""
+    return f".{name}.{socket.gethostname()}.{os.getpid()}.writing"
 
 
 def try_folder(folder: Path) -> None:
-    """Make a folder with its parents and see that it can be written to. Raises ``OSError`` where it cannot."""
+    """Make a folder with its parents and check that it can be written to. Raises ``OSError`` where it cannot."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
@@ -29,9 +27,9 @@ def try_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield the path of a draft beside ``path``; afterwards it takes ``path``'s place, with the mode of a new file.
+    """Yield the path of a draft beside ``path``, and rename it to ``path`` at the end, with the mode of a new file.
 
-    Where an error ends the block, the draft is removed and what ``path`` held before is untouched.
+    Where an error ends the block, the draft is removed and ``path`` stays as it was.
 
     Raises:
         OSError: where the draft cannot be written or renamed; it names ``path``.
@@ -56,3 +54,14 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write ``text`` as UTF-8 to ``path``, whole or not at all. Raises ``OSError`` where it cannot."""
     with atomic_write(path) as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def named_disk_errors(path: Path) -> Iterator[None]:
+    """Name ``path`` in the ``OSError`` of a full disk: the system's own error names no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise OSError(f"{path} could not be written: {error.strerror}") from error
+        raise

@@ -13,23 +13,20 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image
 
-from datamodules.sample import SampleError
+from datamodules.sample import Box, SampleError
 
 MIN_SIDE = 8  # pixels; below this an image holds nothing to learn from
 MAX_PIXELS = 178_956_970  # PIL's own bound against decompression bombs
 
-UNREADABLE = (  # what PIL raises on files that are damaged or meant to do damage
+UNREADABLE = (  # what PIL raises on damaged and on malicious files
     *(OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
-
-Box: TypeAlias = tuple[float, float, float, float]
 
 _UPRIGHT = 1
 _SWAPPED = (5, 6, 7, 8)  # orientations whose width is the upright image's height

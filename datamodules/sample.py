@@ -14,7 +14,7 @@ A shard is an ordinary WebDataset tar with two members a sample: ``KEY.jpg`` (or
 Grains are cut once, when shards are written; training never runs a parser. ``start`` and ``end`` are characters of
 ``caption``; a box is ``[x0, y0, x1, y1]`` in fractions of the image's sides; ``choices`` are multiple-choice questions
 about a region whose first text is the right one (FG-OVD's form). ``stop_phrases`` say nothing of what the image shows
-("the image", "the left side"); they stand apart so that whoever does not ask for them never meets them.
+("the image", "the left side"); they stand apart so that only code that asks for them reads them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from typing_extensions import TypeIs
 
+Box: TypeAlias = tuple[float, float, float, float]  # x0, y0, x1, y1
+
 SCHEMA_VERSION = 1
-_FAR = 1e9  # no fraction, however wrong; NaN is not below it either
+_TOO_LARGE = 1e9  # for a fraction, however wrong; NaN is not below it either
 _NOT_IN_JSON = ("key", "image", "extension", "tokens")
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 
@@ -65,7 +67,7 @@ class Region:
     A box that belongs to several phrases stands in several regions with the same numbers.
     """
 
-    box: tuple[float, float, float, float]
+    box: Box
     phrase: int | None = None
     label: str | None = None
 
@@ -95,12 +97,12 @@ class Sample:
     source: str = ""
     version: int = SCHEMA_VERSION
     extension: str = "jpg"
-    tokens: bytes = b""  # of its texts, where they are kept: datamodules.batching.stored_tokens
+    tokens: bytes = b""  # token ids of its texts, where they are stored: datamodules.batching.stored_tokens
 
     def members(self) -> dict[str, Any]:
         """The argument of ``webdataset.ShardWriter.write``: ``{"__key__", "jpg", "json"}``."""
-        left_out = (*_NOT_IN_JSON, *(() if self.stop_phrases else ("stop_phrases",)))
-        record = {k: v for k, v in vars(self).items() if k not in left_out and v is not None}
+        omitted = (*_NOT_IN_JSON, *(() if self.stop_phrases else ("stop_phrases",)))
+        record = {k: v for k, v in vars(self).items() if k not in omitted and v is not None}
         text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), default=vars)
         members = {"__key__": self.key, self.extension: self.image, "json": text.encode()}
         return members | ({"tokens": self.tokens} if self.tokens else {})
@@ -208,11 +210,11 @@ def _is_four_numbers(value: object) -> TypeIs[list[float] | tuple[float, ...]]:
     return (
         isinstance(value, (list, tuple))
         and len(value) == 4
-        and all(isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < _FAR for v in value)
+        and all(isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < _TOO_LARGE for v in value)
     )
 
 
-def check_box(box: object) -> tuple[float, float, float, float]:
+def _box(box: object) -> Box:
     """A box as four floats, or ``SampleError``: it must have an area and lie inside the image (0..1)."""
     if not _is_four_numbers(box):
         raise SampleError("box", f"a box must be [x0, y0, x1, y1] in fractions of the image, got {box!r}")
@@ -230,7 +232,7 @@ def _region(value: object, phrases: int) -> Region:
     phrase, label = value.get("phrase"), value.get("label")
     if phrase is not None and not _is_index(phrase, phrases):
         raise SampleError("box", f"a region names phrase {phrase!r} of {phrases}")
-    return Region(check_box(value.get("box")), phrase, None if label is None else _text("box", "regions.label", label))
+    return Region(_box(value.get("box")), phrase, None if label is None else _text("box", "regions.label", label))
 
 
 def _choice(value: object, regions: int) -> Choice:

@@ -28,7 +28,6 @@ ROOMS = {  # from the ground up; a file at a package's root is a room of its own
         "spelling",
         "bounds",
         "terminal_text",
-        "disk_errors",
         "atomic_write",
         "sample",
         "batch",

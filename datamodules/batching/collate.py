@@ -18,7 +18,7 @@ from datamodules.batching.stored_tokens import StoredTokens, read_tokens
 from datamodules.batching.text_sampling import GrainSampling, SampledTexts
 from datamodules.batching.tokenizer import Tokenizer, token_hash, word_hash
 from datamodules.image_decoding import open_image
-from datamodules.sample import Phrase, Sample
+from datamodules.sample import Box, Phrase, Sample
 
 Tokens = tuple[int, ...]
 
@@ -131,16 +131,16 @@ class SamplePreprocessor:
         return span if span is not None and span[1] < self.tokenizer.context_length else None
 
 
-def _labels(sample: Sample) -> dict[tuple[float, ...], str]:
+def _labels(sample: Sample) -> dict[Box, str]:
     """Of each box that has one the first label: regions that repeat a box for other phrases may leave it out."""
-    labels: dict[tuple[float, ...], str] = {}
+    labels: dict[Box, str] = {}
     for region in sample.regions:
         if region.label is not None:
             labels.setdefault(region.box, region.label)
     return labels
 
 
-def _links(sample: Sample, sampled: SampledTexts, row: dict[tuple[float, ...], int]) -> list[tuple[int, int]]:
+def _links(sample: Sample, sampled: SampledTexts, row: dict[Box, int]) -> list[tuple[int, int]]:
     """(row of the kept boxes, drawn phrase) for every region whose box and phrase are both still there.
 
     Words alone do not join them: of two men that a caption calls "a man", each has its own box.

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from datamodules.formats import layout
 from datamodules.formats.layout import AnnotationFile, Rule
+from datamodules.sample import Box
 
 ImageId: TypeAlias = int | str
 
@@ -32,7 +33,7 @@ class CocoBox(NamedTuple):
 
     id: ImageId
     label: str | None
-    corners: tuple[float, float, float, float]
+    corners: Box
     crowd: bool
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.formats.layout import PATH, TEXT, AnnotationFile, Rule, is_number
+from datamodules.sample import Box
 
 _UNUSABLE = 2  # mask_quality
 _CORNERS = ("topLeft", "bottomRight")
@@ -28,7 +29,7 @@ class DciImage(NamedTuple):
     file: str
     short_caption: str
     extra_caption: str
-    masks: list[tuple[tuple[float, float, float, float], str | None]]
+    masks: list[tuple[Box, str | None]]
 
 
 def read_dci(path: Path) -> tuple[DciImage, str]:

@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 
 from datamodules.formats.layout import LayoutError, is_number, require_file
 from datamodules.granularity.cutting import Span
+from datamodules.sample import Box
 
 NOT_VISUAL = "0"  # the chain of every phrase that names nothing to be seen
 
@@ -42,7 +43,7 @@ class Line(NamedTuple):
 class ChainBox(NamedTuple):
     """A box, ``corners`` x0, y0, x1, y1 in pixels from 0, and the chains whose phrases name it."""
 
-    corners: tuple[float, float, float, float]
+    corners: Box
     chains: list[str]
 
 

@@ -15,14 +15,14 @@ from typing import NamedTuple
 from datamodules.formats.coco import CocoBox, CocoImage, read_boxes, read_captions, read_proposals
 from datamodules.formats.layout import described
 from datamodules.granularity.cutting import cut_phrases
-from datamodules.prepare.boxes import Box, drawn_box, leave_out_boxes, usable
+from datamodules.prepare.boxes import from_coco, reject_boxes, usable_boxes
 from datamodules.prepare.coco_names import CategoryNames
-from datamodules.prepare.images import Picture, look_into, read_picture, require_pictures, sample_key
+from datamodules.prepare.images import EncodedImage, check_image, read_image, require_images, sample_key
 from datamodules.prepare.job import PrepareJob
-from datamodules.prepare.rejected import LeftOut, Rejects
+from datamodules.prepare.rejected import Rejected, Rejects
 from datamodules.prepare.shard_jobs import Manifest, in_units, write_units
 from datamodules.prepare.text_cleaning import as_sentence
-from datamodules.sample import Phrase, Region, Sample
+from datamodules.sample import Box, Phrase, Region, Sample
 
 
 def prepare_coco(
@@ -57,23 +57,23 @@ def prepare_coco(
     """
     if max_proposals < 1:
         raise ValueError(f"max_proposals must be at least 1, got {max_proposals}")
-    job.finder.require()
+    job.text_extractor.require()
     files = {"captions": captions, "instances": instances, "proposals": proposals}
     settings = {name: described(path) for name, path in files.items() if path} | {"max_proposals": max_proposals}
-    listed, texts = read_captions(captions)
-    categories, boxes = read_boxes(instances) if instances is not None else ([], {})
-    proposed = read_proposals(proposals) if proposals is not None else {}
+    coco_images, captions_of = read_captions(captions)
+    categories, boxes_of = read_boxes(instances) if instances is not None else ([], {})
+    proposals_of = read_proposals(proposals) if proposals is not None else {}
     if not skip_missing:
-        require_pictures((images / image.file_name for image in listed), captions)
-    rejects, known = Rejects(), {image.id for image in listed}
-    for of in (boxes, proposed):
-        leave_out_boxes((box for image_id in of if image_id not in known for box in of[image_id]), rejects)
-    items = (
-        Annotated(image, texts.get(image.id, ()), boxes.get(image.id, ()), proposed.get(image.id, ()))
-        for image in listed
+        require_images((images / image.file_name for image in coco_images), captions)
+    rejects, image_ids = Rejects(), {image.id for image in coco_images}
+    for boxes_by_image in (boxes_of, proposals_of):
+        reject_boxes((box for i, boxes in boxes_by_image.items() if i not in image_ids for box in boxes), rejects)
+    annotated = (
+        AnnotatedImage(i, captions_of.get(i.id, ()), boxes_of.get(i.id, ()), proposals_of.get(i.id, ()))
+        for i in coco_images
     )
     return write_units(
-        in_units(items, job.samples_per_shard),
+        in_units(annotated, job.samples_per_shard),
         CocoReader(images, CategoryNames(categories), max_proposals, job).samples,
         job,
         source="coco",
@@ -82,8 +82,8 @@ def prepare_coco(
     )
 
 
-class Annotated(NamedTuple):
-    """The annotations of one image."""
+class AnnotatedImage(NamedTuple):
+    """An image with its captions, boxes and proposals."""
 
     image: CocoImage
     captions: Sequence[str]
@@ -92,69 +92,72 @@ class Annotated(NamedTuple):
 
 
 class CocoReader(NamedTuple):
-    """From images of the captions file to samples. ``most``: proposals an image keeps."""
+    """Turns annotated images into samples. ``folder`` has the image files."""
 
     folder: Path
     names: CategoryNames
-    most: int
+    max_proposals: int
     job: PrepareJob
     source: str = "coco"
 
-    def samples(self, images: Iterable[Annotated], rejects: Rejects) -> Iterator[Sample]:
-        """A sample an image. What has no captions, or whose file is no good, is counted with its boxes."""
-        for one in images:
+    def samples(self, images: Iterable[AnnotatedImage], rejects: Rejects) -> Iterator[Sample]:
+        """A sample an image. An image without captions, or with an unusable file, is counted with its boxes."""
+        for annotated in images:
             try:
-                yield self._sample(one, rejects)
-            except LeftOut as left:
-                rejects.add(left.reason, one.image.file_name)
-                leave_out_boxes([*one.boxes, *one.proposals], rejects)
+                yield self._sample(annotated, rejects)
+            except Rejected as error:
+                rejects.add(error.reason, annotated.image.file_name)
+                reject_boxes([*annotated.boxes, *annotated.proposals], rejects)
 
-    def _sample(self, one: Annotated, rejects: Rejects) -> Sample:
-        image = one.image
-        sentences = [sentence for sentence in map(as_sentence, one.captions) if sentence]
+    def _sample(self, annotated: AnnotatedImage, rejects: Rejects) -> Sample:
+        file_name = annotated.image.file_name
+        sentences = [sentence for sentence in map(as_sentence, annotated.captions) if sentence]
         if not sentences:
-            raise LeftOut("no caption")
-        picture = look_into(read_picture(self.folder / image.file_name), image.size)
-        for _ in range(len(one.captions) - len(sentences)):
-            rejects.add("caption without words", image.file_name)
+            raise Rejected("no caption")
+        image = check_image(read_image(self.folder / file_name), annotated.image.size)
+        for _ in range(len(annotated.captions) - len(sentences)):
+            rejects.add("caption without words", file_name)
         caption = " ".join(sentences)
-        found = cut_phrases(caption, sentences, self.job.finder)
-        regions = self._regions(one, picture, found.phrases, rejects)
-        picture = self.job.fitted(picture)
+        phrases, stop_phrases = cut_phrases(caption, sentences, self.job.text_extractor)
+        regions = self._regions(annotated, image, phrases, rejects)
+        image = self.job.shrink(image)
         return Sample(
-            key=sample_key(image.id),
-            image=picture.data,
+            key=sample_key(annotated.image.id),
+            image=image.data,
             caption=caption,
             sentences=tuple(sentences),
-            phrases=found.phrases,
-            stop_phrases=found.stop_phrases,
+            phrases=phrases,
+            stop_phrases=stop_phrases,
             regions=tuple(regions),
             source=self.source,
-            extension=picture.extension,
+            extension=image.extension,
         )
 
-    def _regions(self, one: Annotated, picture: Picture, phrases: Sequence[Phrase], rejects: Rejects) -> list[Region]:
-        """Boxes, each once for every phrase that names it, once without where none does; then the best proposals."""
-        naming = self.names.phrases_by_label(phrases, {box.label for box in one.boxes if box.label is not None})
+    def _regions(
+        self, annotated: AnnotatedImage, image: EncodedImage, phrases: Sequence[Phrase], rejects: Rejects
+    ) -> list[Region]:
+        """A region for each box and phrase that names it, or one where none does; then the best proposals."""
+        labels = {box.label for box in annotated.boxes if box.label is not None}
+        phrases_of = self.names.phrases_by_label(phrases, labels)
         regions: list[Region] = []
-        for box, corners in _in_picture(one.boxes, one.image, picture, rejects):
-            regions += [Region(corners, phrase, box.label) for phrase in naming.get(box.label or "") or [None]]
-        there, most = {region.box for region in regions}, self.most
-        for box, corners in _in_picture(one.proposals, one.image, picture, rejects):
-            if corners in there:
+        for box, corners in _boxes_in_image(annotated.boxes, annotated.image, image, rejects):
+            regions += [Region(corners, phrase, box.label) for phrase in phrases_of.get(box.label or "") or [None]]
+        region_boxes, room = {region.box for region in regions}, self.max_proposals
+        for box, corners in _boxes_in_image(annotated.proposals, annotated.image, image, rejects):
+            if corners in region_boxes:
                 rejects.add("proposal equal to another box", box.id)
-            elif most == 0:
+            elif room == 0:
                 rejects.add("proposal past max_proposals", box.id)
             else:
                 regions.append(Region(corners))
-                there.add(corners)
-                most -= 1
+                region_boxes.add(corners)
+                room -= 1
         return regions
 
 
-def _in_picture(
-    boxes: Sequence[CocoBox], image: CocoImage, picture: Picture, rejects: Rejects
+def _boxes_in_image(
+    boxes: Sequence[CocoBox], coco_image: CocoImage, image: EncodedImage, rejects: Rejects
 ) -> Iterator[tuple[CocoBox, Box]]:
     """The boxes that lie in the image, and their corners in fractions of it."""
-    size = image.size or (picture.width, picture.height)
-    return usable(boxes, lambda box: picture.upright(drawn_box(box, size)), rejects, lambda box: box.id)
+    size = coco_image.size or (image.width, image.height)
+    return usable_boxes(boxes, lambda box: image.upright(from_coco(box, size)), rejects, lambda box: box.id)

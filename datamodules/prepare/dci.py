@@ -44,8 +44,8 @@ def prepare_dci(
     """
     files = sorted(annotations.glob("*.json"))
     if splits is not None:
-        listed = set(read_dci_split(splits, split))
-        files = [file for file in files if file.name in listed]
+        names = set(read_dci_split(splits, split))
+        files = [file for file in files if file.name in names]
     if not files:
         raise FileNotFoundError(f"{annotations} holds no JSON file of the images asked for")
     settings = {"split": split if splits else None}

@@ -23,7 +23,7 @@ def prepare_docci(
     """Write shards from DOCCI (docci_descriptions.jsonlines). Its images have 12 megapixels: think of `max_side`.
 
     Args:
-        images: the folder of the pictures.
+        images: the folder of the images.
         annotations: docci_descriptions.jsonlines.
         job: where to, and how.
         split: which of its images.

@@ -2,7 +2,7 @@
 
 The five are joined into one text whose sentences they are. Entities are the phrases; every box is linked to each phrase
 of its chains in all five. Phrases without a box stay, those of chain 0 ("notvisual") always. The release's captions are
-tokenised ("a man 's hat ."): the spaces that put in are taken out again, so that training reads captions as people
+tokenised ("a man 's hat ."): the tokeniser's spaces are taken out again, so that training reads captions as people
 write them, which is also how retrieval is measured ("a man's hat.").
 """
 
@@ -18,12 +18,11 @@ from datamodules.formats.layout import described
 from datamodules.granularity.cutting import Span
 from datamodules.granularity.extractors import Extractor
 from datamodules.granularity.nltk_data import NltkDataError, missing_nltk_data
-from datamodules.prepare.boxes import from_pixels, usable
-from datamodules.prepare.captions import CutCaption, move_spans
-from datamodules.prepare.grounding import Grounded, grounded_sample
-from datamodules.prepare.images import look_into, read_picture, require_pictures
+from datamodules.prepare.boxes import from_pixels, usable_boxes
+from datamodules.prepare.grounding import CutCaption, GroundedImage, grounded_sample, move_spans
+from datamodules.prepare.images import check_image, read_image, require_images
 from datamodules.prepare.job import PrepareJob
-from datamodules.prepare.rejected import LeftOut, Rejects
+from datamodules.prepare.rejected import Rejected, Rejects
 from datamodules.prepare.shard_jobs import Manifest, in_units, write_units
 from datamodules.prepare.text_cleaning import as_sentence
 from datamodules.sample import Sample
@@ -57,14 +56,14 @@ def prepare_flickr30k_entities(
         LayoutError: a file is not in the release's layout.
         ValueError: no image was left to write.
     """
-    lemmatiser = _lemmatiser(job.finder)
+    lemmatiser = _lemmatiser(job.text_extractor)
     listing = annotations / f"{split}.txt"
     ids = read_split(listing)
     for part in (f"{folder}/{i}.{end}" for folder, end in (("Sentences", "txt"), ("Annotations", "xml")) for i in ids):
         if not (annotations / part).is_file():
             raise FileNotFoundError(f"{listing} lists an image whose {annotations / part} does not exist")
     if not skip_missing:
-        require_pictures((images / f"{image_id}.jpg" for image_id in ids), listing)
+        require_images((images / f"{image_id}.jpg" for image_id in ids), listing)
     return write_units(
         in_units(ids, job.samples_per_shard),
         EntitiesReader(images, annotations, job, lemmatiser).samples,
@@ -75,7 +74,7 @@ def prepare_flickr30k_entities(
 
 
 def _lemmatiser(extractor: Extractor) -> Extractor | None:
-    """The extractor; None, with a warning, where it misses data: it only serves the lemmas here."""
+    """The extractor; None, with a warning, where its data is missing: only the lemmas need it here."""
     try:
         extractor.require()
     except NltkDataError:
@@ -85,7 +84,7 @@ def _lemmatiser(extractor: Extractor) -> Extractor | None:
 
 
 class EntitiesReader(NamedTuple):
-    """From images' ids to samples."""
+    """Turns images' ids into samples."""
 
     images: Path
     annotations: Path
@@ -93,31 +92,31 @@ class EntitiesReader(NamedTuple):
     lemmatiser: Extractor | None
 
     def samples(self, ids: Iterable[str], rejects: Rejects) -> Iterator[Sample]:
-        """A sample an image. What has no caption, or whose file is no good, is counted with its boxes."""
+        """A sample an image. An image without caption, or with an unusable file, is counted with its boxes."""
         for image_id in ids:
             objects = read_objects(self.annotations / "Annotations" / f"{image_id}.xml")
             try:
                 yield self._sample(image_id, objects, rejects)
-            except LeftOut as left:
-                rejects.add_image(left.reason, image_id, len(objects.boxes))
+            except Rejected as error:
+                rejects.add_image(error.reason, image_id, len(objects.boxes))
 
     def _sample(self, image_id: str, objects: Objects, rejects: Rejects) -> Sample:
-        picture = look_into(read_picture(self.images / f"{image_id}.jpg"), objects.size)
+        image = check_image(read_image(self.images / f"{image_id}.jpg"), objects.size)
         caption, chains = self._caption(image_id, rejects)
         if not caption.text:
-            raise LeftOut("no caption")
-        boxes = usable(
+            raise Rejected("no caption")
+        boxes = usable_boxes(
             objects.boxes,
-            lambda b: picture.upright(from_pixels(b.corners, *objects.size)),
+            lambda b: image.upright(from_pixels(b.corners, *objects.size)),
             rejects,
             lambda b: f"{image_id} {b}",
         )
         linked = [(box, [span for name in b.chains for span in chains.get(name, ())]) for b, box in boxes]
-        image = Grounded(image_id, image_id, self.job.fitted(picture), caption, linked)
-        return grounded_sample(image, self.lemmatiser, source="flickr30k_entities", rejects=rejects)
+        grounded = GroundedImage(image_id, image_id, self.job.shrink(image), caption, linked)
+        return grounded_sample(grounded, self.lemmatiser, source="flickr30k_entities", rejects=rejects)
 
     def _caption(self, image_id: str, rejects: Rejects) -> tuple[CutCaption, dict[str, list[Span]]]:
-        """The captions as one, its entities being the phrases, and each visible chain's phrases."""
+        """The captions joined, with their entities as phrases; and the phrases of each visible chain."""
         lines: list[str] = []
         sentences: list[Span] = []
         labels: dict[Span, str] = {}
@@ -133,7 +132,7 @@ class EntitiesReader(NamedTuple):
             moved = move_spans(line.text, sentence, [entity.span for entity in line.entities], rejects, name)
             for entity in line.entities:
                 if entity.span in moved:
-                    span = Span(*(start + at for at in moved[entity.span]))
+                    span = Span(*(start + offset for offset in moved[entity.span]))
                     labels[span] = entity.label
                     chains.setdefault(entity.chain, []).append(span)
         chains.pop(NOT_VISUAL, None)

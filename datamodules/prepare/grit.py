@@ -2,26 +2,33 @@
 
 A detector boxed each caption's noun chunks, and a parser grew them to referring expressions ("a dog" to "a dog in a
 field"): ``noun_chunks`` and ``ref_exps`` both list ``[start, end, x0, y0, x1, y1, score]``, characters of the caption
-and fractions of the picture. Both become phrases; an expression that is a chunk grown by nothing is the same phrase.
+and fractions of the image. Both become phrases; an expression that is a chunk grown by nothing is the same phrase.
+
+img2dataset writes each image with a JSON, in tars or in folders. A tar is read from front to back, and becomes one
+shard; of a folder's files only the names are held.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
-from datamodules.formats.layout import CAPTION, PIXELS, Rule, is_number
+from datamodules.formats.layout import CAPTION, PIXELS, Rule, described, is_number
 from datamodules.granularity.cutting import Span
-from datamodules.prepare.boxes import from_fractions, usable
-from datamodules.prepare.captions import tidy_caption
-from datamodules.prepare.grit_files import GritItem, Work, find_works
-from datamodules.prepare.grounding import Grounded, grounded_sample
-from datamodules.prepare.images import look_into, sample_key
+from datamodules.prepare.boxes import from_fractions, usable_boxes
+from datamodules.prepare.grounding import GroundedImage, grounded_sample, tidy_caption
+from datamodules.prepare.images import check_image, sample_key
 from datamodules.prepare.job import PrepareJob
-from datamodules.prepare.rejected import LeftOut, Rejects
-from datamodules.prepare.shard_jobs import Manifest, Unit, write_units
-from datamodules.sample import Sample
+from datamodules.prepare.rejected import Rejected, Rejects
+from datamodules.prepare.shard_jobs import Manifest, in_units, write_units
+from datamodules.prepare.tar_reader import read_members
+from datamodules.sample import IMAGE_EXTENSIONS, Sample
+from datamodules.shards.discovery import ShardError, expand_local_shards
+from datamodules.shards.tar_members import IMAGE
+
+_STATISTICS = "_stats.json"  # img2dataset's own, beside the images
 
 
 def prepare_grit(
@@ -50,15 +57,92 @@ def prepare_grit(
     """
     if not 0 <= min_score <= 1:
         raise ValueError(f"min_score must lie in [0, 1], got {min_score}")
-    job.finder.require()
-    works, told = find_works(data, job.samples_per_shard)
-    return write_units(
-        (Unit(number, work) for number, work in enumerate(works)),
-        GritReader(min_score, job).samples,
-        job,
-        source="grit",
-        settings={"data": told, "min_score": min_score},
-    )
+    job.text_extractor.require()
+    sources, names = find_sources(data, job.samples_per_shard)
+    settings = {"data": names, "min_score": min_score}
+    return write_units(sources, GritReader(min_score, job).samples, job, source="grit", settings=settings)
+
+
+class GritItem(NamedTuple):
+    """An image and its JSON, None where it is missing; ``place`` is for messages."""
+
+    key: str
+    place: str
+    image: bytes | None
+    json: bytes | None
+
+
+class GritSource(Protocol):
+    """Items that go into one shard."""
+
+    def items(self, rejects: Rejects) -> Iterator[GritItem]:
+        """The items, read one at a time. Raises ``ShardError`` where a tar is damaged."""
+        ...
+
+
+class TarSource(NamedTuple):
+    """All items of a tar."""
+
+    path: str
+
+    def items(self, rejects: Rejects) -> Iterator[GritItem]:
+        """The items, read one at a time; members that belong to none are counted."""
+        for key, data in read_members(self.path, ("json",), rejects):
+            yield GritItem(key.rpartition("/")[2], f"{self.path}, {key}.json", data.get(IMAGE), data.get("json"))
+
+
+class FileSource(NamedTuple):
+    """Some items of a folder: their paths without extension, and the paths of image and JSON."""
+
+    stems: Sequence[tuple[Path, Mapping[str, Path]]]
+
+    def items(self, rejects: Rejects) -> Iterator[GritItem]:
+        """The items, read one at a time."""
+        del rejects
+        for stem, parts in self.stems:
+            data = {part: path.read_bytes() for part, path in parts.items()}
+            yield GritItem(stem.name, f"{stem}.json", data.get("image"), data.get("json"))
+
+
+def find_sources(data: str, samples: int) -> tuple[Iterator[GritSource], list[str]]:
+    """The sources of ``data``, one a shard, and the names of tars or folder for the settings.
+
+    Args:
+        data: a tar, a folder of tars or of files, a glob or braces of tars.
+        samples: how many items of a folder's files go into a shard.
+
+    Raises:
+        ShardError: there is nothing to read.
+    """
+    folder = Path(data).expanduser()
+    if not folder.is_dir() or any(folder.glob("*.tar")):
+        tars = expand_local_shards(data, "prepared")
+        return map(TarSource, tars), [described(Path(tar)) for tar in tars]
+    if next(_in_folder(folder), None) is None:
+        raise ShardError(f"the folder {data} holds neither tars nor images with a JSON each")
+    return map(FileSource, in_units(_in_folder(folder), samples)), [folder.name]
+
+
+def _in_folder(folder: Path) -> Iterator[tuple[Path, dict[str, Path]]]:
+    """The stems of a folder's items, each with the paths of its image and JSON; then those of its folders."""
+    files: dict[Path, dict[str, Path]] = {}
+    folders = []
+    for path in sorted(folder.iterdir()):
+        stem, _, extension = path.name.rpartition(".")
+        part = _part(extension)
+        if path.is_dir():
+            folders.append(path)
+        elif part is not None and not path.name.endswith(_STATISTICS):
+            files.setdefault(folder / stem, {})[part] = path
+    yield from files.items()
+    for path in folders:
+        yield from _in_folder(path)
+
+
+def _part(extension: str) -> str | None:
+    """The part of an item that a file with this extension holds; None for none, as the captions in .txt."""
+    extension = extension.lower()
+    return "image" if extension in IMAGE_EXTENSIONS else "json" if extension == "json" else None
 
 
 _SAVED = Rule(
@@ -74,14 +158,14 @@ _ENTRY = Rule(
 
 
 class GritReader(NamedTuple):
-    """From images with a JSON each to samples."""
+    """Turns images with a JSON each into samples."""
 
     min_score: float
     job: PrepareJob
 
-    def samples(self, work: Work, rejects: Rejects) -> Iterator[Sample]:
-        """A sample a picture. What has no caption, or whose image is no good, is counted with its boxes."""
-        for item in work.items(rejects):
+    def samples(self, source: GritSource, rejects: Rejects) -> Iterator[Sample]:
+        """A sample an image. An image without caption, or one that is unusable, is counted with its boxes."""
+        for item in source.items(rejects):
             record = _parse(item.json)
             if record is None:
                 rejects.add("json missing" if item.json is None else "json unreadable", item.place)
@@ -89,23 +173,25 @@ class GritReader(NamedTuple):
             entries = _entries(record, item.place)
             try:
                 yield self._sample(item, record, entries, rejects)
-            except LeftOut as left:
-                rejects.add_image(left.reason, item.key, len(entries))
+            except Rejected as error:
+                rejects.add_image(error.reason, item.key, len(entries))
 
     def _sample(self, item: GritItem, record: dict[str, Any], entries: list[list[float]], rejects: Rejects) -> Sample:
         text, size = _caption(record, item.place), _size(record, item.place)
         if item.image is None:
-            raise LeftOut("image missing")
-        picture = look_into(item.image, size)
-        sure = [entry for entry in entries if entry[6] >= self.min_score]
-        caption, moved = tidy_caption(text, map(_span, sure), self.job.finder, rejects, item.key)
+            raise Rejected("image missing")
+        image, extractor = check_image(item.image, size), self.job.text_extractor
+        confident = [entry for entry in entries if entry[6] >= self.min_score]
+        caption, moved = tidy_caption(text, map(_span, confident), extractor, rejects, item.key)
         for entry in entries:
             if entry[6] < self.min_score:
                 rejects.add("score below min_score", f"{item.key} {entry}")
-        boxes = usable(sure, lambda e: picture.upright(from_fractions(e[2:6])), rejects, lambda e: f"{item.key} {e}")
+        boxes = usable_boxes(
+            confident, lambda e: image.upright(from_fractions(e[2:6])), rejects, lambda e: f"{item.key} {e}"
+        )
         linked = [(box, [moved[span]] if (span := _span(entry)) in moved else []) for entry, box in boxes]
-        image = Grounded(sample_key(item.key), item.key, self.job.fitted(picture), caption, linked)
-        return grounded_sample(image, self.job.finder, source="grit", rejects=rejects)
+        grounded = GroundedImage(sample_key(item.key), item.key, self.job.shrink(image), caption, linked)
+        return grounded_sample(grounded, extractor, source="grit", rejects=rejects)
 
 
 def _parse(data: bytes | None) -> dict[str, Any] | None:
@@ -119,14 +205,14 @@ def _parse(data: bytes | None) -> dict[str, Any] | None:
 def _entries(record: dict[str, Any], place: str) -> list[list[float]]:
     """The noun chunks, then the expressions, which may be missing; a parquet's null is an empty list."""
     _SAVED.check(f"{place}: 'noun_chunks'", sorted(record))
-    found = []
+    entries = []
     for field in ("noun_chunks", "ref_exps"):
-        entries = [] if record.get(field) is None else record[field]
-        _ENTRIES.check(f"{place}: '{field}'", entries)
-        for index, entry in enumerate(entries):
+        values = [] if record.get(field) is None else record[field]
+        _ENTRIES.check(f"{place}: '{field}'", values)
+        for index, entry in enumerate(values):
             _ENTRY.check(f"{place}: '{field}[{index}]'", entry)
-            found.append(entry)
-    return found
+            entries.append(entry)
+    return entries
 
 
 def _caption(record: dict[str, Any], place: str) -> str:

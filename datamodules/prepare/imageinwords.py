@@ -21,7 +21,7 @@ def prepare_imageinwords(
     """Write shards from ImageInWords (data.jsonl of IIW-400, DCI_Test or DOCCI_Test).
 
     Args:
-        images: the folder of the pictures.
+        images: the folder of the images.
         annotations: data.jsonl.
         job: where to, and how.
         skip_missing: leave out images whose file is missing, and count them; otherwise they stop the run.
@@ -38,8 +38,10 @@ def prepare_imageinwords(
 
     def records() -> Iterator[ImageRecord]:
         for file, caption in read_imageinwords(annotations):
-            image, other = images / file, images / other_name(file)
-            yield ImageRecord(path_key(file), file, image if image.is_file() or not other.is_file() else other, caption)
+            image, renamed = images / file, images / other_name(file)
+            yield ImageRecord(
+                path_key(file), file, image if image.is_file() or not renamed.is_file() else renamed, caption
+            )
 
     settings = {"annotations": described(annotations)}
     return write_records(

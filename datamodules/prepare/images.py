@@ -15,16 +15,16 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from datamodules.image_decoding import UNREADABLE, Box, as_rgb, draft, open_image, orientation, turn_box, upright_size
-from datamodules.prepare.rejected import LeftOut
-from datamodules.sample import SampleError
+from datamodules.image_decoding import UNREADABLE, as_rgb, draft, open_image, orientation, turn_box, upright_size
+from datamodules.prepare.rejected import Rejected
+from datamodules.sample import Box, SampleError
 
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 JPEG_QUALITY = 92
 _SAME_SHAPE = 0.02  # how far, relatively, an image's shape may be from its annotation's
 
 
-class Picture(NamedTuple):
+class EncodedImage(NamedTuple):
     """An encoded image, the extension of its format, and the size of the upright image in pixels.
 
     ``turn`` is the orientation by which the data set's boxes must be turned: 1 where they are the upright image's.
@@ -44,8 +44,8 @@ class Picture(NamedTuple):
         return x0, y0, x1, y1
 
 
-def look_into(data: bytes, size: tuple[float, float] | None = None) -> Picture:
-    """Type and size of the image in ``data``. It is decoded to its end, a JPEG at an eighth of its size.
+def check_image(data: bytes, size: tuple[float, float] | None = None) -> EncodedImage:
+    """The image in ``data`` with its type and size. It is decoded to its end, a JPEG at an eighth of its size.
 
     Args:
         data: an encoded image.
@@ -53,72 +53,68 @@ def look_into(data: bytes, size: tuple[float, float] | None = None) -> Picture:
             if its EXIF orientation says so, but not cropped, or the annotation's boxes would lie elsewhere.
 
     Raises:
-        LeftOut: not an image, cut or damaged, of a format that shards do not hold, too small or too large for training,
-            or of another shape than ``size``.
+        Rejected: not an image, cut or damaged, of a format that shards do not hold, too small or too large for
+            training, or of another shape than ``size``.
     """
     try:
         image = open_image(data)
-        form, stored, upright, turn = image.format, image.size, upright_size(image), orientation(image)
-        if form not in _EXTENSIONS:
-            raise LeftOut(f"image format {form}")
+        format_name, stored, upright, turn = image.format, image.size, upright_size(image), orientation(image)
+        if format_name not in _EXTENSIONS:
+            raise Rejected(f"image format {format_name}")
         draft(image, (1, 1))
         image.load()
     except SampleError as error:
-        raise LeftOut("image unreadable") from error
+        raise Rejected("image unreadable") from error
     except UNREADABLE as error:
-        raise LeftOut("image cut or damaged") from error
+        raise Rejected("image cut or damaged") from error
     boxes_turn = 1
     if size is not None:
-        misfit, misfit_stored = (_misfit(size, real) for real in (upright, stored))
+        misfit, misfit_stored = (_misfit(size, pixels) for pixels in (upright, stored))
         if min(misfit, misfit_stored) > _SAME_SHAPE:
-            raise LeftOut("image shape differs from its annotation's")
+            raise Rejected("image shape differs from its annotation's")
         boxes_turn = turn if misfit_stored < misfit else 1
-    return Picture(data, _EXTENSIONS[form], *upright, boxes_turn)
+    return EncodedImage(data, _EXTENSIONS[format_name], *upright, boxes_turn)
 
 
-def _misfit(size: tuple[float, float], real: tuple[int, int]) -> float:
-    """Relative difference of the aspect ratios of ``size`` and ``real``."""
-    return abs(size[0] * real[1] / (size[1] * real[0]) - 1)
+def _misfit(size: tuple[float, float], pixels: tuple[int, int]) -> float:
+    """Relative difference of the aspect ratios of ``size`` and ``pixels``."""
+    return abs(size[0] * pixels[1] / (size[1] * pixels[0]) - 1)
 
 
-def at_most(picture: Picture, side: int) -> Picture:
+def shrink_to(encoded: EncodedImage, side: int) -> EncodedImage:
     """The image with its longer side at most ``side`` pixels, as an upright JPEG; untouched where it is small enough.
 
     Raises:
-        LeftOut: it cannot be decoded.
+        Rejected: it cannot be decoded.
     """
-    share = side / max(picture.width, picture.height)
-    if share >= 1:
-        return picture
-    size = max(1, round(picture.width * share)), max(1, round(picture.height * share))
+    scale = side / max(encoded.width, encoded.height)
+    if scale >= 1:
+        return encoded
+    size = max(1, round(encoded.width * scale)), max(1, round(encoded.height * scale))
     try:
-        image = open_image(picture.data)
+        image = open_image(encoded.data)
         draft(image, size)
         small = as_rgb(image).resize(size, Image.Resampling.LANCZOS)
     except UNREADABLE as error:
-        raise LeftOut("image cut or damaged") from error
+        raise Rejected("image cut or damaged") from error
     file = io.BytesIO()
     small.save(file, "JPEG", quality=JPEG_QUALITY)
-    return Picture(file.getvalue(), "jpg", *size, picture.turn)
+    return EncodedImage(file.getvalue(), "jpg", *size, encoded.turn)
 
 
-def read_picture(path: Path) -> bytes:
-    """The file's bytes. Raises ``LeftOut`` where there is no such file."""
+def read_image(path: Path) -> bytes:
+    """The file's bytes. Raises ``Rejected`` where there is no such file."""
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise LeftOut("image missing") from error
+        raise Rejected("image missing") from error
 
 
-def require_pictures(files: Iterable[Path], listed_in: Path) -> None:
-    """See that the ``files`` of all images are there. Call it before any long work.
-
-    Args:
-        files: of each image.
-        listed_in: the annotation file or folder.
+def require_images(files: Iterable[Path], listed_in: Path) -> None:
+    """Check before any long work that the image ``files``, which ``listed_in`` names, exist.
 
     Raises:
-        FileNotFoundError: some are not.
+        FileNotFoundError: some are missing; the message has their number and the first of them.
     """
     total, missing, first = 0, 0, Path()
     for file in files:

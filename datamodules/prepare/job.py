@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.granularity.extractors import Extractor, ExtractorName, extractor_named
-from datamodules.prepare.images import Picture, at_most
+from datamodules.prepare.images import EncodedImage, shrink_to
 
 _LEAST_SIDE = 32  # pixels
 
 
 @dataclass(frozen=True)
 class PrepareJob:
-    """A run of ``lightning prepare``, but for what its source alone is told.
+    """The settings of ``lightning prepare`` that all sources share.
 
     Args:
         out: the folder to write shards and manifest.json to.
@@ -52,16 +52,16 @@ class PrepareJob:
             raise ValueError(f"part must be 'i/n' with 1 <= i <= n, got {self.part!r}")
         if self.overwrite and match[2] != "1":
             raise ValueError(
-                "overwrite must be off for a part, which would delete what others made; empty the folder first"
+                "overwrite must be off for a part, which would delete the shards of other parts; empty the folder first"
             )
 
-    def mine(self, unit: int) -> bool:
-        """True if this run makes unit number ``unit``."""
+    def makes(self, number: int) -> bool:
+        """True if shard ``number`` is of this run's ``part``."""
         first, parts = map(int, self.part.split("/"))
-        return unit % parts == first - 1
+        return number % parts == first - 1
 
     @property
-    def finder(self) -> Extractor:
+    def text_extractor(self) -> Extractor:
         """The extractor of sentences and phrases. Raises ``ValueError`` for an unknown one."""
         return extractor_named(self.extractor, self.spacy_model)
 
@@ -69,8 +69,8 @@ class PrepareJob:
     def content(self) -> dict[str, Any]:
         """The settings that decide a shard's content."""
         sizes = {name: getattr(self, name) for name in ("max_side", "samples_per_shard", "tokens")}
-        return {**sizes, "extractor": self.finder}
+        return {**sizes, "extractor": self.text_extractor}
 
-    def fitted(self, picture: Picture) -> Picture:
-        """The image, made smaller where it is too large. Boxes in fractions stay true. Raises ``LeftOut``."""
-        return picture if self.max_side is None else at_most(picture, self.max_side)
+    def shrink(self, image: EncodedImage) -> EncodedImage:
+        """The image, made smaller where it exceeds ``max_side``. Boxes in fractions stay true. Raises ``Rejected``."""
+        return image if self.max_side is None else shrink_to(image, self.max_side)

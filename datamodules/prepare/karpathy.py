@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 from datamodules.formats.coco import CocoImage
 from datamodules.formats.karpathy import read_karpathy
 from datamodules.formats.layout import LayoutError, described
-from datamodules.prepare.coco import Annotated, CocoReader
+from datamodules.prepare.coco import AnnotatedImage, CocoReader
 from datamodules.prepare.coco_names import CategoryNames
-from datamodules.prepare.images import require_pictures
+from datamodules.prepare.images import require_images
 from datamodules.prepare.job import PrepareJob
 from datamodules.prepare.shard_jobs import Manifest, in_units, write_units
 
@@ -39,21 +39,21 @@ def prepare_karpathy(
         LayoutError: it is not laid out as Karpathy's.
         ValueError: no image was left to write.
     """
-    job.finder.require()
+    job.text_extractor.require()
     settings = {"annotations": described(annotations), "splits": splits}
-    listed = list(_listed(annotations, splits))
+    annotated = list(_annotated_images(annotations, splits))
     if not skip_missing:
-        require_pictures((images / one.image.file_name for one in listed), annotations)
+        require_images((images / a.image.file_name for a in annotated), annotations)
     reader = CocoReader(images, CategoryNames([]), 0, job, "karpathy")
     return write_units(
-        in_units(listed, job.samples_per_shard), reader.samples, job, source="karpathy", settings=settings
+        in_units(annotated, job.samples_per_shard), reader.samples, job, source="karpathy", settings=settings
     )
 
 
-def _listed(path: Path, splits: tuple[str, ...]) -> Iterator[Annotated]:
+def _annotated_images(path: Path, splits: tuple[str, ...]) -> Iterator[AnnotatedImage]:
     for image in read_karpathy(path)[0]:
         if image.split is None:
             raise LayoutError(f"{path} must be Karpathy's file, an object of 'images', got a list of one split")
         if image.split in splits:
             name = PurePosixPath(image.folder or "", image.file)
-            yield Annotated(CocoImage(name.stem, str(name), None), image.captions, (), ())
+            yield AnnotatedImage(CocoImage(name.stem, str(name), None), image.captions, (), ())

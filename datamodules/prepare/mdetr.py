@@ -15,12 +15,11 @@ from datamodules.formats import layout
 from datamodules.formats.coco import CocoBox, ImageId, as_box
 from datamodules.formats.layout import AnnotationFile, Rule, described
 from datamodules.granularity.cutting import Span
-from datamodules.prepare.boxes import drawn_box, leave_out_boxes, usable
-from datamodules.prepare.captions import tidy_caption
-from datamodules.prepare.grounding import Grounded, grounded_sample
-from datamodules.prepare.images import look_into, read_picture, require_pictures, sample_key
+from datamodules.prepare.boxes import from_coco, reject_boxes, usable_boxes
+from datamodules.prepare.grounding import GroundedImage, grounded_sample, tidy_caption
+from datamodules.prepare.images import check_image, read_image, require_images, sample_key
 from datamodules.prepare.job import PrepareJob
-from datamodules.prepare.rejected import LeftOut, Rejects
+from datamodules.prepare.rejected import Rejected, Rejects
 from datamodules.prepare.shard_jobs import Manifest, in_units, write_units
 from datamodules.sample import Sample
 
@@ -49,15 +48,15 @@ def prepare_grounded(
         LayoutError: the annotation file is not in MDETR's layout.
         ValueError: no image was left to write.
     """
-    job.finder.require()
+    job.text_extractor.require()
     settings = {"annotations": described(annotations)}
-    listed, boxes = read_grounded(annotations)
+    captioned, boxes_of = read_grounded(annotations)
     if not skip_missing:
-        require_pictures((images / image.file_name for image in listed), annotations)
-    rejects, known = Rejects(), {image.id for image in listed}
-    leave_out_boxes((own.box for i, named in boxes.items() if i not in known for own in named), rejects)
+        require_images((images / image.file_name for image in captioned), annotations)
+    rejects, image_ids = Rejects(), {image.id for image in captioned}
+    reject_boxes((grounded.box for i, boxes in boxes_of.items() if i not in image_ids for grounded in boxes), rejects)
     return write_units(
-        in_units(((image, boxes.get(image.id, [])) for image in listed), job.samples_per_shard),
+        in_units(((image, boxes_of.get(image.id, [])) for image in captioned), job.samples_per_shard),
         GroundedReader(images, job).samples,
         job,
         source="grounded",
@@ -75,7 +74,7 @@ class CaptionedImage(NamedTuple):
     caption: str
 
 
-class NamedBox(NamedTuple):
+class GroundedBox(NamedTuple):
     """A row of ``annotations``: a box and the characters of the caption that name it."""
 
     box: CocoBox
@@ -96,7 +95,7 @@ def _is_pair(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(layout.is_whole, value))
 
 
-def read_grounded(path: Path) -> tuple[list[CaptionedImage], dict[ImageId, list[NamedBox]]]:
+def read_grounded(path: Path) -> tuple[list[CaptionedImage], dict[ImageId, list[GroundedBox]]]:
     """The captioned images, and the boxes of each, in the file's order.
 
     Raises:
@@ -108,36 +107,37 @@ def read_grounded(path: Path) -> tuple[list[CaptionedImage], dict[ImageId, list[
         CaptionedImage(number, row["file_name"], (row["width"], row["height"]), row["caption"])
         for number, row in file.by_id("images", _IMAGE).items()
     ]
-    boxes: dict[ImageId, list[NamedBox]] = {}
+    boxes: dict[ImageId, list[GroundedBox]] = {}
     fields = {"image_id": layout.ID, "bbox": layout.XYWH, "tokens_positive": _SPANS}
     for index, row in enumerate(file.rows("annotations", fields)):
         spans = [Span(*pair) for pair in row["tokens_positive"]]
-        boxes.setdefault(row["image_id"], []).append(NamedBox(as_box(row, index, None), spans))
+        boxes.setdefault(row["image_id"], []).append(GroundedBox(as_box(row, index, None), spans))
     return images, boxes
 
 
 class GroundedReader(NamedTuple):
-    """From rows of ``images``, each with its boxes, to samples."""
+    """Turns captioned images, each with its boxes, into samples. ``folder`` has the image files."""
 
     folder: Path
     job: PrepareJob
 
-    def samples(self, rows: Iterable[tuple[CaptionedImage, list[NamedBox]]], rejects: Rejects) -> Iterator[Sample]:
-        """A sample a row. What has no caption, or whose file is no good, is counted with its boxes."""
-        for image, named in rows:
-            name = f"{image.file_name} ({image.id})"
+    def samples(self, rows: Iterable[tuple[CaptionedImage, list[GroundedBox]]], rejects: Rejects) -> Iterator[Sample]:
+        """A sample a row. A row without caption, or with an unusable file, is counted with its boxes."""
+        for captioned, boxes in rows:
+            name = f"{captioned.file_name} ({captioned.id})"
             try:
-                yield self._sample(image, named, name, rejects)
-            except LeftOut as left:
-                rejects.add(left.reason, name)
-                leave_out_boxes((own.box for own in named), rejects)
+                yield self._sample(captioned, boxes, name, rejects)
+            except Rejected as error:
+                rejects.add(error.reason, name)
+                reject_boxes((grounded.box for grounded in boxes), rejects)
 
-    def _sample(self, image: CaptionedImage, named: list[NamedBox], name: str, rejects: Rejects) -> Sample:
-        spans = [span for _, spans in named for span in spans]
-        data = read_picture(self.folder / image.file_name)
-        picture = look_into(data, image.size)
-        caption, moved = tidy_caption(image.caption, spans, self.job.finder, rejects, name)
-        boxes = usable(named, lambda n: picture.upright(drawn_box(n.box, image.size)), rejects, lambda n: n.box.id)
-        linked = [(corners, [moved[span] for span in own.spans if span in moved]) for own, corners in boxes]
-        record = Grounded(sample_key(image.id), name, self.job.fitted(picture), caption, linked)
-        return grounded_sample(record, self.job.finder, source="grounded", rejects=rejects)
+    def _sample(self, captioned: CaptionedImage, boxes: list[GroundedBox], name: str, rejects: Rejects) -> Sample:
+        extractor, spans = self.job.text_extractor, [span for grounded in boxes for span in grounded.spans]
+        image = check_image(read_image(self.folder / captioned.file_name), captioned.size)
+        caption, moved = tidy_caption(captioned.caption, spans, extractor, rejects, name)
+        usable = usable_boxes(
+            boxes, lambda g: image.upright(from_coco(g.box, captioned.size)), rejects, lambda g: g.box.id
+        )
+        linked = [(corners, [moved[span] for span in grounded.spans if span in moved]) for grounded, corners in usable]
+        grounded_image = GroundedImage(sample_key(captioned.id), name, self.job.shrink(image), caption, linked)
+        return grounded_sample(grounded_image, extractor, source="grounded", rejects=rejects)

@@ -1,4 +1,4 @@
-"""ShareGPT4V (Chen et al., 2023) as shards: 1.2 million long captions of COCO, LLaVA and SAM pictures.
+"""ShareGPT4V (Chen et al., 2023) as shards: 1.2 million long captions of COCO, LLaVA and SAM images.
 
 The file of 1.5 GB is read as a stream. Its first 1,000 records are the evaluation set SV-1k and stay out.
 """
@@ -51,9 +51,9 @@ def prepare_sharegpt4v(
 
 
 def _sharegpt4v(images: Path, annotations: Path, held_out: int) -> Iterator[ImageRecord]:
-    kept_back: set[str] = set()
+    held_out_files: set[str] = set()
     for number, (file, caption) in enumerate(read_sharegpt4v(annotations)):
         if number < held_out:
-            kept_back.add(file)
-        elif file not in kept_back:
+            held_out_files.add(file)
+        elif file not in held_out_files:
             yield ImageRecord(path_key(file), file, images / file, caption)

@@ -1,6 +1,6 @@
 """Statistics of shards, as the β-CLIP paper gives them: phrases of an image, tokens of a phrase, and so on.
 
-Kept as counts of counts, so that the statistics of shards made apart add up to those of the whole.
+They are kept as histograms, so that those of single shards add up to those of the whole.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datamodules.batching.tokenizer import Tokenizer
 from datamodules.sample import Sample
 
-_WORDS = {
+_QUANTITIES = {
     "caption_tokens": "tokens of a caption",
     "sentences": "sentences of an image",
     "phrases": "phrases of an image",
@@ -24,61 +24,62 @@ _BARS, _WIDTH = 12, 40
 
 
 class Statistics:
-    """Counts of counts over samples; SOT and EOT count as tokens."""
+    """A histogram over samples for each quantity; SOT and EOT count as tokens."""
 
     def __init__(self) -> None:
-        self.of: dict[str, Counter[int]] = {name: Counter() for name in _WORDS}
+        self.histograms: dict[str, Counter[int]] = {name: Counter() for name in _QUANTITIES}
         self._tokenizer = Tokenizer()
 
     def add(self, sample: Sample) -> None:
         """Count a sample."""
         length = self._tokenizer.length
-        self.of["caption_tokens"][length(sample.caption)] += 1
-        self.of["sentences"][len(sample.sentences)] += 1
-        self.of["phrases"][len(sample.phrases)] += 1
-        self.of["phrase_tokens"].update(length(phrase.text) for phrase in sample.phrases)
-        self.of["stop_phrases"][len(sample.stop_phrases)] += 1
-        self.of["boxes"][len({region.box for region in sample.regions})] += 1
-        self.of["named_boxes"][len({region.box for region in sample.regions if region.phrase is not None})] += 1
+        self.histograms["caption_tokens"][length(sample.caption)] += 1
+        self.histograms["sentences"][len(sample.sentences)] += 1
+        self.histograms["phrases"][len(sample.phrases)] += 1
+        self.histograms["phrase_tokens"].update(length(phrase.text) for phrase in sample.phrases)
+        self.histograms["stop_phrases"][len(sample.stop_phrases)] += 1
+        self.histograms["boxes"][len({region.box for region in sample.regions})] += 1
+        self.histograms["named_boxes"][len({region.box for region in sample.regions if region.phrase is not None})] += 1
 
     def merge(self, counts: Mapping[str, Mapping[str, int]]) -> None:
-        """Add the ``counts()`` of others."""
+        """Add the ``counts()`` of another shard."""
         for name, histogram in counts.items():
-            self.of[name].update({int(value): n for value, n in histogram.items()})
+            self.histograms[name].update({int(value): n for value, n in histogram.items()})
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """For each quantity how often each value was found; keys are texts, as in JSON."""
+        """For each quantity the number of occurrences of each value; keys are texts, as in JSON."""
         return {
-            name: {str(value): histogram[value] for value in sorted(histogram)} for name, histogram in self.of.items()
+            name: {str(value): histogram[value] for value in sorted(histogram)}
+            for name, histogram in self.histograms.items()
         }
 
     def mean(self, name: str) -> float:
         """The mean of a quantity."""
-        return sum(value * n for value, n in self.of[name].items()) / max(self.of[name].total(), 1)
+        return sum(value * n for value, n in self.histograms[name].items()) / max(self.histograms[name].total(), 1)
 
     def quantile(self, name: str, share: float) -> int:
         """The least value that ``share`` of all do not exceed; 0 where there are none."""
-        remaining = share * self.of[name].total()
-        for value in sorted(self.of[name]):
-            remaining -= self.of[name][value]
+        remaining = share * self.histograms[name].total()
+        for value in sorted(self.histograms[name]):
+            remaining -= self.histograms[name][value]
             if remaining <= 0:
                 return value
         return 0
 
-    def plotted(self) -> str:
+    def chart(self) -> str:
         """Means, quantiles and bars as text."""
         parts = []
-        for name, words in _WORDS.items():
-            if any(self.of[name]):
-                head = f"{words}: mean {self.mean(name):.2f}, median {self.quantile(name, 0.5)}, "
-                parts.append(head + f"99 % at most {self.quantile(name, 0.99)}\n{self._bars(name)}")
+        for name, description in _QUANTITIES.items():
+            if any(self.histograms[name]):
+                heading = f"{description}: mean {self.mean(name):.2f}, median {self.quantile(name, 0.5)}, "
+                parts.append(heading + f"99 % at most {self.quantile(name, 0.99)}\n{self._bars(name)}")
         return "\n".join(parts)
 
     def _bars(self, name: str) -> str:
         last = max(self.quantile(name, 0.99), 1)
         step = -(-(last + 1) // _BARS)
         bins = Counter()
-        for value, n in self.of[name].items():
+        for value, n in self.histograms[name].items():
             bins[min(value // step, last // step)] += n
         highest = max(bins.values())
         rows = []

@@ -12,12 +12,12 @@ import re
 import ftfy
 
 from datamodules.granularity.cutting import Span
-from datamodules.prepare.rejected import LeftOut
+from datamodules.prepare.rejected import Rejected
 
 _LOOP = re.compile(r"(.{3,20}?)\1\1+")
 _LOOPS = tuple(re.compile(rf"(.{{{least},20}}?)\1\1+") for least in (10, 5, 3))
-_SAID_AGAIN = re.compile(r"(?<!\S)(\S+)(?:\s+\1)+(?!\S)")
-_SHORT, _MOST = 100, 10
+_REPEATED_WORD = re.compile(r"(?<!\S)(\S+)(?:\s+\1)+(?!\S)")
+_LONG_TEXT, _MAX_LOOPS = 100, 10
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u2060\ufeff]")
 
 
@@ -35,12 +35,12 @@ def without_repeats(text: str) -> str:
     """``text`` without the loops that captioning models fall into, as in β-CLIP's data.
 
     A piece of 3 to 20 characters that comes three times or more in a row comes once (in texts of over 100 characters,
-    the long pieces first, 10 times at most), and so does a word that is said again.
+    the long pieces first, 10 times at most), and so does a repeated word.
     """
-    if len(text) > _SHORT and _LOOP.search(text):
+    if len(text) > _LONG_TEXT and _LOOP.search(text):
         for loop in _LOOPS:
-            text = loop.sub(r"\1", text, count=_MOST)
-    return _SAID_AGAIN.sub(r"\1", text)
+            text = loop.sub(r"\1", text, count=_MAX_LOOPS)
+    return _REPEATED_WORD.sub(r"\1", text)
 
 
 def as_sentence(text: str) -> str:
@@ -59,16 +59,16 @@ def tidy_span(text: str, tidied: str, span: Span) -> Span:
         tidied: ``tidy(text)`` or ``as_sentence(text)``.
 
     Raises:
-        LeftOut: the span leaves the text, holds no letter or digit, or its words are no longer there.
+        Rejected: the span leaves the text, holds no letter or digit, or its words are no longer there.
     """
     if not 0 <= span.start < span.end <= len(text):
-        raise LeftOut("phrase outside the caption")
+        raise Rejected("phrase outside the caption")
     piece = text[span.start : span.end]
     start, words = span.end - len(piece.lstrip()), tidy(piece)
     if not re.search(r"\w", words):
-        raise LeftOut("phrase without words")
+        raise Rejected("phrase without words")
     if not tidied.startswith(text[: span.end]):  # something before was mended: how long is it now?
         start = len(tidy(text[:start] + "|")) - 1
     if tidied[start : start + len(words)] != words:
-        raise LeftOut("phrase lost in mending")
+        raise Rejected("phrase lost in mending")
     return Span(start, start + len(words))

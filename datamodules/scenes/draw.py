@@ -6,17 +6,18 @@ within the cell, exact size, turn and shade vary from image to image and are nev
 
 from __future__ import annotations
 
+import struct
+import zlib
 from functools import cache
 from random import Random
 
 from PIL import Image, ImageDraw
 
-from datamodules.scenes.png import encoded
+from datamodules.sample import Box
 from datamodules.scenes.shapes import TURNS, stencil
 from datamodules.scenes.world import GRID, Scene
 
 Colour = tuple[int, int, int]
-Box = tuple[float, float, float, float]
 
 PALETTE: dict[str, Colour] = {
     "red": (214, 36, 40),
@@ -40,15 +41,17 @@ TONES: dict[str, Colour] = {
     "dark grey": (88, 90, 96),
 }
 PIXELS = {"small": (11, 12), "medium": (15, 16), "large": (20, 21)}  # longer side, in an image of 64 × 64
-BRIGHT = 135  # far from the brightness of every palette colour, however it strays
-SHADE = 8  # how far a channel strays from the palette
-SMALLEST_PICTURE = 32
+BRIGHT = 135  # far from the brightness of every palette colour, with any random shade
+SHADE = 8  # largest random change of a channel of a palette colour
+MIN_SIDE = 32  # pixels
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_LEVEL = 3
 
 
 def render(scene: Scene, rng: Random, size: int = 64) -> tuple[bytes, list[Box]]:
     """The image, ``size`` × ``size``, as PNG, and the box of every thing as fractions of its sides."""
-    if size < SMALLEST_PICTURE:
-        raise ValueError(f"size must be at least {SMALLEST_PICTURE} pixels for shapes to be told apart, got {size}")
+    if size < MIN_SIDE:
+        raise ValueError(f"size must be at least {MIN_SIDE} pixels for shapes to be told apart, got {size}")
     image = Image.new("RGB", (size, size), TONES[scene.tone])
     strokes = _background(scene.pattern, size, rng.randrange(4))
     if strokes is not None:
@@ -58,7 +61,7 @@ def render(scene: Scene, rng: Random, size: int = 64) -> tuple[bytes, list[Box]]
     for thing, cell in zip(scene.things, scene.cells, strict=True):
         side = round(rng.choice(PIXELS[thing.size]) * size / 64)
         masks = stencil(thing.shape, thing.texture, side, rng.randrange(len(TURNS)))
-        colour = _strayed(PALETTE[thing.colour], rng)
+        colour = _random_shade(PALETTE[thing.colour], rng)
         left, top = _corner(cell, masks.whole.size, size, rng)
         line = _mixed(colour, (255, 255, 255), 0.75) if on_dark else _mixed(colour, (0, 0, 0), 0.65)
         image.paste(line, (left, top), masks.whole)
@@ -66,7 +69,21 @@ def render(scene: Scene, rng: Random, size: int = 64) -> tuple[bytes, list[Box]]
         image.paste(second_tone(colour), (left, top), masks.second)
         right, bottom = left + masks.whole.width, top + masks.whole.height
         boxes.append((left / size, top / size, right / size, bottom / size))
-    return encoded(image), boxes
+    return png_bytes(image), boxes
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """An RGB image as a PNG file without row filters, which would make images of flat colours larger and slower."""
+    stride, pixels = 3 * image.width, image.tobytes()
+    rows = b"".join([b"\0" + pixels[start : start + stride] for start in range(0, len(pixels), stride)])
+    # 8 bits a channel, colour type RGB, and the only compression, filtering and order without interlace that there are
+    header = struct.pack(">IIBBBBB", image.width, image.height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, PNG_LEVEL)), (b"IEND", b""))
+    return PNG_SIGNATURE + b"".join(_chunk(kind, data) for kind, data in chunks)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def second_tone(colour: Colour) -> Colour:
@@ -82,7 +99,7 @@ def _corner(cell: int, sides: tuple[int, int], size: int, rng: Random) -> tuple[
     return rng.randint(first_x, last_x), rng.randint(first_y, last_y)
 
 
-def _strayed(colour: Colour, rng: Random) -> Colour:
+def _random_shade(colour: Colour, rng: Random) -> Colour:
     red, green, blue = (min(255, max(0, v + rng.randint(-SHADE, SHADE))) for v in colour)
     return red, green, blue
 

@@ -84,6 +84,18 @@ def expand_shards(patterns: str | Path | Sequence[str | Path]) -> list[str]:
     return list(urls)
 
 
+def expand_local_shards(patterns: str | Path | Sequence[str | Path], action: str) -> list[str]:
+    """The paths that ``patterns`` stand for, as ``expand_shards``.
+
+    Raises:
+        ShardError: as ``expand_shards``, or a shard is remote; ``action`` says in the message what needs a local one.
+    """
+    urls = expand_shards(patterns)
+    if remote := [url for url in urls if is_remote(url)]:
+        raise ShardError(f"only local shards can be {action}, got {remote[0]}")
+    return urls
+
+
 def _expand(pattern: str) -> list[str]:
     if is_remote(pattern):
         return list(braceexpand.braceexpand(pattern))

@@ -21,8 +21,7 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from datamodules.atomic_write import atomic_write
-from datamodules.disk_errors import named_disk_errors
+from datamodules.atomic_write import atomic_write, named_disk_errors
 from datamodules.sample import IMAGE_EXTENSIONS, SampleError
 from datamodules.shards.tar_members import IMAGE, Entry, group_members
 

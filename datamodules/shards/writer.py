@@ -16,8 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from datamodules.atomic_write import write_text
-from datamodules.disk_errors import named_disk_errors
+from datamodules.atomic_write import named_disk_errors, write_text
 from datamodules.sample import SCHEMA_VERSION, Sample, SampleError
 
 MANIFEST = "manifest.json"

@@ -14,7 +14,7 @@ from PIL import Image
 
 from datamodules.formats.layout import LayoutError
 from datamodules.prepare import prepare_grit
-from datamodules.prepare.grit_files import find_works
+from datamodules.prepare.grit import find_sources
 from datamodules.prepare.job import PrepareJob
 from datamodules.prepare.rejected import Rejects
 from datamodules.shards.discovery import ShardError
@@ -120,9 +120,9 @@ def test_tars_and_folders_give_the_same(tmp_path):
 
 def test_a_tar_that_is_cut_while_it_is_read(tmp_path):
     write_tar(tmp_path / "a.tar", files_of(*[record()] * 40))
-    (work,), told = find_works(str(tmp_path / "a.tar"), 10)
-    assert told == [f"a.tar, {(tmp_path / 'a.tar').stat().st_size} bytes"]
-    items = work.items(Rejects())
+    (source,), names = find_sources(str(tmp_path / "a.tar"), 10)
+    assert names == [f"a.tar, {(tmp_path / 'a.tar').stat().st_size} bytes"]
+    items = source.items(Rejects())
     first = next(items)
     with (tmp_path / "a.tar").open("r+b") as file:
         file.truncate(tmp_path.joinpath("a.tar").stat().st_size // 2)

@@ -16,9 +16,9 @@ from datamodules.batching.region_sampling import RegionSampling
 from datamodules.batching.tokenizer import Tokenizer
 from datamodules.image_decoding import open_image, turned_size, upright_size
 from datamodules.prepare import prepare_grit, prepare_grounded, prepare_table
-from datamodules.prepare.images import at_most, look_into
+from datamodules.prepare.images import check_image, shrink_to
 from datamodules.prepare.job import PrepareJob
-from datamodules.prepare.rejected import LeftOut
+from datamodules.prepare.rejected import Rejected
 from tests.datamodules.prepared import read
 from tests.datamodules.small_coco import Coco
 from tests.helpers.tiny import TURNS, picture, turned_away
@@ -92,9 +92,9 @@ def test_a_size_that_fits_neither_is_counted(tmp_path):
 
 def test_an_image_that_is_almost_square_is_compared_both_ways():
     upright = Image.new("RGB", (101, 100))
-    assert look_into(turned_away(upright, 6), (101, 100)).turn == 1
-    assert look_into(turned_away(upright, 6), (100, 101)).turn == 6
-    assert look_into(turned_away(upright, 3), (101, 100)).turn == 1
+    assert check_image(turned_away(upright, 6), (101, 100)).turn == 1
+    assert check_image(turned_away(upright, 6), (100, 101)).turn == 6
+    assert check_image(turned_away(upright, 3), (101, 100)).turn == 1
 
 
 @pytest.mark.parametrize("turn", [6, 8])
@@ -123,8 +123,8 @@ def test_grounded_captions_and_grit(tmp_path, turn, convention):
 def test_cut_files_are_left_out_and_counted(tmp_path, form, keep):
     data = picture(2, 400, 300, form)
     cut = data[: int(len(data) * keep)]
-    with pytest.raises(LeftOut) as left:
-        look_into(cut)
+    with pytest.raises(Rejected) as left:
+        check_image(cut)
     assert left.value.reason in ("image cut or damaged", "image unreadable")
     (tmp_path / "a.img").write_bytes(data)
     (tmp_path / "b.img").write_bytes(cut)
@@ -137,8 +137,8 @@ def test_cut_files_are_left_out_and_counted(tmp_path, form, keep):
 
 def test_what_training_would_refuse_is_no_sample():
     for data in (picture(0, 7, 100), picture(0, 100, 7, "PNG")):
-        with pytest.raises(LeftOut, match="image unreadable"):
-            look_into(data)
+        with pytest.raises(Rejected, match="image unreadable"):
+            check_image(data)
 
 
 def test_smaller_copies_have_the_colours_that_training_sees():
@@ -146,7 +146,7 @@ def test_smaller_copies_have_the_colours_that_training_sees():
     image = Image.new("RGBA", (100, 50), (255, 0, 0, 255))
     image.paste((0, 0, 0, 0), (50, 0, 100, 50))
     image.save(file, "PNG")
-    small = at_most(look_into(file.getvalue()), 40)
+    small = shrink_to(check_image(file.getvalue()), 40)
     pixels = np.asarray(Image.open(io.BytesIO(small.data))).astype(int)
     assert np.abs(pixels[:, :16] - [255, 0, 0]).max() < 8
     assert np.abs(pixels[:, 24:] - 255).max() < 8

@@ -50,7 +50,7 @@ def test_mended_text_keeps_its_lines():
 
 
 def test_rejects_keep_a_few_names(caplog):
-    rejects = Rejects(examples=2)
+    rejects = Rejects(max_examples=2)
     for name in "abc":
         rejects.add("odd", name)
     rejects.report()

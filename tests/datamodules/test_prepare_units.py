@@ -15,7 +15,7 @@ import pytest
 
 from datamodules.prepare.job import PrepareJob
 from datamodules.prepare.rejected import Rejects
-from datamodules.prepare.shard_jobs import Unit, in_units, write_units
+from datamodules.prepare.shard_jobs import in_units, write_units
 from datamodules.prepare.statistics import Statistics
 from datamodules.shards.tar_index import kept_index
 from tests.helpers.killing import kill_once_going
@@ -118,7 +118,7 @@ def test_nothing_to_write(tmp_path):
         yield from ()
 
     with pytest.raises(ValueError, match=r"no sample of 'n' was left .*1 × all"):
-        write_units([Unit(0, [1])], none, PrepareJob(tmp_path), source="n", settings={})
+        write_units([[1]], none, PrepareJob(tmp_path), source="n", settings={})
 
 
 @pytest.mark.parametrize("wrong", [{"processes": 0}, {"part": "0/2"}, {"part": "3/2"}, {"part": "x"}, {"max_side": 31}])
@@ -138,7 +138,7 @@ def test_statistics_add_up(tmp_path):
     assert merged.counts() == whole.counts()
     assert whole.mean("phrases") == 2
     assert whole.quantile("boxes", 0.99) == 1
-    assert "phrases of an image: mean 2.00, median 2" in whole.plotted()
+    assert "phrases of an image: mean 2.00, median 2" in whole.chart()
 
 
 def test_charts_only_where_shards_were_made_and_nobody_asked_for_quiet(tmp_path, caplog):

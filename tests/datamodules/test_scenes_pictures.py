@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 from datamodules import scenes
-from datamodules.scenes.draw import PALETTE, PIXELS, SHADE, render, second_tone
+from datamodules.scenes.draw import PALETTE, PIXELS, SHADE, png_bytes, render, second_tone
 from datamodules.scenes.generate import LABELS
-from datamodules.scenes.png import encoded
 from datamodules.scenes.world import SHAPES, SIZES, TEXTURES, Scene, Thing, draw_scene
 
 MANY = 300
@@ -102,9 +101,9 @@ def test_labels_are_colour_and_shape_and_regions_link_all_phrases_of_a_thing() -
 
 def test_png_keeps_every_pixel() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
-    picture = Image.open(io.BytesIO(encoded(Image.fromarray(pixels))))
+    picture = Image.open(io.BytesIO(png_bytes(Image.fromarray(pixels))))
     picture.verify()
-    again = Image.open(io.BytesIO(encoded(Image.fromarray(pixels))))
+    again = Image.open(io.BytesIO(png_bytes(Image.fromarray(pixels))))
     assert (again.mode, again.format) == ("RGB", "PNG")
     assert (np.asarray(again) == pixels).all()
 
