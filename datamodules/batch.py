@@ -35,7 +35,7 @@ class RaggedTexts(NamedTuple):
     ids: Int[Tensor, " U"]  # 64-bit hash of the sequence: equal texts have equal ids on every rank
 
     def only(self, rows: Int[Tensor, " u"]) -> tuple[RaggedTexts, Int[Tensor, " t"]]:
-        """Some of the texts, in the order of ``rows``, and where their tokens stand among all."""
+        """The texts of ``rows``, in that order, and the positions of their tokens in ``tokens``."""
         lengths = self.offsets.diff()[rows]
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         first = torch.repeat_interleave(self.offsets[rows] - offsets[:-1], lengths)
@@ -96,18 +96,18 @@ class MultipleChoice(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """A remote shard that was not whole: how many samples of it a reader found, and where in its sequence that was."""
+    """A remote shard that was not whole: the number of samples that a reader got of it, and its place in the order."""
 
     readers: int
     reader: int
     source: int
     epoch: int
     shard: int
-    found: int
+    samples: int
 
 
 class Skip(NamedTuple):
-    """One sample that cannot be used; ``samples`` are more where it is a whole shard that is lost."""
+    """One sample that cannot be used; ``samples`` is above 1 where a whole shard is lost."""
 
     reason: str
     shard: str
@@ -120,8 +120,8 @@ class Skip(NamedTuple):
 class Batch(NamedTuple):
     """The loader's output, read by every method and benchmark. Lightning moves it between devices.
 
-    A validation batch may hold no image (B = 0): ranks have equally many batches, and one rank's samples may be used
-    up, or broken. Its texts are then a single empty one that stands in no slot.
+    A validation batch may hold no image (B = 0): all ranks have the same number of batches, and one rank may have no
+    usable sample left. It then has a single empty text, which stands in no slot.
     """
 
     images: Shaped[Tensor, "B 3 H W"]  # uint8 from the loader; normalised floats once on the device
@@ -131,7 +131,7 @@ class Batch(NamedTuple):
     regions: Regions
     crops: Crops
     choices: MultipleChoice
-    keys: list[str]  # as the shards call the samples, for people: they may repeat
+    keys: list[str]  # the samples' names in their shards, for people: they may repeat
     ids: Int[Tensor, " B"]  # 64-bit identities: a hash of shard and number
     skipped: list[Skip]  # since the loader's previous batch
     counts: dict[str, int]  # since the loader's previous batch: "skipped/REASON", "truncated/GRAIN", "dropped/WHAT"

@@ -1,4 +1,4 @@
-"""``GranularityData``: the one DataModule. Shards in, batches with texts at every grain out."""
+"""``GranularityData``: the DataModule. It reads shards and gives batches with texts at every grain."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from datamodules.batching.text_sampling import GrainSampling
 from datamodules.batching.tokenizer import Tokenizer
 from datamodules.bounds import at_least
 from datamodules.reading.bad_samples import SkipPolicy
-from datamodules.reading.global_batch import GlobalBatch, tell_of_another
+from datamodules.reading.global_batch import GlobalBatch, warn_changed_batch
 from datamodules.reading.loader import EpochLoader, PassLoader, default_workers
 from datamodules.reading.remote_shards import StreamBatches
 from datamodules.reading.resume import ResumeState, fit_epoch
@@ -36,7 +36,7 @@ logger = logging.getLogger("grainclip")
 
 @dataclass(frozen=True)
 class SceneSet:
-    """The embedded data: how many scenes train, validate and test, their seed, an image's side in pixels."""
+    """The embedded data: numbers of scenes to train, validate and test with, their seed, the image side in pixels."""
 
     train: int = 7040
     dev: int = 512
@@ -57,29 +57,29 @@ class GranularityData(LightningDataModule):
         shards: training shards: tars, folders, globs, braces or remote URLs. None: the embedded ``scenes``, written
             once into a cache folder.
         val_shards: validation shards; None: the dev scenes where ``shards`` is None, else no validation.
-        test_shards: what ``lightning test`` measures; None: the held-out scenes where neither ``shards`` nor
+        test_shards: the shards of ``lightning test``; None: the held-out scenes where neither ``shards`` nor
             ``val_shards`` are named, else the validation shards.
         batch_size: images per batch and rank.
         global_batch_size: images per batch over all ranks, in place of ``batch_size``: any number of ranks that divides
-            it trains the same. Losses compare the images of one batch; of accumulated gradients, of each apart.
+            it trains the same. Losses compare the images of one batch, also where gradients are accumulated.
         val_batch_size: images per batch and rank in validation.
         batches_per_epoch: batches per rank that make an epoch; None: one pass over the training samples. Needed for
             remote shards, which are not counted.
         num_workers: loader processes per rank; None: one for each core but one, at most 8.
         image_size: side of the square in pixels (follows the encoder when run from the command line).
         context_length: tokens of the longest text, SOT and EOT included (follows the encoder likewise).
-        sampling: how many texts of each grain an image brings.
-        regions: which boxes an image brings, and which of them as crops too.
-        train_transform: which part of a training image is kept; None: a random part of 50 to 100 % of its area.
+        sampling: the number of texts of each grain that an image gives.
+        regions: the boxes that an image gives, and those of them that are crops too.
+        train_transform: the part of a training image that is kept; None: a random part of 50 to 100 % of its area.
         val_transform: the same in validation; None: all of it, squashed, so that every box stays.
-        skip: what to do about samples that cannot be used.
-        fetch: remote shards: how long storage is waited for.
+        skip: how many samples may be unusable before the run stops.
+        fetch: remote shards: time limits and retries for storage.
         scenes: size of the embedded data set.
-        shuffle_samples: remote shards: the number of samples that a reader mixes at least.
+        shuffle_samples: remote shards: the least number of samples that a reader shuffles together.
         seed: of order, crops and drawn texts.
-        weights: what share of the samples each entry of ``shards`` gives, in any unit; None: all are one set, and every
-            sample comes once per pass.
-        shuffle_shards: local shards: the number of shards whose samples are mixed at a time.
+        weights: the share of the samples that each entry of ``shards`` gives, in any unit; None: all are one set, and
+            every sample comes once per pass.
+        shuffle_shards: local shards: the number of shards whose samples are shuffled together.
 
     Raises:
         ValueError: a number is out of its range.
@@ -117,7 +117,7 @@ class GranularityData(LightningDataModule):
         at_least("data", 0, num_workers=0 if num_workers is None else num_workers, seed=seed)
         at_least("data", 8, image_size=image_size)
         self.shards, self.val_shards, self.test_shards = shards, val_shards, test_shards
-        self._batch = GlobalBatch(batch_size, global_batch_size)
+        self._batch_size = GlobalBatch(batch_size, global_batch_size)
         self.val_batch_size, self.batches_per_epoch = val_batch_size, batches_per_epoch
         self.num_workers = default_workers() if num_workers is None else num_workers
         self.image_size, self.tokenizer = image_size, Tokenizer(context_length)
@@ -132,7 +132,7 @@ class GranularityData(LightningDataModule):
         self._first_val: FirstSamples | None = None
 
     def prepare_data(self) -> None:
-        """Write the embedded data set if it is asked for and not there yet (one process per node)."""
+        """Write the embedded data set if it is used and does not exist yet (one process per node)."""
         if self.shards is None:
             self._scenes()
 
@@ -149,28 +149,28 @@ class GranularityData(LightningDataModule):
         if train is None:
             embedded = self._scenes()
             train, val, test = embedded.train, val or embedded.dev, test or embedded.held_out
-        self._train = self._sources(train) if stage == "fit" else []
+        self._train = self._find_sources(train) if stage == "fit" else []
         measured = test if stage == "test" else val
         self._val, self._first_val = find_shards(measured) if measured else [], None
         if stage == "fit":
             if self.trainer is not None:
                 self._progress = ResumeState()  # a checkpoint's comes after this
-            self._check_epoch()
-            if self._first():
-                self._batch.tell(self._ranks(), 1 if self.trainer is None else self.trainer.accumulate_grad_batches)
+            self._check_epoch_batches()
+            if self._is_first_rank():
+                self._batch_size.log(self._ranks(), 1 if self.trainer is None else self.trainer.accumulate_grad_batches)
             if not self._val:
                 logger.info("no validation: data.val_shards is not set")
 
     def train_dataloader(self) -> EpochLoader:
-        """The training batches of one rank; without ``setup`` before, all shards are found and checked now."""
+        """The training batches of one rank; calls ``setup("fit")`` if it was not called before."""
         if not self._train:
             self.setup("fit")
-        batches = self._epoch()
-        reading = self._reading(self._each(), training=True)
+        batches = self._epoch_batches()
+        reading = self._reader_settings(self._rank_batch_size(), training=True)
         reader = reading.train(self._train, self.weights, self.shuffle_shards, self.shuffle_samples)
         self._stream = reader if isinstance(reader, StreamBatches) else None
         if self._stream is not None:
-            self._stream.take_up(self._progress.stream)
+            self._stream.restore(self._progress.stream)
         return EpochLoader(
             reader,
             batches,
@@ -180,7 +180,7 @@ class GranularityData(LightningDataModule):
 
     def val_dataloader(self) -> PassLoader | list[Any]:
         """Every validation sample once, split over ranks; empty where there is no validation set."""
-        reading = self._reading(self.val_batch_size, training=False)
+        reading = self._reader_settings(self.val_batch_size, training=False)
         return PassLoader(reading.once(self._val), self.num_workers) if self._val else []
 
     def first_val_samples(self) -> FirstSamples | None:
@@ -189,7 +189,7 @@ class GranularityData(LightningDataModule):
         Read once, which takes as long as a step, without worker processes or a change of the random state.
         """
         if self._first_val is None and self._val:
-            self._first_val = first_samples(self._reading(self.val_batch_size, training=False), self._val)
+            self._first_val = first_samples(self._reader_settings(self.val_batch_size, training=False), self._val)
         return self._first_val
 
     def test_dataloader(self) -> PassLoader | list[Any]:
@@ -211,19 +211,19 @@ class GranularityData(LightningDataModule):
         return {
             "shards": "the embedded scenes" if self.shards is None else self.shards,
             "samples": self._samples(),
-            "batch_size": self._each(),
+            "batch_size": self._rank_batch_size(),
             "ranks": self._ranks(),
             "sampling": asdict(self.sampling),
             "regions": asdict(self.regions),
         }
 
     def fingerprint(self) -> list[Any]:
-        """All that decides the order of samples: settings, and every shard with its number of samples."""
+        """All that determines the order of samples: settings, and every shard with its number of samples."""
         shards = [[(shard.url, shard.samples) for shard in source] for source in self._train]
         return [self.describe(), self.seed, self.shuffle_shards, self.weights, self.image_size, shards, len(self._val)]
 
     def trained_on(self) -> str | None:
-        """The training shards in a few words, alike wherever they lie; None where remote ones are not counted."""
+        """The training shards in a few words, without their folders; None where remote ones are not counted."""
         samples, shards = self._samples(), [shard for source in self._train for shard in source]
         if samples is None:
             return None
@@ -232,49 +232,49 @@ class GranularityData(LightningDataModule):
 
     def global_batch(self, ranks: int) -> int:
         """Images per batch over all ``ranks``."""
-        return self._batch.on(ranks) * ranks
+        return self._batch_size.of_rank(ranks) * ranks
 
     def label_names(self) -> tuple[str, ...]:
-        """The labels that boxes of the validation set may have; empty where any shard's manifest does not tell."""
+        """The labels that boxes of the validation set may have; empty where the manifest of any shard has none."""
         manifests = {Path(shard.url).parent / "manifest.json" for shard in self._val}
         labels_by_shard = [json.loads(m.read_text()).get("labels", []) if m.is_file() else [] for m in manifests]
         return tuple(sorted({label for labels in labels_by_shard for label in labels})) if all(labels_by_shard) else ()
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of samples that all ranks together have been trained on: a resumed run goes on there.
+        """The number of samples that all ranks together have been trained on, where a resumed run continues.
 
         Of remote shards also ``StreamBatches.state``. Collective then: every rank must call it.
         """
-        batch = self._each() * self._ranks()
+        batch = self._rank_batch_size() * self._ranks()
         state: dict[str, Any] = {"samples": self._progress.samples(self.trainer, batch), "global_batch": batch}
         return state if self._stream is None else state | {"stream": self._stream.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the count of a checkpoint."""
+        """Load the count of a checkpoint."""
         self._progress.load(state_dict)
 
     def fit_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make a checkpoint of a run with another global batch fit this one, before Lightning restores its counts."""
+        """Convert a checkpoint of a run with another global batch size, before Lightning restores its counts."""
         checkpoint_batch = checkpoint.get(type(self).__qualname__, {}).get("global_batch")
-        run_batch = self._each() * self._ranks()
+        run_batch = self._rank_batch_size() * self._ranks()
         if checkpoint_batch not in (None, run_batch) and self._train:
-            fit_epoch(checkpoint, checkpoint_batch, run_batch, self._epoch())
-            if self._first():
-                tell_of_another(checkpoint_batch, run_batch)
+            fit_epoch(checkpoint, checkpoint_batch, run_batch, self._epoch_batches())
+            if self._is_first_rank():
+                warn_changed_batch(checkpoint_batch, run_batch)
 
     def _ranks(self) -> int:
         return self.trainer.world_size if self.trainer is not None else 1
 
-    def _each(self) -> int:
-        return self._batch.on(self._ranks())
+    def _rank_batch_size(self) -> int:
+        return self._batch_size.of_rank(self._ranks())
 
-    def _first(self) -> bool:
+    def _is_first_rank(self) -> bool:
         return self.trainer is None or self.trainer.is_global_zero
 
     def _scenes(self) -> scenes.ScenesShards:
         return scenes.ensure_shards(**asdict(self.scenes))
 
-    def _sources(self, shards: str | Sequence[str | Path]) -> list[list[Shard]]:
+    def _find_sources(self, shards: str | Sequence[str | Path]) -> list[list[Shard]]:
         if self.weights is None:
             return [find_shards(shards)]
         entries = [shards] if isinstance(shards, str) else list(shards)
@@ -289,24 +289,24 @@ class GranularityData(LightningDataModule):
         counts = [shard.samples for source in self._train for shard in source]
         return None if None in counts else sum(n for n in counts if n is not None)
 
-    def _epoch(self) -> int:
+    def _epoch_batches(self) -> int:
         if self.batches_per_epoch is not None:
             return self.batches_per_epoch
-        return (self._samples() or 0) // (self._each() * self._ranks())
+        return (self._samples() or 0) // (self._rank_batch_size() * self._ranks())
 
-    def _check_epoch(self) -> None:
+    def _check_epoch_batches(self) -> None:
         samples = self._samples()
-        if complaint := self._batch.complaint(self._ranks()):
-            raise ShardError(complaint)
+        if problem := self._batch_size.problem(self._ranks()):
+            raise ShardError(problem)
         if self.batches_per_epoch is None and samples is None:
             raise ShardError("remote shards are not counted beforehand: set data.batches_per_epoch")
-        if self._epoch() == 0:
+        if self._epoch_batches() == 0:
             raise ShardError(
-                f"{samples} training samples do not fill one batch of {self._each()} on each of {self._ranks()} "
-                "ranks: lower data.batch_size or set data.batches_per_epoch"
+                f"{samples} training samples do not fill one batch of {self._rank_batch_size()} on each of "
+                f"{self._ranks()} ranks: lower data.batch_size or set data.batches_per_epoch"
             )
 
-    def _reading(self, batch_size: int, *, training: bool) -> Reading:
+    def _reader_settings(self, batch_size: int, *, training: bool) -> Reading:
         prepare = SamplePreprocessor(
             image_size=self.image_size,
             transform=self.train_transform if training else self.val_transform,

@@ -1,4 +1,4 @@
-"""Did you mean: the known name nearest to a misspelt or shortened one, for the end of an error's line."""
+"""A suggestion for a misspelt or shortened name, for the end of an error message."""
 
 from __future__ import annotations
 

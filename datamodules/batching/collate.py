@@ -1,4 +1,4 @@
-"""Samples to batches: every text once, every grain an index into the set of unique token sequences."""
+"""Collate samples into a batch: each text once, each grain an index into the set of unique token sequences."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ class PreparedSample:
 
 @dataclass(frozen=True)
 class SamplePreprocessor:
-    """Turns a stored sample into an ``PreparedSample``: image cropped, texts drawn and tokenised, boxes moved along.
+    """Turns a stored sample into a ``PreparedSample``: image cropped, texts sampled and tokenised, boxes transformed.
 
     Args:
         image_size: side of the square in pixels.
-        transform: which part of the image becomes the square.
-        sampling: which texts are drawn.
+        transform: the part of the image that becomes the square.
+        sampling: the texts that are drawn.
         tokenizer: also sets the context length.
         random_texts: draw texts and boxes at random (training), or take the first texts and all boxes (evaluation).
-        regions: which boxes are drawn, and which of them come as crops too.
+        regions: the boxes that are drawn, and those of them that are crops too.
     """
 
     image_size: int
@@ -101,7 +101,7 @@ class SamplePreprocessor:
         )
 
     def _whole(self, text: str, sampled: SampledTexts, stored: StoredTokens | None) -> Tokens:
-        """All tokens of a drawn text: the stored ones where there are any."""
+        """All tokens of a sampled text: the stored ones where there are any."""
         tokens = None if stored is None else stored.ids.get(text)
         if tokens is None and stored is not None and text == sampled.caption:
             tokens = stored.joined(sampled.sentences)
@@ -132,7 +132,7 @@ class SamplePreprocessor:
 
 
 def _labels(sample: Sample) -> dict[Box, str]:
-    """Of each box that has one the first label: regions that repeat a box for other phrases may leave it out."""
+    """The first label of each box that has one: regions that repeat a box for other phrases may have none."""
     labels: dict[Box, str] = {}
     for region in sample.regions:
         if region.label is not None:
@@ -141,9 +141,9 @@ def _labels(sample: Sample) -> dict[Box, str]:
 
 
 def _links(sample: Sample, sampled: SampledTexts, row: dict[Box, int]) -> list[tuple[int, int]]:
-    """(row of the kept boxes, drawn phrase) for every region whose box and phrase are both still there.
+    """(row of ``boxes``, slot of ``phrases``) of every region whose box and phrase were both sampled.
 
-    Words alone do not join them: of two men that a caption calls "a man", each has its own box.
+    A phrase's words do not decide its box: of two men that a caption calls "a man", each has its own box.
     """
     slot = {phrase: i for i, phrase in enumerate(sampled.phrases)}
     links: dict[tuple[int, int], None] = {}
@@ -200,8 +200,9 @@ def collate(items: Sequence[PreparedSample], skipped: Sequence[Skip] = ()) -> Ba
 
 
 def empty_batch(prepare: SamplePreprocessor, skipped: Sequence[Skip] = ()) -> Batch:
-    """A batch without an image, for a rank that has none where others have. One text keeps the text tower's input from
-    being empty; no slot points at it.
+    """A batch without images, for a rank whose samples are used up before the other ranks'.
+
+    Its one text keeps the text tower's input from being empty; no slot points at it.
     """
     none, flat = torch.zeros(0, 1, dtype=torch.long), torch.zeros(0, dtype=torch.long)
     pixels, slots = (
@@ -231,7 +232,7 @@ def _skip_counts(skipped: Sequence[Skip]) -> Counter[str]:
 
 
 def pack_texts(texts: Sequence[str], tokenizer: Tokenizer) -> tuple[RaggedTexts, Tensor]:
-    """Texts as a ragged set of unique token sequences, and the row of the set for each text [N]."""
+    """Texts as a ragged set of unique token sequences, and each text's row in the set [N]."""
     unique = _UniqueTexts()
     index = torch.tensor([unique.add(tuple(tokenizer(text))) for text in texts], dtype=torch.long)
     return unique.texts(), index

@@ -1,4 +1,4 @@
-"""Image transforms that move boxes along: bytes of a photograph in, a uint8 square and its boxes out.
+"""Image transforms of an image and its boxes: a uint8 square and the boxes in it.
 
 A JPEG is decoded at the smallest scale that still covers the target (PIL's draft mode) and resized once. Images are
 turned upright first, and crops and boxes are those of the upright image (``datamodules.image_decoding``). Pixels stay
@@ -28,7 +28,7 @@ Crop = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
 class ImageTransform(ABC):
-    """Chooses the part of the image that becomes the square; everything else is shared."""
+    """A transform is defined by the part of the image that it crops; everything else is shared."""
 
     @abstractmethod
     def crop(self, width: int, height: int, rng: random.Random) -> Crop:
@@ -37,7 +37,7 @@ class ImageTransform(ABC):
     def __call__(
         self, image: Image.Image, boxes: np.ndarray, size: int, rng: random.Random
     ) -> tuple[UInt8[Tensor, "3 S S"], Float[np.ndarray, "R 4"], Bool[np.ndarray, " R"]]:
-        """The square of side ``size``, the boxes [R, 4] in fractions of it, and which boxes are still in it.
+        """The square of side ``size``, the boxes [R, 4] in fractions of it, and a mask of the boxes that stay.
 
         A box is kept while at least half of its area is; what hangs out is clipped.
         """
@@ -59,9 +59,7 @@ class ImageTransform(ABC):
 def move_boxes(
     boxes: Float[np.ndarray, "R 4"], part: Float[np.ndarray, " 4"]
 ) -> tuple[Float[np.ndarray, "R 4"], Bool[np.ndarray, " R"]]:
-    """Boxes in fractions of the image -> fractions of its ``part`` (x0, y0, x1, y1), and which keep half their
-    area.
-    """
+    """Boxes in fractions of the image -> in fractions of its ``part``; and a mask of those at least half inside."""
     origin, extent = np.tile(part[:2], 2), np.tile(part[2:] - part[:2], 2)
     moved = (boxes - origin) / extent
     clipped = moved.clip(0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Boxes as images of their own: what a region looks like to the whole image tower (CLIPSelf, FineCLIP).
+"""Crops around boxes as images of their own, for the whole image tower (CLIPSelf, FineCLIP).
 
 A crop is cut from the image as it is stored, before any resizing, with some of the surroundings: the box enlarged
 about its centre and cut to the image, then squashed to the square that the tower takes.
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from datamodules.bounds import at_least
 from datamodules.image_decoding import UNREADABLE, as_rgb, open_image
 from datamodules.sample import SampleError
 
@@ -25,8 +26,8 @@ class RegionSampling:
     """The choice of an image's boxes, and of those that are cut out as crops too.
 
     Args:
-        boxes: at most so many distinct boxes of a training image, drawn at random; None: all. Evaluation takes all.
-        crops: so many of them, the first ones drawn, come as crops too. Each costs as much as an image.
+        boxes: the largest number of distinct boxes of a training image, drawn at random; None: all, as in evaluation.
+        crops: the number of them, the first ones drawn, that are crops too. Each costs as much as an image.
         context: a crop shows the box enlarged by this factor about its centre (FineCLIP: 1.5).
         min_area: boxes of fewer square pixels of the stored image are left out in training, and counted (FineCLIP:
             64).
@@ -38,8 +39,7 @@ class RegionSampling:
     min_area: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.boxes is not None and self.boxes < 1:
-            raise ValueError(f"data.regions.boxes must be at least 1, got {self.boxes}")
+        at_least("data.regions", 1, boxes=1 if self.boxes is None else self.boxes)
         if self.crops < 0:
             raise ValueError(f"data.regions.crops must be 0 or more, got {self.crops}")
         if not (math.isfinite(self.context) and self.context >= 1):
@@ -48,12 +48,12 @@ class RegionSampling:
             raise ValueError(f"data.regions.min_area must be 0 or more, got {self.min_area}")
 
     def large(self, boxes: Float[np.ndarray, "R 4"], width: int, height: int) -> Bool[np.ndarray, " R"]:
-        """Mask of the boxes, in fractions of an image of so many pixels, that have ``min_area``."""
+        """Mask of the boxes, in fractions of an image of ``width`` × ``height`` pixels, that have ``min_area``."""
         area = (boxes[:, 2] - boxes[:, 0]) * width * (boxes[:, 3] - boxes[:, 1]) * height
         return area >= self.min_area
 
     def draw(self, candidates: list[int], rng: random.Random | None) -> list[int]:
-        """Some of ``candidates``, in the order in which they become crops; ``rng`` None takes all as they stand."""
+        """A random choice of ``candidates``, the first ones for crops; ``rng`` None takes all, in order."""
         if rng is None or (self.boxes is None and self.crops == 0):
             return candidates
         return rng.sample(candidates, len(candidates))[: self.boxes]

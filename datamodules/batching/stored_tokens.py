@@ -1,6 +1,6 @@
-"""Texts' token ids, kept beside them in a shard (``KEY.tokens``), so that training does not tokenise.
+"""Texts' token ids, stored beside them in a shard (``KEY.tokens``), so that training does not tokenise.
 
-The ids are OpenAI CLIP's, whole: a text is cut to the context when it is read. With them stand the places of the
+The ids are OpenAI CLIP's, whole: a text is cut to the context when it is read. With them are stored the spans of the
 phrases in the caption's tokens. The bytes: ``BPE1``, the number of texts and of phrases, the length of each text, the
 [first, last) token of each phrase ((0, 0) where it has none), then all ids; numbers are little-endian.
 """
@@ -28,14 +28,14 @@ class StoredTokens:
     spans: dict[tuple[int, int], tuple[int, int] | None]
 
     def joined(self, texts: Sequence[str]) -> tuple[int, ...] | None:
-        """The ids of ``texts`` joined by spaces; None where they cannot be told from the parts'."""
+        """The ids of ``texts`` joined by spaces; None where they do not follow from the ids of the parts."""
         if not all(is_plain(text) and text in self.ids for text in texts):
             return None  # mending looks at a text as a whole
         return (SOT, *(token for text in texts for token in self.ids[text][1:-1]), EOT)
 
 
 def with_tokens(sample: Sample) -> Sample:
-    """``sample`` with the ids of its texts."""
+    """``sample`` with the token ids of its texts."""
     tokenizer = Tokenizer(1 << 20)
     texts = [tokenizer.whole(text) for text in _texts(sample)]
     spans = [tokenizer.span(sample.caption, phrase.start, phrase.end) or (0, 0) for phrase in sample.phrases]

@@ -17,19 +17,19 @@ from datamodules.sample import Phrase, Sample
 
 @dataclass(frozen=True)
 class GrainSampling:
-    """The number of texts of each grain that an image brings.
+    """The number of texts of each grain that an image gives.
 
     Args:
         sentences: at most this many sentences (the paper: 5).
         phrases: at most this many phrases (the paper: 30).
-        summaries: 1 also brings the summary, 0 leaves it out.
-        summary: what it is: the ``stored`` one of the shard, and the first sentence where there is none; or always the
-            first ``sentence``.
-        choice: which sentences training takes: ``random`` ones in random order, or the ``first`` ones as they stand.
+        summaries: 1 gives the summary too, 0 leaves it out.
+        summary: the ``stored`` one of the shard, or the first sentence where there is none; or always the first
+            ``sentence``.
+        choice: the sentences of training: ``random`` ones in random order, or the ``first`` ones in their order.
         caption: ``whole`` takes the caption as it is; ``sampled`` joins the drawn sentences in their random order, and
             takes phrases from these only, as the published β-CLIP code does.
         stop_phrases: at most this many of the phrases may be stop-phrases, which say nothing ("the image"); as many as
-            ``phrases`` for the published β-CLIP code's choice, which knows no difference.
+            ``phrases`` for the published β-CLIP code's choice, which does not tell them apart.
     """
 
     sentences: int = 5
@@ -56,7 +56,7 @@ class GrainSampling:
             raise ValueError("caption 'sampled' joins the drawn sentences, so sentences must be at least 1, got 0")
 
     def draw(self, sample: Sample, rng: random.Random | None) -> SampledTexts:
-        """The texts of ``sample`` for one step; ``rng`` None takes the first ones and the whole caption."""
+        """The texts of ``sample`` for one step; ``rng`` None takes the first texts and the whole caption."""
         order = list(range(len(sample.sentences)))
         if rng is not None and self.choice == "random":
             rng.shuffle(order)

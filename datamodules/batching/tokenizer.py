@@ -1,8 +1,8 @@
 """OpenAI CLIP's byte-pair tokenizer, offline: ids exactly those of the released ``clip.tokenize``.
 
 The merges come from the installed ``open_clip`` package (found, not imported: its import is slow); the ``tokenizers``
-library encodes. Where we differ from the published β-CLIP code: a text longer than the context keeps its EOT (OpenAI's
-``truncate=True``). Without it all such texts would get one and the same embedding, since the feature is read at EOT.
+library encodes. Unlike in the published β-CLIP code, a text longer than the context keeps its EOT (OpenAI's
+``truncate=True``). Without it all such texts would get the same embedding, since the feature is read at EOT.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SPACES = re.compile(r"\s+")
 
 
 def is_plain(text: str) -> bool:
-    """True if there is nothing to mend: plain ASCII on one line, without HTML escapes."""
+    """True if ``clean`` has nothing to mend: plain ASCII on one line, without HTML escapes."""
     return text.isascii() and text.isprintable() and "&" not in text
 
 
@@ -106,9 +106,7 @@ class Tokenizer:
 
     @staticmethod
     def decode(tokens: Sequence[int]) -> str:
-        """The text of token ids, without SOT and EOT, words parted by a space, in lower case as the tokenizer keeps
-        it.
-        """
+        """The text of token ids, without SOT and EOT, in lower case, with a space between words."""
         byte_of = {character: byte for byte, character in enumerate(_byte_characters())}
         pieces = "".join(_bpe().id_to_token(t) or "" for t in tokens if t not in (SOT, EOT))
         words = [w for w in pieces.split("</w>") if w]
@@ -123,14 +121,14 @@ def _encoded(text: str) -> tuple[int, ...]:
     return (SOT, *_bpe().encode(clean(text)).ids, EOT)
 
 
-# Phrases come again, in other images too; a caption only while its own sample is made.
+# Phrases recur, in other images too; a caption only while its own sample is made.
 _encode_phrase = lru_cache(maxsize=1 << 13)(_encoded)
 _encode_caption = lru_cache(maxsize=1 << 5)(_encoded)
 
 
 @lru_cache(maxsize=1 << 3)
 def _offsets(text: str) -> tuple[bool, list[int], list[int]]:
-    """The first and last+1 character of every token, if cleaning only lowers the case of ``text``; else None."""
+    """Whether cleaning only lowers the case of ``text``, and if so the first and last+1 character of every token."""
     if clean(text) != text.lower() or not text.isascii():
         return False, [], []
     offsets = _bpe().encode(text.lower()).offsets

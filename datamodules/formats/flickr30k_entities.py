@@ -146,7 +146,7 @@ def _line(line: str, where: str) -> Line:
     text += line[last:]
     if "/EN#" in text:
         raise LayoutError(f"{where} must mark entities as [/EN#CHAIN/TYPE words], got {line!r:.300}")
-    gaps = _gaps(text)
+    gaps = _tokeniser_spaces(text)
     entities_in_text = [
         entity._replace(span=Span(*(at - bisect_left(gaps, at) for at in entity.span)))  # gaps before it are gone
         for entity in entities
@@ -159,7 +159,7 @@ _AFTER_BRACKET = re.compile(r"(?<!\S)\( ")
 _QUOTE = re.compile(r'(?<!\S)"(?!\S)')
 
 
-def _gaps(text: str) -> list[int]:
+def _tokeniser_spaces(text: str) -> list[int]:
     """The spaces that the tokeniser inserted: before ``. , 's n't`` and the like, inside brackets and pairs of
     quotes.
     """

@@ -25,13 +25,13 @@ class Rule(NamedTuple):
             raise LayoutError(f"{where} must be {self.words}, got {value!r:.60}")
 
 
-_FAR = 1e18  # beyond any number of a data set; NaN is not below it either
+_TOO_LARGE = 1e18  # beyond any number of a data set; NaN is not below it either
 _LONGEST_NAME = 255
 
 
 def is_number(value: object) -> bool:
     """True if ``value`` is a finite number, and no truth value."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -_FAR < value < _FAR
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -_TOO_LARGE < value < _TOO_LARGE
 
 
 def is_whole(value: object) -> bool:
@@ -90,7 +90,7 @@ def described(path: Path) -> str:
 def parse_json(path: Path, data: bytes) -> Any:
     """The JSON document of ``path``, whose bytes are ``data``, without polygons. Raises ``LayoutError``."""
     try:
-        return json.loads(data, object_hook=_without_outline)
+        return json.loads(data, object_hook=_drop_outline)
     except (ValueError, RecursionError) as error:
         raise LayoutError(f"{path} is not JSON: {error}") from error
 
@@ -147,7 +147,7 @@ def checked(path: Path, where: str, rows: Iterable[Any], fields: Mapping[str, Ru
         yield row
 
 
-def _without_outline(record: dict[str, Any]) -> dict[str, Any]:
+def _drop_outline(record: dict[str, Any]) -> dict[str, Any]:
     """Polygons are nine tenths of an instances file; dropped while reading they take no memory."""
     record.pop("segmentation", None)
     return record

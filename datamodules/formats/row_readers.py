@@ -25,8 +25,8 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}  # where the first line has none
 LINES = (".jsonl", ".jsonlines", ".ndjson")
 PARQUET = ".parquet"
 _CHUNK = 1 << 20  # characters read at a time
-_LONGEST = 1 << 26  # characters of one row; more is no row
-_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_MAX_ROW = 1 << 26  # characters of one row; more is no row
+_BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 class EncodingError(LayoutError):
@@ -40,7 +40,7 @@ def json_array(path: Path, encoding: str | None = None) -> Iterator[dict[str, An
         FileNotFoundError: there is no such file.
         LayoutError: it is no JSON array of objects, or ends too early.
     """
-    with _opened(path, encoding) as file:
+    with _open_text(path, encoding) as file:
         text, position, number = file.read(_CHUNK).lstrip("\ufeff \t\r\n"), 1, 0
         if not text.startswith("["):
             raise LayoutError(f"{path} must be a JSON array, [{{...}}, ...], and begins with {text[:20]!r}")
@@ -57,7 +57,7 @@ def json_array(path: Path, encoding: str | None = None) -> Iterator[dict[str, An
                     raise ValueError("the text may go on")
             except (ValueError, RecursionError) as error:
                 chunk = file.read(_CHUNK)
-                if not chunk or len(text) - position > _LONGEST:
+                if not chunk or len(text) - position > _MAX_ROW:
                     raise LayoutError(f"{path}: row {number} is not JSON, or the file is cut: {error}") from error
                 text, position = text[position:] + chunk, 0
                 continue
@@ -69,7 +69,7 @@ def json_array(path: Path, encoding: str | None = None) -> Iterator[dict[str, An
 
 def json_lines(path: Path, encoding: str | None = None) -> Iterator[dict[str, Any]]:
     """The objects of a JSON-lines file; empty lines are passed over. Raises as ``json_array``."""
-    with _opened(path, encoding) as file:
+    with _open_text(path, encoding) as file:
         for number, line in enumerate(file):
             if line.strip():
                 try:
@@ -94,7 +94,7 @@ def table_rows(path: Path, encoding: str | None = None) -> Iterator[dict[str, An
     """
     kind = path.suffix.lower()
     if kind in DELIMITERS:
-        with _opened(path, encoding, newline="") as file:
+        with _open_text(path, encoding, newline="") as file:
             yield from _csv(path, file, DELIMITERS[kind])
     elif kind in LINES:
         yield from json_lines(path, encoding)
@@ -148,12 +148,12 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _opened(path: Path, encoding: str | None, newline: str | None = None) -> Iterator[IO[str]]:
+def _open_text(path: Path, encoding: str | None, newline: str | None = None) -> Iterator[IO[str]]:
     """The file as text. Raises ``LayoutError`` where a letter is not of the encoding."""
     require_file(path)
     with path.open("rb") as raw:
         head = raw.read(4)
-    encoding_of_mark = next((name for mark, name in _MARKS.items() if head.startswith(mark)), "utf-8")
+    encoding_of_mark = next((name for mark, name in _BYTE_ORDER_MARKS.items() if head.startswith(mark)), "utf-8")
     try:
         "".encode(encoding or encoding_of_mark)
     except LookupError as error:
@@ -164,10 +164,10 @@ def _opened(path: Path, encoding: str | None, newline: str | None = None) -> Ite
         with path.open(encoding=encoding or encoding_of_mark, newline=newline) as file:
             yield file
     except UnicodeError as error:
-        raise EncodingError(_damaged_letters(path, encoding or encoding_of_mark)) from error
+        raise EncodingError(_encoding_problem(path, encoding or encoding_of_mark)) from error
 
 
-def _damaged_letters(path: Path, encoding: str) -> str:
+def _encoding_problem(path: Path, encoding: str) -> str:
     """A message that names the first line not in the file's encoding, and the remedy."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):

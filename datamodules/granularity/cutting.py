@@ -45,8 +45,8 @@ def sentence_spans(text: str, extractor: Extractor = NLTK) -> list[Span]:
     """The sentences of ``text`` as character spans. Pieces without a letter or digit are left out."""
     spans = []
     for block in _blocks(text):
-        cuts = [block.start, *_cuts(text, block, extractor), block.end]
-        spans += [_trimmed(text, start, end) for start, end in pairwise(cuts)]
+        cuts = [block.start, *_starts_inside(text, block, extractor), block.end]
+        spans += [_strip_span(text, start, end) for start, end in pairwise(cuts)]
     return [span for span in spans if _WORD.search(text, *span)]
 
 
@@ -85,7 +85,7 @@ _WORD = re.compile(r"\w")
 _LINE_BREAK = re.compile(r"\r\n|[\r\n\u2028\u2029]")
 _LINE_GAP = re.compile(rf"(?:{_LINE_BREAK.pattern})\s*")
 _MARKER = re.compile(r"(?:[-*•·‣▪–—]|\(?\d{1,2}[.)]|\(?[A-Za-z]\))\s+")
-_LINE_GOES_ON = re.compile(
+_LINE_CONTINUES = re.compile(
     r"(?:,|\b(?:a|an|the|and|or|of|in|on|at|to|by|for|from|with|is|are|as|his|her|its|their|near|left|right))$", re.I
 )
 
@@ -94,31 +94,31 @@ def _blocks(text: str) -> Iterator[Span]:
     """Pieces of ``text`` between the line breaks that end a sentence."""
     start = 0
     for gap in _LINE_GAP.finditer(text):
-        if _breaks(text, start, gap):
+        if _ends_sentence(text, start, gap):
             yield Span(start, gap.start())
             start = gap.end()
     yield Span(start, len(text))
 
 
-def _breaks(text: str, start: int, gap: re.Match[str]) -> bool:
+def _ends_sentence(text: str, start: int, gap: re.Match[str]) -> bool:
     """Does this line break end a sentence, or was the line only wrapped?"""
     line, next_character = text[max(start, gap.start() - _TAIL) : gap.start()].rstrip(), text[gap.end() : gap.end() + 1]
     if len(_LINE_BREAK.findall(gap.group())) > 1 or _MARKER.match(text, gap.end()):
         return True
     return not (
-        _LINE_GOES_ON.search(line) or next_character.islower() or next_character.isdigit() or next_character in ",;:)"
+        _LINE_CONTINUES.search(line) or next_character.islower() or next_character.isdigit() or next_character in ",;:)"
     )
 
 
 _QUOTED = re.compile(r'(?<![\w"])"(?=\S)[^"]{1,200}(?:(?<=\S)|(?<=[.!?] ))"(?!\w)|“[^“”]{1,200}”')
-_MISSED = re.compile(
+_MISSED_START = re.compile(
     r"""(?<=[a-z][a-z)][.!?])(?=[A-Z][a-z]*[\s,'’])  # the wall.The boar
       | (?<=\b[A-Z]\.)["”]?\s+(?=(?:An?|The|There|It|Its|This|These|On|In|To|Above|Below|Along)\s)  # letter S. There
     """,
     re.VERBOSE,
 )
-_ALWAYS = {"approx", "ca", "e.g", "i.e", "vs", "mr", "mrs", "ms", "dr", "prof", "st", "mt"}
-_BEFORE_LOWER_OR_DIGIT = {
+_ABBREVIATIONS = {"approx", "ca", "e.g", "i.e", "vs", "mr", "mrs", "ms", "dr", "prof", "st", "mt"}
+_ABBREVIATIONS_INSIDE = {
     *("a.m", "apt", "ave", "avg", "blvd", "cm", "co", "corp", "dept", "est", "etc", "fig", "figs", "ft", "hr", "hrs"),
     *("hwy", "inc", "jr", "kg", "km", "lb", "lbs", "ltd", "max", "min", "misc", "mm", "no", "nos", "oz", "p.m", "pp"),
     *("rd", "rt", "rte", "sq", "sr", "u.k", "u.s", "u.s.a", "vol", "yd", "yrs"),
@@ -127,22 +127,22 @@ _LAST_WORD = re.compile(r"([\w.]*\w)\.$")
 _TAIL = 40  # characters that are enough to see how a piece ends
 
 
-def _cuts(text: str, block: Span, extractor: Extractor) -> list[int]:
+def _starts_inside(text: str, block: Span, extractor: Extractor) -> list[int]:
     """Starts of sentences inside ``block``, without its own start."""
     piece = text[block.start : block.end]
     starts = set(extractor.sentence_starts(piece))
-    starts |= {match.end() for match in _MISSED.finditer(piece)}
+    starts |= {match.end() for match in _MISSED_START.finditer(piece)}
     quoted = [match.span() for match in _QUOTED.finditer(piece)]
     cuts, last = [], 0
     for start in sorted(starts - {0}):
         in_quotes = any(q0 < start < q1 for q0, q1 in quoted)
-        if not in_quotes and not _goes_on(piece[last:start].rstrip(), piece[start : start + 3]):
+        if not in_quotes and not _is_one_sentence(piece[last:start].rstrip(), piece[start : start + 3]):
             cuts.append(block.start + start)
             last = start
     return cuts
 
 
-def _goes_on(left: str, right: str) -> bool:
+def _is_one_sentence(left: str, right: str) -> bool:
     """Are ``left`` and ``right`` one sentence, though Punkt sees an end between them?"""
     if not right or right[0] in ",;:)]" or not _WORD.search(left) or _MARKER.fullmatch(left + " "):
         return True
@@ -154,14 +154,14 @@ def _goes_on(left: str, right: str) -> bool:
     if word is None:
         return False
     last = word.group(1).lower()
-    if last in _ALWAYS or ((lower or digit) and last in _BEFORE_LOWER_OR_DIGIT and not (last == "no" and lower)):
+    if last in _ABBREVIATIONS or ((lower or digit) and last in _ABBREVIATIONS_INSIDE and not (last == "no" and lower)):
         return True
     if last == "in" and lower:  # inches
         return re.search(r"\d\s?[Ii]n\.$", tail) is not None
     return last[-1].isdigit() and re.match(r"\d\d(?!\w)", right) is not None  # "$1. 00"
 
 
-def _trimmed(text: str, start: int, end: int) -> Span:
+def _strip_span(text: str, start: int, end: int) -> Span:
     """The span without surrounding space and without a list marker."""
     start += len(text[start:end]) - len(text[start:end].lstrip())
     end = start + len(text[start:end].rstrip())

@@ -12,7 +12,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from datamodules.granularity import rule_tagger, spacy_phrases
 from datamodules.granularity.nltk_data import require_nltk_data, sentence_tokenizer
-from datamodules.granularity.noun_phrases import FoundPhrase, phrases_of
+from datamodules.granularity.noun_phrases import PhraseSpan, find_phrases
 from datamodules.granularity.tagger import tagger
 
 ExtractorName: TypeAlias = Literal["nltk", "rules", "spacy"]
@@ -29,7 +29,7 @@ class Extractor(Protocol):
         """Candidate starts of sentences of ``text``; the captions' own rules are applied afterwards."""
         ...
 
-    def phrases(self, sentence: str) -> list[FoundPhrase]:
+    def phrases(self, sentence: str) -> list[PhraseSpan]:
         """The phrases of ``sentence``, by start, then end."""
         ...
 
@@ -46,9 +46,9 @@ class NltkExtractor:
         """Punkt's."""
         return (start for start, _ in sentence_tokenizer().span_tokenize(text))
 
-    def phrases(self, sentence: str) -> list[FoundPhrase]:
+    def phrases(self, sentence: str) -> list[PhraseSpan]:
         """By tags."""
-        return phrases_of(sentence, tagger().tag)
+        return find_phrases(sentence, tagger().tag)
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class RuleExtractor:
         """After full stops."""
         return rule_tagger.sentence_starts(text)
 
-    def phrases(self, sentence: str) -> list[FoundPhrase]:
+    def phrases(self, sentence: str) -> list[PhraseSpan]:
         """By tags that rules give."""
-        return phrases_of(sentence, rule_tagger.tag_by_rules)
+        return find_phrases(sentence, rule_tagger.tag_by_rules)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class SpacyExtractor:
         """The parser's."""
         return spacy_phrases.sentence_starts(self.model, text)
 
-    def phrases(self, sentence: str) -> list[FoundPhrase]:
+    def phrases(self, sentence: str) -> list[PhraseSpan]:
         """Noun chunks, verbs with their preposition, relations."""
         return spacy_phrases.phrases(self.model, sentence)
 
@@ -89,7 +89,7 @@ class SpacyExtractor:
 NLTK = NltkExtractor()
 
 
-def extractor_named(name: ExtractorName, spacy_model: str) -> Extractor:
+def make_extractor(name: ExtractorName, spacy_model: str) -> Extractor:
     """The extractor of a command line's words. Raises ``ValueError`` for another name."""
     if name == "nltk":
         return NLTK

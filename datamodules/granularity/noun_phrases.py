@@ -18,10 +18,10 @@ from itertools import takewhile
 from typing import NamedTuple
 
 from datamodules.granularity.lemmatizer import singular
-from datamodules.granularity.tag_letters import COLOURS, Tag, TaggedSentence, words_of
+from datamodules.granularity.tag_letters import COLOURS, TaggedSentence, TagWords, tag_words
 
 
-class FoundPhrase(NamedTuple):
+class PhraseSpan(NamedTuple):
     """A phrase: characters ``[start, end)`` of its sentence, and its head's lemma ("" where it names no thing).
 
     ``stop``: it says nothing of what the image shows.
@@ -33,25 +33,25 @@ class FoundPhrase(NamedTuple):
     stop: bool = False
 
 
-def phrases_of(sentence: str, tag: Tag) -> list[FoundPhrase]:
+def find_phrases(sentence: str, tag: TagWords) -> list[PhraseSpan]:
     """All phrases of ``sentence``, by start, then end; they may overlap (an action and the relation in it).
 
     ``tag`` gives the Penn Treebank tags of tokens.
     """
-    relations = relations_in(sentence)
-    words = words_of(sentence, relations, tag)
-    phrases = [FoundPhrase(start, end, "") for start, end in relations]
+    relations = find_relations(sentence)
+    words = tag_words(sentence, relations, tag)
+    phrases = [PhraseSpan(start, end, "") for start, end in relations]
     return sorted([*phrases, *_actions(words, dict(relations)), *_noun_phrases(words)])
 
 
-def relations_in(sentence: str) -> list[tuple[int, int]]:
+def find_relations(sentence: str) -> list[tuple[int, int]]:
     """The characters [start, end) of what says where things are: "next to", "on the left of"."""
     return [match.span() for match in _RELATION.finditer(sentence)]
 
 
-def says_nothing(words: Sequence[str]) -> bool:
+def is_stop_phrase(words: Sequence[str]) -> bool:
     """True if a noun phrase of these words, in lower case, says nothing about the image's content: "the left side"."""
-    return words[-1] in COLOURS or EMPTY.issuperset(words)
+    return words[-1] in COLOURS or STOP_WORDS.issuperset(words)
 
 
 _ADJECTIVE = "(?:R{0,2}[JjGE]|Q(?=,?KR{0,2}[JQ]))"
@@ -69,7 +69,7 @@ _QUANTITIES = {
     *("line", "assortment", "team", "bit", "sort", "pack"),
 }
 # A noun phrase of nothing but these words says nothing about what the image shows.
-EMPTY = COLOURS | {
+STOP_WORDS = COLOURS | {
     *("a", "an", "the", "this", "that", "these", "those", "its", "his", "her", "their", "my", "our", "your", "whose"),
     *("all", "both", "each", "every", "either", "some", "any", "no", "other", "others", "another", "same", "such"),
     *("image", "images", "picture", "pictures", "photo", "photos", "photograph", "photographs", "frame", "shot"),
@@ -83,7 +83,7 @@ EMPTY = COLOURS | {
 }
 
 
-def _noun_phrases(words: TaggedSentence) -> Iterator[FoundPhrase]:
+def _noun_phrases(words: TaggedSentence) -> Iterator[PhraseSpan]:
     last = (0, 0)
     for span in [*_chunks(words.letters), (-1, 0)]:
         first, end = last
@@ -91,8 +91,8 @@ def _noun_phrases(words: TaggedSentence) -> Iterator[FoundPhrase]:
             last = first, span[1]
             continue
         if end:
-            stop = says_nothing(words.lower[first:end])
-            yield FoundPhrase(words.spans[first][0], words.spans[end - 1][1], _lemma(words, end - 1), stop)
+            stop = is_stop_phrase(words.lower[first:end])
+            yield PhraseSpan(words.spans[first][0], words.spans[end - 1][1], _lemma(words, end - 1), stop)
         last = span
 
 
@@ -152,7 +152,7 @@ _AUXILIARIES = {
 _ACTION = re.compile("[VGE](?:r|P{1,2})")
 
 
-def _actions(words: TaggedSentence, relations: Mapping[int, int]) -> Iterator[FoundPhrase]:
+def _actions(words: TaggedSentence, relations: Mapping[int, int]) -> Iterator[PhraseSpan]:
     """``relations`` are starts and ends."""
     for match in _ACTION.finditer(words.letters):
         verb, end = match.span()
@@ -161,7 +161,7 @@ def _actions(words: TaggedSentence, relations: Mapping[int, int]) -> Iterator[Fo
             continue
         if words.letters[verb + 1] == "r":
             if words.spans[verb + 1][0] in relations:
-                yield FoundPhrase(start, relations[words.spans[verb + 1][0]], "")
+                yield PhraseSpan(start, relations[words.spans[verb + 1][0]], "")
             continue
         prepositions = list(takewhile(_PREPOSITIONS.__contains__, words.lower[verb + 1 : end]))
         infinitive = (
@@ -170,4 +170,4 @@ def _actions(words: TaggedSentence, relations: Mapping[int, int]) -> Iterator[Fo
         if infinitive:
             prepositions.pop()
         if prepositions:
-            yield FoundPhrase(start, words.spans[verb + len(prepositions)][1], "")
+            yield PhraseSpan(start, words.spans[verb + len(prepositions)][1], "")

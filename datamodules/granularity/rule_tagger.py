@@ -17,11 +17,11 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-def _listed(**lists: str) -> dict[str, str]:
+def _tag_by_word(**lists: str) -> dict[str, str]:
     return {word: tag for tag, text in lists.items() for word in _words(text)}
 
 
-_CLOSED = _listed(
+_CLOSED = _tag_by_word(
     DT="a an the this these those each every either neither some any no another both all half",
     PRP="i you he she it we they me him us them himself herself itself themselves",
     WP="who whom what whoever",
@@ -99,7 +99,7 @@ _VERBS = _words(  # as bases; no nouns in captions
     prepare pull push raise rest ride rub seat shine show sing slant slope spread span split stack stand stop stream
     support suggest swing swoop take talk throw transition turn wade wash wave wind"""
 )
-_NOUNS_TOO = _words(  # verbs of the list that are as often nouns
+_VERBS_OR_NOUNS = _words(  # verbs of the list that are as often nouns
     """face feature lead look point run start watch wrap cover display form match stretch tower use walk wave block
     cut curve bend cast hold cross drop drink drive end fall frame glow jump land last lift outline pass pull push
     rest ride show slope spread stack stand stop stream support swing transition turn wind hug smile stick bear bite
@@ -123,12 +123,12 @@ def tag_by_rules(tokens: Sequence[str]) -> list[str]:
     tags: list[str] = []
     for number, token in enumerate(tokens):
         next_word = tokens[number + 1].lower() if number + 1 < len(tokens) else "."
-        tags.append(_in_place(token, _alone(token, first=number == 0), tags[-1] if tags else "", next_word))
+        tags.append(_tag_in_context(token, _tag_of_word(token, first=number == 0), tags[-1] if tags else "", next_word))
     return tags
 
 
 @lru_cache(maxsize=50_000)
-def _alone(token: str, *, first: bool) -> str:
+def _tag_of_word(token: str, *, first: bool) -> str:
     """The likeliest tag of a word; "V?" for what may be a verb or a noun in the plural."""
     word = token.lower()
     if not any(character.isalnum() for character in token):
@@ -141,10 +141,10 @@ def _alone(token: str, *, first: bool) -> str:
         return "JJ"
     if token[0].isupper() and not first:
         return "NNP"
-    return _by_form(word)
+    return _tag_by_form(word)
 
 
-def _by_form(word: str) -> str:
+def _tag_by_form(word: str) -> str:
     if word in _NOUNS:
         return "NN"
     if "-" in word and _COMPOUND.search(word):
@@ -156,20 +156,20 @@ def _by_form(word: str) -> str:
     if word.endswith("ly") and len(word) > 3:
         return "RB"
     if word.endswith("s") and not word.endswith(("ss", "us", "is", "ous")):
-        return _with_s(word)
+        return _tag_with_s(word)
     if word in _VERBS:
-        return "N?" if word in _NOUNS_TOO else "VBP"
+        return "N?" if word in _VERBS_OR_NOUNS else "VBP"
     return "JJ" if _ADJECTIVE_ENDING.search(word) else "NN"
 
 
-def _with_s(word: str) -> str:
+def _tag_with_s(word: str) -> str:
     bases = {word[:-1], word[:-2], word[:-3] + "y"} & _VERBS
     if word.endswith("ings") or not bases:
         return "NNS"
-    return "V?" if bases & _NOUNS_TOO else "VBZ"
+    return "V?" if bases & _VERBS_OR_NOUNS else "VBZ"
 
 
-def _in_place(token: str, tag: str, previous_tag: str, next_word: str) -> str:
+def _tag_in_context(token: str, tag: str, previous_tag: str, next_word: str) -> str:
     """The tag that a word has between its neighbours."""
     word, after_noun = token.lower(), previous_tag in _NOUN_TAGS
     if token in ("'s", "’s"):
@@ -180,16 +180,16 @@ def _in_place(token: str, tag: str, previous_tag: str, next_word: str) -> str:
         return _verb_or_noun(tag, previous_tag, next_word)
     if tag == "VBZ" and previous_tag in ("DT", "JJ", "PRP$", "CD"):
         return "NNS" if _CLOSED.get(word) is None else tag
-    if tag == "JJ" and _ends_phrase(next_word) and (word in _SIDES and previous_tag in _BEFORE_SIDES):
+    if tag == "JJ" and _ends_phrase(next_word) and (word in _NOUNS_AT_END and previous_tag in _TAGS_BEFORE_NOUN):
         return "NN"
     return tag
 
 
-_SIDES = _words(  # nouns where a phrase ends with them
+_NOUNS_AT_END = _words(  # nouns where a phrase ends with them
     """left right top bottom middle front rear white black red blue green yellow daytime nighttime concrete half light
     dark square round adult human male female"""
 )
-_BEFORE_SIDES = ("DT", "JJ", "PRP$", "IN", "NN")
+_TAGS_BEFORE_NOUN = ("DT", "JJ", "PRP$", "IN", "NN")
 
 
 def _ends_phrase(next_word: str) -> bool:
@@ -212,14 +212,14 @@ def _verb_or_noun(tag: str, previous_tag: str, next_word: str) -> str:
     return "VBZ" if previous_tag in ("NN", "NNP", "RB") and starts else noun
 
 
-_END = re.compile(r"""[.!?…]+['"”’)\]]*\s+(?=['"“‘(\[]*[A-Z0-9À-Þ])""")
+_SENTENCE_END = re.compile(r"""[.!?…]+['"”’)\]]*\s+(?=['"“‘(\[]*[A-Z0-9À-Þ])""")
 _INITIAL = re.compile(r"(?:^|[\s(\"“])(?:[A-Z]\.)+$|\b(?:No|Fig|Est|Vol|Inc|Co|Ltd|Jr|Sr|Ave|Blvd|Rd|Dept)\.$")
 
 
 def sentence_starts(text: str) -> list[int]:
     """Candidate starts of sentences of ``text``, without its own start: after a stop, before a capital or a digit."""
     starts = []
-    for match in _END.finditer(text):
+    for match in _SENTENCE_END.finditer(text):
         ending = text[max(0, match.start() - 20) : match.start() + 1]
         if not (_INITIAL.search(ending) and text[match.end()].isupper()):
             starts.append(match.end())

@@ -14,7 +14,7 @@ from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
-from datamodules.granularity.noun_phrases import FoundPhrase, relations_in, says_nothing
+from datamodules.granularity.noun_phrases import PhraseSpan, find_relations, is_stop_phrase
 
 _NAMES = ("NOUN", "PROPN", "NUM", "ADJ", "SYM", "X")  # what a head may be: pronouns name no thing
 
@@ -48,21 +48,21 @@ def sentence_starts(model: str, text: str) -> list[int]:
     return [sentence.start_char for sentence in pipeline(model)(text).sents]
 
 
-def phrases(model: str, sentence: str) -> list[FoundPhrase]:
+def phrases(model: str, sentence: str) -> list[PhraseSpan]:
     """The phrases of ``sentence``, by start, then end."""
     document = pipeline(model)(sentence)
-    relations = [FoundPhrase(start, end, "") for start, end in relations_in(sentence)]
+    relations = [PhraseSpan(start, end, "") for start, end in find_relations(sentence)]
     return sorted({*relations, *_noun_chunks(document), *_actions(document)})
 
 
-def _noun_chunks(document: Any) -> Iterator[FoundPhrase]:
+def _noun_chunks(document: Any) -> Iterator[PhraseSpan]:
     for chunk in document.noun_chunks:
         words = [token.lower_ for token in chunk if not token.is_space]
         if chunk.root.pos_ in _NAMES:
-            yield FoundPhrase(chunk.start_char, chunk.end_char, chunk.root.lemma_.lower(), says_nothing(words))
+            yield PhraseSpan(chunk.start_char, chunk.end_char, chunk.root.lemma_.lower(), is_stop_phrase(words))
 
 
-def _actions(document: Any) -> Iterator[FoundPhrase]:
+def _actions(document: Any) -> Iterator[PhraseSpan]:
     for verb, preposition in pairwise(document):
         if verb.pos_ == "VERB" and preposition.pos_ == "ADP":
-            yield FoundPhrase(verb.idx, preposition.idx + len(preposition), "")
+            yield PhraseSpan(verb.idx, preposition.idx + len(preposition), "")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
-Tag: TypeAlias = Callable[[Sequence[str]], Sequence[str]]  # from a sentence's tokens to their Penn Treebank tags
+TagWords: TypeAlias = Callable[[Sequence[str]], Sequence[str]]  # from a sentence's tokens to their Penn Treebank tags
 
 
 class TaggedSentence(NamedTuple):
@@ -26,11 +26,11 @@ class TaggedSentence(NamedTuple):
     letters: str
 
 
-def words_of(sentence: str, relations: Sequence[tuple[int, int]], tag: Tag) -> TaggedSentence:
+def tag_words(sentence: str, relations: Sequence[tuple[int, int]], tag: TagWords) -> TaggedSentence:
     """The words of ``sentence``; those inside ``relations``, characters of it, have the letter r."""
     spans = [match.span() for match in _TOKEN.finditer(sentence)]
     texts = [sentence[start:end] for start, end in spans]
-    tags = tag(_as_newswire(texts))
+    tags = tag(_newswire_tokens(texts))
     letters = ""
     for (start, _), text, name in zip(spans, texts, tags, strict=True):
         if relations and any(first <= start < last for first, last in relations):
@@ -100,7 +100,7 @@ def _letter(text: str, tag: str) -> tuple[str, bool]:
     return _LETTERS_OF_WORDS.get(word, letter), word in _BASE_VERBS
 
 
-def _as_newswire(tokens: list[str]) -> list[str]:
+def _newswire_tokens(tokens: list[str]) -> list[str]:
     """The tokens as the tagger's training text has them: quotes that open and close, no capital for being first."""
     if all(token.upper() == token for token in tokens):
         tokens = [token.lower() for token in tokens]

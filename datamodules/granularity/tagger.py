@@ -18,10 +18,10 @@ from jaxtyping import Int
 from datamodules.granularity.nltk_data import perceptron_tagger
 
 _THOUSANDTHS = 1000  # NLTK rounds its weights so
-_MOST_WORDS = 20_000  # kept at a time: 18 MB
+_CACHED_WORDS = 20_000  # kept at a time: 18 MB
 _START, _END = ("-START-", "-START2-"), ("-END-", "-END2-")
-_AFTER = "i-1 tag+i word "
-_PLACES = 5  # a word as the one to be tagged, one and two before it, one and two after it
+_TAG_AND_WORD = "i-1 tag+i word "
+_OFFSETS = 5  # a word as the one to be tagged, one and two before it, one and two after it
 _SHIFTS = (1, 0, 3, 4)  # where those but the first stand, two marks being put before the sentence
 
 
@@ -47,7 +47,7 @@ class Tagger:
         values = np.array([weight for votes in weights.values() for weight in votes.values()])
         self._all_votes[features, names] = np.rint(values * _THOUSANDTHS)
         previous_tags = [*self.names, *_START]
-        self._number_of = {name: number for number, name in enumerate(previous_tags)}
+        self._tag_number = {name: number for number, name in enumerate(previous_tags)}
         previous, second = (
             np.stack([self._votes(f"{feature_name} {tag}") for tag in previous_tags])
             for feature_name in ("i-1 tag", "i-2 tag")
@@ -56,18 +56,18 @@ class Tagger:
         self._history = previous[:, None] + second[None] + pairs
         self._after: dict[str, list[str]] = {}
         for feature in weights:
-            if feature.startswith(_AFTER):
-                name, _, word = feature.removeprefix(_AFTER).partition(" ")
+            if feature.startswith(_TAG_AND_WORD):
+                name, _, word = feature.removeprefix(_TAG_AND_WORD).partition(" ")
                 self._after.setdefault(word, []).append(name)
-        self._forget()
+        self._clear_cache()
 
     def tag(self, tokens: Sequence[str]) -> list[str]:
         """The Penn Treebank tag of each of a sentence's ``tokens``."""
-        if len(self._rows) + len(tokens) > _MOST_WORDS:
-            self._forget()
+        if len(self._rows) + len(tokens) > _CACHED_WORDS:
+            self._clear_cache()
         rows = [self._row(token) for token in tokens]
         scores = self._scores([row.number for row in rows])
-        previous, second = (self._number_of[name] for name in _START)
+        previous, second = (self._tag_number[name] for name in _START)
         tags = []
         for row, votes in zip(rows, scores, strict=True):
             tag = row.tag
@@ -89,13 +89,13 @@ class Tagger:
             votes += self._table[padded[shift : shift + end], offset]
         return votes
 
-    def _forget(self) -> None:
+    def _clear_cache(self) -> None:
         self._rows: dict[str, _Row] = {}
-        self._table = np.zeros((1024, _PLACES, len(self.names)), dtype=np.int32)
+        self._table = np.zeros((1024, _OFFSETS, len(self.names)), dtype=np.int32)
         self._start, self._end = ([self._add(name, name).number for name in names] for names in (_START, _END))
 
     def _row(self, token: str) -> _Row:
-        return self._rows.get(token) or self._add(token, _normal(token))
+        return self._rows.get(token) or self._add(token, _normalized(token))
 
     def _add(self, token: str, word: str) -> _Row:
         number, votes = len(self._rows), self._votes
@@ -108,7 +108,7 @@ class Tagger:
             votes(f"i+1 word {word}", f"i+1 suffix {word[-3:]}"),
             votes(f"i+2 word {word}"),
         )
-        after = {self._number_of[name]: votes(f"{_AFTER}{name} {word}") for name in self._after.get(word, ())}
+        after = {self._tag_number[name]: votes(f"{_TAG_AND_WORD}{name} {word}") for name in self._after.get(word, ())}
         only = self._tagdict.get(token)
         row = _Row(number, None if only is None else self._column[only], after)
         self._rows[token] = row
@@ -119,7 +119,7 @@ class Tagger:
         return self._all_votes[rows].sum(axis=0, dtype=np.int32)
 
 
-def _normal(token: str) -> str:
+def _normalized(token: str) -> str:
     """The word by which features know a token."""
     if "-" in token and token[0] != "-":
         return "!HYPHEN"

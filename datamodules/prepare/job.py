@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datamodules.granularity.extractors import Extractor, ExtractorName, extractor_named
+from datamodules.granularity.extractors import Extractor, ExtractorName, make_extractor
 from datamodules.prepare.images import EncodedImage, shrink_to
 
 _LEAST_SIDE = 32  # pixels
@@ -63,7 +63,7 @@ class PrepareJob:
     @property
     def text_extractor(self) -> Extractor:
         """The extractor of sentences and phrases. Raises ``ValueError`` for an unknown one."""
-        return extractor_named(self.extractor, self.spacy_model)
+        return make_extractor(self.extractor, self.spacy_model)
 
     @property
     def content(self) -> dict[str, Any]:

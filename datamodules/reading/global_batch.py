@@ -1,7 +1,7 @@
-"""The batch size: of each rank, or of all ranks together and divided among them.
+"""The batch size: per rank, or of all ranks together and divided among them.
 
-A contrastive loss compares the images of one batch over all ranks, so this number belongs to the training; the number
-of ranks should not. Accumulated gradients are of several such batches, each compared apart.
+A contrastive loss compares the images of one batch over all ranks, so the global batch size decides what is trained;
+the number of ranks should not. Gradient accumulation adds the gradients of several batches, each compared by itself.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ logger = logging.getLogger("grainclip")
 
 @dataclass(frozen=True)
 class GlobalBatch:
-    """``each`` rank's images, or ``whole``, those of all ranks together, which then counts."""
+    """Images ``per_rank``, or in ``total`` over all ranks; ``total`` counts where it is set."""
 
-    each: int
-    whole: int | None
+    per_rank: int
+    total: int | None
 
-    def on(self, ranks: int) -> int:
+    def of_rank(self, ranks: int) -> int:
         """Images per batch on each of ``ranks``."""
-        return self.each if self.whole is None else self.whole // ranks
+        return self.per_rank if self.total is None else self.total // ranks
 
-    def complaint(self, ranks: int) -> str | None:
+    def problem(self, ranks: int) -> str | None:
         """An error message if the batch cannot be divided among so many ranks; else None."""
-        if self.whole is None or self.whole % ranks == 0:
+        if self.total is None or self.total % ranks == 0:
             return None
-        return f"data.global_batch_size must be a multiple of the {ranks} ranks, got {self.whole}"
+        return f"data.global_batch_size must be a multiple of the {ranks} ranks, got {self.total}"
 
-    def tell(self, ranks: int, parts: int) -> None:
-        """Say how it is shared out, and what losses compare where ``parts`` batches make a step."""
-        all_images = self.on(ranks) * ranks
-        if self.whole is not None:
-            logger.info("batches of %d images: %d on each rank", all_images, self.on(ranks))
+    def log(self, ranks: int, parts: int) -> None:
+        """Log how the batch is divided, and what losses compare where ``parts`` batches make a step."""
+        all_images = self.of_rank(ranks) * ranks
+        if self.total is not None:
+            logger.info("batches of %d images: %d on each rank", all_images, self.of_rank(ranks))
         if parts > 1:
             logger.info(
                 "gradients of %d batches make a step, but losses compare the %d images of one batch, not %d; for that "
@@ -42,8 +42,8 @@ class GlobalBatch:
             )  # fmt: skip
 
 
-def tell_of_another(checkpoint_batch: int, run_batch: int) -> None:
-    """Say that a checkpoint's global batch was another one."""
+def warn_changed_batch(checkpoint_batch: int, run_batch: int) -> None:
+    """Warn that the checkpoint's global batch differs from this run's."""
     logger.warning(
         "the checkpoint was trained in batches of %d images over all ranks, this run has %d: the losses compare "
         "others; --data.global_batch_size %d goes on as before",

@@ -1,4 +1,4 @@
-"""Loaders that know their length and their place: an epoch goes on where a resumed run stopped."""
+"""Loaders with a length and a position: a resumed run continues its epoch where it stopped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from datamodules.reading.bad_samples import BadSampleRate, SkipPolicy
 from datamodules.reading.local_shards import IndexedPass
 from datamodules.reading.ranks import gather
 from datamodules.reading.remote_shards import StreamPass
-from datamodules.reading.worker_signals import heed_parent_only
+from datamodules.reading.worker_signals import ignore_job_signals
 
 
 def default_workers() -> int:
@@ -24,7 +24,7 @@ def default_workers() -> int:
 
 
 class TrainingBatches(Protocol):
-    """Batches from any position in the sequence of samples."""
+    """A reader of batches from any position in the sequence of samples."""
 
     global_batch: int
     skip: SkipPolicy
@@ -40,8 +40,10 @@ class TrainingBatches(Protocol):
 
 
 class EpochLoader:
-    """The training loader. Each ``iter`` asks ``resume_point`` how many samples all ranks together have been trained
-    on and how many batches of this epoch are done, and yields the rest of the epoch. Collective where there are ranks.
+    """The training loader. Collective where there are ranks.
+
+    Each ``iter`` yields the rest of the epoch after ``resume_point``: the samples that all ranks together have been
+    trained on, and the batches of this epoch that are done.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class PassLoader:
     Args:
         reader: this rank's samples.
         workers: loader processes.
-        alone: this rank reads for itself, while others do something else.
+        alone: only this rank reads, so nothing is exchanged between ranks.
     """
 
     def __init__(self, reader: IndexedPass | StreamPass, workers: int, alone: bool = False) -> None:
@@ -89,7 +91,7 @@ class PassLoader:
         for number, (batch, last) in enumerate(self._batches(), start=1):
             rate.add(batch, number, last=last)
             if last:
-                rate.judge()
+                rate.check()
             yield batch
 
     def _batches(self) -> Iterator[tuple[Batch, bool]]:
@@ -104,7 +106,7 @@ class PassLoader:
             batch = next_batch
 
     def _any(self, has_batch: bool) -> bool:
-        """True if any rank has a batch; of local shards all have equally many."""
+        """True if any rank has a batch; of local shards all ranks have the same number."""
         return has_batch if self.alone or isinstance(self.reader, IndexedPass) else any(gather(has_batch))
 
 
@@ -112,10 +114,10 @@ def _settings(workers: int) -> dict[str, Any]:
     return {
         "pin_memory": torch.cuda.is_available(),
         "prefetch_factor": 4 if workers else None,
-        "collate_fn": _as_it_is,
-        "worker_init_fn": heed_parent_only,
+        "collate_fn": _identity,
+        "worker_init_fn": ignore_job_signals,
     }
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _identity(batch: Batch) -> Batch:
     return batch

@@ -1,11 +1,11 @@
 """Local shards by index: the exact order of ``reading.shuffle_order``, whatever the number of ranks and workers.
 
-A batch is asked for by the position of its global batch and made of this rank's slice. So nothing is kept between
-batches, a worker may make any of them, and a run goes on from the number of samples seen. Randomness of a sample comes
-from (seed, pass, its number).
+A batch is read by the position of its global batch: it is this rank's slice of it. So there is no state between
+batches, any worker may make any of them, and a run resumes from the number of samples seen. A sample's random choices
+come from (seed, pass, its number).
 
-A sample that cannot be used is counted and replaced by another one of the same pass: no position moves, and every rank
-makes its number of batches.
+A sample that cannot be used is counted and replaced by another one of the same pass, so positions and the number of
+batches of each rank stay the same.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.batch import Batch, Skip
+from datamodules.batch import Batch
 from datamodules.batching.collate import PreparedSample, SamplePreprocessor, collate, empty_batch
-from datamodules.reading.bad_samples import DataError, SkipNotes, SkipPolicy, ended
+from datamodules.reading.bad_samples import DataError, SkipNotes, SkipPolicy, with_last_skip
 from datamodules.reading.mixture import Mixture
 from datamodules.reading.shuffle_order import SamplePosition, SampleSequence, ShuffleOrder
-from datamodules.sample import Sample, SampleError
+from datamodules.sample import Sample
 from datamodules.shards.reader import IndexedShards, TarReader
 
 logger = logging.getLogger("grainclip")
 
-_TRIES = 100  # substitutes before a run gives up
+_TRIES = 100  # substitutes before the run stops
 
 
 def prepared(members: dict[str, Any], prepare: SamplePreprocessor, draws: str, identity: int) -> PreparedSample:
@@ -35,6 +35,15 @@ def prepared(members: dict[str, Any], prepare: SamplePreprocessor, draws: str, i
     item = prepare(Sample.from_members(members), random.Random(draws))
     item.id = identity
     return item
+
+
+def try_item(
+    reader: TarReader, number: int, prepare: SamplePreprocessor, draws: str, notes: SkipNotes
+) -> PreparedSample | None:
+    """The item of sample ``number``; None, and a note, where it cannot be used."""
+    with notes.noting(*reader.name(number)):
+        return prepared(reader.read(number), prepare, draws, reader.id(number))
+    return None
 
 
 class IndexedBatches(Dataset[Batch]):
@@ -78,7 +87,7 @@ class IndexedBatches(Dataset[Batch]):
         return collate(items, self._notes.take())
 
     def loader(self, position: int, batches: int, workers: int, **settings: Any) -> DataLoader[Batch]:
-        """Loads ``batches`` batches from ``position`` on."""
+        """A loader of ``batches`` batches from ``position`` on."""
         starts = range(position, position + batches * self.global_batch, self.global_batch)
         return DataLoader(self, batch_size=None, sampler=starts, num_workers=workers, **settings)
 
@@ -92,7 +101,7 @@ class IndexedBatches(Dataset[Batch]):
             item = self._try(
                 substitute, f"{self.seed}/{substitute.source}/{substitute.epoch}/{substitute.index}/for {sample.index}"
             )
-        raise DataError(ended(f"{_TRIES} samples in a row cannot be used", self._notes.last))
+        raise DataError(with_last_skip(f"{_TRIES} samples in a row cannot be used", self._notes.last))
 
     def _try(self, sample: SamplePosition, draws: str) -> PreparedSample | None:
         return try_item(self.readers[sample.source], sample.index, self.prepare, draws, self._notes)
@@ -101,8 +110,8 @@ class IndexedBatches(Dataset[Batch]):
 class IndexedPass(Dataset[Batch]):
     """Every sample once, in the shards' order, split over ranks; ``self[i]`` is this rank's ``i``-th batch.
 
-    All ranks have equally many batches, since losses over all ranks and sliced weights make them wait for each other: a
-    rank with a sample less takes it from its last full batch. A batch of which no sample can be used is empty.
+    All ranks have the same number of batches, since losses over all ranks and sharded weights make them wait for each
+    other: a rank with one sample less has a smaller last batch. A batch without a usable sample is empty.
     """
 
     def __init__(
@@ -139,19 +148,5 @@ class IndexedPass(Dataset[Batch]):
         return min(number * self.batch_size, max(len(self.mine) - (self.batches - number), 0))
 
     def loader(self, workers: int, **settings: Any) -> DataLoader[Batch]:
-        """Loads them all."""
+        """A loader of all batches."""
         return DataLoader(self, batch_size=None, num_workers=workers, **settings)
-
-
-def try_item(
-    reader: TarReader, number: int, prepare: SamplePreprocessor, draws: str, notes: SkipNotes
-) -> PreparedSample | None:
-    """The item of sample ``number``; None, and a note, where it cannot be used."""
-    shard, key = reader.name(number)
-    try:
-        return prepared(reader.read(number), prepare, draws, reader.id(number))
-    except SampleError as error:
-        notes.add(Skip(error.reason, shard, key, str(error)))
-    except Exception as error:
-        raise DataError(f"{shard}, sample {key!r}: {error!r}") from error
-    return None

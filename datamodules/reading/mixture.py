@@ -1,9 +1,9 @@
 """Interleaves several weighted sources: after any number of samples each has given its share, to within one sample.
 
 This is the chairman assignment problem, and the rule is Tijdeman's (1980): of the sources whose share is at least
-1 / (2k - 2) samples ahead of what they have given, the one comes whose next sample is due first. Then no source of k
-is ever further than 1 - 1 / (2k - 2) samples from its share. Shares are whole parts of a period, after which all have
-given exactly theirs and everything repeats: so a place far into a run is found without going there.
+1 / (2k - 2) samples ahead of what they have given, the one whose next sample is due first comes next. Then no source
+of k is ever further than 1 - 1 / (2k - 2) samples from its share. Shares are whole parts of a period, after which
+all have given exactly theirs and everything repeats: so a position far into a run is found without those before it.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ class Mixture:
         if 0 in self.parts:
             raise ValueError(f"data.weights must be at least 1/{LONGEST_PERIOD} of their sum, got {list(weights)}")
         self.period = sum(self.parts)
-        self._turns = array("H")  # which source each position of the period is for, as far as it was needed
-        self._given = array("I")  # and how many samples that source has given before, in the period
+        self._turns = array("H")  # the source of each position of the period, as far as it was needed
+        self._given = array("I")  # the samples that this source has given before, in the period
         self._totals = [0] * len(self.parts)
 
     def counts(self, position: int) -> list[int]:
         """The number of the first ``position`` samples that come from each source."""
         periods, remainder = divmod(position, self.period)
-        self._plan(remainder)
+        self._extend_turns(remainder)
         turns = np.bincount(np.frombuffer(self._turns, dtype=np.uint16)[:remainder], minlength=len(self.parts))
         return [periods * part + int(turn) for part, turn in zip(self.parts, turns, strict=True)]
 
     def at(self, position: int) -> tuple[int, int]:
         """(source, how many samples it has given before) of the sample at ``position``."""
         periods, remainder = divmod(position, self.period)
-        self._plan(remainder + 1)
+        self._extend_turns(remainder + 1)
         source = self._turns[remainder]
         return source, periods * self.parts[source] + self._given[remainder]
 
-    def _plan(self, end: int) -> None:
+    def _extend_turns(self, end: int) -> None:
         """Find the turns of the first ``end`` samples of the period, and some more."""
         if end <= len(self._turns):
             return

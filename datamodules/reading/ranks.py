@@ -1,4 +1,4 @@
-"""Small values exchanged by ranks. Collective: all ranks must call, equally often and in the same order."""
+"""Small values exchanged by ranks. Collective: all ranks must call, the same number of times and in the same order."""
 
 from __future__ import annotations
 

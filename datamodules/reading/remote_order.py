@@ -1,11 +1,11 @@
-"""One reader's sequence of remote shards: which ones, in what order, cut into windows whose samples are mixed.
+"""One reader's sequence of remote shards: their order, cut into windows whose samples are shuffled.
 
-In every pass the shards are permuted anew. With many shards each reader (a worker of a rank) has some for itself, with
-few all read the same ones and take every n-th sample. A window is as many shards as hold a number of samples, or what
-is left of the pass. To go on from a sample, only the counts of the shards before it are needed, and of those that were
-not whole when they were read, how many samples the reader got: its gaps.
+In every pass the shards are permuted anew. With many shards each reader (a worker of a rank) has shards of its own;
+with few, all readers read all shards and take every n-th sample. A window is as many shards as hold a number of
+samples, or the rest of the pass. To resume at a sample, only the counts of the shards before it are needed, and for
+those that were not whole when they were read, the number of samples that the reader got: its gaps.
 
-A shard that does not come counts as so many bad samples as it should hold; the next pass asks for it again.
+A shard that cannot be fetched counts as so many bad samples as it should hold; the next pass tries it again.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import numpy as np
 from torch import Tensor
 
 from datamodules.batch import Gap, Skip
-from datamodules.reading.bad_samples import DataError, SkipNotes, ended
+from datamodules.reading.bad_samples import DataError, SkipNotes, with_last_skip
 from datamodules.reading.shuffle_order import hash_key, permutation
-from datamodules.shards.download import Fetched, FetchPolicy, fetch, fetched_ahead
+from datamodules.shards.download import FetchedShard, FetchPolicy, fetch, fetch_ahead
 
-UNKNOWN = -1  # how many samples a shard holds that was not opened yet
+UNKNOWN = -1  # the count of a shard that was not opened yet
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,11 @@ class Share:
     readers: int
 
     def owns_shards(self, shards: int) -> bool:
-        """True if every reader has shards of its own, in about equal number; else all readers read all shards and take
-        every n-th sample.
-        """
+        """True if every reader has shards of its own, about equally many; else all readers share all shards."""
         return shards >= self.readers and (shards % self.readers == 0 or shards >= 8 * self.readers)
 
 
-class _Step(NamedTuple):
+class _ShardStep(NamedTuple):
     """One shard in a reader's sequence."""
 
     epoch: int
@@ -50,38 +48,40 @@ class _Step(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """A sample of a shard at hand."""
+    """A sample of a fetched shard."""
 
-    shard: Fetched
+    shard: FetchedShard
     number: int
 
 
 class Window(NamedTuple):
-    """Samples that were mixed, in the order in which they are read."""
+    """Shuffled samples, in the order in which they are read."""
 
     epoch: int
     slots: list[Slot]
 
 
-class _Cut:
+class _WindowCutter:
     """Cuts a reader's sequence of shards into windows: each ends with its pass, or once it holds enough samples."""
 
-    def __init__(self, share: Share, own: bool, enough: int) -> None:
-        self.share, self.own, self.enough = share, own, enough
+    def __init__(self, share: Share, owns_shards: bool, min_samples: int) -> None:
+        self.share, self.owns_shards, self.min_samples = share, owns_shards, min_samples
         self.size = 0
 
-    def mine(self, step: _Step, samples: int) -> range:
-        """The reader's samples of a shard. Whoever shares a shard starts one sample further in the next: a
-        shard that fails for one of them changes nothing for the others.
+    def reader_samples(self, step: _ShardStep, samples: int) -> range:
+        """The reader's samples of a shard of so many ``samples``.
+
+        Readers that share shards start one sample further in each; a shard that fails for one of them changes nothing
+        for the others.
         """
-        if self.own:
+        if self.owns_shards:
             return range(samples)
         return range((self.share.index - step.turn - step.epoch) % self.share.readers, samples, self.share.readers)
 
-    def ends(self, step: _Step, samples: int) -> bool:
-        """True if the window ends with this shard, of which the reader has so many samples."""
+    def ends(self, step: _ShardStep, samples: int) -> bool:
+        """True if the window ends with this shard, of which the reader takes so many ``samples``."""
         self.size += samples
-        ends = step.last or self.size >= self.enough
+        ends = step.last or self.size >= self.min_samples
         if ends:
             self.size = 0
         return ends
@@ -92,11 +92,11 @@ class ShardSequence:
 
     Args:
         urls: the source's shards.
-        counts: samples of each shard, ``UNKNOWN`` where no one has had the whole of it yet; written here.
+        counts: samples of each shard, ``UNKNOWN`` where no reader has had the whole of it yet; updated here.
         share: this reader among all.
-        seed: of the order; None keeps everything in its place, for a single pass.
+        seed: of the order; None: a single pass in the shards' own order.
         shuffle_samples: samples that a window holds at least.
-        policy: how long storage is waited for.
+        policy: time limits and retries for storage.
         source: number of the source, for gaps.
         gaps: samples that the reader got of a shard, by (pass, shard), where that was not whole.
     """
@@ -107,29 +107,29 @@ class ShardSequence:
     ) -> None:  # fmt: skip
         self.urls, self.counts, self.share, self.seed, self.shuffle_samples = urls, counts, share, seed, shuffle_samples
         self.policy, self.source, self.gaps = policy, source, gaps or {}
-        self.own = share.owns_shards(len(urls))
-        self._unsized: list[tuple[_Step, Skip]] = []  # losses whose size no shard tells yet
-        self._failing: list[float] = []  # seconds that each of the last shards took and did not come
+        self.owns_shards = share.owns_shards(len(urls))
+        self._unsized_losses: list[tuple[_ShardStep, Skip]] = []  # lost shards whose size is not known yet
+        self._failure_seconds: list[float] = []  # seconds spent on each of the last shards, none of which came
 
     def windows(self, done: int, notes: SkipNotes) -> Iterator[tuple[Window, int]]:
-        """The windows from sample ``done`` of the sequence on, and how many samples of each are done.
+        """The windows from sample ``done`` of the sequence on, and the number of samples of each that are done.
 
         Raises ``DataError`` where storage stays away, or a pass brings no sample.
         """
-        steps, cut, done = self._skip(done)
+        steps, cut, done = self._steps_after(done)
         slots: list[Slot] = []
-        open_shards: list[Fetched] = []
+        open_shards: list[FetchedShard] = []
         pass_samples, first_shard = 0, None
-        for step, shard in fetched_ahead(((step, self._wanted(step)) for step in steps), self.policy):
+        for step, shard in fetch_ahead(((step, self._url_to_fetch(step)) for step in steps), self.policy):
             first_shard = step.shard if first_shard is None else first_shard
             numbers = range(0)
             if shard is not None:
                 open_shards.append(shard)
-                numbers = self._taken(step, shard, cut, notes)
+                numbers = self._take_samples(step, shard, cut, notes)
                 slots += [Slot(shard, number) for number in numbers]
             if cut.ends(step, len(numbers)):
                 self._size_losses(cut, notes, bool(slots) or (step.last and self.seed is None))
-                yield Window(step.epoch, self._mixed(slots, step.epoch, first_shard)), done
+                yield Window(step.epoch, self._shuffled(slots, step.epoch, first_shard)), done
                 pass_samples += len(slots)
                 for open_shard in open_shards:
                     open_shard.file.close()
@@ -137,67 +137,71 @@ class ShardSequence:
             if step.last:
                 if pass_samples == 0 and self.seed is not None:
                     raise DataError(
-                        ended(
+                        with_last_skip(
                             f"reader {self.share.index} of {self.share.readers} found no sample in {len(self.urls)} "
                             "shards", notes.last,
                         )
                     )  # fmt: skip
                 pass_samples = 0
 
-    def _wanted(self, step: _Step) -> str | None:
-        """The shard's URL; None where it is known to give nothing in this pass."""
+    def _url_to_fetch(self, step: _ShardStep) -> str | None:
+        """The shard's URL; None where it is known to give no sample in this pass."""
         empty = self.gaps.get((step.epoch, step.shard)) == 0 or self.counts[step.shard] == 0
         return None if empty else self.urls[step.shard]
 
-    def _taken(self, step: _Step, shard: Fetched, cut: _Cut, notes: SkipNotes) -> range:
-        """The reader's samples of a shard at hand. Those that it lacks are noted, once."""
+    def _take_samples(self, step: _ShardStep, shard: FetchedShard, cut: _WindowCutter, notes: SkipNotes) -> range:
+        """The reader's samples of a fetched shard. Those that are lost are noted, once."""
         samples = len(shard.index)
         if (recorded := self.gaps.get((step.epoch, step.shard))) is not None:
-            return cut.mine(step, min(recorded, samples))  # noted before this run went on
+            return cut.reader_samples(step, min(recorded, samples))  # noted before the run was resumed
         if not shard.problem:
             self.counts[step.shard] = samples
             if samples == 0:
                 notes.add(Skip("shard", shard.url, "", "it holds no sample"))
         else:
             gap = Gap(self.share.readers, self.share.index, self.source, step.epoch, step.shard, samples)
-            self._unsized.append((step, Skip("shard", shard.url, "", shard.problem, gap=gap)))
+            self._unsized_losses.append((step, Skip("shard", shard.url, "", shard.problem, gap=gap)))
             self._size_losses(cut, notes, False)
-            notes.last = self._unsized[-1][1] if self._unsized else notes.last
-        self._failing = [*self._failing, shard.seconds] if shard.problem and not samples else []
-        if len(self._failing) > 1 and sum(self._failing) >= self.policy.patience:
-            raise DataError(ended(f"storage stays away: {len(self._failing)} shards in a row do not come", notes.last))
-        return cut.mine(step, samples)
+            notes.last = self._unsized_losses[-1][1] if self._unsized_losses else notes.last
+        self._failure_seconds = [*self._failure_seconds, shard.seconds] if shard.problem and not samples else []
+        if len(self._failure_seconds) > 1 and sum(self._failure_seconds) >= self.policy.patience:
+            raise DataError(
+                with_last_skip(
+                    f"storage stays away: {len(self._failure_seconds)} shards in a row do not come", notes.last
+                )
+            )
+        return cut.reader_samples(step, samples)
 
-    def _size_losses(self, cut: _Cut, notes: SkipNotes, anyway: bool) -> None:
+    def _size_losses(self, cut: _WindowCutter, notes: SkipNotes, anyway: bool) -> None:
         """Note the shards that were lost with the samples they should hold: as many as before, else as the others."""
         known = self.counts[self.counts > 0].double()
         if not (len(known) or anyway):
             return
-        for step, skip in self._unsized:
+        for step, skip in self._unsized_losses:
             count = int(self.counts[step.shard])
             whole = count if count > 0 else round(known.mean().item()) if len(known) else 1
-            there = skip.gap.found if skip.gap is not None else 0
-            lost = len(cut.mine(step, whole)) - len(cut.mine(step, there))
+            there = skip.gap.samples if skip.gap is not None else 0
+            lost = len(cut.reader_samples(step, whole)) - len(cut.reader_samples(step, there))
             notes.add(skip._replace(samples=max(lost, 1)))
-        self._unsized = []
+        self._unsized_losses = []
 
-    def _steps(self) -> Iterator[_Step]:
+    def _steps(self) -> Iterator[_ShardStep]:
         for epoch in itertools.count() if self.seed is not None else [0]:
             order = np.arange(len(self.urls))
             if self.seed is not None:
                 order = permutation(len(self.urls), hash_key(self.seed, epoch, "shards"))
-            own_shards = order[self.share.index :: self.share.readers] if self.own else order
+            own_shards = order[self.share.index :: self.share.readers] if self.owns_shards else order
             for turn, shard in enumerate(own_shards):
-                yield _Step(epoch, turn, int(shard), turn == len(own_shards) - 1)
+                yield _ShardStep(epoch, turn, int(shard), turn == len(own_shards) - 1)
 
-    def _skip(self, done: int) -> tuple[Iterator[_Step], _Cut, int]:
-        """The rest of the sequence after ``done`` samples: from the start of the window that they end in."""
+    def _steps_after(self, done: int) -> tuple[Iterator[_ShardStep], _WindowCutter, int]:
+        """The shards from the window on in which sample ``done`` lies, and the samples of that window that are done."""
         steps = self._steps()
-        window: list[_Step] = []
-        cut, size = _Cut(self.share, self.own, self.shuffle_samples), 0
+        window: list[_ShardStep] = []
+        cut, size = _WindowCutter(self.share, self.owns_shards, self.shuffle_samples), 0
         while done > 0:
             window.append(step := next(steps))
-            samples = len(cut.mine(step, self._count(step)))
+            samples = len(cut.reader_samples(step, self._count(step)))
             size += samples
             ends = cut.ends(step, samples)
             if ends and done < size:
@@ -207,8 +211,8 @@ class ShardSequence:
         cut.size = 0
         return itertools.chain(window, steps), cut, done
 
-    def _count(self, step: _Step) -> int:
-        """The number of samples that the reader got from a shard in the past."""
+    def _count(self, step: _ShardStep) -> int:
+        """The number of samples that the reader got from a shard before the run was resumed."""
         if (gap := self.gaps.get((step.epoch, step.shard))) is not None:
             return gap
         if self.counts[step.shard] == UNKNOWN:
@@ -219,7 +223,7 @@ class ShardSequence:
             self.counts[step.shard] = len(fetched.index)
         return int(self.counts[step.shard])
 
-    def _mixed(self, slots: list[Slot], epoch: int, first: int | None) -> list[Slot]:
+    def _shuffled(self, slots: list[Slot], epoch: int, first: int | None) -> list[Slot]:
         if self.seed is None:
             return slots
         order = permutation(len(slots), hash_key(self.seed, epoch, "window", self.share.index, first or 0))

@@ -1,14 +1,13 @@
-"""Remote shards as they come: an order from (seed, pass), resumable to the shard and sample.
+"""Remote shards as a stream: an order from (seed, pass), resumable to the shard and sample.
 
 Each reader (a worker of a rank) has an endless sequence of its own (``reading.remote_order``) and makes every
-n-th batch of its rank. Its place follows from the number of batches made and from how many samples the shards before
-hold. Readers note these counts as they go, in memory shared with the main process, and send gaps, where a shard was not
-whole, along with their batches; both travel in checkpoints. So a resumed run opens no shard that it has done with. It
-repeats the uninterrupted run where ranks and workers are as they were, and otherwise goes on with the same number of
-samples.
+n-th batch of its rank. Its position follows from the number of batches made and the counts of the shards before.
+Readers write these counts to memory shared with the main process, and send gaps, where a shard was not whole, along
+with their batches; checkpoints hold both. So a resumed run does not reopen finished shards. With the same ranks and
+workers it repeats the uninterrupted run; otherwise it continues after the same number of samples.
 
-A sample that cannot be used is counted and replaced by another one of its window, or of the next where there is none. A
-shard that cannot be fetched is counted with all its samples and left out of the pass.
+A sample that cannot be used is counted and replaced by another one of its window, or of the next where there is none.
+A shard that cannot be fetched is counted with all its samples and left out of the pass.
 """
 
 from __future__ import annotations
@@ -22,14 +21,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from datamodules.batch import Batch, Gap, Skip
+from datamodules.batch import Batch, Gap
 from datamodules.batching.collate import PreparedSample, SamplePreprocessor, collate, empty_batch
-from datamodules.reading.bad_samples import DataError, SkipNotes, SkipPolicy, ended
+from datamodules.reading.bad_samples import DataError, SkipNotes, SkipPolicy, with_last_skip
 from datamodules.reading.local_shards import prepared
 from datamodules.reading.mixture import Mixture
 from datamodules.reading.ranks import gather
 from datamodules.reading.remote_order import UNKNOWN, ShardSequence, Share, Slot
-from datamodules.sample import SampleError
 from datamodules.shards.download import FetchPolicy
 from datamodules.shards.reader import sample_id
 
@@ -50,7 +48,7 @@ class StreamBatches(IterableDataset[Batch]):
         shuffle_samples: samples that are mixed at least.
         rank, ranks: this process among all.
         skip: what to do about samples that cannot be used.
-        fetch: how long storage is waited for.
+        fetch: time limits and retries for storage.
     """
 
     def __init__(
@@ -77,7 +75,7 @@ class StreamBatches(IterableDataset[Batch]):
         self.first = self.batches = 0
 
     def loader(self, position: int, batches: int, workers: int, **settings: Any) -> Iterator[Batch]:
-        """Loads ``batches`` batches from the one on that ``position`` samples come before."""
+        """The ``batches`` batches after the first ``position`` samples."""
         self.first, self.batches = position // self.global_batch, batches
         for batch in DataLoader(self, batch_size=None, num_workers=workers, **settings):
             self.gaps.update(skip.gap for skip in batch.skipped if skip.gap is not None)
@@ -85,18 +83,18 @@ class StreamBatches(IterableDataset[Batch]):
 
     @property
     def samples(self) -> int | None:
-        """Samples of a pass; None as long as no one has opened all shards."""
+        """Samples of a pass; None until every shard was opened by some reader."""
         return None if (self.counts == UNKNOWN).any() else int(self.counts.sum())
 
     def state(self) -> dict[str, Any]:
-        """Counts and gaps of the shards, as far as any rank knows them, for a checkpoint. Collective."""
+        """Counts and gaps of the shards that any rank knows, for a checkpoint. Collective."""
         ranks = gather((self.counts.tolist(), self.gaps))
         counts = [max(shard_counts) for shard_counts in zip(*(counts for counts, _ in ranks), strict=True)]
         gaps = sorted(set().union(*(gaps for _, gaps in ranks)))
         return {"shards": self._digest(), "counts": counts, "gaps": [list(gap) for gap in gaps]}
 
-    def take_up(self, state: dict[str, Any] | None) -> None:
-        """Take over what an earlier run knew, where its shards had the same names in the same order."""
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Load a checkpoint's ``state``, if its shards had the same names in the same order."""
         if state is None:
             return
         if state["shards"] != self._digest():
@@ -138,11 +136,11 @@ class StreamBatches(IterableDataset[Batch]):
 
     def _gaps(self, share: Share, source: int) -> dict[tuple[int, int], int]:
         reader = (share.readers, share.index, source)
-        return {(gap.epoch, gap.shard): gap.found for gap in self.gaps if gap[:3] == reader}
+        return {(gap.epoch, gap.shard): gap.samples for gap in self.gaps if gap[:3] == reader}
 
     def _items_of(self, sequence: ShardSequence, done: int, notes: SkipNotes) -> Iterator[PreparedSample]:
-        owed: list[tuple[int, str]] = []  # places of windows without a usable sample, with their random choices
-        failures = 0  # tries that told so
+        owed: list[tuple[int, str]] = []  # samples still to be replaced, with their random choices
+        failures = 0  # unusable samples in a row
         for (epoch, slots), first in sequence.windows(done, notes):
             draws = f"{sequence.seed}/{epoch}"
             owed += [(i, draws) for i in range(first, len(slots))]
@@ -159,7 +157,7 @@ class StreamBatches(IterableDataset[Batch]):
                 failures = 0
                 yield item
             if failures >= _TRIES:
-                raise DataError(ended(f"none of {failures} samples can be used", notes.last))
+                raise DataError(with_last_skip(f"none of {failures} samples can be used", notes.last))
 
     def _item(self, slots: list[Slot], i: int, draws: str, notes: SkipNotes) -> PreparedSample | None:
         """Sample ``i`` of a window, or a substitute; None where none of them can be used."""
@@ -172,7 +170,7 @@ class StreamBatches(IterableDataset[Batch]):
 
 
 class StreamPass(IterableDataset[Batch]):
-    """Every sample once, split over ranks and workers; how many there are is not known beforehand."""
+    """A pass over every sample once, split over ranks and workers; their number is not known beforehand."""
 
     def __init__(
         self, urls: list[str], prepare: SamplePreprocessor, batch_size: int, *, seed: int, rank: int, ranks: int,
@@ -184,7 +182,7 @@ class StreamPass(IterableDataset[Batch]):
         self.counts = torch.full((len(urls),), UNKNOWN).share_memory_()  # a later pass knows what a lost shard holds
 
     def loader(self, workers: int, **settings: Any) -> DataLoader[Batch]:
-        """Loads them all."""
+        """A loader of all batches."""
         return DataLoader(self, batch_size=None, num_workers=workers, **settings)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -216,13 +214,8 @@ def _worker() -> tuple[int, int]:
 
 def _try(slot: Slot, prepare: SamplePreprocessor, draws: str, notes: SkipNotes) -> PreparedSample | None:
     """The item of a sample; None, and counted, where it cannot be used."""
-    key = slot.shard.index.key(slot.number)
-    name = slot.shard.url.rpartition("/")[2]  # moving the data must not change what is drawn
-    try:
-        members = slot.shard.read(slot.number)
-        return prepared(members, prepare, f"{draws}/{name}/{slot.number}", sample_id(slot.shard.url, slot.number))
-    except SampleError as error:
-        notes.add(Skip(error.reason, slot.shard.url, key, str(error)))
-    except Exception as error:
-        raise DataError(f"{slot.shard.url}, sample {key!r}: {error!r}") from error
+    shard, number = slot
+    name = shard.url.rpartition("/")[2]  # moving the data must not change what is drawn
+    with notes.noting(shard.url, shard.index.key(number)):
+        return prepared(shard.read(number), prepare, f"{draws}/{name}/{number}", sample_id(shard.url, number))
     return None

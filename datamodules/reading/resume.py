@@ -1,7 +1,7 @@
 """The position of a run in its data: the samples that all ranks together have been trained on.
 
-Lightning counts batches per rank. Its count of an epoch in progress is only right as long as the global batch stays the
-same, so where a run goes on with another one, that count is turned into batches of the new size.
+Lightning counts batches per rank. Where a resumed run has another global batch size, the count of the epoch in progress
+is converted to batches of the new size.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from lightning import Trainer
 
 
 class ResumeState:
-    """Samples seen, from what a checkpoint says and Lightning has counted since."""
+    """The samples trained on: a checkpoint's count, and what Lightning has counted since."""
 
     def __init__(self) -> None:
         self.restored = 0  # samples before this run
         self.stream: dict[str, Any] | None = None  # of remote shards: ``StreamBatches.state``
-        self._since: int | None = None  # Lightning's count of batches when this run began; None: it has not
+        self._since: int | None = None  # Lightning's count of batches when this run began; None before that
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take up a checkpoint's count."""
+        """Load a checkpoint's count."""
         self.restored, self._since = int(state["samples"]), None
         self.stream = state.get("stream")
 
@@ -34,7 +34,7 @@ class ResumeState:
     def resume_point(self, trainer: Trainer | None, global_batch: int, batches: int) -> tuple[int, int]:
         """Samples trained on, and batches done of an epoch of ``batches``.
 
-        Ask when the first batch is wanted: Lightning makes loaders and their iterators before it restores its counts.
+        Call it when the first batch is read: Lightning makes loaders and their iterators before it restores its counts.
         """
         if trainer is None:
             return self.restored, self.restored // global_batch % batches

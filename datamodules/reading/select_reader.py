@@ -15,14 +15,14 @@ from datamodules.shards.discovery import Shard
 from datamodules.shards.download import FetchPolicy
 from datamodules.shards.reader import IndexedShards
 
-_LONG = 10.0  # seconds of indexing after which a hint is due
+_SLOW_INDEXING = 10.0  # seconds of indexing after which a hint is due
 
 logger = logging.getLogger("grainclip")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Settings that both readers need.
+    """The settings of both readers, and the choice between them.
 
     Args:
         prepare: from a stored sample to an item of the batch.
@@ -30,7 +30,7 @@ class Reading:
         seed: of order and randomness.
         rank, ranks: this process among all.
         skip: what to do about samples that cannot be used.
-        fetch: how long remote storage is waited for.
+        fetch: time limits and retries for remote storage.
     """
 
     prepare: SamplePreprocessor
@@ -48,7 +48,7 @@ class Reading:
         shuffle_shards: int,
         shuffle_samples: int,
     ) -> IndexedBatches | StreamBatches:
-        """Endless batches of ``sources``, each giving its share of the samples (None: there is just one source).
+        """Endless batches of ``sources``, each giving its share of the samples (``weights`` None: there is one source).
 
         One remote shard makes all of them a stream. Raises ``ShardError`` where a local shard is damaged.
         """
@@ -65,7 +65,7 @@ class Reading:
         )  # fmt: skip
 
     def once(self, shards: Sequence[Shard]) -> IndexedPass | StreamPass:
-        """Every sample once, in order."""
+        """A pass over every sample once, in order."""
         settings = {"seed": self.seed, "rank": self.rank, "ranks": self.ranks}
         if any(shard.samples is None for shard in shards):
             urls = [shard.url for shard in shards]
@@ -76,7 +76,7 @@ class Reading:
 def _indexed(shards: Sequence[Shard]) -> IndexedShards:
     start = time.monotonic()
     source = IndexedShards.of(shards)
-    if (seconds := time.monotonic() - start) > _LONG:
+    if (seconds := time.monotonic() - start) > _SLOW_INDEXING:
         logger.info(
             "finding the samples in %d shards took %.0f s; `lightning index` does it once and for all",
             len(shards), seconds,

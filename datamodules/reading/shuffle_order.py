@@ -6,7 +6,7 @@ sample comes exactly once per pass whatever the batch size. A pass permutes the 
 of some shards, which keeps reads local where storage is far away. Several sources are interleaved by
 ``datamodules.reading.mixture``.
 
-All permutations sort hashes that are written out here, so they stay the same with every version of NumPy.
+All permutations sort hashes that are computed here, so they stay the same with every version of NumPy.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from datamodules.reading.mixture import Mixture
 
 
 class SamplePosition(NamedTuple):
-    """One sample of a mixture: of which source, in its which pass, and its number in the source."""
+    """One sample of a mixture: its source, the pass over that source, and its number in the source."""
 
     source: int
     epoch: int
@@ -99,7 +99,7 @@ class ShuffleOrder:
 
 
 class SampleSequence:
-    """The sequence of a mixture's samples. ``orders`` are the sources', ``mixture`` says whose turn it is."""
+    """The sequence of a mixture's samples: ``mixture`` chooses the source, its one of ``orders`` the sample."""
 
     def __init__(self, orders: Sequence[ShuffleOrder], mixture: Mixture) -> None:
         self.orders, self.mixture = list(orders), mixture
@@ -110,9 +110,7 @@ class SampleSequence:
         return SamplePosition(source, *self.orders[source].at(source_position))
 
     def substitute(self, position: int, attempt: int) -> SamplePosition:
-        """Another sample for an unusable one: of the same source and pass, half a pass away, so that it is not in the
-        same batch.
-        """
+        """A substitute for an unusable sample: of the same source and pass, half a pass away, in another batch."""
         source, source_position = self.mixture.at(position)
         order = self.orders[source]
         epoch, offset = divmod(source_position, order.samples)

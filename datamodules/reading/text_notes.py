@@ -1,4 +1,4 @@
-"""The strings behind a batch: a batch holds tokens only, and tokens have lost case and spacing."""
+"""The strings of a batch's texts: a batch holds only tokens, which have lost case and spacing."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from datamodules.shards.discovery import Shard
 
 
 @dataclass(frozen=True)
-class NotingPreparer(SamplePreprocessor):
-    """A ``SamplePreprocessor`` that notes every text that it draws, by the id that the text has in the batch.
+class RecordingPreprocessor(SamplePreprocessor):
+    """A ``SamplePreprocessor`` that records every text that it draws, by the id that the text has in the batch.
 
     Args:
-        texts: where it notes them: the text as it stands in the shard, on one line; of a text beyond the context as
-            many words as the model reads, and an ellipsis.
+        texts: the recorded texts as they stand in the shard, on one line; a text beyond the context is cut to the
+            words that the model reads, and an ellipsis.
     """
 
     texts: dict[int, str] = field(default_factory=dict)
 
     @classmethod
-    def like(cls, preprocessor: SamplePreprocessor, texts: dict[int, str]) -> NotingPreparer:
-        """The same preparer, noting in ``texts``."""
+    def like(cls, preprocessor: SamplePreprocessor, texts: dict[int, str]) -> RecordingPreprocessor:
+        """The same preprocessor, recording in ``texts``."""
         return cls(
             **{setting.name: getattr(preprocessor, setting.name) for setting in fields(SamplePreprocessor)}, texts=texts
         )
@@ -39,7 +39,7 @@ class NotingPreparer(SamplePreprocessor):
     def _whole(self, text: str, sampled: SampledTexts, stored: StoredTokens | None) -> Tokens:
         tokens = super()._whole(text, sampled, stored)
         fits_context = len(tokens) <= self.tokenizer.context_length
-        line = " ".join(text.split()) if fits_context else read_part(text, self.tokenizer)
+        line = " ".join(text.split()) if fits_context else shorten(text, self.tokenizer)
         self.texts.setdefault(token_hash(self.tokenizer.cut(tokens)), line)
         return tokens
 
@@ -53,16 +53,16 @@ class FirstSamples(NamedTuple):
 
 def first_samples(reading: Reading, shards: Sequence[Shard]) -> FirstSamples | None:
     """The first batch of a pass that has any sample, read by this rank alone, without worker processes; None where no
-    batch has any. The random state stays as it is.
+    batch has one. The random state is kept.
     """
     texts: dict[int, str] = {}
-    noting_reading = replace(reading, prepare=NotingPreparer.like(reading.prepare, texts))
+    noting_reading = replace(reading, prepare=RecordingPreprocessor.like(reading.prepare, texts))
     with isolate_rng():
         batches = PassLoader(noting_reading.once(shards), 0, alone=True)
         return next((FirstSamples(batch, texts) for batch in batches if batch.keys), None)
 
 
-def read_part(text: str, tokenizer: Tokenizer) -> str:
+def shorten(text: str, tokenizer: Tokenizer) -> str:
     """The first words of ``text`` that fit the context, and an ellipsis."""
     words = text.split()
     longest, too_long = 0, len(words)

@@ -1,9 +1,9 @@
-"""Loader processes that outlive a signal to the whole job.
+"""Loader workers that ignore a signal to the whole job.
 
 Slurm signals every process of a job, and Ctrl-C every process of a terminal. The training process then wants to finish
 its step and save; PyTorch's workers would end at once, and training with them, by an error. So a worker takes SIGTERM
-from its own parent only (that is how PyTorch ends it) and no notice of the warnings. It still ends when its parent
-does: it looks for that itself.
+from its own parent only, which is how PyTorch ends it, and ignores the warning signals. PyTorch's own check still ends
+it when its parent is gone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import threading
 
 
-def heed_parent_only(worker: int) -> None:
+def ignore_job_signals(worker: int) -> None:
     """For ``worker_init_fn``. Does nothing where the system cannot tell who sent a signal."""
     del worker
     parent = multiprocessing.parent_process()
@@ -23,10 +23,10 @@ def heed_parent_only(worker: int) -> None:
     for warning in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
         signal.signal(warning, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_heed, args=(parent.pid,), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(parent.pid,), daemon=True).start()
 
 
-def _heed(parent: int) -> None:
+def _exit_with_parent(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

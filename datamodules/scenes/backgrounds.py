@@ -42,7 +42,7 @@ def background(scene: Scene, rng: Random) -> Text:
     noun = rng.choice(NOUNS)
     if rng.random() < 0.5:
         return mention(noun, None, f"a {pattern} {tone} {noun}")
-    return mention(noun, None, f"a {tone} {noun} with ", _having(scene))
+    return mention(noun, None, f"a {tone} {noun} with ", _pattern_phrase(scene))
 
 
 def background_sentence(scene: Scene, rng: Random) -> Text:
@@ -57,10 +57,10 @@ def background_sentence(scene: Scene, rng: Random) -> Text:
             pattern=rng.choice(PATTERN_WORDS[scene.pattern]),
         )
     if draw < 0.4:
-        return fill("the {noun} is {tone}, with {having}.", noun=noun, tone=tone, having=_having(scene))
+        return fill("the {noun} is {tone}, with {having}.", noun=noun, tone=tone, having=_pattern_phrase(scene))
     return fill(rng.choice(TEMPLATES), a=background(scene, rng))
 
 
-def _having(scene: Scene) -> Text:
+def _pattern_phrase(scene: Scene) -> Text:
     text, lemma = PATTERN_NOUNS[scene.pattern]
     return mention(lemma, None, text)

@@ -28,7 +28,7 @@ def questions(thing: Thing, split: Split, seed: int, rng: Random) -> Iterator[tu
     neighbours = _neighbours(thing)
     for level, differing in LEVELS.items():
         yield level, _texts(thing, rng.sample(neighbours[differing], WRONG), wording)
-    yield TRIVIAL, _texts(thing, _strangers(thing, split, seed, rng), wording)
+    yield TRIVIAL, _texts(thing, _unlike_things(thing, split, seed, rng), wording)
 
 
 def difference(a: Thing, b: Thing) -> int:
@@ -49,7 +49,7 @@ def _neighbours(thing: Thing) -> list[list[Thing]]:
     return neighbours
 
 
-def _strangers(thing: Thing, split: Split, seed: int, rng: Random) -> list[Thing]:
+def _unlike_things(thing: Thing, split: Split, seed: int, rng: Random) -> list[Thing]:
     """Things of the split's other scenes that have nothing in common with this one, each another."""
     pool = _pool(split, seed)
     strangers: dict[Thing, None] = {}

@@ -57,7 +57,7 @@ def describe(scene: Scene, rng: Random) -> Caption:
     sentences = [summary(scene, rng)]
     for number in rng.sample(range(count), count):
         new_sentences = thing_sentences(scene, number, rng)
-        while _said_before(new_sentences[-1], sentences):  # "It is small." may be true of two things
+        while _is_repeated(new_sentences[-1], sentences):  # "It is small." may be true of two things
             new_sentences = thing_sentences(scene, number, rng)
         sentences.extend(new_sentences)
     sentences.insert(rng.choice((1, len(sentences))), background_sentence(scene, rng))
@@ -73,11 +73,11 @@ def describe(scene: Scene, rng: Random) -> Caption:
 
 def _add(sentences: list[Text], sentence: Text | None) -> None:
     """Append a sentence, unless it was said already or the caption is long enough."""
-    if sentence is not None and _words(sentences) < ENOUGH_WORDS and not _said_before(sentence, sentences):
+    if sentence is not None and _words(sentences) < ENOUGH_WORDS and not _is_repeated(sentence, sentences):
         sentences.append(sentence)
 
 
-def _said_before(sentence: Text, sentences: list[Text]) -> bool:
+def _is_repeated(sentence: Text, sentences: list[Text]) -> bool:
     return any(sentence.text == other.text for other in sentences)
 
 
@@ -122,7 +122,7 @@ def _predicate(thing: Thing, number: int, attributes: Sequence[str], wording: Wo
     pieces: list[Piece] = []
     verb = ""
     for attribute in attributes:
-        previous, (verb, complement) = verb, _said(thing, number, attribute, wording)
+        previous, (verb, complement) = verb, _attribute_predicate(thing, number, attribute, wording)
         if previous:
             pieces.append(" and ")
         if verb != previous:
@@ -131,7 +131,7 @@ def _predicate(thing: Thing, number: int, attributes: Sequence[str], wording: Wo
     return joined(pieces)
 
 
-def _said(thing: Thing, number: int, attribute: str, wording: Wording) -> tuple[str, Piece]:
+def _attribute_predicate(thing: Thing, number: int, attribute: str, wording: Wording) -> tuple[str, Piece]:
     """One attribute as a verb and what follows it."""
     word = wording.adjective(thing, attribute)
     if attribute == "size" or wording.rng.random() < 0.5:

@@ -72,8 +72,8 @@ OUTLINES: dict[str, Outline] = {
 @cache
 def stencil(shape: str, texture: str, side: int, turn: int) -> Stencil:
     """The masks of a shape whose box is ``side`` pixels on its longer side, turned by ``TURNS[turn]`` degrees."""
-    large = _rasterised(OUTLINES[shape], side * SUPERSAMPLING, TURNS[turn])
-    inside = _eroded(large, round(SUPERSAMPLING * max(0.5, side / 24)))
+    large = _rasterise(OUTLINES[shape], side * SUPERSAMPLING, TURNS[turn])
+    inside = _erode(large, round(SUPERSAMPLING * max(0.5, side / 24)))
     pattern = Image.new("L", large.size)
     unit = max(SUPERSAMPLING, SUPERSAMPLING * side // 16)  # textures are coarser on larger things
     PAINTERS[texture](Sheet(ImageDraw.Draw(pattern), *large.size, unit, turn))
@@ -84,7 +84,7 @@ def stencil(shape: str, texture: str, side: int, turn: int) -> Stencil:
     return Stencil(whole.crop(box), inside.reduce(SUPERSAMPLING).crop(box), second.reduce(SUPERSAMPLING).crop(box))
 
 
-def _rasterised(outline: Outline, side: int, degrees: float) -> Image.Image:
+def _rasterise(outline: Outline, side: int, degrees: float) -> Image.Image:
     points = [z * cmath.rect(1, math.radians(degrees)) for z in outline]
     xs, ys = [z.real for z in points], [z.imag for z in points]
     scale = (side - 1) / max(max(xs) - min(xs), max(ys) - min(ys))
@@ -94,7 +94,7 @@ def _rasterised(outline: Outline, side: int, degrees: float) -> Image.Image:
     return mask
 
 
-def _eroded(mask: Image.Image, width: int) -> Image.Image:
+def _erode(mask: Image.Image, width: int) -> Image.Image:
     """The mask without a margin of ``width`` pixels; what lies outside the image counts as empty."""
     eroded = Image.new("L", (mask.width + 2, mask.height + 2))
     eroded.paste(mask, (1, 1))

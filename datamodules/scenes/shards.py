@@ -74,7 +74,9 @@ def ensure_shards(
     target = cache / f"scenes-v{VERSION}-seed{seed}-size{size}-train{train}-dev{dev}-heldout{held_out}-asked{asked}"
     if not (target / MANIFEST).is_file():
         log.info("Writing the embedded data set, %d + %d + %d scenes, to %s", train, dev, held_out, target)
-        _write(target, [task for split, count in samples.items() for task in _jobs(split, count)], seed, size, asked)
+        _write(
+            target, [task for split, count in samples.items() for task in _shard_tasks(split, count)], seed, size, asked
+        )
     return ScenesShards(*(sorted(target.glob(f"{split}-*.tar")) for split in samples))
 
 
@@ -84,7 +86,7 @@ def default_cache() -> Path:
     return Path(folder) if folder else Path.home() / ".cache" / "grainclip"
 
 
-def _jobs(split: Split, samples: int) -> list[ShardTask]:
+def _shard_tasks(split: Split, samples: int) -> list[ShardTask]:
     """``samples`` split evenly, in order, over the split's tars; fewer tars where there are fewer samples."""
     shards = min(SHARDS[split], samples)
     edges = [samples * k // shards for k in range(shards + 1)]

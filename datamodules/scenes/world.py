@@ -90,16 +90,16 @@ def _twin(scene: Scene, rng: Random) -> Scene:
     while True:  # an exchange of places is always possible
         attribute, (i, j) = rng.choice(("colour", "texture", "size", "place")), rng.choice(pairs)
         if attribute == "place":
-            return scene._replace(cells=_exchanged(scene.cells, i, j, scene.cells[j], scene.cells[i]))
+            return scene._replace(cells=_swap(scene.cells, i, j, scene.cells[j], scene.cells[i]))
         a, b = scene.things[i], scene.things[j]
         value_a, value_b = getattr(a, attribute), getattr(b, attribute)
         a, b = a._replace(**{attribute: value_b}), b._replace(**{attribute: value_a})
-        things = _exchanged(scene.things, i, j, a, b)
+        things = _swap(scene.things, i, j, a, b)
         if value_a != value_b and len(set(things)) == len(things):
             return scene._replace(things=things)
 
 
-def _exchanged(items: tuple, i: int, j: int, at_i: object, at_j: object) -> tuple:
+def _swap(items: tuple, i: int, j: int, at_i: object, at_j: object) -> tuple:
     changed = list(items)
     changed[i], changed[j] = at_i, at_j
     return tuple(changed)

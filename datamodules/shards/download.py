@@ -1,11 +1,11 @@
 """Remote shards, fetched whole: a thread copies the next ones while this one is read.
 
-A shard is copied into a file without a name, so a process that is killed leaves nothing behind, and read by index like
-a local one. No more than ``AHEAD`` shards beyond those in use are kept. The folder is ``$GRAINCLIP_CACHE`` where set,
+A shard is copied into an unnamed temporary file, so a killed process leaves nothing behind, and is read by index like
+a local one. At most ``AHEAD`` shards are copied beyond those in use. The folder is ``$GRAINCLIP_CACHE`` where set,
 else the system's for temporary files.
 
-What fails is tried again, with growing pauses. Storage that answers "no" (404, a command that fails) is asked a few
-times, storage that does not answer, breaks off or is overloaded for as long as ``FetchPolicy`` says.
+A failed transfer is repeated, with growing pauses: a few times where storage refuses (404, a command that fails), and
+for as long as ``FetchPolicy`` says where storage does not answer, breaks off or is overloaded.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ import numpy as np
 from datamodules.bounds import at_least
 from datamodules.shards.discovery import is_remote
 from datamodules.shards.tar_index import TarError, TarIndex, scan
-from datamodules.shards.transfer import RefusedError, Stopped, opened, receive
+from datamodules.shards.transfer import RefusedError, TransferStopped, open_local, receive
 
 AHEAD = 2  # shards
 _PAUSE = 1.0  # seconds before the second try, on average; then twice as long, and so on
-_LONGEST_PAUSE = 30.0
-_TELL = 10.0  # seconds of failing after which one line says so
+_MAX_PAUSE = 30.0
+_WARN_AFTER = 10.0  # seconds of failures after which one warning is logged
 
 T = TypeVar("T")
 logger = logging.getLogger("grainclip")
@@ -44,10 +44,10 @@ class FetchPolicy:
     """Time limits and retries for remote storage.
 
     Args:
-        stall: seconds without data after which a transfer is ended, a command that hangs included.
-        patience: seconds for which a shard is asked for again where storage gives no answer. Several shards in a row
-            that take as long and do not come end the run.
-        tries: how often a shard is asked for that storage refuses.
+        stall: seconds without data after which a transfer, or a command that hangs, is stopped.
+        patience: seconds of retries where storage does not answer. Several shards in a row that fail after as long
+            stop the run.
+        tries: number of tries where storage refuses a shard.
     """
 
     stall: float = 60.0
@@ -60,9 +60,10 @@ class FetchPolicy:
         at_least("data.fetch", 1, tries=self.tries)
 
 
-class Fetched(NamedTuple):
-    """A shard at hand. ``problem`` says why it, or all behind the samples in ``index``, could not be read, after so
-    many ``seconds``.
+class FetchedShard(NamedTuple):
+    """A local copy of a shard. ``problem``: why the samples that ``index`` lacks could not be read; "" if it is whole.
+
+    ``seconds`` were spent on it where there is a problem.
     """
 
     url: str
@@ -76,11 +77,11 @@ class Fetched(NamedTuple):
         return self.index.read(self.file.fileno(), number)
 
 
-def fetch(url: str, policy: FetchPolicy, stop: threading.Event | None = None) -> Fetched:
-    """Copy a shard and find its samples; failures that remain are told in the result. Raises ``Stopped``."""
+def fetch(url: str, policy: FetchPolicy, stop: threading.Event | None = None) -> FetchedShard:
+    """Copy a shard and index its samples; the result has the failure that remains. Raises ``TransferStopped``."""
     stop = stop or threading.Event()
     start, tries, refusals, warned = time.monotonic(), 0, 0, False
-    best: Fetched | None = None  # of a tar that is cut, the longest part
+    best: FetchedShard | None = None  # the longest part of a cut tar
     while True:
         try:
             fetched = _indexed(url, _copy(url, policy.stall, stop))
@@ -96,53 +97,53 @@ def fetch(url: str, policy: FetchPolicy, stop: threading.Event | None = None) ->
             problem = f"it could not be fetched: {error}"
         tries += 1
         seconds = time.monotonic() - start
-        pause = min(_PAUSE * 2 ** (tries - 1), _LONGEST_PAUSE) * random.SystemRandom().uniform(0.5, 1.5)
+        pause = min(_PAUSE * 2 ** (tries - 1), _MAX_PAUSE) * random.SystemRandom().uniform(0.5, 1.5)
         if refusals >= policy.tries or seconds + pause > policy.patience:
             problem = f"{problem} ({tries} tries in {seconds:.0f} s)"
-            return best._replace(problem=problem, seconds=seconds) if best else _nothing(url, problem, seconds)
-        if seconds > _TELL and not warned:
+            return best._replace(problem=problem, seconds=seconds) if best else _empty_shard(url, problem, seconds)
+        if seconds > _WARN_AFTER and not warned:
             warned = True
             logger.warning("%s: %s; tried again for %.0f s", url, problem, policy.patience)
         if stop.wait(pause):
-            raise Stopped
+            raise TransferStopped
 
 
-def _nothing(url: str, problem: str, seconds: float) -> Fetched:
+def _empty_shard(url: str, problem: str, seconds: float) -> FetchedShard:
     empty = TarIndex(np.zeros((0, 3, 2), np.int64), np.zeros(0, np.uint8), np.zeros(0, np.uint8), np.zeros(0, int))
-    return Fetched(url, tempfile.TemporaryFile(), empty, problem, seconds)
+    return FetchedShard(url, tempfile.TemporaryFile(), empty, problem, seconds)
 
 
 def _copy(url: str, stall: float, stop: threading.Event) -> IO[bytes]:
     if not is_remote(url):
-        return opened(url)
+        return open_local(url)
     with ExitStack() as undo:
-        file = undo.enter_context(tempfile.TemporaryFile(prefix="grainclip-", dir=_folder()))
+        file = undo.enter_context(tempfile.TemporaryFile(prefix="grainclip-", dir=_cache_folder()))
         receive(url, file, stall, stop)
         undo.pop_all()
     return file
 
 
-def _folder() -> str | None:
+def _cache_folder() -> str | None:
     folder = os.environ.get("GRAINCLIP_CACHE")
     if folder:
         os.makedirs(folder, exist_ok=True)
     return folder or None
 
 
-def _indexed(url: str, file: IO[bytes]) -> Fetched:
+def _indexed(url: str, file: IO[bytes]) -> FetchedShard:
     file.seek(0)
     try:
-        return Fetched(url, file, scan(file), "")
+        return FetchedShard(url, file, scan(file), "")
     except TarError as error:
-        return Fetched(url, file, error.index, f"the tar cannot be read on: {error}")
+        return FetchedShard(url, file, error.index, f"the tar cannot be read on: {error}")
 
 
-def fetched_ahead(steps: Iterable[tuple[T, str | None]], policy: FetchPolicy) -> Iterator[tuple[T, Fetched | None]]:
-    """The shards of ``steps``, each with its partner; the next ``AHEAD`` are being copied meanwhile.
+def fetch_ahead(steps: Iterable[tuple[T, str | None]], policy: FetchPolicy) -> Iterator[tuple[T, FetchedShard | None]]:
+    """The shards of ``steps``, pairs of a tag and a URL, each with its tag; the next ``AHEAD`` are copied meanwhile.
 
-    A step without URL gives None in its turn. Closing the iterator ends all transfers.
+    A step without URL gives None. Closing the iterator ends all transfers.
     """
-    queue: deque[tuple[T, Future[Fetched] | None]] = deque()
+    queue: deque[tuple[T, Future[FetchedShard] | None]] = deque()
     remaining, stop = iter(steps), threading.Event()
     pool = ThreadPoolExecutor(1, "fetch")
     try:

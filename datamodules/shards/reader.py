@@ -1,4 +1,4 @@
-"""Read samples of local shards by number: the one reader of tars that training, validation and ``inspect`` share."""
+"""Read samples of local shards by number, for training, validation and ``lightning inspect``."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _OPEN = 128  # files a process keeps open
 
 
 class IndexedShards(NamedTuple):
-    """The shards of one source and where their samples lie."""
+    """The shards of one source and their indices."""
 
     urls: list[str]
     indices: list[TarIndex]
 
     @classmethod
     def of(cls, shards: Sequence[Shard]) -> IndexedShards:
-        """Raises ``ShardError`` where a shard is damaged. Members that belong to no sample are told."""
+        """Index ``shards``; members of no sample are logged. Raises ``ShardError`` where a shard is damaged."""
         indices = [shard.index() for shard in shards]
         strays = [(shard.url, index) for shard, index in zip(shards, indices, strict=True) if index.strays]
         if strays:
@@ -46,7 +46,7 @@ class IndexedShards(NamedTuple):
 
 
 class TarReader:
-    """Reads samples of a source by number. Keeps the files that it used last open."""
+    """Reads samples of a source by number. The files used last stay open."""
 
     def __init__(self, source: IndexedShards) -> None:
         self.source = source
@@ -97,5 +97,5 @@ class TarReader:
 
 
 def sample_id(shard: str, number: int) -> int:
-    """A 64-bit identity of a shard's ``number``-th sample. A key is none: many writers count anew in each shard."""
+    """A 64-bit identity of a shard's ``number``-th sample. Keys are not unique: many writers restart in each shard."""
     return word_hash(f"{shard}/{number}")

@@ -1,8 +1,8 @@
-"""Byte offsets of each sample in a tar: found by one walk over the headers, kept in a small file beside the shard.
+"""Byte offsets of each sample in a tar: found by one walk over the headers, stored in a small file beside the shard.
 
 With it a sample is read by its number with one or two system calls, in any order and by any number of readers at once.
-The file is called like the shard with ``.idx`` behind and holds plain arrays. It notes the shard's size and the
-checksum of some of its headers, so the index of a shard that was written anew is not believed.
+The file has the shard's name with ``.idx`` behind it and holds plain arrays. It also has the shard's size and a
+checksum of some of its headers, so an index that belongs to an older shard is not used.
 
 ``datamodules.shards.tar_members`` says which members make up a sample, and which are strays.
 """
@@ -28,14 +28,14 @@ from datamodules.shards.tar_members import IMAGE, Entry, group_members
 SUFFIX = ".idx"
 LAYOUT = 2  # of the index file
 PARTS = (IMAGE, "json", "tokens")
-CORE = (IMAGE, "json")  # without any of these it is no sample
-MOST_BYTES = {"image": 1 << 28, "json": 1 << 24, "tokens": 1 << 24}  # more than this is no sample but an attack
+CORE = (IMAGE, "json")  # a sample has at least one of these
+MOST_BYTES = {"image": 1 << 28, "json": 1 << 24, "tokens": 1 << 24}  # larger members are refused as an attack
 _BLOCK = 512  # a header's bytes
-_PROBES = 8  # samples whose headers are compared to see whether an index still fits
+_PROBES = 8  # samples whose headers are compared to check that an index belongs to the tar
 
 
 class TarError(ValueError):
-    """A tar is damaged; the message says where. ``index`` holds the samples before that place."""
+    """A tar is damaged; the message says where. ``index`` holds the samples before the damage."""
 
     def __init__(self, message: str, index: TarIndex) -> None:
         super().__init__(message)
@@ -70,8 +70,8 @@ class TarIndex:
         return self.names[start : int(self.ends[number])].tobytes().decode()
 
     def read(self, file: int, number: int, parts: Sequence[str] = PARTS) -> dict[str, Any]:
-        """The members of sample ``number`` from an open file: ``{"__key__", "jpg" | ..., "json", "tokens"}``; of these
-        the ``parts``.
+        """The members of sample ``number`` from an open file: ``{"__key__", "jpg" | ..., "json", "tokens"}``, of
+        ``parts`` alone.
 
         Raises ``SampleError``: reason ``shard`` where the file ends too early or fails, ``size`` where a member is
         absurdly large.
@@ -105,13 +105,13 @@ def scan(file: IO[bytes]) -> TarIndex:
     Raises ``TarError`` where it is no tar, is cut, or holds something else behind its last whole member.
     """
     entries, strays, problem = group_members(file, PARTS[1:], CORE)
-    index = _packed(entries, strays)
+    index = _pack_index(entries, strays)
     if problem:
         raise TarError(problem, index)
     return index
 
 
-def _packed(entries: list[Entry], strays: list[str]) -> TarIndex:
+def _pack_index(entries: list[Entry], strays: list[str]) -> TarIndex:
     spans = [[entry.spans.get(part, (-1, 0)) for part in PARTS] for entry in entries]
     names = [entry.key.encode("utf-8", "backslashreplace") for entry in entries]
     return TarIndex(
@@ -130,7 +130,7 @@ def index_path(tar: Path) -> Path:
 
 
 def write_index(tar: Path) -> TarIndex:
-    """Index a tar and keep that beside it, written whole or not at all. Raises ``TarError`` as ``scan``."""
+    """Index a tar and store the index beside it, atomically. Raises ``TarError`` as ``scan``."""
     with tar.open("rb") as file:
         index = scan(file)
         stamp = _stamp(file, index)
@@ -145,16 +145,16 @@ def write_index(tar: Path) -> TarIndex:
 
 
 def load_index(tar: Path) -> TarIndex:
-    """The index beside ``tar`` where it fits, else one made on the spot. Raises ``TarError`` as ``scan``."""
-    index = kept_index(tar)
+    """The index stored beside ``tar``, or a new one where there is none that fits. Raises ``TarError`` as ``scan``."""
+    index = stored_index(tar)
     if index is not None:
         return index
     with tar.open("rb") as file:
         return scan(file)
 
 
-def kept_index(tar: Path) -> TarIndex | None:
-    """The index beside ``tar``; None where there is none, or it is not this tar's."""
+def stored_index(tar: Path) -> TarIndex | None:
+    """The index stored beside ``tar``; None where there is none, or it is not this tar's."""
     try:
         with ExitStack() as stack:
             raw, file = (stack.enter_context(path.open("rb")) for path in (index_path(tar), tar))

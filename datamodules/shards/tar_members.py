@@ -1,9 +1,9 @@
-"""Groups the members of a tar into samples: reads the headers and joins members of one name.
+"""Groups the members of a tar into samples by their names; only headers are read.
 
 A member is called KEY.PART. WebDataset's rule, that the key ends at the first dot, holds where what follows is a part
 that is asked for. Elsewhere the key ends at the last dot, so that ``IMG_1.2.jpg`` and ``IMG_1.2.json`` are a sample.
-``a.seg.png`` beside the sample ``a`` is none: it belongs to ``a``, as for WebDataset, unless a ``a.seg.json`` stands
-there too. Members of no sample are strays, and counted; files that macOS adds (``._a.jpg``) are among them.
+``a.seg.png`` beside the sample ``a`` is no sample: it belongs to ``a``, as for WebDataset, unless there is an
+``a.seg.json`` too. Members of no sample are strays, and counted; files that macOS adds (``._a.jpg``) are among them.
 
 Members of one sample need not stand together; a name that comes a second time begins another sample.
 """
@@ -19,7 +19,7 @@ from datamodules.sample import IMAGE_EXTENSIONS
 
 IMAGE = "image"
 _BLOCK = 512  # a header's bytes
-_BEHIND = 1 << 16  # bytes behind the end that are looked at; tar pads to 10,240
+_PADDING = 1 << 16  # bytes behind the end that must be empty; tar pads to 10,240
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 
 
@@ -30,12 +30,12 @@ class Entry:
         self.key = key
         self.spans: dict[str, tuple[int, int]] = {}
         self.extension = IMAGE_EXTENSIONS[0]
-        self.place = -1  # of its first member
+        self.offset = -1  # of its first member
 
     def add(self, part: str, extension: str, offset: int, length: int) -> None:
         """Add a member."""
         self.spans[part] = (offset, length)
-        self.place = offset if self.place < 0 else min(self.place, offset)
+        self.offset = offset if self.offset < 0 else min(self.offset, offset)
         if part == IMAGE:
             self.extension = extension
 
@@ -44,9 +44,10 @@ class Entry:
         return any(part in self.spans for part in core)
 
 
-class Grouped(NamedTuple):
-    """Samples in the order of their first members, names of members that belong to none, and what is wrong with the tar
-    ("" where it is whole).
+class TarContents(NamedTuple):
+    """Samples in the order of their first members, and names of members that belong to none.
+
+    ``problem`` says what is wrong with the tar, "" where it is whole.
     """
 
     entries: list[Entry]
@@ -54,8 +55,8 @@ class Grouped(NamedTuple):
     problem: str
 
 
-def group_members(file: IO[bytes], parts: Collection[str], core: Collection[str]) -> Grouped:
-    """Put the members of an open tar together; their data is not read.
+def group_members(file: IO[bytes], parts: Collection[str], core: Collection[str]) -> TarContents:
+    """Group the members of an open tar; their data is not read.
 
     Args:
         file: a tar that is not compressed.
@@ -63,7 +64,7 @@ def group_members(file: IO[bytes], parts: Collection[str], core: Collection[str]
         core: a sample holds one of these at least, of ``parts`` or ``IMAGE``.
     """
     first_dot_entries: dict[str, list[Entry]] = {}
-    last_dot_entries: dict[str, list[Entry]] = {}  # whose key ends at the last dot, if they are samples
+    last_dot_entries: dict[str, list[Entry]] = {}  # candidates whose key ends at the last dot
     other_names: list[str] = []  # members of no known part whose sample has not begun
     problem = ""
     try:
@@ -92,7 +93,7 @@ def group_members(file: IO[bytes], parts: Collection[str], core: Collection[str]
                 strays += [f"{key}.{part}" for part in entry.spans]
     samples |= {entry.key for entry in whole_entries}
     strays += [name for name in other_names if not {_first_dot(name), name.rpartition(".")[0]} & samples]
-    return Grouped(sorted(whole_entries, key=lambda entry: entry.place), strays, problem)
+    return TarContents(sorted(whole_entries, key=lambda entry: entry.offset), strays, problem)
 
 
 def _add(entries: dict[str, list[Entry]], key: str, part: str, extension: str, offset: int, length: int) -> None:
@@ -137,5 +138,5 @@ def _members(file: IO[bytes]) -> Iterator[tuple[str, int, int]]:
             raise ValueError(f"what stands at byte {tar.offset} is no tar header")
         if len(end) < _BLOCK:
             raise ValueError(f"cut: it ends at byte {size} without the empty block that ends a tar")
-        if any(file.read(_BEHIND)):
+        if any(file.read(_PADDING)):
             raise ValueError(f"more stands behind its end at byte {tar.offset}; were tars put together with cat?")

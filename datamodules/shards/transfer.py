@@ -1,4 +1,4 @@
-"""A shard's bytes from wherever they are: by the command that speaks to its storage, which is ended when it hangs."""
+"""The transfer of a shard's bytes by the command-line client of its storage, which is stopped when it hangs."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-_PART = 1 << 20  # bytes read at once
-_ENOUGH = 1 << 16  # bytes that count as progress
+_CHUNK = 1 << 20  # bytes read at once
+_PROGRESS_BYTES = 1 << 16  # bytes that count as progress
 _POLL = 0.2  # seconds after which a request to stop is seen
 _CURL = ("curl", "--fail", "--silent", "--show-error", "--location", "--connect-timeout", "30")
-_UNREACHED = {5, 6, 7, 16, 18, 28, 35, 52, 55, 56, 92}  # curl: no host, no connection, broken off, too slow
+_UNREACHABLE = {5, 6, 7, 16, 18, 28, 35, 52, 55, 56, 92}  # curl: no host, no connection, broken off, too slow
 _BUSY = re.compile(r"error: (408|425|429|5\d\d)")  # HTTP: later, perhaps
 
 
 class RefusedError(OSError):
-    """Storage answers that it does not give the shard."""
+    """Storage refuses the shard."""
 
 
-class Stopped(Exception):
-    """The transfer was ended from outside."""
+class TransferStopped(Exception):
+    """The transfer was stopped by its caller."""
 
 
 def receive(url: str, file: IO[bytes], stall: float, stop: threading.Event) -> None:
@@ -35,22 +35,22 @@ def receive(url: str, file: IO[bytes], stall: float, stop: threading.Event) -> N
 
     Raises:
         RefusedError: there is no such shard, or the command fails.
-        OSError: there is no answer, or it breaks off, or nothing comes for ``stall`` seconds.
-        Stopped: ``stop`` was set.
+        OSError: storage does not answer, breaks off, or sends nothing for ``stall`` seconds.
+        TransferStopped: ``stop`` was set.
     """
     command = command_for(url)
     if command is not None:
         _run(command, file, stall, stop)
         return
-    with opened(re.sub(r"^file:(//)?", "", url)) as source:
-        while part := source.read(_PART):
+    with open_local(re.sub(r"^file:(//)?", "", url)) as source:
+        while part := source.read(_CHUNK):
             file.write(part)
             if stop.is_set():
-                raise Stopped
+                raise TransferStopped
 
 
-def opened(path: str) -> IO[bytes]:
-    """A file of this machine. Raises ``RefusedError`` where it is not there or may not be read."""
+def open_local(path: str) -> IO[bytes]:
+    """Open a local file. Raises ``RefusedError`` where it does not exist or may not be read."""
     try:
         return Path(path).open("rb")
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
@@ -99,7 +99,7 @@ def _run(command: str | list[str], file: IO[bytes], stall: float, stop: threadin
             raise RefusedError(f"there is no command {command[0]!r} on this machine") from error
         try:
             assert process.stdout is not None
-            _drain(process.stdout, file, stall, stop)
+            _copy_output(process.stdout, file, stall, stop)
             status = process.wait(stall)
         except subprocess.TimeoutExpired as error:
             raise TimeoutError(f"its command sent all, but does not end in {stall:g} s") from error
@@ -109,28 +109,28 @@ def _run(command: str | list[str], file: IO[bytes], stall: float, stop: threadin
             raise _failure(command, status, errors)
 
 
-def _drain(source: IO[bytes], file: IO[bytes], stall: float, stop: threading.Event) -> None:
+def _copy_output(source: IO[bytes], file: IO[bytes], stall: float, stop: threading.Event) -> None:
     received, last_mark, deadline = 0, 0, time.monotonic() + stall
     with selectors.DefaultSelector() as selector:
         selector.register(source, selectors.EVENT_READ)
         while True:
             if stop.is_set():
-                raise Stopped
+                raise TransferStopped
             if time.monotonic() > deadline:
                 raise TimeoutError(f"it hangs: {received - last_mark} bytes in {stall:g} s, {received} in all")
             if not selector.select(_POLL):
                 continue
-            part = os.read(source.fileno(), _PART)
+            part = os.read(source.fileno(), _CHUNK)
             if not part:
                 return
             file.write(part)
             received += len(part)
-            if received - last_mark >= _ENOUGH:
+            if received - last_mark >= _PROGRESS_BYTES:
                 last_mark, deadline = received, time.monotonic() + stall
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the command and all that it has started."""
+    """Kill the command and all processes that it has started."""
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -144,6 +144,6 @@ def _failure(command: str | list[str], status: int, errors: IO[bytes]) -> OSErro
     lines = errors.read().decode(errors="replace").strip().splitlines()
     message = f"{lines[-1].strip()[:200]} (exit status {status})" if lines else f"exit status {status}"
     curl = not isinstance(command, str) and command[0] == "curl"
-    if curl and (status in _UNREACHED or (status == 22 and _BUSY.search(message))):
+    if curl and (status in _UNREACHABLE or (status == 22 and _BUSY.search(message))):
         return ConnectionError(message)
     return RefusedError(message)

@@ -1,9 +1,9 @@
-"""Samples to look at: the image with its boxes, the caption with its phrases marked, as HTML and in a terminal.
+"""Views of samples: the image with its boxes, the caption with its phrases marked, as HTML and in a terminal.
 
 Stop-phrases are dotted and grey on the page, dim in the terminal.
 
-What stands in a shard is shown and never trusted: Jinja escapes all text, keys name no file, and a sample that cannot
-be used is shown with the reason.
+A shard's content is not trusted: Jinja escapes all text, keys name no file, and a sample that cannot be used is shown
+with the reason.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ PAGE_SIDE, TERMINAL_COLUMNS = 640, 48  # pixels, characters
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A sample and its small image, or why it cannot be used."""
+class SampleView:
+    """A sample and its small image, or the ``problem`` for which it cannot be used."""
 
     shard: str
     key: str
@@ -44,24 +44,24 @@ class Shown:
     problem: str = ""
 
 
-def look_at(reader: TarReader, numbers: Iterable[int]) -> Iterator[Shown]:
-    """The samples ``numbers`` of a source."""
+def view_samples(reader: TarReader, numbers: Iterable[int]) -> Iterator[SampleView]:
+    """The views of the samples ``numbers`` of a source."""
     for number in numbers:
         shard, key = reader.name(number)
         try:
             sample = Sample.from_members(reader.read(number))
             image = open_image(sample.image)
             size = upright_size(image)
-            share = min(1.0, PAGE_SIDE / max(size))
-            shown = max(1, int(size[0] * share)), max(1, int(size[1] * share))
-            draft(image, shown)
-            small = as_rgb(image).resize(shown)
+            scale = min(1.0, PAGE_SIDE / max(size))
+            small_size = max(1, int(size[0] * scale)), max(1, int(size[1] * scale))
+            draft(image, small_size)
+            small = as_rgb(image).resize(small_size)
         except SampleError as error:
-            yield Shown(shard, key, None, None, (0, 0), f"{error.reason}: {error}")
+            yield SampleView(shard, key, None, None, (0, 0), f"{error.reason}: {error}")
         except UNREADABLE as error:
-            yield Shown(shard, key, None, None, (0, 0), f"image: {error}")
+            yield SampleView(shard, key, None, None, (0, 0), f"image: {error}")
         else:
-            yield Shown(shard, key, sample, small, size)
+            yield SampleView(shard, key, sample, small, size)
 
 
 def colour_of(phrase: int | None) -> str:
@@ -72,9 +72,9 @@ def colour_of(phrase: int | None) -> str:
 def pieces(
     caption: str, phrases: Sequence[Phrase], stop_phrases: Sequence[Phrase] = ()
 ) -> Iterator[tuple[str, int | None]]:
-    """The caption cut at phrases: text and which phrase it is; stop-phrases have the numbers after those of phrases.
+    """The caption cut at phrases: each text with its phrase's index, None between phrases.
 
-    Of phrases that overlap the first and longest shows.
+    Stop-phrases are numbered after the phrases. Of phrases that overlap the first and longest is kept.
     """
     end, phrases = 0, [*phrases, *stop_phrases]
     for index in sorted(range(len(phrases)), key=lambda i: (phrases[i].start, -phrases[i].end)):
@@ -86,11 +86,11 @@ def pieces(
     yield caption[end:], None
 
 
-def page(shown: Iterable[Shown], title: str) -> str:
-    """A web page that needs no other file."""
+def page(views: Iterable[SampleView], title: str) -> str:
+    """A web page of the samples that needs no other file."""
     pages = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     helpers = {"colour_of": colour_of, "counts": _counts, "jpeg": _jpeg, "name_of": _name, "pieces": pieces}
-    return pages.from_string(TEMPLATE.read_text("utf-8")).render(samples=shown, title=title, **helpers)
+    return pages.from_string(TEMPLATE.read_text("utf-8")).render(views=views, title=title, **helpers)
 
 
 def _jpeg(image: Image.Image) -> str:
@@ -104,7 +104,7 @@ def _pieces_of(sample: Sample) -> Iterator[tuple[str, int | None]]:
 
 
 def _counts(sample: Sample) -> str:
-    """In words; a region is a box with one of its phrases, so that there may be more regions than boxes."""
+    """The sample's numbers in words; a region is a box with one of its phrases, so there may be more than boxes."""
     boxes = len({region.box for region in sample.regions})
     numbers = {
         "sentences": len(sample.sentences),
@@ -121,16 +121,16 @@ def _name(region: Region, sample: Sample) -> str:
     return " · ".join(filter(None, [phrase, region.label]))
 
 
-def panel(one: Shown) -> RenderableType:
+def panel(view: SampleView) -> RenderableType:
     """A sample for a terminal: the image in half blocks, the caption with its phrases in the boxes' colours."""
-    title = escape(printable(f"{one.key} · {one.size[0]}×{one.size[1]} · {one.shard}"))
-    if one.sample is None or one.image is None:
-        return Panel(Text(printable(one.problem), style="red"), title=title)
+    title = escape(printable(f"{view.key} · {view.size[0]}×{view.size[1]} · {view.shard}"))
+    if view.sample is None or view.image is None:
+        return Panel(Text(printable(view.problem), style="red"), title=title)
     caption = Text()
-    for text, index in _pieces_of(one.sample):
-        caption.append(printable(text), style=_style(index, one.sample))
-    tail = Text(_counts(one.sample), style="dim")
-    return Panel(Group(_blocks(one.image, one.sample), Text(), caption, tail), title=title)
+    for text, index in _pieces_of(view.sample):
+        caption.append(printable(text), style=_style(index, view.sample))
+    tail = Text(_counts(view.sample), style="dim")
+    return Panel(Group(_blocks(view.image, view.sample), Text(), caption, tail), title=title)
 
 
 def _style(index: int | None, sample: Sample) -> Style:

@@ -1,8 +1,8 @@
-"""Write samples into shards: plain WebDataset tars, and a ``manifest.json`` that says what they hold.
+"""Write samples into shards: plain WebDataset tars, and a ``manifest.json`` with their counts.
 
-A shard is written under another name and renamed when it is whole, so what ends in ``.tar`` can be read, whatever
-happened. Equal samples give equal bytes: the tars carry no times and no user. Every sample is read back before it is
-stored, so nothing is written that the reader would refuse.
+A shard is written under another name and renamed when it is whole, so every file called ``.tar`` can be read. Equal
+samples give equal bytes: the tars carry no times and no user. Every sample is read back before it is stored, so nothing
+is written that the reader would refuse.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def write_shards(
     """Write ``samples`` to ``folder/PREFIX-000000.tar``, ``...-000001.tar`` and so on, then the manifest.
 
     Args:
-        samples: what to write, in order; taken one at a time.
+        samples: the samples, in order; taken one at a time.
         folder: made where it is missing.
         source: the data set's name, for the manifest.
         prefix: how the shards' names begin.
@@ -61,7 +61,7 @@ def write_shards(
         old_file.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     labels: set[str] = set()
-    remaining = _noting_labels(samples, labels)
+    remaining = _collect_labels(samples, labels)
     first = next(remaining, None)
     shards: dict[str, dict[str, int]] = {}
     while first is not None:
@@ -84,7 +84,7 @@ def write_shards(
 
 
 def require_free(folder: Path, *, prefix: str = "shard", overwrite: bool = False) -> list[Path]:
-    """See that shards can be written into ``folder``. Call it before any long work.
+    """Check before any long work that shards can be written into ``folder``.
 
     Returns:
         The files there that writing would replace; only with ``overwrite`` there may be shards or a manifest.
@@ -101,7 +101,7 @@ def require_free(folder: Path, *, prefix: str = "shard", overwrite: bool = False
     return [*old, *folder.glob(f"{prefix}-[0-9]*.tar.partial")]
 
 
-def _noting_labels(samples: Iterable[Sample], labels: set[str]) -> Iterator[Sample]:
+def _collect_labels(samples: Iterable[Sample], labels: set[str]) -> Iterator[Sample]:
     for sample in samples:
         if len(labels) <= MOST_LABELS:
             labels.update(region.label for region in sample.regions if region.label)
@@ -109,7 +109,7 @@ def _noting_labels(samples: Iterable[Sample], labels: set[str]) -> Iterator[Samp
 
 
 def write_shard(path: Path, samples: Iterable[Sample]) -> int:
-    """Write one shard of all ``samples``, whole or not at all; how many there are. Without any no file is written.
+    """Write one shard of all ``samples``, atomically; their number. Without samples no file is written.
 
     Raises:
         ValueError: a key is no plain name or stands twice, or a sample is one that the reader would refuse.
@@ -125,7 +125,7 @@ def package_versions() -> dict[str, str]:
 
 
 def _write_shard(path: Path, first: Sample, remaining: Iterator[Sample], max_samples: int) -> tuple[int, Sample | None]:
-    """Fill one shard. Returns how many samples it took, and the sample that no longer went in."""
+    """Fill one shard. Returns the number of its samples, and the first sample of the next shard."""
     from webdataset.writer import TarWriter  # it imports torch, for which `lightning prepare --help` need not wait
 
     partial = path.with_name(path.name + ".partial")
@@ -161,7 +161,7 @@ def _checked(sample: Sample) -> dict[str, Any]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write ``text`` to ``path``, whole or not at all; a full disk is told with its name."""
+    """Write ``text`` to ``path`` atomically; the error of a full disk names it."""
     with named_disk_errors(path):
         write_text(path, text)
 

@@ -9,16 +9,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from datamodules.shards.discovery import ShardError, expand_shards, is_remote, refuse_damaged
-from datamodules.shards.tar_index import TarError, kept_index, write_index
+from datamodules.shards.discovery import ShardError, expand_local_shards, refuse_damaged
+from datamodules.shards.tar_index import TarError, stored_index, write_index
 from lightning_modules.errors import fail
 
 
 def run(given: Namespace) -> int:
     """The command; ``SystemExit(2)`` with one line on bad input."""
     try:
-        tars = _local(given.shards)
-        wanted = [tar for tar in tars if given.again or kept_index(tar) is None]
+        tars = [Path(tar) for tar in expand_local_shards(given.shards, "indexed")]
+        wanted = [tar for tar in tars if given.again or stored_index(tar) is None]
         start = time.perf_counter()
         counts = list(_written(wanted, given.processes))
     except (ShardError, OSError) as error:
@@ -32,14 +32,6 @@ def run(given: Namespace) -> int:
     if strays:
         sys.stdout.write(f"{strays} members belong to no sample and are not read\n")
     return 0
-
-
-def _local(patterns: Sequence[str]) -> list[Path]:
-    urls = expand_shards(patterns)
-    remote = [url for url in urls if is_remote(url)]
-    if remote:
-        raise ShardError(f"only local shards can be indexed, got {remote[0]}")
-    return [Path(url) for url in urls]
 
 
 def _written(tars: Sequence[Path], processes: int) -> Iterator[tuple[int, int]]:

@@ -10,7 +10,7 @@ from datamodules.atomic_write import write_text
 from datamodules.reading.shuffle_order import hash_key, permutation
 from datamodules.shards.discovery import ShardError, find_shards
 from datamodules.shards.reader import IndexedShards, TarReader
-from datamodules.shards.viewer import look_at, page, panel
+from datamodules.shards.viewer import page, panel, view_samples
 from lightning_modules.cli.output_paths import make_room
 from lightning_modules.errors import fail
 
@@ -25,7 +25,7 @@ def run(given: Namespace) -> int:
             raise ShardError("only local shards can be inspected")
         reader = TarReader(IndexedShards.of(shards))
         numbers = _keyed(reader, given.key) if given.key else _chosen(len(reader), given.number, given.seed)
-        shown = look_at(reader, numbers)
+        shown = view_samples(reader, numbers)
         if given.html is None:
             Console().print(*map(panel, shown), sep="\n")
         else:

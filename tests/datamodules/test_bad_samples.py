@@ -10,7 +10,7 @@ import pytest
 
 from datamodules import GrainSampling, GranularityData, Squash
 from datamodules.batch import Skip
-from datamodules.reading.bad_samples import DataError, SkipNotes, SkipPolicy, ended
+from datamodules.reading.bad_samples import DataError, SkipNotes, SkipPolicy, with_last_skip
 from tests.helpers.tiny import make_sample, picture, write_tar
 
 BAD = {"jpg": b"no picture"}
@@ -113,10 +113,10 @@ def test_each_reason_is_logged_a_few_times(tmp_path, caplog):
 
 def test_lines_fit():
     skip = Skip("image", "a/long/path/to/the/shards/train-000017.tar", "000123", "it is cut " * 30)
-    line = ended("5 of 100 samples cannot be used", skip)
+    line = with_last_skip("5 of 100 samples cannot be used", skip)
     assert line.startswith("5 of 100 samples cannot be used. The last: train-000017.tar, sample '000123': it is cut ")
     assert len(line) == 200
-    assert ended("nothing", None) == "nothing"
+    assert with_last_skip("nothing", None) == "nothing"
 
 
 def test_policy_refuses():

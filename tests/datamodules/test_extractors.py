@@ -12,7 +12,7 @@ import pytest
 from datamodules import scenes
 from datamodules.formats.row_readers import json_lines
 from datamodules.granularity.cutting import extract_phrases, split_sentences
-from datamodules.granularity.extractors import NLTK, RuleExtractor, SpacyExtractor, extractor_named
+from datamodules.granularity.extractors import NLTK, RuleExtractor, SpacyExtractor, make_extractor
 from lightning_modules.cli.main import main
 from tests.datamodules.prepared import read
 from tests.helpers.tiny import picture
@@ -97,10 +97,10 @@ def test_without_any_data_the_rules_prepare(tmp_path, monkeypatch, capsys):
 
 
 def test_extractors_by_name():
-    assert [extractor_named(name, "m") for name in ("nltk", "rules", "spacy")] == [NLTK, RULES, SpacyExtractor("m")]
+    assert [make_extractor(name, "m") for name in ("nltk", "rules", "spacy")] == [NLTK, RULES, SpacyExtractor("m")]
     assert pickle.loads(pickle.dumps(SpacyExtractor("m"))) == SpacyExtractor("m")
     with pytest.raises(ValueError, match="extractor must be 'nltk', 'rules' or 'spacy', got 'x'"):
-        extractor_named("x", "m")
+        make_extractor("x", "m")
 
 
 def test_missing_spacy_is_told(monkeypatch):

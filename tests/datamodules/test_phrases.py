@@ -63,7 +63,7 @@ def test_the_tagger_gives_nltks_tags(captions):
 
 
 def test_the_tagger_forgets_words_when_there_are_too_many(captions, monkeypatch):
-    monkeypatch.setattr("datamodules.granularity.tagger._MOST_WORDS", 100)
+    monkeypatch.setattr("datamodules.granularity.tagger._CACHED_WORDS", 100)
     model = perceptron_tagger()
     small, words = Tagger(model.model.weights, model.tagdict), captions[0].split()[:40]
     for start in range(30):

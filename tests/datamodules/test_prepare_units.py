@@ -17,7 +17,7 @@ from datamodules.prepare.job import PrepareJob
 from datamodules.prepare.rejected import Rejects
 from datamodules.prepare.shard_jobs import in_units, write_units
 from datamodules.prepare.statistics import Statistics
-from datamodules.shards.tar_index import kept_index
+from datamodules.shards.tar_index import stored_index
 from tests.helpers.killing import kill_once_going
 from tests.helpers.tiny import make_sample
 
@@ -42,7 +42,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 def keys(out: Path) -> list[str]:
-    indices = [kept_index(tar) for tar in sorted(out.glob("*.tar"))]
+    indices = [stored_index(tar) for tar in sorted(out.glob("*.tar"))]
     return [index.key(n) for index in indices if index is not None for n in range(len(index))]
 
 

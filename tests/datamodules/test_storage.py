@@ -153,7 +153,7 @@ def test_stop_and_go_on_with_a_shard_that_was_lost(tmp_path, workers):
             before = stream(urls, 2, skip, SHORT)
             first = epoch(before, stop, workers)
             again = stream(urls, 2, skip, SHORT)
-            again.take_up(before.state())
+            again.restore(before.state())
             rest = epoch(again, 20, workers, start=stop)
             assert keys(first + rest) == keys(whole)
             assert counted(first) + counted(rest) == counted(whole)
@@ -169,7 +169,7 @@ def test_the_rest_of_a_pass_with_gaps_is_exact(tmp_path):
             found = epoch(before, stop)
             server.missing = set()
             again = stream(urls, 5, SkipPolicy(0.9), SHORT, shuffle_samples=1)
-            again.take_up(before.state())
+            again.restore(before.state())
             found += epoch(again, 11, start=stop)
             assert sorted(keys(found[:5])) == [f"{n:06d}" for n in range(30) if n % 6 != lost]
             assert sorted(keys(found[5:])) == [f"{n:06d}" for n in range(30)]
@@ -235,7 +235,7 @@ def test_a_hanging_transfer_ends_with_its_reader(tmp_path):
     good = write_shards(tmp_path, 4, 1)[0]
     steps = [(0, f"pipe:cat {good}"), (1, "pipe:sleep 1000")]
     threads, start = threading.active_count(), time.monotonic()
-    shards = download.fetched_ahead(steps, FetchPolicy())
+    shards = download.fetch_ahead(steps, FetchPolicy())
     shard = next(shards)[1]
     assert shard is not None
     shard.file.close()
@@ -294,10 +294,10 @@ def test_other_shards_than_the_checkpoint_s_are_counted_anew(tmp_path, caplog):
     reader = stream(urls)
     epoch(reader, 3)
     moved = stream([url.replace(str(tmp_path), "elsewhere") for url in urls])
-    moved.take_up(reader.state())
+    moved.restore(reader.state())
     assert moved.samples == 12
     other = stream([urls[0], urls[2], urls[1]])
-    other.take_up(reader.state())
+    other.restore(reader.state())
     assert other.samples is None
     assert "not those of the checkpoint" in caplog.text
 

@@ -70,7 +70,7 @@ def test_stop_anywhere(tmp_path, shards, ranks, workers):
         assert UNKNOWN not in state["counts"] or ranks > 1
         for number, stop in enumerate((1, 3, total // 3, total // 2, total - 1)):
             again = stream([urls], rank, ranks, batch)
-            again.take_up(state if number % 2 else None)
+            again.restore(state if number % 2 else None)
             rest = list(again.loader(stop * batch * ranks, total - stop, workers))
             assert keys(rest) == keys(whole[stop:])
             assert all(torch.equal(a.images, b.images) for a, b in zip(rest, whole[stop:], strict=True))
@@ -109,7 +109,7 @@ def test_a_resumed_run_opens_no_shard_that_is_done(tmp_path, monkeypatch):
     list(reader.loader(0, 6, 0))
     first, opened[:] = list(opened[:6]), []
     again = stream([remote(paths)], batch_size=2, shuffle_samples=1)
-    again.take_up(reader.state())
+    again.restore(reader.state())
     list(again.loader(2 * 4, 1, 0))
     assert opened[0] == first[4]
     assert not {*opened[:2]} & {*first[:4]}
@@ -124,7 +124,7 @@ def test_no_more_shards_are_kept_than_asked(tmp_path):
             asked.append(n)
             yield n, url
 
-    for n, shard in download.fetched_ahead(steps(), FetchPolicy()):
+    for n, shard in download.fetch_ahead(steps(), FetchPolicy()):
         assert len(asked) - 1 - n <= download.AHEAD
         assert shard is not None
         shard.file.close()

@@ -15,7 +15,7 @@ from datamodules.sample import SampleError
 from datamodules.shards import tar_index
 from datamodules.shards.discovery import ShardError, find_shards
 from datamodules.shards.reader import IndexedShards
-from datamodules.shards.tar_index import TarError, index_path, kept_index, load_index, scan, write_index
+from datamodules.shards.tar_index import TarError, index_path, load_index, scan, stored_index, write_index
 from lightning_modules.cli.main import main
 from tests.helpers.tiny import make_sample, write_shards, write_tar
 
@@ -87,7 +87,7 @@ def test_members_of_no_sample_are_counted_and_told(tmp_path, capsys, caplog, mon
     assert index.stray in strays
     assert main(["index", str(path)]) == 0
     assert "7 members belong to no sample" in capsys.readouterr().out
-    kept = kept_index(path)
+    kept = stored_index(path)
     assert kept is not None
     assert (kept.strays, kept.stray) == (7, index.stray)
     monkeypatch.setattr(logging.getLogger("grainclip"), "propagate", True)
@@ -117,22 +117,22 @@ def test_members_that_stand_apart_or_twice(tmp_path):
 
 def test_the_index_is_kept_and_only_believed_of_its_tar(tmp_path):
     path = write_shards(tmp_path, 6, 1)[0]
-    assert kept_index(path) is None
+    assert stored_index(path) is None
     made = write_index(path)
-    kept = kept_index(path)
+    kept = stored_index(path)
     assert kept is not None
     assert (kept.spans == made.spans).all()
     assert [kept.key(n) for n in range(6)] == [made.key(n) for n in range(6)] == [f"{n:06d}" for n in range(6)]
     data = bytearray(path.read_bytes())
     data[100] ^= 1  # a header, not the size
     path.write_bytes(data)
-    assert kept_index(path) is None
+    assert stored_index(path) is None
     write_tar(path, [make_sample(n) for n in range(9)])
-    assert kept_index(path) is None
+    assert stored_index(path) is None
     assert len(load_index(path)) == 9
     for broken in (b"", b"PK\x03\x04 no archive", index_path(path).read_bytes()[:300]):
         index_path(path).write_bytes(broken)
-        assert kept_index(path) is None
+        assert stored_index(path) is None
 
 
 def test_a_damaged_tar_tells_what_it_still_holds(tmp_path):
@@ -159,7 +159,7 @@ def test_the_command(tmp_path, capsys):
     paths = write_shards(tmp_path, 6, 3)
     assert main(["index", str(tmp_path)]) == 0
     assert "indexed 3 of 3 shards: 6 samples" in capsys.readouterr().out
-    assert all(kept_index(path) is not None for path in paths)
+    assert all(stored_index(path) is not None for path in paths)
     assert main(["index", str(tmp_path / "*.tar"), "--processes", "2"]) == 0
     assert "indexed 0 of 3 shards" in capsys.readouterr().out
     assert [s.samples for s in find_shards(tmp_path)] == [2, 2, 2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datamodules import GrainSampling, GranularityData
 from datamodules.batch import Grain
 from datamodules.batching.tokenizer import Tokenizer
-from datamodules.reading.text_notes import read_part
+from datamodules.reading.text_notes import shorten
 from tests.helpers.tiny import make_sample, write_tar
 
 
@@ -40,4 +40,4 @@ def test_a_text_beyond_the_context_ends_where_the_model_stops_reading(tmp_path):
     tokenizer = Tokenizer(9)
     assert caption == "A red cube number 0 lies …"
     assert tokenizer.length("A red cube number 0 lies") <= 9 < tokenizer.length("A red cube number 0 lies here.")
-    assert read_part("unbelievable" * 30, tokenizer) == "…"
+    assert shorten("unbelievable" * 30, tokenizer) == "…"
