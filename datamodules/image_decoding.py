@@ -1,11 +1,11 @@
-"""Decode images by one rule, wherever they are read: upright, in RGB, the first frame, transparency over white.
+"""Decode images in the same way everywhere: upright, in RGB, the first frame, transparency over white.
 
 Orientation: an image is turned as its EXIF (or XMP) orientation says, as every viewer and annotation tool shows it, and
 boxes are those of the upright image. The header alone tells orientation and size, so a JPEG can still be drafted, that
 is decoded at a smaller scale, before it is turned.
 
-Colours: PIL clips 16-bit grey at 255, so that it becomes white, and uncovers what lies under alpha; ``as_rgb`` scales
-the one and lays the other over white.
+Colours: PIL clips 16-bit grey at 255, so that it becomes white, and drops the alpha channel; ``as_rgb`` scales the grey
+values and blends transparent pixels with white.
 """
 
 from __future__ import annotations

@@ -71,10 +71,10 @@ class SamplePreprocessor:
         stored_tokens = read_tokens(sample)
         image, counts = open_image(sample.image), Counter[str]()
         large = self.regions.large(boxes, *image.size) | (not self.random_texts)
-        pixels, moved, kept = self.transform(image, boxes, self.image_size, rng)
+        pixels, square_boxes, in_square = self.transform(image, boxes, self.image_size, rng)
         counts["dropped/small box"] += int((~large).sum())
         text_rng = rng if self.random_texts else None
-        box_rows = self.regions.draw(np.flatnonzero(kept & large).tolist(), text_rng)
+        box_rows = self.regions.draw(np.flatnonzero(in_square & large).tolist(), text_rng)
         row = {distinct_boxes[box]: i for i, box in enumerate(box_rows)}
         labels = _labels(sample)
         sampled = self.sampling.draw(sample, text_rng)
@@ -88,7 +88,7 @@ class SamplePreprocessor:
             },
             spans=self._spans(sampled, stored_tokens, counts),
             lemmas=[word_hash(p.lemma) for p in sampled.phrases],
-            boxes=moved[box_rows],
+            boxes=square_boxes[box_rows],
             labels=[word_hash(labels.get(box, "")) for box in row],
             links=_links(sample, sampled, row),
             choices=[

@@ -61,9 +61,9 @@ def move_boxes(
 ) -> tuple[Float[np.ndarray, "R 4"], Bool[np.ndarray, " R"]]:
     """Boxes in fractions of the image -> in fractions of its ``part``; and a mask of those at least half inside."""
     origin, extent = np.tile(part[:2], 2), np.tile(part[2:] - part[:2], 2)
-    moved = (boxes - origin) / extent
-    clipped = moved.clip(0.0, 1.0)
-    area = (moved[:, 2] - moved[:, 0]) * (moved[:, 3] - moved[:, 1])
+    part_boxes = (boxes - origin) / extent
+    clipped = part_boxes.clip(0.0, 1.0)
+    area = (part_boxes[:, 2] - part_boxes[:, 0]) * (part_boxes[:, 3] - part_boxes[:, 1])
     visible = (clipped[:, 2] - clipped[:, 0]) * (clipped[:, 3] - clipped[:, 1])
     return clipped, visible >= 0.5 * area
 

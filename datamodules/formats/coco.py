@@ -26,7 +26,7 @@ class CocoImage(NamedTuple):
 
 
 class CocoBox(NamedTuple):
-    """A row of ``annotations``: ``corners`` x0, y0, x1, y1 in pixels; ``crowd`` where it outlines many at once.
+    """A row of ``annotations``: ``corners`` x0, y0, x1, y1 in pixels; ``crowd`` where it outlines a group.
 
     A proposal has no ``label``.
     """
@@ -92,6 +92,6 @@ def read_proposals(path: Path) -> dict[ImageId, list[CocoBox]]:
 
 
 def as_box(row: dict[str, Any], index: int, label: str | None) -> CocoBox:
-    """A checked row of ``annotations``; its place in the list is its name where it has no id."""
+    """The box of a checked row of ``annotations``; its id is its index in the list where it has none."""
     x, y, width, height = row["bbox"]
     return CocoBox(row.get("id", index), label, (x, y, x + width, y + height), bool(row.get("iscrowd")))

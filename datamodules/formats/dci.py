@@ -22,8 +22,9 @@ _BOUNDED = Rule(
 
 
 class DciImage(NamedTuple):
-    """An image's path in the images' folder, its two captions, of which the second may be empty, and the corners x0,
-    y0, x1, y1 in pixels and the label, if any, of each usable mask.
+    """An image's path in the images' folder, its two captions, and box (in pixels) and label of each usable mask.
+
+    The second caption may be empty, and a label None.
     """
 
     file: str

@@ -24,9 +24,7 @@ NOT_VISUAL = "0"  # the chain of every phrase that names nothing to be seen
 
 
 class Entity(NamedTuple):
-    """A bracketed phrase of a line: its characters, the chain it belongs to, its type or types as the release writes
-    them (``people``, ``vehicles/scene``).
-    """
+    """A bracketed phrase of a line: its characters, its chain, its type or types (``people``, ``vehicles/scene``)."""
 
     span: Span
     chain: str
@@ -34,7 +32,7 @@ class Entity(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A caption without brackets, its words joined again, and the entities in it."""
+    """A caption without brackets and the tokeniser's spaces, and the entities in it."""
 
     text: str
     entities: list[Entity]
@@ -72,7 +70,7 @@ def read_split(path: Path) -> list[str]:
 
 
 def read_sentences(path: Path) -> list[Line]:
-    """The captions of a ``Sentences/ID.txt``, with the spaces taken out that the tokeniser put in.
+    """The captions of a ``Sentences/ID.txt``, without the spaces that the tokeniser put in.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -146,12 +144,12 @@ def _line(line: str, where: str) -> Line:
     text += line[last:]
     if "/EN#" in text:
         raise LayoutError(f"{where} must mark entities as [/EN#CHAIN/TYPE words], got {line!r:.300}")
-    gaps = _tokeniser_spaces(text)
-    entities_in_text = [
-        entity._replace(span=Span(*(at - bisect_left(gaps, at) for at in entity.span)))  # gaps before it are gone
+    spaces = _tokeniser_spaces(text)
+    moved = [
+        entity._replace(span=Span(*(index - bisect_left(spaces, index) for index in entity.span)))  # by removed spaces
         for entity in entities
     ]
-    return Line("".join(c for at, c in enumerate(text) if at not in gaps), entities_in_text)
+    return Line("".join(c for index, c in enumerate(text) if index not in spaces), moved)
 
 
 _BEFORE_MARK = re.compile(r" (?=(?:[.,;:!?)%]+|['’](?:s|re|ve|ll|d|m)|n['’]t)(?!\S))|(?<=s) (?=['’](?!\S))", re.I)
@@ -160,12 +158,10 @@ _QUOTE = re.compile(r'(?<!\S)"(?!\S)')
 
 
 def _tokeniser_spaces(text: str) -> list[int]:
-    """The spaces that the tokeniser inserted: before ``. , 's n't`` and the like, inside brackets and pairs of
-    quotes.
-    """
-    gaps = {match.start() for match in _BEFORE_MARK.finditer(text)}
-    gaps |= {match.end() - 1 for match in _AFTER_BRACKET.finditer(text)}
+    """The indices of the spaces that the tokeniser inserted: before ``. , 's n't``, inside brackets and quotes."""
+    spaces = {match.start() for match in _BEFORE_MARK.finditer(text)}
+    spaces |= {match.end() - 1 for match in _AFTER_BRACKET.finditer(text)}
     quotes = [match.start() for match in _QUOTE.finditer(text)]
     if len(quotes) % 2 == 0:  # else which one opens is not known
-        gaps |= {at + 1 for at in quotes[::2]} | {at - 1 for at in quotes[1::2]}
-    return sorted(gaps)
+        spaces |= {index + 1 for index in quotes[::2]} | {index - 1 for index in quotes[1::2]}
+    return sorted(spaces)

@@ -1,4 +1,4 @@
-"""Karpathy's splits of COCO and Flickr30k, in the two forms that circulate.
+"""Karpathy's splits of COCO and Flickr30k, in the two forms that are in use.
 
 ``dataset_NAME.json``: {"images": [{filename, filepath?, split, sentences: [{raw}]}]}; ALBEF's and LAVIS's list of one
 split: [{image: "val2014/NAME.jpg", caption: [...]}].
@@ -28,7 +28,7 @@ _FIELDS = {"filename": PATH, "filepath": _FOLDER, "split": NAME, "sentences": LI
 
 
 class SplitImage(NamedTuple):
-    """An image: its folder as the file tells it, its name, its split (None in ALBEF's list), and its captions."""
+    """An image: its folder in the file, its name, its split (None in ALBEF's list), and its captions."""
 
     folder: str | None
     file: str

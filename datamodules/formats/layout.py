@@ -1,4 +1,4 @@
-"""Annotation files: every field is checked before it is used, and a wrong one is named with file, rule and value."""
+"""Checks of annotation files: every field is checked before it is used; errors name file, field, rule and value."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class Rule(NamedTuple):
             raise LayoutError(f"{where} must be {self.words}, got {value!r:.60}")
 
 
-_TOO_LARGE = 1e18  # beyond any number of a data set; NaN is not below it either
+_TOO_LARGE = 1e18  # for a number of a data set; NaN is not below it either
 _LONGEST_NAME = 255
 
 
 def is_number(value: object) -> bool:
-    """True if ``value`` is a finite number, and no truth value."""
+    """True if ``value`` is a finite number, and no bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -_TOO_LARGE < value < _TOO_LARGE
 
 
 def is_whole(value: object) -> bool:
-    """True if ``value`` is a whole number, and no truth value."""
+    """True if ``value`` is a whole number, and no bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -82,7 +82,7 @@ def require_file(path: Path) -> None:
 
 
 def described(path: Path) -> str:
-    """An annotation file as settings tell it: name and size, so that shards of another file are not taken for its."""
+    """Name and size of an annotation file, for settings: shards made from another file are not mixed with its."""
     require_file(path)
     return f"{path.name}, {path.stat().st_size} bytes"
 
@@ -112,7 +112,7 @@ class AnnotationFile:
             raise LayoutError(f"{path}: the JSON must be an object, got {type(self.document).__name__}")
 
     def rows(self, section: str, fields: Mapping[str, Rule]) -> Iterator[dict[str, Any]]:
-        """The records of a list, each with good ``fields``. Raises LayoutError at the first that is not."""
+        """The records of a list, their ``fields`` checked. Raises LayoutError at the first wrong one."""
         records = self.document.get(section)
         if not isinstance(records, list):
             kind = type(records).__name__
@@ -138,7 +138,7 @@ class AnnotationFile:
 
 
 def checked(path: Path, where: str, rows: Iterable[Any], fields: Mapping[str, Rule]) -> Iterator[dict[str, Any]]:
-    """Hand on records with good ``fields``; ``where`` is the name of their list in errors."""
+    """The records of a list, their ``fields`` checked; ``where`` is the name of the list in errors."""
     for index, row in enumerate(rows):
         if not isinstance(row, dict):
             raise LayoutError(f"{path}: '{where}[{index}]' must be an object, got {row!r:.200}")
@@ -148,6 +148,6 @@ def checked(path: Path, where: str, rows: Iterable[Any], fields: Mapping[str, Ru
 
 
 def _drop_outline(record: dict[str, Any]) -> dict[str, Any]:
-    """Polygons are nine tenths of an instances file; dropped while reading they take no memory."""
+    """Drop the polygons, nine tenths of an instances file, while reading, so that they take no memory."""
     record.pop("segmentation", None)
     return record

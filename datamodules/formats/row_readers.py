@@ -1,9 +1,9 @@
 """Rows of annotation files of any size, one at a time: JSON arrays, JSON lines, CSV, Parquet.
 
-The one reader of tables, for ``lightning prepare table`` and for evaluation. Text is UTF-8, or what its byte order mark
-says, or what the user says; a letter that is not stops the run, since a caption of damaged letters would be trained on.
-The delimiter of a .csv or .tsv is the most frequent of comma, semicolon, tab and bar in its first line, as Excel writes
-semicolons where the comma is the decimal sign.
+``lightning prepare table`` and evaluation read tables here. Text has the encoding that the user gives, or that of its
+byte order mark, or UTF-8; a wrong byte stops the run, since damaged captions would be trained on. The delimiter of a
+.csv or .tsv is the most frequent of comma, semicolon, tab and bar in its first line, as Excel writes semicolons where
+the comma is the decimal sign.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from typing import IO, Any
 
 from datamodules.formats.layout import LayoutError, require_file
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}  # where the first line has none
+DELIMITERS = {".csv": ",", ".tsv": "\t"}  # the defaults where the first line has none
 LINES = (".jsonl", ".jsonlines", ".ndjson")
 PARQUET = ".parquet"
 _CHUNK = 1 << 20  # characters read at a time
-_MAX_ROW = 1 << 26  # characters of one row; more is no row
+_MAX_ROW = 1 << 26  # characters
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 class EncodingError(LayoutError):
-    """A letter is not of the file's encoding; the message names the file and the line."""
+    """A byte is not of the file's encoding; the message names the file and the line."""
 
 
 def json_array(path: Path, encoding: str | None = None) -> Iterator[dict[str, Any]]:
@@ -68,7 +68,7 @@ def json_array(path: Path, encoding: str | None = None) -> Iterator[dict[str, An
 
 
 def json_lines(path: Path, encoding: str | None = None) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file; empty lines are passed over. Raises as ``json_array``."""
+    """The objects of a JSON-lines file; empty lines are skipped. Raises as ``json_array``."""
     with _open_text(path, encoding) as file:
         for number, line in enumerate(file):
             if line.strip():
@@ -107,10 +107,10 @@ def table_rows(path: Path, encoding: str | None = None) -> Iterator[dict[str, An
 
 
 def _csv(path: Path, file: IO[str], delimiter: str) -> Iterator[dict[str, str]]:
-    """The rows below the head line, whose names are those of the fields."""
+    """The rows below the head line, which has the fields' names."""
     csv.field_size_limit(sys.maxsize)
     head, lines_above = file.readline(), 0
-    if excel_separator := re.fullmatch(r'"?sep=(.)"?\s*', head):  # Excel's own note
+    if excel_separator := re.fullmatch(r'"?sep=(.)"?\s*', head):  # Excel's own line
         delimiter, lines_above = excel_separator[1], 1
     else:
         unquoted = re.sub(r'"[^"]*"', "", head)
@@ -168,7 +168,7 @@ def _open_text(path: Path, encoding: str | None, newline: str | None = None) -> 
 
 
 def _encoding_problem(path: Path, encoding: str) -> str:
-    """A message that names the first line not in the file's encoding, and the remedy."""
+    """An error message that names the first line not in ``encoding``, and the remedy."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:

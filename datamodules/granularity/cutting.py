@@ -16,7 +16,7 @@ from typing import NamedTuple
 from datamodules.granularity.extractors import NLTK, Extractor
 from datamodules.sample import Phrase
 
-CUTTING = 2  # goes up when captions are cut otherwise than before: half-made folders of shards are not gone on with
+CUTTING = 2  # raise it with any change of how captions are cut: shards of two versions must not be mixed
 
 
 class Span(NamedTuple):
@@ -27,7 +27,7 @@ class Span(NamedTuple):
 
 
 class CutPhrases(NamedTuple):
-    """A caption's phrases, in reading order, and apart from them those that say nothing of what the image shows."""
+    """A caption's phrases in reading order; ``stop_phrases`` say nothing of what the image shows."""
 
     phrases: tuple[Phrase, ...]
     stop_phrases: tuple[Phrase, ...]
@@ -65,7 +65,7 @@ def extract_phrases(caption: str, sentences: Sequence[str], extractor: Extractor
 
 
 def cut_phrases(caption: str, sentences: Sequence[str], extractor: Extractor = NLTK) -> CutPhrases:
-    """As ``extract_phrases``, and the stop-phrases too."""
+    """The phrases as ``extract_phrases`` gives them, and the stop-phrases too."""
     kinds: tuple[dict[str, Phrase], dict[str, Phrase]] = {}, {}
     end = 0
     for index, sentence in enumerate(sentences):
@@ -91,7 +91,7 @@ _LINE_CONTINUES = re.compile(
 
 
 def _blocks(text: str) -> Iterator[Span]:
-    """Pieces of ``text`` between the line breaks that end a sentence."""
+    """The pieces of ``text`` between line breaks that end a sentence."""
     start = 0
     for gap in _LINE_GAP.finditer(text):
         if _ends_sentence(text, start, gap):
@@ -101,7 +101,7 @@ def _blocks(text: str) -> Iterator[Span]:
 
 
 def _ends_sentence(text: str, start: int, gap: re.Match[str]) -> bool:
-    """Does this line break end a sentence, or was the line only wrapped?"""
+    """True if this line break ends a sentence; False if the line is only wrapped."""
     line, next_character = text[max(start, gap.start() - _TAIL) : gap.start()].rstrip(), text[gap.end() : gap.end() + 1]
     if len(_LINE_BREAK.findall(gap.group())) > 1 or _MARKER.match(text, gap.end()):
         return True
@@ -124,11 +124,11 @@ _ABBREVIATIONS_INSIDE = {
     *("rd", "rt", "rte", "sq", "sr", "u.k", "u.s", "u.s.a", "vol", "yd", "yrs"),
 }
 _LAST_WORD = re.compile(r"([\w.]*\w)\.$")
-_TAIL = 40  # characters that are enough to see how a piece ends
+_TAIL = 40  # characters of a piece's end that are checked
 
 
 def _starts_inside(text: str, block: Span, extractor: Extractor) -> list[int]:
-    """Starts of sentences inside ``block``, without its own start."""
+    """The starts of sentences inside ``block``, without its own start."""
     piece = text[block.start : block.end]
     starts = set(extractor.sentence_starts(piece))
     starts |= {match.end() for match in _MISSED_START.finditer(piece)}
@@ -142,12 +142,12 @@ def _starts_inside(text: str, block: Span, extractor: Extractor) -> list[int]:
     return cuts
 
 
-def _is_one_sentence(left: str, right: str) -> bool:
-    """Are ``left`` and ``right`` one sentence, though Punkt sees an end between them?"""
-    if not right or right[0] in ",;:)]" or not _WORD.search(left) or _MARKER.fullmatch(left + " "):
+def _is_one_sentence(before: str, after: str) -> bool:
+    """True if ``before`` and ``after`` are one sentence, though Punkt finds an end between them."""
+    if not after or after[0] in ",;:)]" or not _WORD.search(before) or _MARKER.fullmatch(before + " "):
         return True
-    lower, digit = right[0].islower(), right[0].isdigit()
-    tail = left[-_TAIL:]
+    lower, digit = after[0].islower(), after[0].isdigit()
+    tail = before[-_TAIL:]
     if lower and re.search(r"[!?…]$|\.\.$|[.!?]\s?['\"”’)\]]+$", tail):
         return True
     word = _LAST_WORD.search(tail)
@@ -158,7 +158,7 @@ def _is_one_sentence(left: str, right: str) -> bool:
         return True
     if last == "in" and lower:  # inches
         return re.search(r"\d\s?[Ii]n\.$", tail) is not None
-    return last[-1].isdigit() and re.match(r"\d\d(?!\w)", right) is not None  # "$1. 00"
+    return last[-1].isdigit() and re.match(r"\d\d(?!\w)", after) is not None  # "$1. 00"
 
 
 def _strip_span(text: str, start: int, end: int) -> Span:

@@ -1,7 +1,7 @@
 """Extractors of sentences and phrases: NLTK, rules that need no data, or spaCy.
 
-NLTK's Punkt and tagger are the default. Where their data cannot be had, rules take their place. spaCy is slower, and
-its model better: its noun chunks are what β-CLIP trains on. An extractor is a value that other processes can be given.
+NLTK's Punkt and tagger are the default. Where their data is not available, rules take their place. spaCy is slower,
+and its model better: β-CLIP trains on its noun chunks. Extractors can be pickled for other processes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class Extractor(Protocol):
     """Finds the sentences of a text and the phrases of a sentence."""
 
     def require(self) -> None:
-        """Raise ``LookupError`` or ``ImportError``, saying what to do, where what it needs is missing."""
+        """Raise ``LookupError`` or ``ImportError``, with the remedy, where data or packages are missing."""
         ...
 
     def sentence_starts(self, text: str) -> Iterable[int]:
-        """Candidate starts of sentences of ``text``; the captions' own rules are applied afterwards."""
+        """Candidate starts of sentences of ``text``; ``cutting`` corrects them."""
         ...
 
     def phrases(self, sentence: str) -> list[PhraseSpan]:
@@ -43,27 +43,27 @@ class NltkExtractor:
         require_nltk_data()
 
     def sentence_starts(self, text: str) -> Iterable[int]:
-        """Punkt's."""
+        """The starts of Punkt's sentences."""
         return (start for start, _ in sentence_tokenizer().span_tokenize(text))
 
     def phrases(self, sentence: str) -> list[PhraseSpan]:
-        """By tags."""
+        """The phrases by the perceptron's tags."""
         return find_phrases(sentence, tagger().tag)
 
 
 @dataclass(frozen=True)
 class RuleExtractor:
-    """No data at all: lists of words and endings, our chunker."""
+    """Lists of words and endings, our chunker; no data files."""
 
     def require(self) -> None:
-        """It needs nothing."""
+        """Do nothing: it needs no data."""
 
     def sentence_starts(self, text: str) -> Iterable[int]:
-        """After full stops."""
+        """The starts after full stops."""
         return rule_tagger.sentence_starts(text)
 
     def phrases(self, sentence: str) -> list[PhraseSpan]:
-        """By tags that rules give."""
+        """The phrases by the rules' tags."""
         return find_phrases(sentence, rule_tagger.tag_by_rules)
 
 
@@ -78,7 +78,7 @@ class SpacyExtractor:
         spacy_phrases.pipeline(self.model)
 
     def sentence_starts(self, text: str) -> Iterable[int]:
-        """The parser's."""
+        """The starts of the parser's sentences."""
         return spacy_phrases.sentence_starts(self.model, text)
 
     def phrases(self, sentence: str) -> list[PhraseSpan]:
@@ -90,7 +90,7 @@ NLTK = NltkExtractor()
 
 
 def make_extractor(name: ExtractorName, spacy_model: str) -> Extractor:
-    """The extractor of a command line's words. Raises ``ValueError`` for another name."""
+    """The extractor called ``name``. Raises ``ValueError`` for an unknown name."""
     if name == "nltk":
         return NLTK
     if name == "rules":

@@ -1,8 +1,8 @@
 """The base form of a noun: men -> man, knives -> knife, buses -> bus, glasses -> glasses.
 
-Lemmas decide which phrases name the same thing. A rare noun left in the plural costs little there, two nouns made one
-would cost much: the rules undo the spelling of English plurals, short lists hold what spelling does not tell, and what
-neither knows stays as it is. No data files.
+Lemmas decide which phrases name the same thing. A rare noun left in the plural costs little, two nouns with one lemma
+cost much: the rules undo the spelling of English plurals, short lists hold the exceptions, and all other words stay as
+they are. No data files.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _SINGULAR_IN_S = {"atlases", "biases", "canvases", "gases", "irises", "lenses", 
 
 @lru_cache(maxsize=50_000)
 def singular(noun: str) -> str:
-    """The singular of ``noun`` in lower case; a noun that is no plural comes back as it is."""
+    """The singular of ``noun`` in lower case; a noun that is no plural is returned in lower case."""
     word = noun.lower()
     if word in _IRREGULAR:
         return _IRREGULAR[word]

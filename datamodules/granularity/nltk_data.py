@@ -1,8 +1,8 @@
-"""NLTK's data: found before work starts, loaded once.
+"""NLTK's data: checked before work starts, loaded once.
 
-NLTK's package holds code only; the sentence splitter and the tagger read files that are fetched once. They are looked
-for where NLTK looks: the folders of ``NLTK_DATA``, then ``~/nltk_data`` and the system's. NLTK itself is imported
-here, inside the functions, because it takes seconds and only writing shards needs it.
+NLTK's package holds code only; the sentence splitter and the tagger read files that are downloaded once. They are
+searched where NLTK searches: the folders of ``NLTK_DATA``, then ``~/nltk_data`` and the system's. NLTK itself is
+imported inside the functions, because it takes seconds and only writing shards needs it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class NltkDataError(LookupError):
 
 
 def missing_nltk_data() -> list[str]:
-    """The names of the NLTK resources that sentences and phrases need and that are not found."""
+    """The names of the missing NLTK resources that sentences and phrases need."""
     import nltk
 
     missing = []
@@ -38,7 +38,7 @@ def missing_nltk_data() -> list[str]:
 
 
 def require_nltk_data() -> None:
-    """Raise ``NltkDataError`` unless all that sentences and phrases need is there. Call it before any long work."""
+    """Raise ``NltkDataError`` where a resource is missing. Call it before any long work."""
     if missing_nltk_data():
         raise NltkDataError(
             f"NLTK's data is missing: python -m nltk.downloader {' '.join(RESOURCES)} (or elsewhere with -d FOLDER, "
@@ -56,7 +56,7 @@ def sentence_tokenizer() -> PunktTokenizer:
 
 
 def perceptron_tagger() -> PerceptronTagger:
-    """NLTK's averaged perceptron tagger for English, as it is."""
+    """NLTK's averaged perceptron tagger for English."""
     require_nltk_data()
     from nltk.tag.perceptron import PerceptronTagger
 

@@ -1,13 +1,13 @@
-"""Find the phrases of a sentence: what β-CLIP takes from spaCy, from tags instead.
+"""Find the phrases of a sentence from part-of-speech tags, where β-CLIP uses spaCy's parser.
 
-Every word's tag becomes one letter, and a regular expression over the letters finds the noun phrases: an order of
-magnitude quicker than NLTK's ``RegexpParser`` with the same grammar. As in β-CLIP there are three kinds: noun phrases
+Every word's tag becomes one letter, and a regular expression over the letters finds the noun phrases, ten times as
+fast as NLTK's ``RegexpParser`` with the same grammar. As in β-CLIP there are three kinds: noun phrases
 with their determiner, relations ("to the left of"), and actions, a verb with its preposition ("attached to").
 
-Where we differ from β-CLIP: a quantity belongs to its noun ("a group of people" is one phrase, its head "person"); an
-action takes a whole relation ("sitting on top of"); pronouns are no phrases; phrases that say nothing about the
-image ("the image", "the left side") are marked, because they stand in many captions of a batch and would be
-negatives of themselves: training leaves them out unless it is told otherwise.
+Unlike in β-CLIP, a quantity belongs to its noun ("a group of people" is one phrase, its head "person"); an action takes
+a whole relation ("sitting on top of"); pronouns are no phrases; phrases that say nothing about the image ("the image",
+"the left side") are marked, because they stand in many captions of a batch and would be negatives of themselves:
+training leaves them out by default.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def find_phrases(sentence: str, tag: TagWords) -> list[PhraseSpan]:
 
 
 def find_relations(sentence: str) -> list[tuple[int, int]]:
-    """The characters [start, end) of what says where things are: "next to", "on the left of"."""
+    """The character spans [start, end) of relations: "next to", "on the left of"."""
     return [match.span() for match in _RELATION.finditer(sentence)]
 
 
@@ -102,7 +102,7 @@ def _chunks(letters: str) -> list[tuple[int, int]]:
 
 
 def _is_quantity(words: TaggedSentence, first: int, end: int) -> bool:
-    """A group of, a large number of; but not a parking lot of."""
+    """True for "a group of", "a large number of", but not for "a parking lot of"."""
     return _lemma(words, end - 1) in _QUANTITIES and (end - first < 2 or words.letters[end - 2] not in "Nn")
 
 
@@ -133,27 +133,13 @@ _PREPOSITIONS = {
     *("about", "among", "amid", "throughout", "alongside"),
 }
 _AUXILIARIES = {
-    "be",
-    "is",
-    "are",
-    "was",
-    "were",
-    "am",
-    "been",
-    "being",
-    "has",
-    "have",
-    "had",
-    "having",
-    "do",
-    "does",
-    "did",
+    *("be", "is", "are", "was", "were", "am", "been", "being", "has", "have", "had", "having", "do", "does", "did"),
 }
 _ACTION = re.compile("[VGE](?:r|P{1,2})")
 
 
 def _actions(words: TaggedSentence, relations: Mapping[int, int]) -> Iterator[PhraseSpan]:
-    """``relations`` are starts and ends."""
+    """Verbs with their preposition or relation; ``relations`` maps the start of each relation to its end."""
     for match in _ACTION.finditer(words.letters):
         verb, end = match.span()
         start = words.spans[verb][0]

@@ -1,8 +1,8 @@
-"""Sentences and tags by rules, for machines that NLTK's data cannot reach: lists of words, and endings.
+"""Sentences and tags by rules, for machines without NLTK's data: lists of words, and endings.
 
 Determiners, pronouns, prepositions and the like are few and stand in lists; so do the verbs and adjectives that
-captions use most and whose form does not tell what they are. Other words are told by their ending, and what is left is
-a noun, as most unknown words of captions are. A few rules look at the words around. The noun phrases that follow agree
+captions use most and whose form is ambiguous. Other words are tagged by their ending, and the rest are nouns, as most
+unknown words of captions are. A few rules use the neighbouring words. The noun phrases that follow agree
 with those from NLTK's tags to an F1 of 92 % on DOCCI's captions and 94 % on COCO's; a test holds the lists to it.
 """
 
@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+
+from datamodules.granularity.tag_letters import COLOURS
 
 
 def _words(text: str) -> frozenset[str]:
@@ -54,15 +56,15 @@ _CLOSED = _tag_by_word(
     NNS="""feet teeth men women children people geese mice leaves shelves knives wolves loaves halves hooves""",
 )
 _CLOSED |= dict.fromkeys(("my", "our", "your", "his", "her", "its", "their"), "PRP$") | {"whose": "WP$"}
-_ADJECTIVES = _words(
+_ADJECTIVES = COLOURS | _words(
     """outdoor indoor concrete overhead slight bold neon top-down close-up big small large little tiny huge tall short
     long wide narrow thin thick deep shallow high low great giant mini massive enormous medium full empty open bare
     plain flat round square oval rectangular triangular circular curved straight crooked curly wavy smooth rough sharp
     soft hard heavy light dark bright pale dull dim vivid clear blurry cloudy sunny hazy foggy rainy snowy dirty dusty
     rusty muddy sandy rocky grassy leafy hilly shiny glossy fluffy furry fuzzy hairy bushy wet dry damp cold hot warm
     cool fresh new old young ancient modern vintage antique rustic fancy simple complex ornate intricate elegant
-    beautiful pretty cute nice good bad poor rich happy sad angry calm busy quiet loud clean messy tidy neat white
-    black red blue green yellow brown gray grey pink purple beige tan maroon teal turquoise golden wooden metallic
+    beautiful pretty cute nice good bad poor rich happy sad angry calm busy quiet loud clean messy tidy neat
+    golden wooden metallic
     woolen cylindrical spherical vertical horizontal diagonal parallel perpendicular left right upper lower top bottom
     middle inner outer front rear main major minor central local single double triple dual whole entire half extra
     additional similar equal opposite visible invisible transparent opaque translucent reflective colorful colourful
@@ -119,7 +121,7 @@ _NOUN_TAGS = ("NN", "NNS", "NNP", "NNPS")
 
 
 def tag_by_rules(tokens: Sequence[str]) -> list[str]:
-    """The Penn Treebank tag of each of a sentence's ``tokens``, as far as rules can tell."""
+    """The likely Penn Treebank tag of each of a sentence's ``tokens``."""
     tags: list[str] = []
     for number, token in enumerate(tokens):
         next_word = tokens[number + 1].lower() if number + 1 < len(tokens) else "."
@@ -129,7 +131,7 @@ def tag_by_rules(tokens: Sequence[str]) -> list[str]:
 
 @lru_cache(maxsize=50_000)
 def _tag_of_word(token: str, *, first: bool) -> str:
-    """The likeliest tag of a word; "V?" for what may be a verb or a noun in the plural."""
+    """The likeliest tag of a word; "V?" for a verb or a plural noun, "N?" for a noun or a verb."""
     word = token.lower()
     if not any(character.isalnum() for character in token):
         return "POS" if token in "'’" else token
@@ -170,7 +172,7 @@ def _tag_with_s(word: str) -> str:
 
 
 def _tag_in_context(token: str, tag: str, previous_tag: str, next_word: str) -> str:
-    """The tag that a word has between its neighbours."""
+    """The tag of a word, corrected by the tag before it and the word after it."""
     word, after_noun = token.lower(), previous_tag in _NOUN_TAGS
     if token in ("'s", "’s"):
         return "POS" if after_noun else "VBZ"
@@ -217,7 +219,7 @@ _INITIAL = re.compile(r"(?:^|[\s(\"“])(?:[A-Z]\.)+$|\b(?:No|Fig|Est|Vol|Inc|Co
 
 
 def sentence_starts(text: str) -> list[int]:
-    """Candidate starts of sentences of ``text``, without its own start: after a stop, before a capital or a digit."""
+    """Candidate starts of sentences inside ``text``: after a full stop, before a capital or a digit."""
     starts = []
     for match in _SENTENCE_END.finditer(text):
         ending = text[max(0, match.start() - 20) : match.start() + 1]

@@ -1,9 +1,8 @@
 """Phrases by spaCy, as β-CLIP finds them: noun chunks, each verb with the preposition behind it, relations.
 
-As everywhere here pronouns are left out, phrases that say nothing are marked, and a phrase is a verbatim piece of its
-sentence.
-spaCy is an extra (``pip install 'grainclip[spacy]'``) and its models are no packages of the registry: each is fetched
-once by ``python -m spacy download``.
+As in ``noun_phrases`` pronouns are left out, phrases that say nothing are marked, and a phrase is a verbatim piece of
+its sentence. spaCy is an extra (``pip install 'grainclip[spacy]'``); its models are not on PyPI: each is
+downloaded once by ``python -m spacy download``.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 
 from datamodules.granularity.noun_phrases import PhraseSpan, find_relations, is_stop_phrase
 
-_NAMES = ("NOUN", "PROPN", "NUM", "ADJ", "SYM", "X")  # what a head may be: pronouns name no thing
+_HEADS = ("NOUN", "PROPN", "NUM", "ADJ", "SYM", "X")  # parts of speech of a head: pronouns name no thing
 
 
 @lru_cache(maxsize=1)
@@ -25,7 +24,7 @@ def pipeline(model: str) -> Any:
 
     Raises:
         ModuleNotFoundError: spaCy is not installed.
-        OSError: the model is not.
+        OSError: the model is not installed.
         ValueError: it has no parser.
     """
     try:
@@ -44,7 +43,7 @@ def pipeline(model: str) -> Any:
 
 
 def sentence_starts(model: str, text: str) -> list[int]:
-    """Starts of the parser's sentences."""
+    """The starts of the parser's sentences."""
     return [sentence.start_char for sentence in pipeline(model)(text).sents]
 
 
@@ -58,7 +57,7 @@ def phrases(model: str, sentence: str) -> list[PhraseSpan]:
 def _noun_chunks(document: Any) -> Iterator[PhraseSpan]:
     for chunk in document.noun_chunks:
         words = [token.lower_ for token in chunk if not token.is_space]
-        if chunk.root.pos_ in _NAMES:
+        if chunk.root.pos_ in _HEADS:
             yield PhraseSpan(chunk.start_char, chunk.end_char, chunk.root.lemma_.lower(), is_stop_phrase(words))
 
 

@@ -1,7 +1,6 @@
-"""The words of a sentence, and a letter for each, for the regular expressions of
-``datamodules.granularity.noun_phrases``.
+"""The words of a sentence, and a letter for each, for the regular expressions of ``noun_phrases``.
 
-A letter's place in the string is its word's place in the sentence.
+The index of a letter in the string is the index of its word in the sentence.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ TagWords: TypeAlias = Callable[[Sequence[str]], Sequence[str]]  # from a sentenc
 
 
 class TaggedSentence(NamedTuple):
-    """A sentence's words and marks: characters [start, end) of each, the text, as it is and in lower case, the tag, and
-    all letters.
+    """A sentence's words and punctuation marks: the characters [start, end), text, lower-case text, tag and letter of
+    each.
     """
 
     spans: list[tuple[int, int]]
@@ -27,7 +26,7 @@ class TaggedSentence(NamedTuple):
 
 
 def tag_words(sentence: str, relations: Sequence[tuple[int, int]], tag: TagWords) -> TaggedSentence:
-    """The words of ``sentence``; those inside ``relations``, characters of it, have the letter r."""
+    """The words of ``sentence``; those inside ``relations``, character spans, have the letter r."""
     spans = [match.span() for match in _TOKEN.finditer(sentence)]
     texts = [sentence[start:end] for start, end in spans]
     tags = tag(_newswire_tokens(texts))
@@ -67,7 +66,7 @@ COLOURS = {
     *("white", "black", "red", "blue", "green", "yellow", "brown", "gray", "grey", "pink", "purple", "beige", "tan"),
     *("maroon", "teal", "turquoise"),
 }
-# What the tagger, trained on newspapers, often takes for something else in captions.
+# Words that the tagger, trained on newspapers, often mistags in captions.
 _LETTERS_OF_WORDS = {
     **dict.fromkeys(("standing", "sitting", "riding", "walking", "holding", "wearing", "laying", "lying"), "G"),
     **dict.fromkeys(("looking", "playing", "eating", "flying", "running", "leaning", "hanging", "posing"), "G"),
@@ -87,7 +86,7 @@ _ARTICLES = {"a", "an", "the"}
 
 @lru_cache(maxsize=50_000)
 def _letter(text: str, tag: str) -> tuple[str, bool]:
-    """A word's letter, and whether it is a verb after a noun in the plural."""
+    """A word's letter, and whether it is a verb where it follows a plural noun."""
     word, letter = text.lower(), _LETTERS.get(tag, "o")
     if not any(character.isalnum() for character in text):
         return "," if text == "," else "o", False
@@ -101,7 +100,7 @@ def _letter(text: str, tag: str) -> tuple[str, bool]:
 
 
 def _newswire_tokens(tokens: list[str]) -> list[str]:
-    """The tokens as the tagger's training text has them: quotes that open and close, no capital for being first."""
+    """The tokens as in the tagger's training text: opening and closing quotes, no capital at the sentence's start."""
     if all(token.upper() == token for token in tokens):
         tokens = [token.lower() for token in tokens]
     newswire, in_quotes = [], False

@@ -1,9 +1,9 @@
-"""NLTK's averaged perceptron tagger for English from tables: the same tags, over ten times sooner.
+"""NLTK's averaged perceptron tagger for English from tables: the same tags, over ten times as fast.
 
 The perceptron adds the weights of fourteen features of a word, each voting for some of the 45 tags, in a Python loop.
-Most features look at words alone: their votes are added once per word and kept, and a sentence's scores are five rows
-of a table a word. Only what depends on the tags before, which are being found, is added word by word. Weights are whole
-thousandths and are kept as such, so sums are exact and ties are ties: the later name wins, as in NLTK.
+Most features depend on words alone: their votes are added once per word and cached, so that the scores of a word are
+five rows of a table. Only the votes of the previous tags are added word by word. Weights are whole thousandths and are
+stored as integers, so sums are exact and ties are ties: the later name wins, as in NLTK.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from jaxtyping import Int
 
 from datamodules.granularity.nltk_data import perceptron_tagger
 
-_THOUSANDTHS = 1000  # NLTK rounds its weights so
-_CACHED_WORDS = 20_000  # kept at a time: 18 MB
+_THOUSANDTHS = 1000  # NLTK rounds its weights to these
+_CACHED_WORDS = 20_000  # at a time: 18 MB
 _START, _END = ("-START-", "-START2-"), ("-END-", "-END2-")
 _TAG_AND_WORD = "i-1 tag+i word "
 _OFFSETS = 5  # a word as the one to be tagged, one and two before it, one and two after it
-_SHIFTS = (1, 0, 3, 4)  # where those but the first stand, two marks being put before the sentence
+_SHIFTS = (1, 0, 3, 4)  # indices of those but the first, with two marks before the sentence
 
 
 class _Row(NamedTuple):
-    """A word in the tables: its row in the table, its only tag (or None), votes that depend on the tag before."""
+    """A word in the table: its row, its only tag (or None), and the votes that depend on the previous tag."""
 
     number: int
     tag: int | None
@@ -34,7 +34,7 @@ class _Row(NamedTuple):
 
 
 class Tagger:
-    """Tags sentences. ``weights`` are votes by feature and tag, ``tagdict`` the words that have one tag only."""
+    """Tags sentences. ``weights`` are votes by feature and tag, ``tagdict`` the words with a single tag."""
 
     def __init__(self, weights: Mapping[str, Mapping[str, float]], tagdict: Mapping[str, str]) -> None:
         self.names = sorted({*tagdict.values(), *(name for v in weights.values() for name in v)}, reverse=True)
@@ -81,7 +81,7 @@ class Tagger:
         return tags
 
     def _scores(self, numbers: list[int]) -> Int[np.ndarray, "words tags"]:
-        """The votes that depend on the words alone."""
+        """The votes that depend on words alone."""
         padded = np.array([*self._start, *numbers, *self._end])
         end = len(numbers)
         votes = self._table[padded[2 : 2 + end], 0]
@@ -120,7 +120,7 @@ class Tagger:
 
 
 def _normalized(token: str) -> str:
-    """The word by which features know a token."""
+    """The word that stands for a token in the features."""
     if "-" in token and token[0] != "-":
         return "!HYPHEN"
     if token.isdigit() and len(token) == 4:

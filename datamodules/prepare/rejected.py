@@ -48,5 +48,5 @@ class Rejects(Counter[str]):
         """Log one line a reason."""
         for reason, count in sorted(self.items()):
             names = ", ".join(self.examples[reason])
-            more = ", ..." if count > self.max_examples else ""
-            logger.warning("left out: %s × %s (%s%s)", count, reason, names, more)
+            ellipsis = ", ..." if count > self.max_examples else ""
+            logger.warning("left out: %s × %s (%s%s)", count, reason, names, ellipsis)

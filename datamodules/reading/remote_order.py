@@ -172,17 +172,17 @@ class ShardSequence:
             )
         return cut.reader_samples(step, samples)
 
-    def _size_losses(self, cut: _WindowCutter, notes: SkipNotes, anyway: bool) -> None:
-        """Note the shards that were lost with the samples they should hold: as many as before, else as the others."""
-        known = self.counts[self.counts > 0].double()
-        if not (len(known) or anyway):
+    def _size_losses(self, cut: _WindowCutter, notes: SkipNotes, force: bool) -> None:
+        """Note the lost shards with their expected samples: their earlier count, else the mean of the other shards."""
+        counts = self.counts[self.counts > 0].double()
+        if not (len(counts) or force):
             return
         for step, skip in self._unsized_losses:
             count = int(self.counts[step.shard])
-            whole = count if count > 0 else round(known.mean().item()) if len(known) else 1
-            there = skip.gap.samples if skip.gap is not None else 0
-            lost = len(cut.reader_samples(step, whole)) - len(cut.reader_samples(step, there))
-            notes.add(skip._replace(samples=max(lost, 1)))
+            shard_samples = count if count > 0 else round(counts.mean().item()) if len(counts) else 1
+            fetched_samples = skip.gap.samples if skip.gap is not None else 0
+            lost_samples = len(cut.reader_samples(step, shard_samples)) - len(cut.reader_samples(step, fetched_samples))
+            notes.add(skip._replace(samples=max(lost_samples, 1)))
         self._unsized_losses = []
 
     def _steps(self) -> Iterator[_ShardStep]:

@@ -1,7 +1,7 @@
 """The embedded data set: images of a few shapes and English about them, generated, so nothing is downloaded.
 
-``sample`` makes one sample; ``ensure_shards`` writes a data set once as ordinary WebDataset tars, which are read like
-any others. ``world`` says what a scene is and why methods can be compared on scenes.
+``sample`` makes one sample; ``ensure_shards`` writes a data set once as ordinary WebDataset tars. ``world`` defines a
+scene and says why methods can be compared on scenes.
 """
 
 from datamodules.scenes.generate import sample

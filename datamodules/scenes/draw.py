@@ -1,7 +1,7 @@
 """Images of scenes: stencils pasted onto a background, as PNG, with the box of every thing.
 
-Each thing stays inside its grid cell, so nothing is hidden and a relation between cells is true of the boxes. Place
-within the cell, exact size, turn and shade vary from image to image and are never named in the text.
+Each thing stays inside its grid cell, so nothing is hidden and a relation between cells is true of the boxes. Position
+within the cell, exact size, rotation and shade vary from image to image and are never named in the text.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from datamodules.scenes.sentences import describe
 from datamodules.scenes.world import COLOURS, SHAPES, Split, draw_scene
 
 SOURCE = "scenes"
-ASKED = 2
+ASKED = 2  # things of a scene with questions
 LABELS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 
 

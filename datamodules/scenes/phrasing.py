@@ -1,7 +1,7 @@
-"""Texts that remember which of their pieces are phrases.
+"""Texts with marks for the phrases in them.
 
-A ``Text`` carries marks; filling texts into a template keeps the marks and moves them along, so the character offsets
-of every phrase of a caption are right by construction, nested ones ("to the left of [the blue star]") included.
+Filling texts into a template shifts their marks, so the character offsets of every phrase of a caption are right by
+construction, nested ones ("to the left of [the blue star]") included.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Mark(NamedTuple):
 
 
 class Text(NamedTuple):
-    """Words and the phrases among them, outer before inner."""
+    """A text and the phrases in it, outer before inner."""
 
     text: str
     marks: tuple[Mark, ...] = ()
@@ -59,7 +59,7 @@ def joined(pieces: Sequence[Piece]) -> Text:
 
 
 def mention(lemma: str, thing: int | None, *pieces: Piece) -> Text:
-    """The pieces as a phrase, whose head has this base form and which names this thing, if any."""
+    """The pieces as a phrase whose head's base form is ``lemma`` and which names thing number ``thing``, if any."""
     text, marks = (pieces[0], ()) if len(pieces) == 1 and isinstance(pieces[0], str) else joined(pieces)
     return Text(text, (Mark(0, len(text), lemma, thing), *marks))
 
@@ -80,7 +80,7 @@ def listed(items: Sequence[Piece]) -> Text:
 
 
 def lay_out(sentences: Sequence[Text]) -> Caption:
-    """The sentences, each begun with a capital, with spaces between, and all their phrases."""
+    """The caption of the sentences: each gets a capital, a space stands between them, phrases keep their offsets."""
     texts: list[str] = []
     phrases: list[Phrase] = []
     things: list[int | None] = []

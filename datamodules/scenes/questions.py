@@ -19,7 +19,7 @@ from datamodules.scenes.world import VALUES, Split, Thing, draw_scene
 LEVELS = {"hard": 1, "medium": 2, "easy": 3}  # attributes that differ; the shape stays
 TRIVIAL = "trivial"
 WRONG = 10
-POOL = 512  # trivial wrong descriptions come from this many of the split's first scenes
+POOL = 512  # trivial wrong descriptions are of things in this many first scenes of the split
 
 
 def questions(thing: Thing, split: Split, seed: int, rng: Random) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -32,7 +32,7 @@ def questions(thing: Thing, split: Split, seed: int, rng: Random) -> Iterator[tu
 
 
 def difference(a: Thing, b: Thing) -> int:
-    """In how many of shape, colour, size and texture two things differ."""
+    """The number of attributes, of shape, colour, size and texture, in which two things differ."""
     return sum([x != y for x, y in zip(a, b, strict=True)])
 
 
@@ -41,7 +41,7 @@ def _texts(right: Thing, wrong: Sequence[Thing], wording: Wording) -> tuple[str,
 
 
 def _neighbours(thing: Thing) -> list[list[Thing]]:
-    """All things of the same shape, by the number of attributes in which they differ from this one."""
+    """All things of the same shape, by the number of attributes in which they differ from ``thing``."""
     neighbours: list[list[Thing]] = [[] for _ in range(len(ATTRIBUTES) + 1)]
     for values in product(*(VALUES[a] for a in ATTRIBUTES)):
         other = Thing(thing.shape, *values)
@@ -50,7 +50,7 @@ def _neighbours(thing: Thing) -> list[list[Thing]]:
 
 
 def _unlike_things(thing: Thing, split: Split, seed: int, rng: Random) -> list[Thing]:
-    """Things of the split's other scenes that have nothing in common with this one, each another."""
+    """Things of the split's other scenes that differ from this one in all attributes, without repetition."""
     pool = _pool(split, seed)
     strangers: dict[Thing, None] = {}
     while len(strangers) < WRONG:

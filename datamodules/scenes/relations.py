@@ -1,4 +1,4 @@
-"""Location phrases, and sentences that relate two things: one is left of the other, is larger, is alike."""
+"""Location phrases, and sentences on two things: one is left of the other, is larger, shares an attribute."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def location_phrase(cell: int, rng: Random) -> Text:
 
 
 def relation_sentence(scene: Scene, rng: Random) -> Text:
-    """One thing's place or size compared with another's."""
+    """A sentence that compares one thing's position or size with another's."""
     first, second = rng.sample(range(len(scene.things)), 2)
     x, y = refer(scene, first, rng), refer(scene, second, rng)
     larger = SIZES.index(scene.things[first].size) - SIZES.index(scene.things[second].size)
@@ -67,7 +67,7 @@ def relation_sentence(scene: Scene, rng: Random) -> Text:
 
 
 def _directions(first: int, second: int, rng: Random) -> tuple[tuple[str, str], ...]:
-    """Words for where one cell lies from another: both steps together, or the longer one where they differ."""
+    """Words for the direction from one cell to another: both steps, or only the longer one where they differ."""
     (row, column), (other_row, other_column) = divmod(first, GRID), divmod(second, GRID)
     down, right = row - other_row, column - other_column
     step = (_sign(down), _sign(right))
@@ -77,9 +77,9 @@ def _directions(first: int, second: int, rng: Random) -> tuple[tuple[str, str], 
 
 
 def shared_sentence(scene: Scene, rng: Random) -> Text | None:
-    """A value that two things share and no third has, or that one alone has; ``None`` where nothing suits.
+    """A sentence on a value that exactly two things share, or that one alone has; ``None`` where there is none.
 
-    References in it do not name the attribute that it speaks of.
+    Its references do not name the attribute that it is about.
     """
     choices = []
     for attribute in ATTRIBUTES:

@@ -1,8 +1,8 @@
-"""Captions: what is said about a scene, sentence by sentence.
+"""Captions of scenes, sentence by sentence.
 
-A caption has a summary, one or two sentences for each thing that name all its attributes and its place, sentences on
-how things stand to each other or what they share, and one on the background. Everything said is true; references such
-as "the blue star" fit one thing only.
+A caption has a summary, one or two sentences for each thing that name all its attributes and its position, sentences on
+relations between things and on what they share, and one on the background. All sentences are true; references such as
+"the blue star" fit one thing only.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def describe(scene: Scene, rng: Random) -> Caption:
 
 
 def _add(sentences: list[Text], sentence: Text | None) -> None:
-    """Append a sentence, unless it was said already or the caption is long enough."""
+    """Append a sentence, unless it is repeated or the caption is long enough."""
     if sentence is not None and _words(sentences) < ENOUGH_WORDS and not _is_repeated(sentence, sentences):
         sentences.append(sentence)
 
@@ -97,7 +97,7 @@ def summary(scene: Scene, rng: Random) -> Text:
 
 
 def thing_sentences(scene: Scene, number: int, rng: Random) -> list[Text]:
-    """One or two sentences that name all attributes of a thing and its place."""
+    """One or two sentences that name all attributes of a thing and its position."""
     templates = rng.choices((WHOLE, PARTED, PAIRED), (5, 3, 2))[0]
     texts = rng.choice(templates)
     predicate_attributes = () if templates is WHOLE else rng.sample(ATTRIBUTES, rng.randint(1, 2))
@@ -132,7 +132,7 @@ def _predicate(thing: Thing, number: int, attributes: Sequence[str], wording: Wo
 
 
 def _attribute_predicate(thing: Thing, number: int, attribute: str, wording: Wording) -> tuple[str, Piece]:
-    """One attribute as a verb and what follows it."""
+    """One attribute as a verb and its complement."""
     word = wording.adjective(thing, attribute)
     if attribute == "size" or wording.rng.random() < 0.5:
         return "is", word

@@ -1,7 +1,7 @@
 """Stencils: the outline, the fill and the texture of a thing as small grey masks, drawn once and cached.
 
-A shape is one polygon of complex numbers (a turn is then a multiplication). It is rasterised at 4 times the resolution,
-scaled so that the longer side of its box is exactly the wanted number of pixels, and cropped to the pixels that show.
+A shape is one polygon of complex numbers (a rotation is then a multiplication). It is rasterised at 4 times the
+resolution, scaled so that the longer side of its box is exactly ``side`` pixels, and cropped to its visible pixels.
 All arithmetic after the polygon is in integers, so stencils are the same on every machine.
 """
 
@@ -22,7 +22,7 @@ Outline = tuple[complex, ...]
 
 
 class Stencil(NamedTuple):
-    """Masks of one size: all that is painted, the inside of the outline, and where the second tone goes."""
+    """Masks of one size: the whole shape, the inside of the outline, and the pixels of the second tone."""
 
     whole: Image.Image
     inside: Image.Image
@@ -104,7 +104,7 @@ def _erode(mask: Image.Image, width: int) -> Image.Image:
 
 
 class Sheet(NamedTuple):
-    """The sheet on which a texture is painted: white where the second tone goes, before it is cut to the shape."""
+    """The mask on which a texture is painted, white for the second tone, before it is cut to the shape."""
 
     pen: ImageDraw.ImageDraw
     width: int

@@ -1,8 +1,8 @@
 """The embedded data set on disk: ordinary WebDataset tars in a cache folder, written once.
 
-A folder is written beside its final place and renamed there when it is whole. So a folder that exists is complete, and
-of two processes that write at once one wins and both succeed. Its name holds all that decides its content. The tars'
-headers hold no time and no user: with one Pillow version the bytes are the same on every machine.
+A folder is written under another name and renamed when it is whole. So a folder that exists is complete, and of two
+processes that write it at once one wins and both succeed. Its name has all settings of its content. The tars' headers
+have no time and no user: with the same Pillow version the bytes are the same on every machine.
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ from itertools import starmap
 from pathlib import Path
 from typing import NamedTuple
 
-from webdataset.writer import TarWriter
-
 from datamodules.scenes.generate import ASKED, LABELS, SOURCE, sample
 from datamodules.scenes.world import Split
+from datamodules.shards.writer import MANIFEST, write_shard
 
 VERSION = 3  # of the generator: raise it with any change of images or texts
 SHARDS: dict[Split, int] = {"train": 16, "dev": 4, "held_out": 4}
-MANIFEST = "manifest.json"
 PROCESSES = 2
 
 log = logging.getLogger("grainclip")
@@ -137,8 +135,6 @@ def _in_parallel(tasks: list[tuple[ShardTask, int, int, int]]) -> list[int]:
 
 
 def _write_shard(task: ShardTask, seed: int, size: int, asked: int) -> int:
-    """Write one tar; its size in bytes."""
-    with task.path.open("wb") as file, TarWriter(file, user="", group="", mtime=0, encoder=False) as tar:
-        for index in range(task.start, task.stop):
-            tar.write(sample(index, task.split, seed, size, asked).members())
+    """Write one tar. Returns its size in bytes."""
+    write_shard(task.path, (sample(index, task.split, seed, size, asked) for index in range(task.start, task.stop)))
     return task.path.stat().st_size

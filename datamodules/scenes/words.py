@@ -1,7 +1,7 @@
-"""The words for things: synonyms, noun phrases, and references that single a thing out.
+"""The words for things: synonyms, noun phrases, and references to a single thing of a scene.
 
-The plain word of a value stands first in its row and is drawn more often than each synonym. No word stands for two
-values of an attribute, so a description says what it means whichever words it uses.
+The plain word of a value is the first in its row and is drawn more often than each synonym. No word stands for two
+values of an attribute, so descriptions are unambiguous.
 """
 
 from __future__ import annotations
@@ -87,10 +87,9 @@ SUBSETS: tuple[tuple[str, ...], ...] = (
 
 
 class Wording:
-    """Wording of the things: one form, and for each value one word.
+    """A wording of descriptions: one order of attributes, and one word for each value.
 
-    Used for several things, a wording gives texts that differ in their attributes alone. Two wordings may differ in
-    everything.
+    Descriptions of several things in one wording differ only where the things do.
     """
 
     def __init__(self, rng: Random) -> None:
@@ -99,7 +98,7 @@ class Wording:
         self._chosen: dict[str, int] = {}
 
     def pick(self, value: str, words: Sequence[T]) -> T:
-        """The word for ``value`` among ``words``, most often the first; the same whenever it is asked again."""
+        """The word for ``value`` among ``words``, most often the first; the same in every call."""
         if value not in self._chosen:
             lot = int(self.rng.random() * (PLAIN_WEIGHT + len(words) - 1))
             self._chosen[value] = max(0, lot - PLAIN_WEIGHT + 1)
@@ -141,9 +140,9 @@ def noun_phrase(
 
 
 def references(scene: Scene, number: int, without: str = "") -> list[tuple[str, ...]]:
-    """The attributes that, with its shape, single a thing out in its scene; those with fewest attributes first.
+    """Sets of attributes that, with its shape, fit this thing alone in its scene; the smallest sets first.
 
-    ``without`` is an attribute not to be used; there may then be no answer.
+    ``without`` is an attribute not to be used; there may then be no set.
     """
     thing = scene.things[number]
     subsets = [subset for subset in SUBSETS if without not in subset]

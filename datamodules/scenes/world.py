@@ -61,7 +61,7 @@ class Scene(NamedTuple):
     pattern: str
 
     def combination(self) -> tuple[Thing, ...]:
-        """The bag of things, without places: what two splits never share."""
+        """The bag of things, without positions, which two splits never share."""
         return tuple(sorted(self.things))
 
 
