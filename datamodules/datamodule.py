@@ -24,9 +24,10 @@ from datamodules.bounds import at_least
 from datamodules.reading.bad_samples import SkipPolicy
 from datamodules.reading.global_batch import GlobalBatch, warn_changed_batch
 from datamodules.reading.loader import EpochLoader, PassLoader, default_workers
+from datamodules.reading.reader_settings import ReaderSettings
 from datamodules.reading.remote_shards import StreamBatches
 from datamodules.reading.resume import ResumeState, fit_epoch
-from datamodules.reading.select_reader import Reading
+from datamodules.reading.select_reader import single_pass, training_batches
 from datamodules.reading.text_notes import FirstSamples, first_samples
 from datamodules.shards.discovery import Shard, ShardError, find_shards
 from datamodules.shards.download import FetchPolicy
@@ -166,8 +167,8 @@ class GranularityData(LightningDataModule):
         if not self._train:
             self.setup("fit")
         batches = self._epoch_batches()
-        reading = self._reader_settings(self._rank_batch_size(), training=True)
-        reader = reading.train(self._train, self.weights, self.shuffle_shards, self.shuffle_samples)
+        settings = self._reader_settings(self._rank_batch_size(), training=True)
+        reader = training_batches(self._train, self.weights, settings, self.shuffle_shards, self.shuffle_samples)
         self._stream = reader if isinstance(reader, StreamBatches) else None
         if self._stream is not None:
             self._stream.restore(self._progress.stream)
@@ -180,8 +181,8 @@ class GranularityData(LightningDataModule):
 
     def val_dataloader(self) -> PassLoader | list[Any]:
         """Every validation sample once, split over ranks; empty where there is no validation set."""
-        reading = self._reader_settings(self.val_batch_size, training=False)
-        return PassLoader(reading.once(self._val), self.num_workers) if self._val else []
+        settings = self._reader_settings(self.val_batch_size, training=False)
+        return PassLoader(single_pass(self._val, settings), self.num_workers) if self._val else []
 
     def first_val_samples(self) -> FirstSamples | None:
         """The first validation batch of this rank, on the CPU, with its texts; None where there is no validation set.
@@ -189,7 +190,7 @@ class GranularityData(LightningDataModule):
         Read once, which takes as long as a step, without worker processes or a change of the random state.
         """
         if self._first_val is None and self._val:
-            self._first_val = first_samples(self._reader_settings(self.val_batch_size, training=False), self._val)
+            self._first_val = first_samples(self._val, self._reader_settings(self.val_batch_size, training=False))
         return self._first_val
 
     def test_dataloader(self) -> PassLoader | list[Any]:
@@ -306,7 +307,7 @@ class GranularityData(LightningDataModule):
                 f"{self._ranks()} ranks: lower data.batch_size or set data.batches_per_epoch"
             )
 
-    def _reader_settings(self, batch_size: int, *, training: bool) -> Reading:
+    def _reader_settings(self, batch_size: int, *, training: bool) -> ReaderSettings:
         prepare = SamplePreprocessor(
             image_size=self.image_size,
             transform=self.train_transform if training else self.val_transform,
@@ -316,4 +317,4 @@ class GranularityData(LightningDataModule):
             regions=self.regions,
         )
         rank = self.trainer.global_rank if self.trainer is not None else 0
-        return Reading(prepare, batch_size, self.seed, rank, self._ranks(), self.skip, self.fetch)
+        return ReaderSettings(prepare, batch_size, self.seed, rank, self._ranks(), self.skip, self.fetch)

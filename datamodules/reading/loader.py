@@ -10,9 +10,10 @@ import torch
 
 from datamodules.batch import Batch
 from datamodules.batching.collate import empty_batch
-from datamodules.reading.bad_samples import BadSampleRate, SkipPolicy
+from datamodules.reading.bad_samples import BadSampleRate
 from datamodules.reading.local_shards import IndexedPass
 from datamodules.reading.ranks import gather
+from datamodules.reading.reader_settings import ReaderSettings
 from datamodules.reading.remote_shards import StreamPass
 from datamodules.reading.worker_signals import ignore_job_signals
 
@@ -27,7 +28,7 @@ class TrainingBatches(Protocol):
     """A reader of batches from any position in the sequence of samples."""
 
     global_batch: int
-    skip: SkipPolicy
+    settings: ReaderSettings
 
     @property
     def samples(self) -> int | None:
@@ -50,7 +51,7 @@ class EpochLoader:
         self, reader: TrainingBatches, batches: int, workers: int, resume_point: Callable[[], tuple[int, int]]
     ) -> None:
         self.reader, self.batches, self.workers, self.resume_point = reader, batches, workers, resume_point
-        self._rate = BadSampleRate(reader.skip)
+        self._rate = BadSampleRate(reader.settings.skip)
 
     def __len__(self) -> int:
         return self.batches
@@ -87,7 +88,7 @@ class PassLoader:
         return len(self.reader)
 
     def __iter__(self) -> Iterator[Batch]:
-        rate = BadSampleRate(self.reader.skip, self.alone)
+        rate = BadSampleRate(self.reader.settings.skip, self.alone)
         for number, (batch, last) in enumerate(self._batches(), start=1):
             rate.add(batch, number, last=last)
             if last:
@@ -102,7 +103,7 @@ class PassLoader:
         while any_batch:
             next_batch = next(batches, None)  # its workers end with the last batch, not with the loader
             any_batch = self._any(next_batch is not None)
-            yield empty_batch(self.reader.prepare) if batch is None else batch, not any_batch
+            yield empty_batch(self.reader.settings.prepare) if batch is None else batch, not any_batch
             batch = next_batch
 
     def _any(self, has_batch: bool) -> bool:

@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.batch import Batch
 from datamodules.batching.collate import PreparedSample, SamplePreprocessor, collate, empty_batch
-from datamodules.reading.bad_samples import DataError, SkipNotes, SkipPolicy, with_last_skip
+from datamodules.reading.bad_samples import DataError, SkipNotes, with_last_skip
 from datamodules.reading.mixture import Mixture
+from datamodules.reading.reader_settings import ReaderSettings
 from datamodules.reading.shuffle_order import SamplePosition, SampleSequence, ShuffleOrder
 from datamodules.sample import Sample
 from datamodules.shards.reader import IndexedShards, TarReader
@@ -50,40 +51,26 @@ class IndexedBatches(Dataset[Batch]):
     """Training batches of one rank: ``self[position]`` is its part of the global batch that begins at ``position``.
 
     Args:
-        sources: what is read.
-        weights: how often each source's samples come.
-        prepare: from a stored sample to an item of the batch.
-        batch_size: images per batch and rank.
-        seed: of order and randomness.
-        shuffle_shards: shards whose samples are mixed.
-        rank, ranks: this process among all.
-        skip: what to do about samples that cannot be used.
+        sources: the shards of each source.
+        weights: the sources' shares of the samples.
+        settings: of the reader.
+        shuffle_shards: shards whose samples are shuffled together.
     """
 
     def __init__(
-        self,
-        sources: Sequence[IndexedShards],
-        weights: Sequence[float],
-        prepare: SamplePreprocessor,
-        batch_size: int,
-        *,
-        seed: int,
-        shuffle_shards: int,
-        rank: int,
-        ranks: int,
-        skip: SkipPolicy,
+        self, sources: Sequence[IndexedShards], weights: Sequence[float], settings: ReaderSettings, shuffle_shards: int
     ) -> None:
         self.readers = [TarReader(source) for source in sources]
+        seed = settings.seed
         orders = [ShuffleOrder(s.sizes, f"{seed}/{i}" if i else seed, shuffle_shards) for i, s in enumerate(sources)]
         self.samples = sum(order.samples for order in orders)
         self.schedule = SampleSequence(orders, Mixture(weights))
-        self.prepare, self.batch_size, self.seed = prepare, batch_size, seed
-        self.rank, self.global_batch = rank, batch_size * ranks
-        self.skip, self._notes = skip, SkipNotes()
+        self.settings, self.global_batch, self._notes = settings, settings.global_batch, SkipNotes()
 
     def __getitem__(self, position: int) -> Batch:  # pyright: ignore[reportIncompatibleMethodOverride]
-        first = position + self.rank * self.batch_size
-        items = [self._item(p) for p in range(first, first + self.batch_size)]
+        size = self.settings.batch_size
+        first = position + self.settings.rank * size
+        items = [self._item(p) for p in range(first, first + size)]
         return collate(items, self._notes.take())
 
     def loader(self, position: int, batches: int, workers: int, **settings: Any) -> DataLoader[Batch]:
@@ -93,18 +80,16 @@ class IndexedBatches(Dataset[Batch]):
 
     def _item(self, position: int) -> PreparedSample:
         sample = self.schedule.at(position)
-        item = self._try(sample, f"{self.seed}/{sample.source}/{sample.epoch}/{sample.index}")
+        item = self._try(sample, "")
         for attempt in range(_TRIES):
             if item is not None:
                 return item
-            substitute = self.schedule.substitute(position, attempt)
-            item = self._try(
-                substitute, f"{self.seed}/{substitute.source}/{substitute.epoch}/{substitute.index}/for {sample.index}"
-            )
+            item = self._try(self.schedule.substitute(position, attempt), f"/for {sample.index}")
         raise DataError(with_last_skip(f"{_TRIES} samples in a row cannot be used", self._notes.last))
 
-    def _try(self, sample: SamplePosition, draws: str) -> PreparedSample | None:
-        return try_item(self.readers[sample.source], sample.index, self.prepare, draws, self._notes)
+    def _try(self, sample: SamplePosition, suffix: str) -> PreparedSample | None:
+        draws = f"{self.settings.seed}/{sample.source}/{sample.epoch}/{sample.index}{suffix}"
+        return try_item(self.readers[sample.source], sample.index, self.settings.prepare, draws, self._notes)
 
 
 class IndexedPass(Dataset[Batch]):
@@ -114,38 +99,26 @@ class IndexedPass(Dataset[Batch]):
     other: a rank with one sample less has a smaller last batch. A batch without a usable sample is empty.
     """
 
-    def __init__(
-        self,
-        source: IndexedShards,
-        prepare: SamplePreprocessor,
-        batch_size: int,
-        *,
-        seed: int,
-        rank: int,
-        ranks: int,
-        skip: SkipPolicy,
-    ) -> None:
-        self.reader = TarReader(source)
-        self.prepare, self.batch_size, self.seed = prepare, batch_size, seed
-        self.mine = range(rank, len(self.reader), ranks)
-        self.batches = -(-len(range(0, len(self.reader), ranks)) // batch_size)
-        self.skip, self._notes = skip, SkipNotes()
+    def __init__(self, source: IndexedShards, settings: ReaderSettings) -> None:
+        self.reader, self.settings, self._notes = TarReader(source), settings, SkipNotes()
+        self.mine = range(settings.rank, len(self.reader), settings.ranks)
+        self.batches = -(-len(range(0, len(self.reader), settings.ranks)) // settings.batch_size)
 
     def __len__(self) -> int:
         return self.batches
 
     def __getitem__(self, number: int) -> Batch:  # pyright: ignore[reportIncompatibleMethodOverride]
-        items = []
+        items, prepare = [], self.settings.prepare
         for index in self.mine[self._start(number) : self._start(number + 1)]:
-            item = try_item(self.reader, index, self.prepare, f"{self.seed}/{index}", self._notes)
+            item = try_item(self.reader, index, prepare, f"{self.settings.seed}/{index}", self._notes)
             items += [] if item is None else [item]
-        return collate(items, self._notes.take()) if items else empty_batch(self.prepare, self._notes.take())
+        return collate(items, self._notes.take()) if items else empty_batch(prepare, self._notes.take())
 
     def _start(self, number: int) -> int:
         """The first sample of a batch: full ones come first, and one sample at least remains for each of the others,
         where there are so many.
         """
-        return min(number * self.batch_size, max(len(self.mine) - (self.batches - number), 0))
+        return min(number * self.settings.batch_size, max(len(self.mine) - (self.batches - number), 0))
 
     def loader(self, workers: int, **settings: Any) -> DataLoader[Batch]:
         """A loader of all batches."""

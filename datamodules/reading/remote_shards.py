@@ -23,12 +23,12 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from datamodules.batch import Batch, Gap
 from datamodules.batching.collate import PreparedSample, SamplePreprocessor, collate, empty_batch
-from datamodules.reading.bad_samples import DataError, SkipNotes, SkipPolicy, with_last_skip
+from datamodules.reading.bad_samples import DataError, SkipNotes, with_last_skip
 from datamodules.reading.local_shards import prepared
 from datamodules.reading.mixture import Mixture
 from datamodules.reading.ranks import gather
+from datamodules.reading.reader_settings import ReaderSettings
 from datamodules.reading.remote_order import UNKNOWN, ShardSequence, Share, Slot
-from datamodules.shards.download import FetchPolicy
 from datamodules.shards.reader import sample_id
 
 _TRIES = 100  # samples in a row that cannot be used before a run gives up
@@ -41,35 +41,17 @@ class StreamBatches(IterableDataset[Batch]):
 
     Args:
         sources: the shards' URLs of each source, the same on every rank.
-        weights: how often each source's samples come.
-        prepare: from a stored sample to an item of the batch.
-        batch_size: images per batch and rank.
-        seed: of order and randomness.
-        shuffle_samples: samples that are mixed at least.
-        rank, ranks: this process among all.
-        skip: what to do about samples that cannot be used.
-        fetch: time limits and retries for storage.
+        weights: the sources' shares of the samples.
+        settings: of the reader.
+        shuffle_samples: the least number of samples that are shuffled together.
     """
 
     def __init__(
-        self,
-        sources: Sequence[list[str]],
-        weights: Sequence[float],
-        prepare: SamplePreprocessor,
-        batch_size: int,
-        *,
-        seed: int,
-        shuffle_samples: int,
-        rank: int,
-        ranks: int,
-        skip: SkipPolicy,
-        fetch: FetchPolicy = FetchPolicy(),
+        self, sources: Sequence[list[str]], weights: Sequence[float], settings: ReaderSettings, shuffle_samples: int
     ) -> None:
         super().__init__()
-        self.sources, self.mixture, self.prepare = list(sources), Mixture(weights), prepare
-        self.batch_size, self.global_batch = batch_size, batch_size * ranks
-        self.seed, self.shuffle_samples, self.rank, self.ranks, self.skip = seed, shuffle_samples, rank, ranks, skip
-        self.fetch = fetch
+        self.sources, self.mixture, self.settings = list(sources), Mixture(weights), settings
+        self.global_batch, self.shuffle_samples = settings.global_batch, shuffle_samples
         self.gaps: set[Gap] = set()  # of all ranks before this run, of this one since
         self.counts = torch.full((sum(map(len, self.sources)),), UNKNOWN).share_memory_()
         self.first = self.batches = 0
@@ -114,10 +96,12 @@ class StreamBatches(IterableDataset[Batch]):
         worker_batches = len(range(worker, self.batches, workers))
         notes = SkipNotes()
         items = self._items(
-            Share(self.rank * workers + reader, self.ranks * workers), batches_before * self.batch_size, notes
+            Share(self.settings.rank * workers + reader, self.settings.ranks * workers),
+            batches_before * self.settings.batch_size,
+            notes,
         )
         for _ in range(worker_batches):
-            yield collate(list(itertools.islice(items, self.batch_size)), notes.take())
+            yield collate(list(itertools.islice(items, self.settings.batch_size)), notes.take())
 
     def _items(self, share: Share, position: int, notes: SkipNotes) -> Iterator[PreparedSample]:
         """A reader's items from ``position`` of its sequence on, sources interleaved."""
@@ -125,7 +109,7 @@ class StreamBatches(IterableDataset[Batch]):
         streams = [
             self._items_of(
                 ShardSequence(
-                    urls, counts[i], share, f"{self.seed}/{i}", self.shuffle_samples, self.fetch, i,
+                    urls, counts[i], share, f"{self.settings.seed}/{i}", self.shuffle_samples, self.settings.fetch, i,
                     self._gaps(share, i),
                 ), done, notes,
             )
@@ -163,7 +147,7 @@ class StreamBatches(IterableDataset[Batch]):
         """Sample ``i`` of a window, or a substitute; None where none of them can be used."""
         for attempt in range(-1, len(slots)):
             slot = slots[i] if attempt < 0 else slots[(i + len(slots) // 2 + attempt) % len(slots)]
-            item = _try(slot, self.prepare, draws if attempt < 0 else f"{draws}/for {i}", notes)
+            item = _try(slot, self.settings.prepare, draws if attempt < 0 else f"{draws}/for {i}", notes)
             if item is not None:
                 return item
         return None
@@ -172,13 +156,9 @@ class StreamBatches(IterableDataset[Batch]):
 class StreamPass(IterableDataset[Batch]):
     """A pass over every sample once, split over ranks and workers; their number is not known beforehand."""
 
-    def __init__(
-        self, urls: list[str], prepare: SamplePreprocessor, batch_size: int, *, seed: int, rank: int, ranks: int,
-        skip: SkipPolicy, fetch: FetchPolicy = FetchPolicy(),
-    ) -> None:  # fmt: skip
+    def __init__(self, urls: list[str], settings: ReaderSettings) -> None:
         super().__init__()
-        self.urls, self.prepare, self.batch_size, self.seed = urls, prepare, batch_size, seed
-        self.rank, self.ranks, self.skip, self.fetch = rank, ranks, skip, fetch
+        self.urls, self.settings = urls, settings
         self.counts = torch.full((len(urls),), UNKNOWN).share_memory_()  # a later pass knows what a lost shard holds
 
     def loader(self, workers: int, **settings: Any) -> DataLoader[Batch]:
@@ -188,21 +168,21 @@ class StreamPass(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         worker, workers = _worker()
         notes = SkipNotes()
-        items = self._items(Share(self.rank * workers + worker, self.ranks * workers), notes)
+        items = self._items(Share(self.settings.rank * workers + worker, self.settings.ranks * workers), notes)
         item = next(items, None)
         while item is not None:  # one item ahead: skips at the very end still travel with the last batch
             chunk = [item]
-            while (item := next(items, None)) is not None and len(chunk) < self.batch_size:
+            while (item := next(items, None)) is not None and len(chunk) < self.settings.batch_size:
                 chunk.append(item)
             yield collate(chunk, notes.take())
         if skipped := notes.take():  # no batch was made at all
-            yield empty_batch(self.prepare, skipped)
+            yield empty_batch(self.settings.prepare, skipped)
 
     def _items(self, share: Share, notes: SkipNotes) -> Iterator[PreparedSample]:
-        sequence = ShardSequence(self.urls, self.counts, share, None, 1, self.fetch)
+        sequence = ShardSequence(self.urls, self.counts, share, None, 1, self.settings.fetch)
         for (_, slots), _ in sequence.windows(0, notes):
             for slot in slots:
-                item = _try(slot, self.prepare, f"{self.seed}/0", notes)
+                item = _try(slot, self.settings.prepare, f"{self.settings.seed}/0", notes)
                 if item is not None:
                     yield item
 

@@ -14,7 +14,8 @@ from datamodules.batching.stored_tokens import StoredTokens
 from datamodules.batching.text_sampling import SampledTexts
 from datamodules.batching.tokenizer import Tokenizer, token_hash
 from datamodules.reading.loader import PassLoader
-from datamodules.reading.select_reader import Reading
+from datamodules.reading.reader_settings import ReaderSettings
+from datamodules.reading.select_reader import single_pass
 from datamodules.shards.discovery import Shard
 
 
@@ -51,14 +52,14 @@ class FirstSamples(NamedTuple):
     texts: dict[int, str]
 
 
-def first_samples(reading: Reading, shards: Sequence[Shard]) -> FirstSamples | None:
+def first_samples(shards: Sequence[Shard], settings: ReaderSettings) -> FirstSamples | None:
     """The first batch of a pass that has any sample, read by this rank alone, without worker processes; None where no
     batch has one. The random state is kept.
     """
     texts: dict[int, str] = {}
-    noting_reading = replace(reading, prepare=RecordingPreprocessor.like(reading.prepare, texts))
+    recording = replace(settings, prepare=RecordingPreprocessor.like(settings.prepare, texts))
     with isolate_rng():
-        batches = PassLoader(noting_reading.once(shards), 0, alone=True)
+        batches = PassLoader(single_pass(shards, recording), 0, alone=True)
         return next((FirstSamples(batch, texts) for batch in batches if batch.keys), None)
 
 

@@ -187,12 +187,12 @@ def _reader(paths: list[Path], size: int) -> Any:
     from datamodules.batching.image_transforms import RandomCrop
     from datamodules.batching.text_sampling import GrainSampling
     from datamodules.batching.tokenizer import Tokenizer
-    from datamodules.reading.bad_samples import SkipPolicy
-    from datamodules.reading.select_reader import Reading
+    from datamodules.reading.reader_settings import ReaderSettings
+    from datamodules.reading.select_reader import training_batches
     from datamodules.shards.discovery import find_shards
 
     prepare = SamplePreprocessor(size, RandomCrop((0.9, 1.0)), GrainSampling(5, 30), Tokenizer(248), random_texts=True)
-    return Reading(prepare, 64, 0, 0, 1, SkipPolicy()).train([find_shards(paths)], None, 64, 1000)
+    return training_batches([find_shards(paths)], None, ReaderSettings(prepare, 64), 64, 1000)
 
 
 def memory(samples: int = 10_000) -> list[tuple[int, float]]:

@@ -6,8 +6,8 @@ from itertools import product
 
 import pytest
 
-from datamodules.reading.bad_samples import SkipPolicy
 from datamodules.reading.local_shards import IndexedPass
+from datamodules.reading.reader_settings import ReaderSettings
 from datamodules.shards.discovery import find_shards
 from datamodules.shards.reader import IndexedShards
 from tests.datamodules.test_indexed import PREPARE
@@ -22,9 +22,7 @@ def sources(tmp_path_factory):
 
 
 def parts(source, batch, ranks):
-    return [
-        IndexedPass(source, PREPARE, batch, seed=0, rank=rank, ranks=ranks, skip=SkipPolicy()) for rank in range(ranks)
-    ]
+    return [IndexedPass(source, ReaderSettings(PREPARE, batch, rank=rank, ranks=ranks)) for rank in range(ranks)]
 
 
 def test_equally_many_batches_whatever_the_number_of_samples(sources):

@@ -22,6 +22,7 @@ from datamodules.batching.text_sampling import GrainSampling
 from datamodules.batching.tokenizer import Tokenizer
 from datamodules.reading.bad_samples import DataError, SkipPolicy
 from datamodules.reading.local_shards import IndexedPass
+from datamodules.reading.reader_settings import ReaderSettings
 from datamodules.reading.remote_shards import StreamPass
 from datamodules.sample import Sample, SampleError
 from datamodules.shards.discovery import ShardError, find_shards
@@ -67,13 +68,13 @@ def read(folder: Path, data: bytes) -> tuple[int, Counter[str]]:
 
 
 def _indexed(path: Path) -> list:
-    reader = IndexedPass(IndexedShards.of(find_shards(path)), PREPARE, 3, seed=0, rank=0, ranks=1, skip=SkipPolicy(1.0))
+    reader = IndexedPass(IndexedShards.of(find_shards(path)), ReaderSettings(PREPARE, 3, skip=SkipPolicy(1.0)))
     return [reader[i] for i in range(len(reader))]
 
 
 def _stream(path: Path) -> list:
-    policies = {"skip": SkipPolicy(1.0), "fetch": FetchPolicy(tries=1)}
-    return list(StreamPass([str(path)], PREPARE, 3, seed=0, rank=0, ranks=1, **policies))
+    settings = ReaderSettings(PREPARE, 3, skip=SkipPolicy(1.0), fetch=FetchPolicy(tries=1))
+    return list(StreamPass([str(path)], settings))
 
 
 def tar_of(members: list[tuple[str, bytes]], form: int = tarfile.PAX_FORMAT) -> bytes:

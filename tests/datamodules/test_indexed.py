@@ -18,6 +18,7 @@ from datamodules.batching.tokenizer import Tokenizer
 from datamodules.reading.bad_samples import DataError, SkipPolicy
 from datamodules.reading.loader import EpochLoader, PassLoader, default_workers
 from datamodules.reading.local_shards import IndexedBatches, IndexedPass
+from datamodules.reading.reader_settings import ReaderSettings
 from datamodules.sample import SampleError
 from datamodules.shards.discovery import ShardError, find_shards
 from datamodules.shards.reader import IndexedShards, TarReader
@@ -28,15 +29,14 @@ PREPARE = SamplePreprocessor(16, RandomCrop(), GrainSampling(1, 1), Tokenizer(77
 
 def batches(urls, batch_size=4, rank=0, ranks=1, skip=None, seed=0, weights=(1.0,), shuffle_shards=2) -> IndexedBatches:
     sources = [urls] if len(weights) == 1 else [[url] for url in urls]
-    return IndexedBatches(
-        [IndexedShards.of(find_shards([str(u) for u in s])) for s in sources], weights, PREPARE, batch_size,
-        seed=seed, shuffle_shards=shuffle_shards, rank=rank, ranks=ranks, skip=skip or SkipPolicy(),
-    )  # fmt: skip
+    indexed = [IndexedShards.of(find_shards([str(u) for u in s])) for s in sources]
+    settings = ReaderSettings(PREPARE, batch_size, seed, rank, ranks, skip or SkipPolicy())
+    return IndexedBatches(indexed, weights, settings, shuffle_shards)
 
 
 def once(urls, batch_size=4, rank=0, ranks=1, skip=None) -> IndexedPass:
     source = IndexedShards.of(find_shards([str(u) for u in urls]))
-    return IndexedPass(source, PREPARE, batch_size, seed=0, rank=rank, ranks=ranks, skip=skip or SkipPolicy())
+    return IndexedPass(source, ReaderSettings(PREPARE, batch_size, 0, rank, ranks, skip or SkipPolicy()))
 
 
 def keys(found) -> list[str]:
@@ -238,9 +238,7 @@ def test_a_shard_that_changes_while_it_is_read(tmp_path):
 
 
 def batches_of(source) -> IndexedBatches:
-    return IndexedBatches(
-        [source], [1.0], PREPARE, 4, seed=0, shuffle_shards=2, rank=0, ranks=1, skip=SkipPolicy(max_rate=0.01)
-    )
+    return IndexedBatches([source], [1.0], ReaderSettings(PREPARE, 4, skip=SkipPolicy(max_rate=0.01)), 2)
 
 
 def test_few_files_are_open_at_a_time(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from datamodules.batching.text_sampling import GrainSampling
 from datamodules.batching.tokenizer import Tokenizer
 from datamodules.reading.bad_samples import DataError, SkipPolicy
 from datamodules.reading.loader import EpochLoader, PassLoader
+from datamodules.reading.reader_settings import ReaderSettings
 from datamodules.reading.remote_shards import StreamBatches, StreamPass
 from datamodules.reading.shuffle_order import hash_key, permutation
 from datamodules.shards import download
@@ -36,14 +37,12 @@ def _quick(monkeypatch):
 
 
 def stream(urls, batch=4, skip=None, policy=POLICY, shuffle_samples=4, rank=0, ranks=1) -> StreamBatches:
-    return StreamBatches(
-        [urls], [1.0], PREPARE, batch, seed=0, shuffle_samples=shuffle_samples, rank=rank, ranks=ranks,
-        skip=skip or SkipPolicy(), fetch=policy,
-    )  # fmt: skip
+    settings = ReaderSettings(PREPARE, batch, rank=rank, ranks=ranks, skip=skip or SkipPolicy(), fetch=policy)
+    return StreamBatches([urls], [1.0], settings, shuffle_samples)
 
 
 def once(urls, policy=POLICY, skip=None) -> StreamPass:
-    return StreamPass(urls, PREPARE, 4, seed=0, rank=0, ranks=1, skip=skip or SkipPolicy(), fetch=policy)
+    return StreamPass(urls, ReaderSettings(PREPARE, 4, skip=skip or SkipPolicy(), fetch=policy))
 
 
 def epoch(reader, batches: int, workers: int = 0, start: int = 0):
@@ -173,7 +172,7 @@ def test_the_rest_of_a_pass_with_gaps_is_exact(tmp_path):
             found += epoch(again, 11, start=stop)
             assert sorted(keys(found[:5])) == [f"{n:06d}" for n in range(30) if n % 6 != lost]
             assert sorted(keys(found[5:])) == [f"{n:06d}" for n in range(30)]
-            assert [(gap.epoch, gap.shard, gap.found) for gap in again.gaps] == [(0, lost, 0)]
+            assert [(gap.epoch, gap.shard, gap.samples) for gap in again.gaps] == [(0, lost, 0)]
 
 
 def test_ranks_that_share_shards_do_not_disturb_each_other(tmp_path):

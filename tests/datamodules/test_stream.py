@@ -15,6 +15,7 @@ from datamodules.batching.text_sampling import GrainSampling
 from datamodules.batching.tokenizer import Tokenizer
 from datamodules.reading.bad_samples import DataError, SkipNotes, SkipPolicy
 from datamodules.reading.loader import EpochLoader, PassLoader
+from datamodules.reading.reader_settings import ReaderSettings
 from datamodules.reading.remote_order import UNKNOWN, ShardSequence, Share
 from datamodules.reading.remote_shards import StreamBatches, StreamPass
 from datamodules.shards import download
@@ -35,10 +36,8 @@ def remote(paths) -> list[str]:
 
 
 def stream(sources, rank=0, ranks=1, batch_size=4, skip=None, weights=(1.0,), shuffle_samples=8) -> StreamBatches:
-    return StreamBatches(
-        sources, weights, PREPARE, batch_size, seed=0, shuffle_samples=shuffle_samples, rank=rank, ranks=ranks,
-        skip=skip or SkipPolicy(),
-    )  # fmt: skip
+    settings = ReaderSettings(PREPARE, batch_size, rank=rank, ranks=ranks, skip=skip or SkipPolicy())
+    return StreamBatches(sources, weights, settings, shuffle_samples)
 
 
 def keys(batches) -> list[str]:
@@ -51,11 +50,11 @@ def test_evaluation_reads_every_sample_once(tmp_path, shards, ranks, workers):
     urls = remote(write_shards(tmp_path, 23, shards))
     seen: list[str] = []
     for rank in range(ranks):
-        reader = StreamPass(urls, PREPARE, 4, seed=0, rank=rank, ranks=ranks, skip=SkipPolicy())
+        reader = StreamPass(urls, ReaderSettings(PREPARE, 4, rank=rank, ranks=ranks))
         seen += keys(PassLoader(reader, workers))
     assert sorted(seen) == [f"{n:06d}" for n in range(23)]
     with pytest.raises(TypeError, match="not counted"):
-        len(PassLoader(StreamPass(urls, PREPARE, 4, seed=0, rank=0, ranks=1, skip=SkipPolicy()), 0))
+        len(PassLoader(StreamPass(urls, ReaderSettings(PREPARE, 4)), 0))
 
 
 @pytest.mark.parametrize(("shards", "ranks", "workers"), [(1, 1, 0), (6, 1, 3), (6, 2, 0), (2, 2, 2)])
@@ -145,7 +144,7 @@ def test_bad_samples_are_replaced_and_counted(tmp_path):
     assert set(keys(found)) == {f"{n:06d}" for n in range(7)}
     with pytest.raises(DataError, match=r"max_rate 0\.01.*sample '000050'"):
         list(EpochLoader(stream([remote([path])], skip=SkipPolicy(0.01, 10)), 4, 0, lambda: (0, 0)))
-    once = StreamPass(remote([path]), PREPARE, 4, seed=0, rank=0, ranks=1, skip=SkipPolicy(0.5))
+    once = StreamPass(remote([path]), ReaderSettings(PREPARE, 4, skip=SkipPolicy(0.5)))
     assert keys(once) == [f"{n:06d}" for n in range(7)]
 
 
