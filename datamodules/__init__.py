@@ -1,6 +1,6 @@
 """Data: shards of images with captions, sentences, phrases and regions, and the batches made of them.
 
-Names are imported when they are first asked for: the benchmarks need the batch's types without Lightning behind them.
+Names are imported on first use: the benchmarks need the batch's types without importing Lightning.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def prepare_dci(
         names = set(read_dci_split(splits, split))
         files = [file for file in files if file.name in names]
     if not files:
-        raise FileNotFoundError(f"{annotations} holds no JSON file of the images asked for")
+        raise FileNotFoundError(f"{annotations} holds no JSON file of the requested images")
     settings = {"split": split if splits else None}
 
     def records() -> Iterator[ImageRecord]:

@@ -19,15 +19,15 @@ class PrepareJob:
 
     Args:
         out: the folder to write shards and manifest.json to.
-        max_side: images with a longer side, in pixels, are made smaller; otherwise files stay as they are.
-        extractor: who finds sentences and phrases: NLTK, rules that need no data, or spaCy.
+        max_side: largest side of an image in pixels; larger images are made smaller, all others keep their bytes.
+        extractor: how sentences and phrases are found: NLTK, rules that need no data, or spaCy.
         spacy_model: the pipeline of `--extractor spacy`, a name or a folder.
-        samples_per_shard: images that a shard is made of; those left out are not replaced.
+        samples_per_shard: images of a shard; those that are left out are not replaced.
         tokens: also store the texts' token ids, so that training does not tokenise.
-        processes: shards made at a time.
+        processes: shards made in parallel.
         part: "i/n": this run makes every n-th shard from the i-th on.
-        overwrite: delete what is there; otherwise finished shards are kept, and missing ones made.
-        quiet: no charts of what the shards hold; what is left out is told all the same.
+        overwrite: delete the shards in `out`; otherwise finished shards are kept, and missing ones made.
+        quiet: no charts of the shards' statistics; what is left out is still logged.
     """
 
     out: Path

@@ -2,7 +2,7 @@
 
 A unit is done when its shard, the shard's index and a note (``PREFIX-000012.json``: counts, checksum, what was left
 out, statistics) exist; all three are written under another name and renamed, the note last. So a run that was killed
-goes on where it stopped and nothing is done twice. ``part`` "2/8" does every eighth unit from the second on, for job
+continues where it stopped and nothing is done twice. ``part`` "2/8" does every eighth unit from the second on, for job
 arrays. The run that finds all notes writes ``manifest.json``, which is the same however the work was split.
 """
 

@@ -29,7 +29,7 @@ def prepare_sharegpt4v(
         images: the folder in which the file's `image` paths begin (with coco/, llava/, sam/).
         annotations: the JSON file.
         job: where to, and how.
-        held_out: the first so many records never enter a shard, nor do others of their images: 1000 is SV-1k.
+        held_out: number of first records that are left out, with all other records of their images: 1000 is SV-1k.
         skip_missing: leave out images whose file is missing, and count them; otherwise they stop the run.
 
     Returns:

@@ -115,9 +115,7 @@ class IndexedPass(Dataset[Batch]):
         return collate(items, self._notes.take()) if items else empty_batch(prepare, self._notes.take())
 
     def _start(self, number: int) -> int:
-        """The first sample of a batch: full ones come first, and one sample at least remains for each of the others,
-        where there are so many.
-        """
+        """The first sample of a batch: batches are full, but leave at least one sample for each that follows."""
         return min(number * self.settings.batch_size, max(len(self.mine) - (self.batches - number), 0))
 
     def loader(self, workers: int, **settings: Any) -> DataLoader[Batch]:

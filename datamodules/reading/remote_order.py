@@ -69,7 +69,7 @@ class _WindowCutter:
         self.size = 0
 
     def reader_samples(self, step: _ShardStep, samples: int) -> range:
-        """The reader's samples of a shard of so many ``samples``.
+        """The reader's samples of a shard that has ``samples`` samples.
 
         Readers that share shards start one sample further in each; a shard that fails for one of them changes nothing
         for the others.
@@ -79,7 +79,7 @@ class _WindowCutter:
         return range((self.share.index - step.turn - step.epoch) % self.share.readers, samples, self.share.readers)
 
     def ends(self, step: _ShardStep, samples: int) -> bool:
-        """True if the window ends with this shard, of which the reader takes so many ``samples``."""
+        """True if the window ends with this shard, of which the reader takes ``samples`` samples."""
         self.size += samples
         ends = step.last or self.size >= self.min_samples
         if ends:

@@ -80,7 +80,7 @@ class StreamBatches(IterableDataset[Batch]):
         if state is None:
             return
         if state["shards"] != self._digest():
-            logger.warning("the remote shards are not those of the checkpoint: they are counted anew")
+            logger.warning("the remote shards are not those of the checkpoint: they are counted again")
             return
         self.counts.copy_(torch.tensor(state["counts"]))
         self.gaps = {Gap(*gap) for gap in state["gaps"]}

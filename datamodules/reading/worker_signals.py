@@ -15,7 +15,7 @@ import threading
 
 
 def ignore_job_signals(worker: int) -> None:
-    """For ``worker_init_fn``. Does nothing where the system cannot tell who sent a signal."""
+    """Use as ``worker_init_fn``. Does nothing where the system does not report the sender of a signal."""
     del worker
     parent = multiprocessing.parent_process()
     if parent is None or not hasattr(signal, "sigwaitinfo"):

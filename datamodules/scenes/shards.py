@@ -91,16 +91,16 @@ def _shard_tasks(split: Split, samples: int) -> list[ShardTask]:
     return [ShardTask(Path(f"{split}-{k:06d}.tar"), split, edges[k], edges[k + 1]) for k in range(shards)]
 
 
-def _write(target: Path, jobs: list[ShardTask], seed: int, size: int, asked: int) -> None:
+def _write(target: Path, shard_tasks: list[ShardTask], seed: int, size: int, asked: int) -> None:
     """Write all shards and the manifest into a folder beside ``target`` and rename it to ``target``."""
     temporary = target.with_name(f".{target.name}-{uuid.uuid4().hex[:12]}")
     temporary.mkdir(parents=True)
     try:
-        tasks = [(task._replace(path=temporary / task.path), seed, size, asked) for task in jobs]
+        tasks = [(task._replace(path=temporary / task.path), seed, size, asked) for task in shard_tasks]
         sizes = _in_parallel(tasks)
         shards = {
             task.path.name: {"samples": task.stop - task.start, "bytes": size_in_bytes}
-            for task, size_in_bytes in zip(jobs, sizes, strict=True)
+            for task, size_in_bytes in zip(shard_tasks, sizes, strict=True)
         }
         manifest = {"source": SOURCE, "version": VERSION, "seed": seed, "size": size, "asked": asked, "shards": shards}
         manifest["labels"] = sorted(LABELS)

@@ -9,7 +9,7 @@ A data set on which methods are compared must need composition, so:
   a training scene. Settings are chosen on ``dev``; ``held_out`` is for the chosen ones.
 - **A quarter of the dev and held-out scenes have a twin.** Scenes 8i and 8i + 1 differ in one exchange between two
   things: of their colours, textures, sizes or places. Twins have the same bag of attributes and places, so a model that
-  does not bind these to things cannot tell twins apart, and its R@1 on captions stays below 7/8, however good its eyes.
+  does not bind these to things cannot distinguish twins, and its R@1 on captions stays below 7/8.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PATTERNS = ("plain", "lined", "squared", "speckled")
 GRID = 3  # cells a side; cell c is row c // 3, column c % 3
 MIN_THINGS, MAX_THINGS = 2, 6
 HELD_OUT_SHARE = 8  # one combination in this many is held out, and one is for dev
-TWINS_EVERY = 8  # of so many dev or held-out scenes the first two are twins
+TWINS_EVERY = 8  # dev or held-out scenes, of which the first two are twins
 
 Split = Literal["train", "dev", "held_out"]
 

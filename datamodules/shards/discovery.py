@@ -50,7 +50,7 @@ class Shard:
         if len(index) != self.samples:
             raise ShardError(
                 f"the shard {self.url} holds {len(index)} samples but its manifest.json says {self.samples}; delete "
-                "manifest.json to have the shards counted anew"
+                "manifest.json to have the shards counted again"
             )
         return index
 
@@ -128,7 +128,7 @@ def _checked(path: Path, manifests: dict[Path, dict[str, dict[str, int]]]) -> Sh
     if entry is not None and entry["bytes"] != size:
         raise ShardError(
             f"the shard {path} has {size} bytes but its manifest.json says {entry['bytes']}: it was cut or changed; "
-            "copy it again, or delete manifest.json to have the shard counted anew"
+            "copy it again, or delete manifest.json to have the shard counted again"
         )
     if entry is not None:
         return Shard(str(path), entry["samples"])
@@ -145,7 +145,7 @@ def _manifest(folder: Path) -> dict[str, dict[str, int]]:
         return {name: {"samples": int(s["samples"]), "bytes": int(s["bytes"])} for name, s in shards.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ShardError(
-            f"{file} is not a shard manifest ({error!r}); delete it to have the shards counted anew"
+            f"{file} is not a shard manifest ({error!r}); delete it to have the shards counted again"
         ) from error
 
 

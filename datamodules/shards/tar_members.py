@@ -1,7 +1,7 @@
 """Groups the members of a tar into samples by their names; only headers are read.
 
 A member is called KEY.PART. WebDataset's rule, that the key ends at the first dot, holds where what follows is a part
-that is asked for. Elsewhere the key ends at the last dot, so that ``IMG_1.2.jpg`` and ``IMG_1.2.json`` are a sample.
+in ``parts``. Elsewhere the key ends at the last dot, so that ``IMG_1.2.jpg`` and ``IMG_1.2.json`` are a sample.
 ``a.seg.png`` beside the sample ``a`` is no sample: it belongs to ``a``, as for WebDataset, unless there is an
 ``a.seg.json`` too. Members of no sample are strays, and counted; files that macOS adds (``._a.jpg``) are among them.
 
@@ -60,7 +60,7 @@ def group_members(file: IO[bytes], parts: Collection[str], core: Collection[str]
 
     Args:
         file: a tar that is not compressed.
-        parts: the members' extensions that are wanted, in lower case; an image has any of ``IMAGE_EXTENSIONS``.
+        parts: the extensions of the members to group, in lower case; an image has any of ``IMAGE_EXTENSIONS``.
         core: a sample holds one of these at least, of ``parts`` or ``IMAGE``.
     """
     first_dot_entries: dict[str, list[Entry]] = {}

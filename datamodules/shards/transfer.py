@@ -60,7 +60,7 @@ def open_local(path: str) -> IO[bytes]:
 def command_for(url: str) -> str | list[str] | None:
     """The command, for the shell where it is a string, that prints the bytes of ``url``; None: a local file.
 
-    Raises ``OSError`` where the hub cannot be asked for the address.
+    Raises ``OSError`` where the hub does not resolve the address.
     """
     scheme, _, command = url.partition(":")
     if scheme == "pipe":
