@@ -60,9 +60,9 @@ class Coco:
         for name, path in places.items():
             document = documents[name]
             path.write_text(document if isinstance(document, str) else json.dumps(document))
-        told = {name: options.pop(name) for name in ("max_proposals", "skip_missing") if name in options}
+        arguments = {name: options.pop(name) for name in ("max_proposals", "skip_missing") if name in options}
         job = PrepareJob(self.folder / "out", **options)
-        self.manifest = prepare_coco(self.folder / "images", job=job, **places, **told)
+        self.manifest = prepare_coco(self.folder / "images", job=job, **places, **arguments)
         return read(self.folder / "out")
 
 

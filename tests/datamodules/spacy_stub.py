@@ -18,22 +18,22 @@ TAGS = {
 def _parse(document: Doc) -> Doc:
     """Determiners and adjectives hang on the next noun, everything else on its sentence's verb or first word."""
     words = [token.lower_ for token in document]
-    told = [TAGS.get(word, ("PUNCT", "punct")) for word in words]
+    tags = [TAGS.get(word, ("PUNCT", "punct")) for word in words]
     heads: list[int] = []
     start = 0
     while start < len(words):
         end = words.index(".", start) + 1 if "." in words[start:] else len(words)
-        root = next((i for i in range(start, end) if told[i][1] == "ROOT"), start)
+        root = next((i for i in range(start, end) if tags[i][1] == "ROOT"), start)
         for i in range(start, end):
-            nouns = [j for j in range(i + 1, end) if told[j][0] == "NOUN"]
-            heads.append(nouns[0] if told[i][1] in ("det", "amod") and nouns else root)
+            nouns = [j for j in range(i + 1, end) if tags[j][0] == "NOUN"]
+            heads.append(nouns[0] if tags[i][1] in ("det", "amod") and nouns else root)
         start = end
     return Doc(
         document.vocab,
         words=[token.text for token in document],
         spaces=[bool(token.whitespace_) for token in document],
-        pos=[pos for pos, _ in told],
-        deps=["ROOT" if heads[i] == i else dep for i, (_, dep) in enumerate(told)],
+        pos=[pos for pos, _ in tags],
+        deps=["ROOT" if heads[i] == i else dep for i, (_, dep) in enumerate(tags)],
         heads=heads,
         lemmas=words,
     )

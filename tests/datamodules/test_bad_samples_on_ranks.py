@@ -21,17 +21,17 @@ def batch_of(skips: int, good: int = 9):
 
 def verdicts(bad_rank: int, limits: list[float]) -> list[str]:
     """By limit, what ends 60 batches: of one rank every tenth sample is bad."""
-    found = []
+    verdicts_of_rank = []
     for limit in limits:
         rate = BadSampleRate(SkipPolicy(limit, 100))
         rate.restart(None)
         try:
             for number in range(1, 61):
                 rate.add(batch_of(int(dist.get_rank() == bad_rank)), number, last=number == 60)
-            found.append("")
+            verdicts_of_rank.append("")
         except DataError as error:
-            found.append(f"{number}: {error}")
-    return found
+            verdicts_of_rank.append(f"{number}: {error}")
+    return verdicts_of_rank
 
 
 def test_ranks_come_to_one_verdict():

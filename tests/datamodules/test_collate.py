@@ -31,12 +31,12 @@ def text_of(batch, row: int) -> list[int]:
 
 def test_stop_phrases_come_when_they_are_asked_for():
     sample = make_sample(0, stop_phrases=tuple(Phrase("A", s, 0, 1) for s in (0, 1, 1)))
-    told = {phrase.text for phrase in sample.phrases}
+    phrase_texts = {phrase.text for phrase in sample.phrases}
     for seed in range(5):
         drawn = {n: GrainSampling(stop_phrases=n).draw(sample, random.Random(seed)).phrases for n in (0, 1)}
         assert drawn[0] == GrainSampling().draw(sample, random.Random(seed)).phrases
-        assert {phrase.text for phrase in drawn[0]} == told
-        assert sorted(phrase.text for phrase in drawn[1]) == sorted([*told, "A"])
+        assert {phrase.text for phrase in drawn[0]} == phrase_texts
+        assert sorted(phrase.text for phrase in drawn[1]) == sorted([*phrase_texts, "A"])
     first = GrainSampling(stop_phrases=3, phrases=2).draw(sample, None)
     assert [phrase.start for phrase in first.phrases] == [0, 0]
     joined = GrainSampling(sentences=1, caption="sampled", choice="first", stop_phrases=9)
@@ -48,13 +48,13 @@ def test_every_slot_points_at_its_text():
     batch = batch_of(samples, preparer(summaries=1))
     tokenizer = Tokenizer(77)
     for b, sample in enumerate(samples):
-        wanted = {
+        expected = {
             Grain.CAPTION: [sample.caption],
             Grain.SUMMARY: [sample.sentences[0]],
             Grain.SENTENCE: list(sample.sentences),
             Grain.PHRASE: [p.text for p in sample.phrases],
         }
-        for grain, texts in wanted.items():
+        for grain, texts in expected.items():
             slots = batch.grains[grain]
             assert slots.valid[b].sum() == len(texts)
             assert [text_of(batch, i) for i in slots.index[b][slots.valid[b]].tolist()] == [tokenizer(t) for t in texts]

@@ -66,9 +66,9 @@ def test_one_line_names_the_tar_and_the_damage(tmp_path, reader, damage):
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=r"cut: |is no tar header|more stands behind its end") as caught:
         READERS[reader](path)
-    told = str(caught.value).replace(str(tmp_path), "")
-    assert "0.tar" in told
-    assert "\n" not in told
-    assert len(told) <= 200
+    message = str(caught.value).replace(str(tmp_path), "")
+    assert "0.tar" in message
+    assert "\n" not in message
+    assert len(message) <= 200
     assert not list(tmp_path.rglob("*.tar.partial"))
     assert not list((path.parent / "out").glob("*.tar")) if reader in ("tars", "grit") else True

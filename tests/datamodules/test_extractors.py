@@ -127,8 +127,8 @@ def test_spacy(small_model):
     text = "A big dog sits on the left of the mat. It barks."
     sentences = split_sentences(text, extractor)
     assert sentences == ["A big dog sits on the left of the mat.", "It barks."]
-    found = [(p.text, p.lemma) for p in extract_phrases(text, sentences, extractor)]
-    assert found == [("A big dog", "dog"), ("sits on", ""), ("on the left of", ""), ("the mat", "mat")]
+    phrases = [(p.text, p.lemma) for p in extract_phrases(text, sentences, extractor)]
+    assert phrases == [("A big dog", "dog"), ("sits on", ""), ("on the left of", ""), ("the mat", "mat")]
 
 
 def test_a_spacy_model_that_is_no_use(tmp_path):

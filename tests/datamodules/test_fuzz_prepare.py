@@ -65,9 +65,9 @@ def test_samples_and_rejects_add_up(tmp_path, captions, cut):
     ]
     data = tar_of([(name, d if isinstance(d, bytes) else d.encode()) for name, d in members])
     (tmp_path / "fuzz.tar").write_bytes(data[: max(600, len(data) - 1024 - cut)] if cut > 1500 else data)
-    found = prepared(tmp_path, lambda job: prepare_tars(str(tmp_path / "fuzz.tar"), job))
-    if found is not None and cut <= 1500:
-        assert sum(found) == len(captions)
+    result = prepared(tmp_path, lambda job: prepare_tars(str(tmp_path / "fuzz.tar"), job))
+    if result is not None and cut <= 1500:
+        assert sum(result) == len(captions)
 
 
 @FEW

@@ -127,8 +127,8 @@ def test_phrases_that_say_nothing_are_left_out(text):
 
 def test_phrases_that_say_nothing_stand_apart():
     caption = "The image shows a dog in the background. The Image is  the  image of a cat."
-    told, stop = cut_phrases(caption, split_sentences(caption))
-    assert [phrase.text for phrase in told] == ["a dog", "a cat"]
+    phrases, stop = cut_phrases(caption, split_sentences(caption))
+    assert [phrase.text for phrase in phrases] == ["a dog", "a cat"]
     assert [(phrase.text, phrase.sentence) for phrase in stop] == [("The image", 0), ("the background", 0)]
     assert all(caption[phrase.start : phrase.end] == phrase.text for phrase in stop)
 

@@ -198,9 +198,9 @@ def test_evaluation_reads_by_the_same_rule(tmp_path):
     for data in (encoded(halves("RGBA")), encoded(ramp(np.uint16, 65535)), turned_away(marked(), 6, "JPEG")):
         file = tmp_path / "a"
         file.write_bytes(data)
-        wanted = np.asarray(as_rgb(open_image(data)))
+        expected = np.asarray(as_rgb(open_image(data)))
         for source in (ImageFile(file, "a"), Encoded("a", data), TarMember(file, "a", 0, len(data))):
-            assert np.array_equal(np.asarray(source.open()), wanted)
+            assert np.array_equal(np.asarray(source.open()), expected)
 
 
 def test_a_16_bit_image_trains_with_its_levels():

@@ -39,12 +39,12 @@ def once(urls, batch_size=4, rank=0, ranks=1, skip=None) -> IndexedPass:
     return IndexedPass(source, ReaderSettings(PREPARE, batch_size, 0, rank, ranks, skip or SkipPolicy()))
 
 
-def keys(found) -> list[str]:
-    return [key for batch in found for key in batch.keys]
+def keys(batches_read) -> list[str]:
+    return [key for batch in batches_read for key in batch.keys]
 
 
-def pixels(found) -> torch.Tensor:
-    return torch.cat([batch.images for batch in found])
+def pixels(batches_read) -> torch.Tensor:
+    return torch.cat([batch.images for batch in batches_read])
 
 
 def one_run(urls, samples: int, start: int = 0, ranks: int = 1, workers: int = 0, batch: int = 4):
@@ -109,10 +109,10 @@ def test_workers_end_with_the_last_batch(tmp_path):
     """Lightning asks for as many batches as there are, and not for the end: workers would wait for the next epoch."""
     urls = write_shards(tmp_path, 8, 1)
     for loader in (EpochLoader(batches(urls), 2, 1, lambda: (0, 0)), PassLoader(once(urls), 1)):
-        found = iter(loader)
-        next(found)
+        loaded = iter(loader)
+        next(loaded)
         assert len(multiprocessing.active_children()) == 1
-        next(found)
+        next(loaded)
         assert multiprocessing.active_children() == []
 
 
@@ -138,9 +138,9 @@ def test_evaluation_reads_every_sample_once(tmp_path, shards, ranks, workers):
     seen: list[str] = []
     for rank in range(ranks):
         loader = PassLoader(once(urls, rank=rank, ranks=ranks), workers)
-        found = list(loader)
-        assert len(found) == len(loader)
-        seen += keys(found)
+        loaded = list(loader)
+        assert len(loaded) == len(loader)
+        seen += keys(loaded)
     assert sorted(seen) == [f"{n:06d}" for n in range(23)]
 
 
@@ -155,15 +155,15 @@ def test_a_module_without_setup_sets_itself_up(tmp_path):
 def test_identities_are_of_shard_and_number(tmp_path):
     """Stable over passes, ranks and order; of as many values as there are samples, whatever their keys."""
     urls = [write_tar(tmp_path / f"{n}.tar", [make_sample(i, key="same" * (i + 1)) for i in range(6)]) for n in "ab"]
-    found = {
+    identities = {
         int(i): key
         for r in range(2)
         for b in once(urls, rank=r, ranks=2).loader(0)
         for i, key in zip(b.ids, b.keys, strict=True)
     }
-    assert len(found) == 12
+    assert len(identities) == 12
     for batch in batches(urls).loader(0, 9, 0):
-        assert all(found[int(i)] == key for i, key in zip(batch.ids, batch.keys, strict=True))
+        assert all(identities[int(i)] == key for i, key in zip(batch.ids, batch.keys, strict=True))
 
 
 def bad_members(number: int, **changes) -> dict:
@@ -205,9 +205,9 @@ def test_bad_samples_are_replaced_and_counted(tmp_path, workers, caplog):
 
 def test_evaluation_leaves_bad_samples_out(tmp_path):
     path = write_tar(tmp_path / "a.tar", [make_sample(0), *BAD.values(), *(make_sample(n) for n in range(1, 8))])
-    found = list(PassLoader(once([path], skip=SkipPolicy(max_rate=0.5)), 0))
-    assert keys(found) == [f"{n:06d}" for n in range(8)]
-    assert sum((Counter(b.counts) for b in found), Counter()) == {f"skipped/{reason}": 1 for reason in BAD}
+    loaded = list(PassLoader(once([path], skip=SkipPolicy(max_rate=0.5)), 0))
+    assert keys(loaded) == [f"{n:06d}" for n in range(8)]
+    assert sum((Counter(b.counts) for b in loaded), Counter()) == {f"skipped/{reason}": 1 for reason in BAD}
 
 
 def test_too_many_bad_samples_stop_the_run(tmp_path):

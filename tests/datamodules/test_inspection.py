@@ -114,6 +114,6 @@ def test_pieces_make_the_caption():
         Phrase("a", 0, 0, 1),
         Phrase("ball", 0, 21, 25),
     ]
-    found = list(pieces(caption, phrases))
-    assert "".join(text for text, _ in found) == caption
-    assert [index for _, index in found if index is not None] == [1, 3]
+    parts = list(pieces(caption, phrases))
+    assert "".join(text for text, _ in parts) == caption
+    assert [index for _, index in parts if index is not None] == [1, 3]

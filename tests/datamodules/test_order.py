@@ -21,9 +21,9 @@ def test_every_pass_holds_every_sample_once(sizes, window, seed):
     order = ShuffleOrder(sizes, seed, window)
     total = sum(sizes)
     passes = [[order.at(e * total + i) for i in range(total)] for e in range(3)]
-    for epoch, found in enumerate(passes):
-        assert {e for e, _ in found} == {epoch}
-        assert sorted(i for _, i in found) == list(range(total))
+    for epoch, samples in enumerate(passes):
+        assert {e for e, _ in samples} == {epoch}
+        assert sorted(i for _, i in samples) == list(range(total))
 
 
 def test_passes_and_seeds_differ_and_repeat():
@@ -81,8 +81,8 @@ def test_a_schedule_passes_over_each_source_by_itself():
 def test_substitutes_stand_half_a_pass_away_and_then_one_behind_the_other():
     schedule = SampleSequence([ShuffleOrder([4, 5], 0, 1)], Mixture([1]))
     for position in range(9, 18):  # the second pass
-        found = [schedule.substitute(position, attempt) for attempt in range(9)]
-        assert found == [schedule.at(9 + (position + 4 + attempt) % 9) for attempt in range(9)]
+        substitutes = [schedule.substitute(position, attempt) for attempt in range(9)]
+        assert substitutes == [schedule.at(9 + (position + 4 + attempt) % 9) for attempt in range(9)]
 
 
 def test_wrong_orders():

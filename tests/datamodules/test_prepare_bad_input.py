@@ -53,9 +53,9 @@ def prepare(folder: Path, source: str, files: dict, *words: str) -> int:
         else:
             path.write_text(content if isinstance(content, str) else json.dumps(content))
     images = [] if source in ("tars", "grit") else ["--images", str(folder / "images")]
-    given = [str(folder / word[1:]) if word.startswith("@") else word for word in words]
+    arguments = [str(folder / word[1:]) if word.startswith("@") else word for word in words]
     out = ["--out", str(folder / "out"), "--extractor", "rules", "--quiet", "true"]
-    return main(["prepare", source, *images, *given, *out])
+    return main(["prepare", source, *images, *arguments, *out])
 
 
 A = ("--annotations", "@a.json")
@@ -144,10 +144,10 @@ def test_a_missing_image_stops_every_source_alike(tmp_path, capsys, source):
     files, words = SOURCES[source]
     with pytest.raises(SystemExit):
         prepare(tmp_path, source, files, *words)
-    told = capsys.readouterr().err
-    assert "1 of the 2 images of" in told
-    assert f"are missing, such as {tmp_path / 'images' / '9.jpg'}" in told
-    assert len(told.replace(str(tmp_path), "")) <= 210
+    message = capsys.readouterr().err
+    assert "1 of the 2 images of" in message
+    assert f"are missing, such as {tmp_path / 'images' / '9.jpg'}" in message
+    assert len(message.replace(str(tmp_path), "")) <= 210
     assert not (tmp_path / "out").exists()
     assert prepare(tmp_path, source, files, *words, "--skip_missing", "true") == 0
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())

@@ -24,12 +24,12 @@ CAPTION = "A red cube lies on a wooden table. Next to it, about 3.5 m away, Mr. 
 
 
 def read(out: Path) -> list[Sample]:
-    found = []
+    samples = []
     for tar in sorted(out.glob("*.tar")):
         index = load_index(tar)
         with tar.open("rb") as file:
-            found += [Sample.from_members(index.read(file.fileno(), n)) for n in range(len(index))]
-    return found
+            samples += [Sample.from_members(index.read(file.fileno(), n)) for n in range(len(index))]
+    return samples
 
 
 def put(path: Path, data: bytes | None = None, **size) -> Path:
@@ -58,19 +58,19 @@ def test_sharegpt4v(tmp_path):
         put(tmp_path / "images" / name)
 
     def record(name):
-        said = [{"from": "human", "value": "<image>\nDescribe."}, {"from": "gpt", "value": CAPTION}]
-        return {"id": name, "image": name, "conversations": said}
+        conversation = [{"from": "human", "value": "<image>\nDescribe."}, {"from": "gpt", "value": CAPTION}]
+        return {"id": name, "image": name, "conversations": conversation}
 
     path = tmp_path / "share.json"
     path.write_text(json.dumps([record(n) for n in names], indent=2))
     out = tmp_path / "out"
     options = {"held_out": 3, "skip_missing": True}
     manifest = prepare.prepare_sharegpt4v(tmp_path / "images", path, PrepareJob(out, samples_per_shard=4), **options)
-    found = read(out)
-    assert [s.key for s in found] == [n[:-4].replace("/", "_") for n in names[3:8]]
+    samples = read(out)
+    assert [s.key for s in samples] == [n[:-4].replace("/", "_") for n in names[3:8]]
     assert manifest is not None
     assert manifest["rejects"] == {"image missing": 1}
-    check_grains(found[0])
+    check_grains(samples[0])
     for row, message in [({"id": 1}, "'image'"), (record("../x.jpg"), "inside"), ({"image": "a.jpg"}, "conversations")]:
         path.write_text(json.dumps([row]))
         with pytest.raises(LayoutError, match=message):
@@ -86,10 +86,10 @@ def test_docci_and_smaller_pictures(tmp_path):
         put(tmp_path / row["image_file"], width=400, height=200)
     out = tmp_path / "out"
     prepare.prepare_docci(tmp_path, lines(tmp_path / "d.jsonlines", rows), PrepareJob(out, max_side=100))
-    found = read(out)
-    assert [s.key for s in found] == ["train_0", "train_2"]
-    assert Image.open(io.BytesIO(found[0].image)).size == (100, 50)
-    check_grains(found[0])
+    samples = read(out)
+    assert [s.key for s in samples] == ["train_0", "train_2"]
+    assert Image.open(io.BytesIO(samples[0].image)).size == (100, 50)
+    check_grains(samples[0])
     prepare.prepare_docci(tmp_path, tmp_path / "d.jsonlines", PrepareJob(tmp_path / "test"), split="test")
     assert [s.image for s in read(tmp_path / "test")] == [picture(0, width=400, height=200)]
 
@@ -137,9 +137,10 @@ def test_localized_narratives(tmp_path):
 
 
 def test_karpathy(tmp_path, capsys):
-    said = [{"raw": " A red cube lies there ", "tokens": []}, {"raw": "Mr. Smith holds a ball. It is blue."}]
+    sentences = [{"raw": " A red cube lies there ", "tokens": []}, {"raw": "Mr. Smith holds a ball. It is blue."}]
     rows = [
-        {"filename": f"{n}.jpg", "split": split, "sentences": said, "imgid": n} | ({"filepath": "val2014"} if n else {})
+        {"filename": f"{n}.jpg", "split": split, "sentences": sentences, "imgid": n}
+        | ({"filepath": "val2014"} if n else {})
         for n, split in enumerate(["train", "restval", "test"])
     ]
     for name in ("0.jpg", "val2014/1.jpg"):
@@ -147,9 +148,9 @@ def test_karpathy(tmp_path, capsys):
     path = put(tmp_path / "dataset_coco.json", json.dumps({"images": rows, "dataset": "coco"}).encode())
     words = ["prepare", "karpathy", "--images", str(tmp_path), "--annotations", str(path), "--out"]
     assert main([*words, str(tmp_path / "out"), "--splits", "[train,restval]"]) == 0
-    found = read(tmp_path / "out")
-    assert [(s.key, s.source) for s in found] == [("0", "karpathy"), ("1", "karpathy")]
-    assert found[0].sentences == ("A red cube lies there.", "Mr. Smith holds a ball. It is blue.")
+    samples = read(tmp_path / "out")
+    assert [(s.key, s.source) for s in samples] == [("0", "karpathy"), ("1", "karpathy")]
+    assert samples[0].sentences == ("A red cube lies there.", "Mr. Smith holds a ball. It is blue.")
     with pytest.raises(SystemExit):
         main([*words, str(tmp_path / "test"), "--splits", "[test]"])
     assert "2.jpg" in capsys.readouterr().err
@@ -193,12 +194,12 @@ def test_tars(tmp_path):
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     manifest = prepare.prepare_tars(str(tmp_path / "in*.tar"), PrepareJob(tmp_path / "out"))
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    found = read(tmp_path / "out")
-    assert [s.key for s in found] == ["00001", "00002"]
-    assert [s.image for s in found] == [picture(1), picture(2)]
+    samples = read(tmp_path / "out")
+    assert [s.key for s in samples] == ["00001", "00002"]
+    assert [s.image for s in samples] == [picture(1), picture(2)]
     assert manifest is not None
     assert manifest["rejects"] == {"json unreadable": 1, "no caption": 1}
-    check_grains(found[1])
+    check_grains(samples[1])
 
 
 def test_stop_phrases_stand_apart(tmp_path, capsys):
@@ -232,8 +233,8 @@ def test_lines_and_lists_are_seen_before_they_are_joined(tmp_path):
     prepare.prepare_table(tmp_path, table, PrepareJob(tmp_path / "out"))
     (sample,) = read(tmp_path / "out")
     assert sample.caption == "Two things - a red cube - a blue ball They lie on the table. It is 3.5 m wide."
-    told = ("Two things", "a red cube", "a blue ball", "They lie on the table.", "It is 3.5 m wide.")
-    assert sample.sentences == told
+    sentences = ("Two things", "a red cube", "a blue ball", "They lie on the table.", "It is 3.5 m wide.")
+    assert sample.sentences == sentences
 
 
 def test_arrays_are_read_in_pieces(tmp_path, monkeypatch):
@@ -268,15 +269,15 @@ def test_real_captions(tmp_path, shared, nltk_data):
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / n).glob("*.[jt]*")} for n in ("one", "two"))
     assert one.keys() == two.keys()
     assert one == two
-    found = read(tmp_path / "all")
-    assert len(found) == len(captions) == 2000
-    for sample in found:
+    samples = read(tmp_path / "all")
+    assert len(samples) == len(captions) == 2000
+    for sample in samples:
         assert all(len(sentence) <= len(sample.caption) for sentence in sample.sentences)
         assert all(sample.caption[p.start : p.end] == p.text for p in (*sample.phrases, *sample.stop_phrases))
     statistics = json.loads((tmp_path / "all" / "manifest.json").read_text())["statistics"]
-    counts = {name: sum(int(value) * n for value, n in found.items()) for name, found in statistics.items()}
-    assert counts["sentences"] == sum(len(sample.sentences) for sample in found)
-    assert counts["phrases"] == sum(len(sample.phrases) for sample in found)
-    assert counts["stop_phrases"] == sum(len(sample.stop_phrases) for sample in found)
+    counts = {name: sum(int(value) * n for value, n in histogram.items()) for name, histogram in statistics.items()}
+    assert counts["sentences"] == sum(len(sample.sentences) for sample in samples)
+    assert counts["phrases"] == sum(len(sample.phrases) for sample in samples)
+    assert counts["stop_phrases"] == sum(len(sample.stop_phrases) for sample in samples)
     stable = {"sentences": 14304, "phrases": 55157, "stop_phrases": 6547}  # where they change, CUTTING goes up
     assert {name: counts[name] for name in stable} == stable

@@ -30,20 +30,20 @@ def coco(tmp_path: Path) -> Coco:
 def test_a_small_set(coco):
     samples = coco.prepare()
     assert list(samples) == ["000000000001", "000000000002"]
-    one, two = samples.values()
-    assert one.image == coco.files["1.jpg"]
-    assert one.caption == "A man walks a dog. Two dogs & a bench!"
-    assert one.sentences == ("A man walks a dog.", "Two dogs & a bench!")
-    assert one.source == "coco"
-    assert linked(one) == [*DOG, *MAN]
-    assert (two.extension, two.sentences, two.regions) == ("png", ("A red bus.",), ())
+    first, second = samples.values()
+    assert first.image == coco.files["1.jpg"]
+    assert first.caption == "A man walks a dog. Two dogs & a bench!"
+    assert first.sentences == ("A man walks a dog.", "Two dogs & a bench!")
+    assert first.source == "coco"
+    assert linked(first) == [*DOG, *MAN]
+    assert (second.extension, second.sentences, second.regions) == ("png", ("A red bus.",), ())
     assert coco.manifest["rejects"] == {}
 
 
 def test_smaller_pictures_keep_their_boxes(coco):
-    one, two = coco.prepare(max_side=32).values()
-    assert [Image.open(io.BytesIO(sample.image)).size for sample in (one, two)] == [(32, 16)] * 2
-    assert (one.extension, two.extension, linked(one)) == ("jpg", "jpg", [*DOG, *MAN])
+    first, second = coco.prepare(max_side=32).values()
+    assert [Image.open(io.BytesIO(sample.image)).size for sample in (first, second)] == [(32, 16)] * 2
+    assert (first.extension, second.extension, linked(first)) == ("jpg", "jpg", [*DOG, *MAN])
 
 
 def test_without_instances(coco):
@@ -93,12 +93,12 @@ def test_each_thing_left_out_is_counted(coco, caplog):
 def test_proposals_have_no_phrase_and_no_label(coco):
     coco.proposals = proposed([0, 0, 20, 10], [35, 15, 10, 10], category_id=1)
     samples = coco.prepare()
-    wanted = [(None, None, (0, 0, 0.5, 0.5)), (None, None, (0.875, 0.75, 1, 1))]
-    assert linked(samples["000000000001"]) == [*DOG, *MAN, *wanted]
+    expected = [(None, None, (0, 0, 0.5, 0.5)), (None, None, (0.875, 0.75, 1, 1))]
+    assert linked(samples["000000000001"]) == [*DOG, *MAN, *expected]
     assert samples["000000000002"].regions == ()
     assert coco.manifest["rejects"] == {}
     coco.instances = None
-    assert linked(coco.prepare(overwrite=True)["000000000001"]) == wanted
+    assert linked(coco.prepare(overwrite=True)["000000000001"]) == expected
 
 
 def test_the_best_proposals_are_kept(coco):
@@ -228,6 +228,6 @@ def test_missing_nltk_data_is_told_first(monkeypatch, tmp_path):
 def test_the_command_line_can_be_built(coco):
     coco.prepare()
     folder = coco.folder
-    given = [f"--images={folder / 'images'}", f"--captions={folder / 'captions.json'}", f"--out={folder / 'cli'}"]
-    assert main(["prepare", "coco", *given]) == 0
+    arguments = [f"--images={folder / 'images'}", f"--captions={folder / 'captions.json'}", f"--out={folder / 'cli'}"]
+    assert main(["prepare", "coco", *arguments]) == 0
     assert len(read(folder / "cli")) == 2

@@ -47,12 +47,14 @@ COCO_NAMES += (
 def test_head_nouns_name_categories(text, labels, named):
     names = CategoryNames([*COCO_NAMES, "cat"])
     phrases = extract_phrases(text, [text])
-    found = names.phrases_by_label(phrases, labels.split(",") if "," in labels else labels.split(" ", 1))
-    by_phrase = sorted((index, label) for label, indices in found.items() for index in indices)
+    phrases_of = names.phrases_by_label(phrases, labels.split(",") if "," in labels else labels.split(" ", 1))
+    by_phrase = sorted((index, label) for label, indices in phrases_of.items() for index in indices)
     assert " ".join(label for _, label in by_phrase) == named
 
 
 def test_categories_of_other_sets_have_their_own_names():
     text = "Two street signs and a cat."
-    found = CategoryNames(["street-sign", "mailbox"]).phrases_by_label(extract_phrases(text, [text]), ["street-sign"])
-    assert found == {"street-sign": [0]}
+    phrases_of = CategoryNames(["street-sign", "mailbox"]).phrases_by_label(
+        extract_phrases(text, [text]), ["street-sign"]
+    )
+    assert phrases_of == {"street-sign": [0]}

@@ -72,10 +72,10 @@ def test_every_box_of_the_photographs_passes_as_a_proposal(shared, tmp_path, nam
     manifest = prepare_coco(
         source / f"{name}2017", captions, PrepareJob(tmp_path), proposals=instances, max_proposals=1000
     )
-    wanted = Counter(f"{row['image_id']:012d}" for row in annotations if not row["iscrowd"])
+    expected = Counter(f"{row['image_id']:012d}" for row in annotations if not row["iscrowd"])
     samples = read(tmp_path)
     assert len(samples) == 50
-    assert Counter({key: len(sample.regions) for key, sample in samples.items()}) == wanted
+    assert Counter({key: len(sample.regions) for key, sample in samples.items()}) == expected
     assert manifest["rejects"] == {"crowd box": sum(row["iscrowd"] for row in annotations)}
     assert {(region.phrase, region.label) for sample in samples.values() for region in sample.regions} == {(None, None)}
 
@@ -97,11 +97,11 @@ def test_known_links_of_real_photographs(real):
     samples = real["train"][3] | real["val"][3]
 
     def links(key: str) -> dict[str, set[str | None]]:
-        sample, found = samples[key], {}
+        sample, boxes_of = samples[key], {}
         for region in sample.regions:
             name = None if region.phrase is None else sample.phrases[region.phrase].text
-            found.setdefault(region.label, set()).add(name)
-        return found
+            boxes_of.setdefault(region.label, set()).add(name)
+        return boxes_of
 
     moped = links("000000391895")
     assert {"a small moped", "a motorcycle"} <= moped["motorcycle"]

@@ -88,34 +88,34 @@ def release(tmp_path: Path, nltk_data) -> Release:
 
 
 def test_smaller_pictures_keep_their_boxes(release):
-    one = release.prepare(max_side=32)["1007"]
-    assert max(Image.open(io.BytesIO(one.image)).size) == 32
-    assert linked(one)[0] == ("A man", "people", (0, 0, 0.5, 1))
+    sample = release.prepare(max_side=32)["1007"]
+    assert max(Image.open(io.BytesIO(sample.image)).size) == 32
+    assert linked(sample)[0] == ("A man", "people", (0, 0, 0.5, 1))
 
 
 def test_captions_phrases_and_boxes(release):
     samples = release.prepare()
     assert list(samples) == ["1007", "12"]
-    one = samples["1007"]
-    assert one.image == release.files["images/1007.jpg"]
-    assert one.sentences == (
+    sample = samples["1007"]
+    assert sample.image == release.files["images/1007.jpg"]
+    assert sample.sentences == (
         "A man with a black dog's leash stands in the subway.",
         'The man, in "Obama" shirt, doesn\'t run.',
         "He and two boys smile.",
         "A lot of things (and more) happen...",
         "Two boys' hats & they wave!",
     )
-    assert one.caption == " ".join(one.sentences)
-    assert [(p.text, p.sentence) for p in one.phrases] == [
+    assert sample.caption == " ".join(sample.sentences)
+    assert [(p.text, p.sentence) for p in sample.phrases] == [
         *(("A man", 0), ("a black dog's leash", 0), ("the subway", 0)),
         *(("The man", 1), ('"Obama" shirt', 1)),
         *(("He", 2), ("two boys", 2)),
         *(("A lot", 3), ("things (and more)", 3)),
         *(("Two boys'", 4), ("they", 4)),
     ]
-    assert [one.phrases[i].lemma for i in (0, 1, 2, 6)] == ["man", "leash", "subway", "boy"]
+    assert [sample.phrases[i].lemma for i in (0, 1, 2, 6)] == ["man", "leash", "subway", "boy"]
     man, shirt, boys, other = (0, 0, 0.5, 1), (0.25, 0.25, 0.75, 0.75), (0.5, 0, 1, 0.5), (0, 0.75, 1, 1)
-    assert linked(one) == [
+    assert linked(sample) == [
         *((name, "people", man) for name in ("A man", "The man", "He")),
         *(('"Obama" shirt', "clothing", shirt), ("a black dog's leash", "clothing", shirt)),
         *((name, "people", boys) for name in ("two boys", "Two boys'", "they")),
@@ -123,7 +123,7 @@ def test_captions_phrases_and_boxes(release):
     ]
     assert (samples["12"].caption, samples["12"].regions) == ("Dogs run. Outside.", ())
     assert release.manifest["rejects"] == {"no box": 1}
-    assert release.manifest["source"] == one.source == "flickr30k_entities"
+    assert release.manifest["source"] == sample.source == "flickr30k_entities"
 
 
 def test_the_split_is_an_argument(release):
@@ -267,6 +267,6 @@ def test_boxes_count_from_one(tmp_path):
 
 def test_the_command_line_can_be_built(release):
     release.prepare()
-    given = [f"--images={release.folder / 'images'}", f"--annotations={release.folder}", "--split=val"]
-    assert main(["prepare", "flickr30k_entities", *given, f"--out={release.folder / 'cli'}"]) == 0
+    arguments = [f"--images={release.folder / 'images'}", f"--annotations={release.folder}", "--split=val"]
+    assert main(["prepare", "flickr30k_entities", *arguments, f"--out={release.folder / 'cli'}"]) == 0
     assert len(read(release.folder / "cli")) == 1

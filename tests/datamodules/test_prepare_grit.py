@@ -157,9 +157,9 @@ def test_each_thing_left_out_is_counted(tmp_path, caplog):
     write_tar(tmp_path / "a.tar", files)
     with caplog.at_level(logging.INFO, "grainclip"):
         manifest = prepare_grit(str(tmp_path / "a.tar"), PrepareJob(tmp_path / "out"), min_score=0.5)
-    one, two = read(tmp_path / "out").values()
-    assert linked(one) == [(None, None, (0.1, 0.1, s, s)) for s in (0.2, 0.3, 0.4)]
-    assert (two.phrases, two.regions) == ((), ())
+    first, second = read(tmp_path / "out").values()
+    assert linked(first) == [(None, None, (0.1, 0.1, s, s)) for s in (0.2, 0.3, 0.4)]
+    assert (second.phrases, second.regions) == ((), ())
     boxes = {"box in pixels, not fractions": 1, "box outside the image": 1, "box without area": 1}
     assert manifest["rejects"] == {
         **boxes,
@@ -267,6 +267,6 @@ def test_wrong_arguments(tmp_path):
 
 def test_the_command_line_can_be_built(tmp_path):
     write_tar(tmp_path / "a.tar", files_of(record()))
-    given = [f"--data={tmp_path / 'a.tar'}", f"--out={tmp_path / 'out'}", "--min_score=0.65"]
-    assert main(["prepare", "grit", *given, "--part=1/1"]) == 0
+    arguments = [f"--data={tmp_path / 'a.tar'}", f"--out={tmp_path / 'out'}", "--min_score=0.65"]
+    assert main(["prepare", "grit", *arguments, "--part=1/1"]) == 0
     assert len(read(tmp_path / "out")) == 1

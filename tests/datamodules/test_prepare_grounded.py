@@ -178,6 +178,6 @@ def test_a_wrong_layout_is_named(mdetr, section, index, field, value, message):
 
 def test_the_command_line_can_be_built(mdetr):
     mdetr.prepare()
-    given = [f"--images={mdetr.folder / 'images'}", f"--annotations={mdetr.folder / 'grounded.json'}"]
-    assert main(["prepare", "grounded", *given, f"--out={mdetr.folder / 'cli'}"]) == 0
+    arguments = [f"--images={mdetr.folder / 'images'}", f"--annotations={mdetr.folder / 'grounded.json'}"]
+    assert main(["prepare", "grounded", *arguments, f"--out={mdetr.folder / 'cli'}"]) == 0
     assert len(read(mdetr.folder / "cli")) == 3

@@ -65,13 +65,13 @@ def test_the_number_of_things_asked_is_an_argument() -> None:
 
 def _values(text: str) -> list[tuple[str, str]]:
     """The (value, words) that a description holds, read without the generator."""
-    found = []
+    values = []
     for value, rows in TEXTURE_NOUNS.items():
         for having, _ in rows:
             if text.endswith(f"with {having}"):
-                found.append((value, having))
+                values.append((value, having))
                 text = text.removesuffix(having)
-    return found + [(MEANING[word], word) for word in text.split() if word in MEANING]
+    return values + [(MEANING[word], word) for word in text.split() if word in MEANING]
 
 
 def _read(text: str) -> Thing:

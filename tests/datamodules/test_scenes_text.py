@@ -99,14 +99,14 @@ def test_every_attribute_and_place_is_told(pairs: list) -> None:
         places = _places(sample)
         for number, (thing, cell) in enumerate(zip(scene.things, scene.cells, strict=True)):
             sentence = next(s for s, named in places if named == number)
-            told = f"{sample.sentences[sentence]} {sample.sentences[sentence + 1 : sentence + 2]}".lower()
+            text = f"{sample.sentences[sentence]} {sample.sentences[sentence + 1 : sentence + 2]}".lower()
             phrases = " ".join(
                 p.text for p, n in owners.items() if n == number and p.sentence in (sentence, sentence + 1)
             )
             for attribute in ("size", "colour", "texture"):
                 words = ADJECTIVES[attribute][getattr(thing, attribute)]
                 having = [t for t, _ in TEXTURE_NOUNS[thing.texture]] if attribute == "texture" else []
-                assert any(w in told or w in phrases.lower() for w in (*words, *having)), (thing, told)
+                assert any(w in text or w in phrases.lower() for w in (*words, *having)), (thing, text)
             assert _cell(sample, sentence) == cell
 
 
@@ -162,10 +162,10 @@ def test_what_things_share_is_true(pairs: list) -> None:
 
 def test_backgrounds_are_told_as_they_are(pairs: list) -> None:
     for scene, sample in pairs:
-        told = [p.text.lower() for p in sample.phrases if p.lemma in ("background", "backdrop")]
-        told += [s.lower() for s in sample.sentences if re.match(r"The back(ground|drop) is", s)]
-        assert told
-        for text in told:
+        phrases = [p.text.lower() for p in sample.phrases if p.lemma in ("background", "backdrop")]
+        phrases += [s.lower() for s in sample.sentences if re.match(r"The back(ground|drop) is", s)]
+        assert phrases
+        for text in phrases:
             assert [t for t, words in TONE_WORDS.items() if any(w in text for w in words)] == [scene.tone]
             patterns = [p for p, words in PATTERN_WORDS.items() if any(w in text.split() for w in words)]
             assert patterns in ([scene.pattern], [])

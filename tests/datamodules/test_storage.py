@@ -72,11 +72,11 @@ def test_faults_at_random_lose_and_double_nothing(tmp_path, workers):
     """Every second request fails, in one of five ways: two passes of training and one of validation are whole."""
     with FlakyServer(tmp_path, share=0.5, seed=workers, hang=1.5) as server:
         urls = served(server, 24, 6)
-        found = epoch(stream(urls), 12, workers)
-        for part in (found[:6], found[6:]):
+        batches = epoch(stream(urls), 12, workers)
+        for part in (batches[:6], batches[6:]):
             assert sorted(keys(part)) == [f"{n:06d}" for n in range(24)]
         assert sorted(keys(PassLoader(once(urls), workers))) == [f"{n:06d}" for n in range(24)]
-        assert counted(found) == {}
+        assert counted(batches) == {}
         assert {fault for fault in FAULTS if server.answers[fault]} >= {"busy", "cut", "drop"}
         assert server.answers["whole"] >= 18
 
@@ -127,10 +127,10 @@ def test_a_cut_shard_counts_with_what_lies_behind_the_cut(tmp_path):
     reader = once([f"file:{first}", f"file:{second}"], SHORT, SkipPolicy(1.0))
     assert counted(PassLoader(reader, 0)) == {}
     second.write_bytes(second.read_bytes()[: second.stat().st_size // 2])
-    found = list(PassLoader(reader, 0))
-    there = len(keys(found)) - 6
-    assert 0 < there < 6
-    assert counted(found) == {"skipped/shard": 6 - there}
+    batches = list(PassLoader(reader, 0))
+    fetched = len(keys(batches)) - 6
+    assert 0 < fetched < 6
+    assert counted(batches) == {"skipped/shard": 6 - fetched}
 
 
 def test_a_lost_shard_counts_as_one_sample_where_no_size_is_known():
@@ -165,13 +165,13 @@ def test_the_rest_of_a_pass_with_gaps_is_exact(tmp_path):
         for stop in (3, 5):
             server.missing = {f"train-00{lost}.tar"}
             before = stream(urls, 5, SkipPolicy(0.9), SHORT, shuffle_samples=1)
-            found = epoch(before, stop)
+            batches = epoch(before, stop)
             server.missing = set()
             again = stream(urls, 5, SkipPolicy(0.9), SHORT, shuffle_samples=1)
             again.restore(before.state())
-            found += epoch(again, 11, start=stop)
-            assert sorted(keys(found[:5])) == [f"{n:06d}" for n in range(30) if n % 6 != lost]
-            assert sorted(keys(found[5:])) == [f"{n:06d}" for n in range(30)]
+            batches += epoch(again, 11, start=stop)
+            assert sorted(keys(batches[:5])) == [f"{n:06d}" for n in range(30) if n % 6 != lost]
+            assert sorted(keys(batches[5:])) == [f"{n:06d}" for n in range(30)]
             assert [(gap.epoch, gap.shard, gap.samples) for gap in again.gaps] == [(0, lost, 0)]
 
 
@@ -212,9 +212,9 @@ def test_a_command_that_hangs_is_ended(tmp_path):
     good = write_shards(tmp_path, 4, 1)[0]
     pids = tmp_path / "pids"
     hanging = f"pipe:sleep 1000 & echo $! >> {pids}; wait"
-    found = list(PassLoader(once([f"pipe:cat {good}", hanging], IMPATIENT, SkipPolicy(0.6)), 0))
-    assert counted(found) == {"skipped/shard": 4}
-    assert "it hangs: 0 bytes in 0.5 s" in next(skip.message for batch in found for skip in batch.skipped)
+    batches = list(PassLoader(once([f"pipe:cat {good}", hanging], IMPATIENT, SkipPolicy(0.6)), 0))
+    assert counted(batches) == {"skipped/shard": 4}
+    assert "it hangs: 0 bytes in 0.5 s" in next(skip.message for batch in batches for skip in batch.skipped)
     started = [int(line) for line in pids.read_text().split()]
     assert started
     time.sleep(0.1)

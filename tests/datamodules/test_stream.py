@@ -82,8 +82,8 @@ def test_passes_are_whole_and_differ(tmp_path, shards, ranks, workers):
     steps = 12 // ranks
     runs = [keys(stream([urls], r, ranks, 2).loader(0, 3 * steps, workers)) for r in range(ranks)]
     passes = [[key for run in runs for key in run[2 * steps * e : 2 * steps * (e + 1)]] for e in range(3)]
-    for found in passes:
-        assert sorted(found) == [f"{n:06d}" for n in range(24)]
+    for pass_keys in passes:
+        assert sorted(pass_keys) == [f"{n:06d}" for n in range(24)]
     assert passes[0] != passes[1] != passes[2]
 
 
@@ -138,10 +138,10 @@ def test_mixtures(tmp_path):
 def test_bad_samples_are_replaced_and_counted(tmp_path):
     bad = {**make_sample(50).members(), "json": b"{not json"}
     path = write_tar(tmp_path / "a.tar", [make_sample(0), bad, *(make_sample(n) for n in range(1, 7))])
-    found = list(stream([remote([path])], skip=SkipPolicy(0.5)).loader(0, 4, 0))
-    assert [len(b.keys) for b in found] == [4] * 4
-    assert sum((Counter(b.counts) for b in found), Counter())["skipped/json"] >= 2
-    assert set(keys(found)) == {f"{n:06d}" for n in range(7)}
+    batches = list(stream([remote([path])], skip=SkipPolicy(0.5)).loader(0, 4, 0))
+    assert [len(b.keys) for b in batches] == [4] * 4
+    assert sum((Counter(b.counts) for b in batches), Counter())["skipped/json"] >= 2
+    assert set(keys(batches)) == {f"{n:06d}" for n in range(7)}
     with pytest.raises(DataError, match=r"max_rate 0\.01.*sample '000050'"):
         list(EpochLoader(stream([remote([path])], skip=SkipPolicy(0.01, 10)), 4, 0, lambda: (0, 0)))
     once = StreamPass(remote([path]), ReaderSettings(PREPARE, 4, skip=SkipPolicy(0.5)))
@@ -152,20 +152,20 @@ def test_a_substitute_stands_half_a_window_away(tmp_path):
     samples = [make_sample(n) for n in range(7)]
     good = write_tar(tmp_path / "good.tar", samples)
     bad = write_tar(tmp_path / "bad.tar", [*samples[:2], samples[2].members() | {"json": b"{"}, *samples[3:]])
-    whole, found = (
+    whole, damaged = (
         keys(stream([remote([path])], batch_size=1, skip=SkipPolicy(1.0)).loader(0, 7, 0)) for path in (good, bad)
     )
     at = whole.index("000002")
-    assert found == [*whole[:at], whole[(at + 3) % 7], *whole[at + 1 :]]
+    assert damaged == [*whole[:at], whole[(at + 3) % 7], *whole[at + 1 :]]
 
 
 def test_a_shard_that_fails_is_counted_and_left_out(tmp_path):
     paths = write_shards(tmp_path, 12, 3)
     urls = remote(paths)
     paths[1].unlink()
-    found = list(stream([urls], skip=SkipPolicy(0.5), batch_size=2).loader(0, 8, 0))
-    assert sum((Counter(b.counts) for b in found), Counter()) == {"skipped/shard": 4 * 2}  # as the others hold
-    assert {int(name) % 3 for name in keys(found)} == {0, 2}
+    batches = list(stream([urls], skip=SkipPolicy(0.5), batch_size=2).loader(0, 8, 0))
+    assert sum((Counter(b.counts) for b in batches), Counter()) == {"skipped/shard": 4 * 2}  # as the others hold
+    assert {int(name) % 3 for name in keys(batches)} == {0, 2}
     with pytest.raises(
         DataError, match=r"found no sample in 1 shards.*train-001\.tar.*could not be fetched: .*No such"
     ):
@@ -175,9 +175,9 @@ def test_a_shard_that_fails_is_counted_and_left_out(tmp_path):
 def test_a_shard_that_is_cut_is_read_as_far_as_it_goes(tmp_path):
     path = write_shards(tmp_path, 6, 1)[0]
     path.write_bytes(path.read_bytes()[: 512 * 9])
-    found = list(stream([remote([path])], skip=SkipPolicy(1.0), batch_size=1).loader(0, 4, 0))
-    assert len(found) == 4
-    assert sum((Counter(b.counts) for b in found), Counter())["skipped/shard"] >= 1
+    batches = list(stream([remote([path])], skip=SkipPolicy(1.0), batch_size=1).loader(0, 4, 0))
+    assert len(batches) == 4
+    assert sum((Counter(b.counts) for b in batches), Counter())["skipped/shard"] >= 1
 
 
 def test_skipping_counts_like_reading(tmp_path):
@@ -188,12 +188,12 @@ def test_skipping_counts_like_reading(tmp_path):
         def rest(done: int, index=index, readers=readers) -> list[tuple[int, str]]:
             counts = torch.full((5,), UNKNOWN)
             sequence = ShardSequence([str(p) for p in paths], counts, Share(index, readers), 0, 4)
-            found: list[tuple[int, str]] = []
+            samples: list[tuple[int, str]] = []
             for window, first in sequence.windows(done, SkipNotes()):
-                found += [(window.epoch, s.shard.index.key(s.number)) for s in window.slots[first:]]
-                if len(found) > 30:
-                    return found[:31]
-            return found
+                samples += [(window.epoch, s.shard.index.key(s.number)) for s in window.slots[first:]]
+                if len(samples) > 30:
+                    return samples[:31]
+            return samples
 
         whole = rest(0)
         for done in range(1, 20):
@@ -275,10 +275,10 @@ def test_a_window_without_a_usable_sample_ends_no_run(tmp_path, stop):
 
 def test_a_shard_without_a_sample_is_told_once(tmp_path):
     paths = [*write_shards(tmp_path, 8, 2), write_tar(tmp_path / "empty.tar", [])]
-    found = list(stream([remote(paths)], skip=SkipPolicy(0.5)).loader(0, 6, 0))
-    skips = [skip for batch in found for skip in batch.skipped]
+    batches = list(stream([remote(paths)], skip=SkipPolicy(0.5)).loader(0, 6, 0))
+    skips = [skip for batch in batches for skip in batch.skipped]
     assert [(skip.reason, skip.message) for skip in skips] == [("shard", "it holds no sample")]
-    assert Counter(keys(found[:4])) == {f"{n:06d}": 2 for n in range(8)}
+    assert Counter(keys(batches[:4])) == {f"{n:06d}": 2 for n in range(8)}
 
 
 def test_only_unusable_samples_end_the_run(tmp_path):

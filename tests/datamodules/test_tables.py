@@ -72,10 +72,10 @@ def test_damaged_letters_are_refused_with_their_line(tmp_path, encoding, capsys)
     words = ["prepare", "table", "--images", str(tmp_path), "--annotations", str(table), "--extractor", "rules"]
     with pytest.raises(SystemExit):
         main([*words, "--out", str(tmp_path / "out")])
-    told = capsys.readouterr().err.strip()
-    assert "t.csv: line 3 is not utf-8 (byte 0x" in told
-    assert "--encoding" in told
-    assert len(told.replace(str(tmp_path), "")) <= 200
+    message = capsys.readouterr().err.strip()
+    assert "t.csv: line 3 is not utf-8 (byte 0x" in message
+    assert "--encoding" in message
+    assert len(message.replace(str(tmp_path), "")) <= 200
     assert not (tmp_path / "out").exists()
     assert main([*words, "--out", str(tmp_path / "out"), "--encoding", encoding]) == 0
     assert [sample.caption for sample in read(tmp_path / "out").values()] == ["A red cube.", *WANTED]

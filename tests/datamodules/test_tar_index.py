@@ -47,8 +47,8 @@ def test_samples_are_those_of_webdataset(tmp_path, form):
     members = [(f"{n}.{e}", f"{n}{e}".encode() * 7) for n in names for e in ("jpg", "json")]
     members += [("dots.PNG", b"p"), ("dots.json", b"j"), (".hidden", b"h"), ("e.cls", b"3"), ("f.jpg", b"")]
     plain_tar(path, members, format=form)
-    wanted = [m for m in theirs(path) if m.keys() & {"jpg", "png", "json"}]
-    assert everything(path) == wanted
+    expected = [m for m in theirs(path) if m.keys() & {"jpg", "png", "json"}]
+    assert everything(path) == expected
 
 
 GOOD = ("a", "IMG_1.2", "IMG_1.3", "b", "x/2024.01.05_c", ".hidden", "UPPER")
@@ -93,8 +93,8 @@ def test_members_of_no_sample_are_counted_and_told(tmp_path, capsys, caplog, mon
     monkeypatch.setattr(logging.getLogger("grainclip"), "propagate", True)
     caplog.clear()
     IndexedShards.of(find_shards(path))
-    told = f"7 members of 1 shards belong to no sample and are not read, such as {index.stray!r} of {path}"
-    assert {r.getMessage() for r in caplog.records} == {told}
+    message = f"7 members of 1 shards belong to no sample and are not read, such as {index.stray!r} of {path}"
+    assert {r.getMessage() for r in caplog.records} == {message}
 
 
 def test_a_compressed_tar_says_so(tmp_path):
