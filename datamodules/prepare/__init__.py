@@ -27,19 +27,3 @@ SOURCES = (
     prepare_table,
     prepare_tars,
 )
-
-__all__ = [
-    "SOURCES",
-    "prepare_coco",
-    "prepare_dci",
-    "prepare_docci",
-    "prepare_flickr30k_entities",
-    "prepare_grit",
-    "prepare_grounded",
-    "prepare_imageinwords",
-    "prepare_karpathy",
-    "prepare_localized_narratives",
-    "prepare_sharegpt4v",
-    "prepare_table",
-    "prepare_tars",
-]
