@@ -17,7 +17,7 @@ from datamodules.formats.layout import described
 from datamodules.granularity.cutting import cut_phrases
 from datamodules.prepare.boxes import from_coco, reject_boxes, usable_boxes
 from datamodules.prepare.coco_names import CategoryNames
-from datamodules.prepare.images import EncodedImage, check_image, read_image, require_images, sample_key
+from datamodules.prepare.images import CheckedImage, check_image, read_image, require_images, sample_key
 from datamodules.prepare.job import PrepareJob
 from datamodules.prepare.rejected import Rejected, Rejects
 from datamodules.prepare.shard_jobs import Manifest, in_units, write_units
@@ -134,7 +134,7 @@ class CocoReader(NamedTuple):
         )
 
     def _regions(
-        self, annotated: AnnotatedImage, image: EncodedImage, phrases: Sequence[Phrase], rejects: Rejects
+        self, annotated: AnnotatedImage, image: CheckedImage, phrases: Sequence[Phrase], rejects: Rejects
     ) -> list[Region]:
         """A region for each box and phrase that names it, or one where none does; then the best proposals."""
         labels = {box.label for box in annotated.boxes if box.label is not None}
@@ -156,7 +156,7 @@ class CocoReader(NamedTuple):
 
 
 def _boxes_in_image(
-    boxes: Sequence[CocoBox], coco_image: CocoImage, image: EncodedImage, rejects: Rejects
+    boxes: Sequence[CocoBox], coco_image: CocoImage, image: CheckedImage, rejects: Rejects
 ) -> Iterator[tuple[CocoBox, Box]]:
     """The boxes that lie in the image, and their corners in fractions of it."""
     size = coco_image.size or (image.width, image.height)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from datamodules.granularity.cutting import Span, sentence_spans
 from datamodules.granularity.extractors import Extractor
-from datamodules.prepare.images import EncodedImage
+from datamodules.prepare.images import CheckedImage
 from datamodules.prepare.rejected import Rejected, Rejects
 from datamodules.prepare.text_cleaning import tidy, tidy_span
 from datamodules.sample import Box, Phrase, Region, Sample
@@ -33,7 +33,7 @@ class GroundedImage(NamedTuple):
 
     key: str
     name: str
-    image: EncodedImage
+    image: CheckedImage
     caption: CutCaption
     boxes: Sequence[tuple[Box, Sequence[Span]]]
 

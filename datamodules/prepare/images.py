@@ -24,7 +24,7 @@ JPEG_QUALITY = 92
 _SAME_SHAPE = 0.02  # how far, relatively, an image's shape may be from its annotation's
 
 
-class EncodedImage(NamedTuple):
+class CheckedImage(NamedTuple):
     """An encoded image, the extension of its format, and the size of the upright image in pixels.
 
     ``turn`` is the orientation by which the data set's boxes must be turned: 1 where they are the upright image's.
@@ -44,7 +44,7 @@ class EncodedImage(NamedTuple):
         return x0, y0, x1, y1
 
 
-def check_image(data: bytes, size: tuple[float, float] | None = None) -> EncodedImage:
+def check_image(data: bytes, size: tuple[float, float] | None = None) -> CheckedImage:
     """The image in ``data`` with its type and size. It is decoded to its end, a JPEG at an eighth of its size.
 
     Args:
@@ -73,7 +73,7 @@ def check_image(data: bytes, size: tuple[float, float] | None = None) -> Encoded
         if min(misfit, misfit_stored) > _SAME_SHAPE:
             raise Rejected("image shape differs from its annotation's")
         boxes_turn = turn if misfit_stored < misfit else 1
-    return EncodedImage(data, _EXTENSIONS[format_name], *upright, boxes_turn)
+    return CheckedImage(data, _EXTENSIONS[format_name], *upright, boxes_turn)
 
 
 def _misfit(size: tuple[float, float], pixels: tuple[int, int]) -> float:
@@ -81,7 +81,7 @@ def _misfit(size: tuple[float, float], pixels: tuple[int, int]) -> float:
     return abs(size[0] * pixels[1] / (size[1] * pixels[0]) - 1)
 
 
-def shrink_to(encoded: EncodedImage, side: int) -> EncodedImage:
+def shrink_to(encoded: CheckedImage, side: int) -> CheckedImage:
     """The image with its longer side at most ``side`` pixels, as an upright JPEG; untouched where it is small enough.
 
     Raises:
@@ -99,7 +99,7 @@ def shrink_to(encoded: EncodedImage, side: int) -> EncodedImage:
         raise Rejected("image cut or damaged") from error
     file = io.BytesIO()
     small.save(file, "JPEG", quality=JPEG_QUALITY)
-    return EncodedImage(file.getvalue(), "jpg", *size, encoded.turn)
+    return CheckedImage(file.getvalue(), "jpg", *size, encoded.turn)
 
 
 def read_image(path: Path) -> bytes:

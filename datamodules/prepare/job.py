@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.granularity.extractors import Extractor, ExtractorName, make_extractor
-from datamodules.prepare.images import EncodedImage, shrink_to
+from datamodules.prepare.images import CheckedImage, shrink_to
 
 _LEAST_SIDE = 32  # pixels
 
@@ -71,6 +71,6 @@ class PrepareJob:
         sizes = {name: getattr(self, name) for name in ("max_side", "samples_per_shard", "tokens")}
         return {**sizes, "extractor": self.text_extractor}
 
-    def shrink(self, image: EncodedImage) -> EncodedImage:
+    def shrink(self, image: CheckedImage) -> CheckedImage:
         """The image, made smaller where it exceeds ``max_side``. Boxes in fractions stay true. Raises ``Rejected``."""
         return image if self.max_side is None else shrink_to(image, self.max_side)

@@ -17,7 +17,7 @@ from datamodules.batching.region_sampling import RegionSampling
 from datamodules.batching.tokenizer import Tokenizer
 from datamodules.image_decoding import as_rgb, open_image, orientation, turn_box, upright_size
 from datamodules.sample import Region, SampleError
-from eval.data.sources import Encoded, ImageFile, TarMember
+from eval.data.sources import EncodedImage, ImageFile, TarMember
 from tests.helpers.tiny import TURNS, make_sample, picture, turned_away
 
 BOX = (0.5, 0.125, 0.75, 0.5)
@@ -199,7 +199,7 @@ def test_evaluation_reads_by_the_same_rule(tmp_path):
         file = tmp_path / "a"
         file.write_bytes(data)
         expected = np.asarray(as_rgb(open_image(data)))
-        for source in (ImageFile(file, "a"), Encoded("a", data), TarMember(file, "a", 0, len(data))):
+        for source in (ImageFile(file, "a"), EncodedImage("a", data), TarMember(file, "a", 0, len(data))):
             assert np.array_equal(np.asarray(source.open()), expected)
 
 
