@@ -24,6 +24,7 @@ from tensorboard.plugins.hparams.metadata import (
 )
 
 import lightning_modules
+from lightning_modules import METHODS
 from lightning_modules.methods.base import Method
 
 MESSAGES: Any = summary_pb2  # its classes and the two below are made when they are imported
@@ -92,15 +93,14 @@ def _write(writer: Any, tag: str, **told: Any) -> None:
 
 def _columns() -> dict[str, Any]:
     """Names and types of all settings that any of the package's methods has, ``FIRST`` first."""
-    found: dict[str, Any] = dict.fromkeys(FIRST, API.DATA_TYPE_FLOAT64)
-    found["method"] = found["objective"] = API.DATA_TYPE_STRING
-    for name in sorted(lightning_modules.__all__):
-        one = getattr(lightning_modules, name)
-        if isinstance(one, type) and issubclass(one, Method) and one is not Method:
-            defaults = {n: p.default for n, p in inspect.signature(one).parameters.items()}
-            for setting, value in _flat(defaults):
-                found.setdefault(setting, _kind(value))
-    return found | {f"data/{name}": _kind(value) for name, value in DATA.items()}
+    columns: dict[str, Any] = dict.fromkeys(FIRST, API.DATA_TYPE_FLOAT64)
+    columns["method"] = columns["objective"] = API.DATA_TYPE_STRING
+    for method in (Method, *(getattr(lightning_modules, name) for name in METHODS)):
+        parameters = inspect.signature(method).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
+        for setting, value in _flat(defaults):
+            columns.setdefault(setting, _kind(value))
+    return columns | {f"data/{name}": _kind(value) for name, value in DATA.items()}
 
 
 def _kind(value: object) -> Any:

@@ -1,6 +1,6 @@
-"""Provenance of a model, kept in every checkpoint: sizes, method, data, numbers, version and commit of the code.
+"""Provenance of a model in its checkpoint: sizes, method, data, numbers, version and commit of the code.
 
-So a checkpoint can become a published model (``lightning export``) without the command that trained it.
+With it, ``lightning export`` makes a published model of a checkpoint, without the command that trained it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KEY = "grainclip"
 
 
 def provenance(method: Method) -> dict[str, Any]:
-    """Plain numbers and words about a method and its run, for its checkpoint."""
+    """Provenance of a method and its run, as plain numbers and strings."""
     data = getattr(method.trainer, "datamodule", None)
     return {
         "version": version("grainclip"),
@@ -39,26 +39,26 @@ def provenance(method: Method) -> dict[str, Any]:
     }
 
 
-def tell_of_other_settings(method: Method, checkpoint: Mapping[str, Any]) -> None:
-    """Warn where a checkpoint's method had other settings. The commands compare them before (``runs.start``); a program
-    that calls the trainer itself decides for itself.
+def warn_of_changed_settings(method: Method, checkpoint: Mapping[str, Any]) -> None:
+    """Log a warning where a checkpoint's method had other settings. The commands refuse them before (``runs.start``); a
+    program that calls the trainer itself is only warned.
     """
     before = checkpoint.get(KEY, {}).get("settings", {})
     now = _settings(method)
-    apart = ("encoder", "pretrained", "optim", "memory")  # sizes must fit anyway; the others may change
-    names = [name for name in now if name not in apart and name in before and before[name] != now[name]]
+    ignored = ("encoder", "pretrained", "optim", "memory")  # sizes must fit anyway; the others may change
+    names = [name for name in now if name not in ignored and name in before and before[name] != now[name]]
     if names:
-        said = ", ".join(f"{name}: {before[name]} → {now[name]}" for name in names)
-        logger.warning("the checkpoint was trained with other settings, these hold from now on: %s", said)
+        changes = ", ".join(f"{name}: {before[name]} → {now[name]}" for name in names)
+        logger.warning("the checkpoint was trained with other settings, these hold from now on: %s", changes)
 
 
 @lru_cache(maxsize=1)
 def commit() -> str:
-    """Commit of the code that runs, marked where files differ from it; "unknown" outside a checkout."""
-    here = Path(__file__).resolve().parents[1]
-    if not (here.parent / ".git").exists():
+    """Commit of the running code, marked ", modified" where files differ from it; "unknown" outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
         return "unknown"
-    git = ["git", "-C", str(here), "describe", "--always", "--dirty=, modified", "--abbrev=40", "--exclude=*"]
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty=, modified", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
@@ -71,5 +71,5 @@ def _settings(method: Method) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, list):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     return asdict(value) if hasattr(value, "__dataclass_fields__") else value

@@ -1,5 +1,5 @@
-"""The base class of methods: an encoder, an optimiser, a training step, a validation. A method adds ``losses`` and
-reads like its paper.
+"""The base class of methods: encoder, optimiser, training step and validation. A method adds ``losses`` and reads like
+its paper.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing_extensions import override
 from datamodules.batch import Batch, Grain, RaggedTexts, TextSlots
 from datamodules.batching.tokenizer import VOCAB_SIZE, Tokenizer
 from datamodules.datamodule import GranularityData
-from lightning_modules.checkpoints.metadata import KEY, provenance, tell_of_other_settings
+from lightning_modules.checkpoints.metadata import KEY, provenance, warn_of_changed_settings
 from lightning_modules.checkpoints.weight_interpolation import fit_averaged
 from lightning_modules.distributed.wrapping import shard, sharded
 from lightning_modules.methods.data_check import DataCheck, MethodError
@@ -31,7 +31,7 @@ from lightning_modules.methods.validation_metrics import MeanLosses, Validation
 from lightning_modules.networks import DualEncoder, EncoderConfig, ImageFeatures, TextConditionedPooling, TextFeatures
 from lightning_modules.networks.text_encoding import encode_strings
 
-torch.serialization.add_safe_globals([EncoderConfig, MemoryConfig, OptimConfig])  # they stand in checkpoints
+torch.serialization.add_safe_globals([EncoderConfig, MemoryConfig, OptimConfig])  # checkpoints contain them
 
 PLURALS = {grain: "summaries" if grain is Grain.SUMMARY else f"{grain.value}s" for grain in Grain}
 LossTerms = dict[str, Float[Tensor, ""]]  # a method's loss terms by name, weighted
@@ -54,8 +54,7 @@ class Method(LightningModule, ABC):
     Args:
         encoder: sizes of the towers; with ``pretrained`` they come from the checkpoint.
         optim: learning rates and schedule.
-        pretrained: hub id, folder or file of a CLIP checkpoint to start from (``DualEncoder.from_pretrained`` has the
-            formats); None: from scratch.
+        pretrained: hub id, folder or file of a CLIP checkpoint to start from; None: from scratch.
         memory: how memory is saved.
 
     Raises:
@@ -63,8 +62,8 @@ class Method(LightningModule, ABC):
             smaller than the tokenizer's.
     """
 
-    student_share = 1.0  # of what is deployed; the rest are the weights of a teacher
-    extra_metric_groups: Collection[str] = ()  # first parts of the tags of ``extra_metrics``, for TensorBoard's charts
+    student_share = 1.0  # of the inference weights; the rest is the teacher's
+    extra_metric_groups: Collection[str] = ()  # prefixes of the tags of ``extra_metrics``, for TensorBoard's charts
 
     def __init__(
         self,
@@ -98,13 +97,13 @@ class Method(LightningModule, ABC):
     def extra_metrics(self, batch: Batch, features: Features) -> LossTerms:
         """Extra scalars by the tag under which they are logged; computed without gradient on logging steps.
 
-        The tags' first parts stand in ``extra_metric_groups``.
+        ``extra_metric_groups`` lists the tags' prefixes.
         """
         del batch, features  # most methods have none
         return {}
 
     def text_pooling(self) -> TextConditionedPooling | None:
-        """The block with which a text attends to the patches, where the method has one; for images of it."""
+        """The block by which a text attends to patches; None where the method has none. Used for drawing."""
         return None
 
     def target_matrices(self, valid: Bool[Tensor, "B K"]) -> dict[str, Float[Tensor, "B K K"]]:
@@ -113,7 +112,7 @@ class Method(LightningModule, ABC):
         return {}
 
     def inference_encoder(self) -> DualEncoder:
-        """The encoder that is validated, and that the methods below use."""
+        """The encoder for validation, evaluation and export."""
         return self.encoder
 
     def logit_scales(self) -> dict[str, Float[Tensor, " 1"]]:
@@ -121,24 +120,24 @@ class Method(LightningModule, ABC):
         return {"global": self.encoder.scale}
 
     def required_grains(self) -> Collection[Grain]:
-        """The grains whose texts the losses need as vectors; in training no others are encoded."""
+        """Grains whose text vectors the losses need; training encodes no others."""
         return tuple(Grain)
 
     def brought(self, batch: Batch) -> dict[str, Tensor | int]:
-        """The number of each kind of input that the losses learn from in a batch, by plural; training stops where none
-        comes.
+        """Number of inputs of each kind that the losses need in a batch, by plural noun; training stops where a kind
+        never comes.
         """
         return {PLURALS[grain]: batch.grains[grain].valid.sum() for grain in self.required_grains()}
 
     def further_images(self, batch: Batch) -> float:
-        """Crops that a step embeds besides the images, as so many images that are trained on (a pass without gradients
-        costs a third).
+        """Crops that a step embeds besides the images, in units of a trained image (a pass without gradients counts a
+        third).
         """
         del batch  # most methods have none
         return 0.0
 
     def remedy(self, name: str) -> str:
-        """The remedy, for the error message, where a run gets none of the ``name`` in ``brought``."""
+        """Advice for the error message where a run gets no input of the kind ``name`` of ``brought``."""
         return f"use shards that have {name}, or ask for none: data.sampling.{name} 0 and no loss of them"
 
     @override
@@ -146,20 +145,21 @@ class Method(LightningModule, ABC):
         return [DataCheck()]
 
     def features(self, batch: Batch) -> Features:
-        """Embed a batch: one pass of each tower. In training, texts of grains that are not read have zeros."""
+        """Embed a batch: one pass of each tower. In training, texts of grains that the losses do not need are zero."""
         if self._validated:
-            encoder = self._in_use()
+            encoder = self._active_encoder()
             return Features(encoder.encode_image(batch.images), encoder.encode_text(batch.texts))
-        read = torch.zeros(len(batch.texts.ids), dtype=torch.bool, device=batch.texts.ids.device)
+        required = torch.zeros(len(batch.texts.ids), dtype=torch.bool, device=batch.texts.ids.device)
         for grain in self.required_grains():
             slots = batch.grains[grain]
-            read[slots.index[slots.valid]] = True
-        if not self.training or read.all():
+            required[slots.index[slots.valid]] = True
+        if not self.training or required.all():
             return self._encode(batch.images, batch.texts)
-        rows = read.nonzero().squeeze(1)
-        some, at = batch.texts.only(rows)
-        images, texts = self._encode(batch.images, some)
-        text, tokens = _among(len(read), rows, texts.text), _among(len(batch.texts.tokens), at, texts.tokens)
+        text_rows = required.nonzero().squeeze(1)
+        required_texts, token_rows = batch.texts.only(text_rows)
+        images, texts = self._encode(batch.images, required_texts)
+        text = _scatter_rows(texts.text, text_rows, len(required))
+        tokens = _scatter_rows(texts.tokens, token_rows, len(batch.texts.tokens))
         return Features(images, TextFeatures(text, tokens))
 
     def _encode(self, pixels: Float[Tensor, "B 3 H W"], texts: RaggedTexts) -> Features:
@@ -170,18 +170,18 @@ class Method(LightningModule, ABC):
     @torch.no_grad()
     def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
         """Normalised pixels to unit vectors."""
-        return self._in_use().encode_image(pixels.to(self.device)).image
+        return self._active_encoder().encode_image(pixels.to(self.device)).image
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
         """Texts to unit vectors; a text beyond the context is cut and keeps its EOT."""
-        return encode_strings(self._in_use(), texts, Tokenizer(self.encoder.config.context_length), self.device)
+        return encode_strings(self._active_encoder(), texts, Tokenizer(self.encoder.config.context_length), self.device)
 
-    def _in_use(self) -> DualEncoder:
+    def _active_encoder(self) -> DualEncoder:
         return self._validated[0] if self._validated else self.inference_encoder()
 
     @override
     def configure_model(self) -> None:
-        """Under FSDP2 the weights are sliced over the ranks, once; elsewhere nothing is left to do."""
+        """Shard the weights over the ranks under FSDP2, once; without FSDP2 do nothing."""
         if self.device_mesh is None or any(sharded(self)):
             return
         if self.student_share < 1:
@@ -203,10 +203,12 @@ class Method(LightningModule, ABC):
         return loss * self._window_factor(batch_idx)
 
     def _window_factor(self, batch_idx: int) -> float:
-        """Lightning divides a loss by ``accumulate_grad_batches``; in an epoch's last window there may be fewer."""
+        """Correction of the loss in an epoch's last window of accumulated batches, where it is shorter: Lightning
+        divides by ``accumulate_grad_batches`` there too.
+        """
         window, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
-        rest = int(batches % window) if math.isfinite(batches) else 0
-        return window / rest if batch_idx >= batches - rest else 1.0
+        last_window = int(batches % window) if math.isfinite(batches) else 0
+        return window / last_window if batch_idx >= batches - last_window else 1.0
 
     def _logs_this_step(self) -> bool:
         every = vars(self.trainer)["log_every_n_steps"]
@@ -219,7 +221,7 @@ class Method(LightningModule, ABC):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """As ``optim.clip_gradients`` does: Lightning refuses fused optimisers where no loss scale is left to undo."""
+        """Clip by ``clip_gradients``: Lightning's own refuses fused optimisers, even without a loss scale to undo."""
         if gradient_clip_val is not None and gradient_clip_val > 0:
             clip_gradients(optimizer, gradient_clip_val, by_value=gradient_clip_algorithm == "value")
 
@@ -231,7 +233,7 @@ class Method(LightningModule, ABC):
         optimizer: Any,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """A step of the optimiser; temperatures are clamped before any callback saves or averages them."""
+        """Make an optimiser step, and clamp the temperatures before a callback saves or averages them."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         clamp_temperatures(self)
 
@@ -242,13 +244,13 @@ class Method(LightningModule, ABC):
     @override
     def on_validation_epoch_start(self) -> None:
         self._validated = (self.inference_encoder(),)
-        names = getattr(getattr(self.trainer, "datamodule", None), "label_names", None)
-        self.validation.prepare(() if names is None else names(), self.encode_text)
+        label_names = getattr(getattr(self.trainer, "datamodule", None), "label_names", tuple)
+        self.validation.prepare(label_names(), self.encode_text)
 
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """All ranks are called equally often. A rank that has no sample left gets a batch without an image, and takes
-        part all the same: its losses are 0 and weigh nothing.
+        """Add a batch to the validation metrics. All ranks are called equally often: a rank without samples gets an
+        empty batch, whose losses are 0 with weight 0.
         """
         features = self.features(batch)
         terms = self.losses(batch, features)
@@ -282,12 +284,12 @@ class Method(LightningModule, ABC):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the model's provenance. Its settings have no ``pretrained``: the checkpoint itself has the weights."""
+        """Add the model's provenance. ``pretrained`` becomes None: the checkpoint itself has the weights."""
         checkpoint[KEY] = provenance(self)
         settings = checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]
-        own = type(settings["encoder"]) is EncoderConfig
         sizes = self.encoder.config
-        settings |= {"pretrained": None, "encoder": sizes if own else asdict(sizes)}
+        is_config = type(settings["encoder"]) is EncoderConfig
+        settings |= {"pretrained": None, "encoder": sizes if is_config else asdict(sizes)}
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -297,7 +299,7 @@ class Method(LightningModule, ABC):
         if isinstance(data, GranularityData):
             data.fit_checkpoint(checkpoint)
         if self._trainer is not None and self._trainer.training:
-            tell_of_other_settings(self, checkpoint)
+            warn_of_changed_settings(self, checkpoint)
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -314,15 +316,22 @@ class Method(LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _among(count: int, at: Int[Tensor, " n"], rows: Float[Tensor, "n D"]) -> Float[Tensor, "count D"]:
-    return rows.new_zeros(count, rows.shape[1]).index_copy(0, at, rows)
+def check_weight(name: str, weight: float) -> None:
+    """Check the weight of a loss term. Raises ValueError where it is negative or not finite."""
+    if not (math.isfinite(weight) and weight >= 0):
+        raise ValueError(f"{name} must be 0 or more, got {weight}")
 
 
-def _pretrained(source: str, wanted: EncoderConfig) -> DualEncoder:
-    encoder = DualEncoder.from_pretrained(source, context_length=wanted.context_length)
-    if encoder.config.image_size != wanted.image_size:
+def _scatter_rows(values: Float[Tensor, "n D"], rows: Int[Tensor, " n"], count: int) -> Float[Tensor, "count D"]:
+    """A matrix of ``count`` rows with ``values`` in ``rows`` and zeros elsewhere."""
+    return values.new_zeros(count, values.shape[1]).index_copy(0, rows, values)
+
+
+def _pretrained(source: str, config: EncoderConfig) -> DualEncoder:
+    encoder = DualEncoder.from_pretrained(source, context_length=config.context_length)
+    if encoder.config.image_size != config.image_size:
         raise ValueError(
             f"encoder.image_size must be {encoder.config.image_size}, the image size of {source}, "
-            f"got {wanted.image_size}: the data is scaled to it"
+            f"got {config.image_size}: the data is scaled to it"
         )
     return encoder

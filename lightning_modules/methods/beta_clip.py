@@ -1,5 +1,5 @@
-"""β-CLIP (arXiv 2512.12678): caption, sentences and phrases each pool the image's patches, then meet their own pooled
-view.
+"""β-CLIP (arXiv 2512.12678): caption, sentences and phrases each pool the image's patches, and each is contrasted with
+its own pooled view.
 
 L = L_global + L_β-CAL. L_global is CLIP's loss between class token and caption. For β-CAL every text of an image, of
 every grain, is a query: cross-attention over the patches gives the image as that text sees it, and the β-Contextualised
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,11 +23,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from datamodules.batch import Batch, Grain, join
-from lightning_modules.methods.base import Features, LossTerms, Method
-from lightning_modules.methods.gradient_cache import MemoryConfig
-from lightning_modules.methods.loss_weights import check_weight
-from lightning_modules.methods.optimizers import OptimConfig
-from lightning_modules.networks import EncoderConfig, TextConditionedPooling
+from lightning_modules.methods.base import Features, LossTerms, Method, check_weight
+from lightning_modules.networks import TextConditionedPooling
 from losses import BetaCalLoss, ClipLoss
 
 
@@ -54,13 +51,35 @@ torch.serialization.add_safe_globals([GrainWeights])
 GRAINS = (Grain.CAPTION, Grain.SENTENCE, Grain.PHRASE)
 
 
+def contrast_views(
+    loss: BetaCalLoss,
+    pooling: TextConditionedPooling,
+    batch: Batch,
+    features: Features,
+    weights: Float[Tensor, "B K"] | None = None,
+) -> Float[Tensor, ""]:
+    """β-CAL between all texts of a batch and the views of their images, pooled once per text.
+
+    Args:
+        loss: β-CAL.
+        pooling: makes a view of an image for each of its texts.
+        batch: whose captions, sentences and phrases are the K texts of an image, in the order of ``GRAINS``.
+        features: of the batch.
+        weights: of the texts; None: all alike.
+    """
+    queries = join(*(batch.grains[grain] for grain in GRAINS))
+    texts, ids = features.texts_at(queries), batch.texts.ids[queries.index]
+    views = pooling(texts, features.images.patches)
+    return loss(views, texts, queries.valid, pooling.scale, ids, weights)
+
+
 class BetaClip(Method):
     """L = global_weight · CLIP(image, caption) + local_weight · β-CAL(views, texts).
 
     Args:
         objective: of β-CAL, ``ce`` (softmax; better at fine-grained tasks) or ``bce`` (sigmoid; better at long
             retrieval).
-        beta: strength of same-image matches in [0, 1]: 0 tells all texts of an image apart, 1 holds them all for equal.
+        beta: strength of same-image matches in [0, 1]: 0 tells all texts of an image apart, 1 treats them as equal.
         alpha: weight of a view's own text (CE).
         negatives: where β-CAL's negatives come from: ``all`` ranks, this ``rank``, or groups of so many images of it
             (the published code: 64, its batch on one GPU).
@@ -74,10 +93,7 @@ class BetaClip(Method):
         pooling_gain: the block starts as plain attention by similarity, sharpened by this gain (for training from
             scratch; see ``TextConditionedPooling.start_transparent``); None: at random, as in the paper.
         published_numerics: reproduce the published loss, its padding included (see ``losses/beta_cal.py``).
-        encoder: sizes of the towers; with ``pretrained`` they come from the checkpoint.
-        optim: learning rates and schedule.
-        pretrained: hub id, folder or file of a CLIP checkpoint to start from; None: from scratch.
-        memory: how memory is saved.
+        base: ``encoder``, ``optim``, ``pretrained`` and ``memory``, as in ``Method``.
 
     Raises:
         ValueError: where an argument is out of its range.
@@ -99,10 +115,7 @@ class BetaClip(Method):
         pooling_heads: int = 8,
         pooling_gain: float | None = None,
         published_numerics: bool = False,
-        encoder: EncoderConfig = EncoderConfig(),
-        optim: OptimConfig = OptimConfig(),
-        pretrained: str | None = None,
-        memory: MemoryConfig = MemoryConfig(),
+        **base: Any,
     ) -> None:
         # Bad values stop here, before the encoder is built.
         beta_cal = BetaCalLoss(objective, beta, alpha, published_numerics, negatives, normalize_by, bias)
@@ -110,15 +123,13 @@ class BetaClip(Method):
         check_weight("local_weight", local_weight)
         if global_weight == local_weight == 0:
             raise ValueError("global_weight or local_weight must be above 0, got 0 for both")
-        super().__init__(encoder, optim, pretrained, memory)
+        super().__init__(**base)
         self.clip, self.beta_cal = ClipLoss(), beta_cal.requires_grad_(local_weight > 0)
         self.global_weight, self.local_weight = global_weight, local_weight
         self.grain_weights = None if grain_weights == GrainWeights() else grain_weights
         self.pooling = None
         if local_weight > 0:
-            self.pooling = TextConditionedPooling(self.encoder.config.embed_dim, pooling_heads)
-            if pooling_gain is not None:
-                self.pooling.start_transparent(pooling_gain)
+            self.pooling = TextConditionedPooling(self.encoder.config.embed_dim, pooling_heads, pooling_gain)
 
     @override
     def required_grains(self) -> Collection[Grain]:
@@ -129,10 +140,7 @@ class BetaClip(Method):
         captions = features.texts_at(batch.grains[Grain.CAPTION])[:, 0]
         terms = {"global": self.global_weight * self.clip(features.images.image, captions, self.encoder.scale)}
         if self.pooling is not None:
-            queries = join(*(batch.grains[g] for g in GRAINS))
-            texts, ids = features.texts_at(queries), batch.texts.ids[queries.index]
-            views, scale = self.pooling(texts, features.images.patches), self.pooling.scale
-            local = self.beta_cal(views, texts, queries.valid, scale, ids, self._weights(batch))
+            local = contrast_views(self.beta_cal, self.pooling, batch, features, self._weights(batch))
             terms["beta_cal"] = self.local_weight * local
         return terms
 
@@ -147,15 +155,11 @@ class BetaClip(Method):
         """β-CAL over the rows of one grain only, unweighted; the published form has no such rows."""
         if self.beta_cal.published_numerics or self.pooling is None:
             return {}
-        queries = join(*(batch.grains[g] for g in GRAINS))
-        texts, ids = features.texts_at(queries), batch.texts.ids[queries.index]
-        views = self.pooling(texts, features.images.patches)
         metrics: LossTerms = {}
         for grain in GRAINS:
-            own = torch.cat([(g == grain) * batch.grains[g].valid.float() for g in GRAINS], dim=1)
-            metrics[f"beta_cal_by_grain/{grain.value}"] = self.beta_cal(
-                views, texts, queries.valid, self.pooling.scale, ids, own
-            )
+            weights = torch.cat([(g == grain) * batch.grains[g].valid.float() for g in GRAINS], dim=1)
+            loss = contrast_views(self.beta_cal, self.pooling, batch, features, weights)
+            metrics[f"beta_cal_by_grain/{grain.value}"] = loss
         return metrics
 
     @override
@@ -164,11 +168,12 @@ class BetaClip(Method):
 
     @override
     def target_matrices(self, valid: Bool[Tensor, "B K"]) -> dict[str, Float[Tensor, "B K K"]]:
-        """For a sweep of β, the method's own among them."""
-        cal = self.beta_cal
-        sweep = sorted({0.0, 0.25, 0.5, 0.75, 1.0, cal.beta})
-        own = {beta: " (this run)" if beta == cal.beta else "" for beta in sweep}
-        return {f"β = {b:g}{own[b]}": BetaCalLoss(cal.objective, b, cal.alpha).targets(valid) for b in sweep}
+        """Target matrices for a sweep of β that includes the method's own."""
+        loss, matrices = self.beta_cal, {}
+        for beta in sorted({0.0, 0.25, 0.5, 0.75, 1.0, loss.beta}):
+            mark = " (this run)" if beta == loss.beta else ""
+            matrices[f"β = {beta:g}{mark}"] = BetaCalLoss(loss.objective, beta, loss.alpha).targets(valid)
+        return matrices
 
     @override
     def new_modules(self) -> Iterable[nn.Module]:
@@ -176,8 +181,7 @@ class BetaClip(Method):
 
     @override
     def logit_scales(self) -> dict[str, Float[Tensor, " 1"]]:
-        return (
-            super().logit_scales()
-            if self.pooling is None
-            else {**super().logit_scales(), "pooling": self.pooling.scale}
-        )
+        scales = super().logit_scales()
+        if self.pooling is not None:
+            scales["pooling"] = self.pooling.scale
+        return scales

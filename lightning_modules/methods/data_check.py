@@ -1,7 +1,7 @@
-"""Stops training that cannot teach: a method that gets none of what it reads, a loss that is always 0.
+"""Stops a training that cannot learn: the data brings none of a method's inputs, or the loss is always 0.
 
-A forgotten file of boxes, a table without sentences or a batch of one image train without an error, and what comes out
-is another method than the one asked for. So the first batches are counted, over all ranks, and every rank stops alike.
+Without boxes, without sentences, or with one image a batch, a run trains without an error, but another method than the
+configured one. So the inputs of the first batches are counted over all ranks, and all ranks stop together.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lightning_modules.methods.base import Method
 
 logger = logging.getLogger("grainclip")
-LOSS_AT, READ_AT = 10, 100  # batches after which the loss, and what was read, are judged; or at the first epoch's end
+LOSS_AT, INPUTS_AT = 10, 100  # batches after which loss and inputs are checked; at the latest at the first epoch's end
 
 
 class MethodError(ValueError):
@@ -32,7 +32,7 @@ class MethodError(ValueError):
 
 
 class DataCheck(Callback):
-    """Counts what the first batches of a new run bring; every `Method` brings this callback itself."""
+    """Counts the inputs in the first batches of a new run; every `Method` adds this callback itself."""
 
     def __init__(self) -> None:
         self.batches, self.totals, self.names = 0, torch.zeros(0), ()
@@ -55,21 +55,21 @@ class DataCheck(Callback):
         self.totals = row if self.batches == 0 else self.totals + row
         self.batches, self.names = self.batches + 1, tuple(brought)
         if self.batches == LOSS_AT:
-            self._judge_loss(pl_module)
-        if self.batches == READ_AT:
-            self._judge_reading(trainer, pl_module)
+            self._check_loss(pl_module)
+        if self.batches == INPUTS_AT:
+            self._check_inputs(trainer, pl_module)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Method) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         if self.active and self.batches:
             if self.batches < LOSS_AT:
-                self._judge_loss(pl_module)
-            self._judge_reading(trainer, pl_module)
+                self._check_loss(pl_module)
+            self._check_inputs(trainer, pl_module)
 
-    def _judge_loss(self, method: Method) -> None:
+    def _check_loss(self, method: Method) -> None:
         loss, images, *_ = self._over_all_ranks()
-        alone = images == self.batches
-        if loss == 0 and alone:
+        single = images == self.batches
+        if loss == 0 and single:
             raise MethodError(
                 "data.batch_size must be 2 or more: every batch has one image, which has nothing to be contrasted "
                 f"with, and the loss was 0 in the first {self.batches} steps"
@@ -79,15 +79,15 @@ class DataCheck(Callback):
                 f"{type(method).__name__} learns nothing: its loss was exactly 0 in the first {self.batches} batches; "
                 "give one of its terms a weight above 0"
             )
-        if alone and rank() == 0:
+        if single and rank() == 0:
             logger.warning("every batch has one image: its texts are contrasted with each other, with no other image's")
 
-    def _judge_reading(self, trainer: Trainer, method: Method) -> None:
+    def _check_inputs(self, trainer: Trainer, method: Method) -> None:
         self.active = False
         sampling = getattr(vars(trainer).get("datamodule"), "sampling", None)
         _, images, *counts = self._over_all_ranks()
         for name, count in zip(self.names, counts, strict=True):
-            if count == 0 and getattr(sampling, name, None) != 0:  # what is not asked for is not missed
+            if count == 0 and getattr(sampling, name, None) != 0:  # not asked for, not missing
                 raise MethodError(
                     f"{type(method).__name__} got none of the {name} that it learns from in its first {images:.0f} "
                     f"images; {method.remedy(name)}"

@@ -1,14 +1,14 @@
-"""GrainClip: one method with the terms that the three papers' methods have apart.
+"""GrainClip: one method that joins the terms of three papers' methods.
 
 L = L_global + λ_β L_β-CAL + λ_R L_region + λ_S L_sentence
 - L_global is CLIP's loss between image and caption.
 - L_β-CAL (β-CLIP, arXiv 2512.12678, CE): caption, sentences and phrases each pool the patches, and all pooled views of
-  all images are compared with all texts. It teaches which patches a text speaks of, without boxes.
+  all images are compared with all texts. It teaches which patches a text describes, without boxes.
 - L_region (after HarmoCLIP, arXiv 2511.22594, reconstructed): boxes, pooled from the dense features by RoIAlign,
   against the phrases that name them, over the whole batch.
-- L_sentence (MulCLIP's L_Sub, arXiv 2512.07128): each sentence gathers its patches, and the regions so found are
-  contrasted with the sentences. It takes the images that have no box with a phrase: where somebody has drawn the boxes,
-  they need not be guessed.
+- L_sentence (MulCLIP's L_Sub, arXiv 2512.07128): each sentence gathers its patches, and the regions so formed are
+  contrasted with the sentences. It uses the images without a box that a phrase names: where boxes are annotated,
+  regions need not be guessed.
 
 None of the papers combines them. At inference the model is a plain CLIP.
 """
@@ -16,26 +16,23 @@ None of the papers combines them. At inference the model is a plain CLIP.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from datamodules.batch import Batch, Grain, join
-from lightning_modules.methods.base import Features, LossTerms, Method
+from datamodules.batch import Batch, Grain
+from lightning_modules.methods.base import Features, LossTerms, Method, check_weight
+from lightning_modules.methods.beta_clip import contrast_views
 from lightning_modules.methods.data_check import MethodError
-from lightning_modules.methods.gradient_cache import MemoryConfig
 from lightning_modules.methods.harmo_region_losses import contrast_phrases
-from lightning_modules.methods.loss_weights import check_weight
-from lightning_modules.methods.optimizers import OptimConfig
-from lightning_modules.networks import EncoderConfig, TextConditionedPooling, pool_regions
+from lightning_modules.networks import TextConditionedPooling, pool_regions
 from lightning_modules.networks.temperature import Temperature
 from losses import BetaCalLoss, ClipLoss, LexemeRegionLoss, SparseWeights, SubcaptionLoss
 from losses.lexeme_region import SameLemma
 from losses.subcaption import aggregate
-
-GRAINS = (Grain.CAPTION, Grain.SENTENCE, Grain.PHRASE)
 
 
 class GrainClip(Method):
@@ -50,14 +47,11 @@ class GrainClip(Method):
         sentence_weight: weight of the contrast of sentences and the patches that they gather; of the images without a
             box that a phrase names, or of all where ``region_weight`` is 0.
         beta: strength of same-image matches in β-CAL, in [0, 1].
-        same_lemma: what phrases of an equal lemma in other images are to a box: to ``ignore``, ``positive`` or
+        same_lemma: how a box treats phrases of an equal lemma in other images: ``ignore``, ``positive`` or
             ``negative``.
         pooling_heads: attention heads of β-CAL's pooling block.
         pooling_gain: the block starts as attention by similarity, sharpened by this gain; None: at random, as β-CLIP.
-        encoder: sizes of the towers; with ``pretrained`` they come from the checkpoint.
-        optim: learning rates and schedule.
-        pretrained: the CLIP to start from; None: from scratch.
-        memory: how memory is saved.
+        base: ``encoder``, ``optim``, ``pretrained`` and ``memory``, as in ``Method``.
 
     Raises:
         ValueError: where an argument is out of its range.
@@ -74,24 +68,19 @@ class GrainClip(Method):
         same_lemma: SameLemma = "ignore",
         pooling_heads: int = 8,
         pooling_gain: float | None = None,
-        encoder: EncoderConfig = EncoderConfig(),
-        optim: OptimConfig = OptimConfig(),
-        pretrained: str | None = None,
-        memory: MemoryConfig = MemoryConfig(),
+        **base: Any,
     ) -> None:
         weights = {"local_weight": local_weight, "region_weight": region_weight, "sentence_weight": sentence_weight}
         for name, weight in weights.items():
             check_weight(name, weight)
         beta_cal, contrast = BetaCalLoss("ce", beta), LexemeRegionLoss(same_lemma)  # bad values stop here, first
-        super().__init__(encoder, optim, pretrained, memory)
+        super().__init__(**base)
         self.local_weight, self.region_weight, self.sentence_weight = weights.values()
         self.clip, self.beta_cal, self.contrast, self.subcaption = ClipLoss(), beta_cal, contrast, SubcaptionLoss()
         self.aggregation = SparseWeights()
-        self.pooling = (
-            TextConditionedPooling(self.encoder.config.embed_dim, pooling_heads) if local_weight > 0 else None
-        )
-        if self.pooling is not None and pooling_gain is not None:
-            self.pooling.start_transparent(pooling_gain)
+        self.pooling = None
+        if local_weight > 0:
+            self.pooling = TextConditionedPooling(self.encoder.config.embed_dim, pooling_heads, pooling_gain)
         start = float(self.encoder.scale.detach())
         self.region_temperature = Temperature(start) if region_weight > 0 else None
 
@@ -109,18 +98,12 @@ class GrainClip(Method):
         captions = features.texts_at(batch.grains[Grain.CAPTION])[:, 0]
         terms = {"global": self.clip(features.images.image, captions, self.encoder.scale)}
         if self.pooling is not None:
-            terms["beta_cal"] = self.local_weight * self._beta_cal(self.pooling, batch, features)
+            terms["beta_cal"] = self.local_weight * contrast_views(self.beta_cal, self.pooling, batch, features)
         if self.region_temperature is not None:
             terms["region"] = self.region_weight * self._region(self.region_temperature(), batch, features)
         if self.sentence_weight > 0:
             terms["sentence"] = self.sentence_weight * self._sentence(batch, features)
         return terms
-
-    def _beta_cal(self, pooling: TextConditionedPooling, batch: Batch, features: Features) -> Float[Tensor, ""]:
-        queries = join(*(batch.grains[grain] for grain in GRAINS))
-        texts, ids = features.texts_at(queries), batch.texts.ids[queries.index]
-        views = pooling(texts, features.images.patches)
-        return self.beta_cal(views, texts, queries.valid, pooling.scale, ids)
 
     def _region(self, scale: Float[Tensor, " 1"], batch: Batch, features: Features) -> Float[Tensor, ""]:
         regions = pool_regions(features.images.dense, batch.regions.boxes, batch.regions.image)
@@ -134,7 +117,7 @@ class GrainClip(Method):
         return self.subcaption(gathered, texts, valid, self.encoder.scale, ids)
 
     def _boxed(self, batch: Batch) -> Bool[Tensor, " B"]:
-        """Images with a box that a phrase names, where boxes are learnt from."""
+        """Images with a box that a phrase names; none where boxes are not used."""
         boxed = torch.zeros(len(batch.images), dtype=torch.bool, device=batch.images.device)
         if self.region_temperature is not None:
             boxed[batch.regions.image[batch.regions.links[:, 0]]] = True
@@ -142,12 +125,12 @@ class GrainClip(Method):
 
     @override
     def extra_metrics(self, batch: Batch, features: Features) -> LossTerms:
-        """The share of images whose boxes are learnt from."""
+        """The share of images with a box that a phrase names."""
         return {"regions/boxed_image_share": self._boxed(batch).float().mean()}
 
     @override
     def on_fit_start(self) -> None:
-        """Stops where the data draws none of the texts that a term learns from."""
+        """Stop where the data samples none of the texts that a term needs."""
         sampling = getattr(vars(self.trainer).get("datamodule"), "sampling", None)
         if sampling is None:
             return

@@ -1,12 +1,12 @@
-"""HarmoCLIP-style training (after arXiv 2511.22594, reconstructed): the whole, words and their regions, and both.
+"""HarmoCLIP-style training (after arXiv 2511.22594, reconstructed): global, lexeme-region and global-region losses.
 
 L = λ_G L_GC + λ_L L_LRC + sum of the region losses L_GR
 - L_GC is CLIP's loss between image and caption.
-- L_LRC contrasts lexemes, words of the caption that name something, with the regions that they name
-  (`losses.lexeme_region`). Lexemes are read in the caption's own pass, in the space of its tokens; regions are pooled
-  from dense features by RoIAlign.
-- L_GR draws regions to what the whole model makes of them (`region_targets`).
-The claim to test is harmony: local skill that does not cost global skill.
+- L_LRC contrasts lexemes, the caption's words that name something, with the regions that they name
+  (`losses.lexeme_region`). Lexeme features are the caption's token features; regions are pooled from dense features by
+  RoIAlign.
+- L_GR pulls a region's feature towards a target (`harmo_region_losses`).
+The claim to test is harmony: better local features at no cost to global ones.
 
 Only title, abstract and a summary of the paper are public to us: no equation, weight or table. The names of the three
 losses, "text token space" and direct region-to-text supervision are the paper's; everything else follows the methods
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -28,9 +28,8 @@ from typing_extensions import override
 from datamodules.batch import Batch, Grain
 from lightning_modules.checkpoints.weight_interpolation import average
 from lightning_modules.distributed.wrapping import calls_on_all_ranks
-from lightning_modules.methods.base import Features, LossTerms, Method
+from lightning_modules.methods.base import Features, LossTerms, Method, check_weight
 from lightning_modules.methods.data_check import MethodError
-from lightning_modules.methods.gradient_cache import MemoryConfig
 from lightning_modules.methods.harmo_region_losses import (
     CropTarget,
     ImageTarget,
@@ -39,9 +38,7 @@ from lightning_modules.methods.harmo_region_losses import (
     RegionInputs,
     RegionTarget,
 )
-from lightning_modules.methods.loss_weights import check_weight
-from lightning_modules.methods.optimizers import OptimConfig
-from lightning_modules.networks import DualEncoder, EncoderConfig, pool_regions
+from lightning_modules.networks import DualEncoder, pool_regions
 from lightning_modules.networks.lexemes import pool_lexemes
 from lightning_modules.networks.normalize import unit
 from lightning_modules.networks.temperature import Temperature
@@ -56,22 +53,20 @@ class HarmoClip(Method):
     Args:
         global_weight: weight of CLIP's loss.
         lexeme_weight: weight of the contrast of lexemes and regions; 0 leaves it out.
-        region_losses: what regions are drawn to; None: ``[CropTarget()]``, []: nothing.
-        lexeme: a lexeme is the ``mean`` of its tokens in the caption; its ``last`` token there; or the ``phrase``
-            encoded by itself.
-        lexeme_projection: lexemes live in the texts' ``shared`` space, or pass a projection of their ``own`` (which
-            starts as the identity).
-        same_lemma: what other regions' lexemes of an equal lemma are: to ``ignore``, ``positive`` or ``negative``.
+        region_losses: losses on the regions' features; None: ``[CropTarget()]``, []: none.
+        lexeme: a lexeme's feature is the ``mean`` of its tokens in the caption, its ``last`` token there, or the
+            ``phrase`` encoded by itself.
+        lexeme_projection: lexemes stay in the texts' ``shared`` space, or pass a linear projection of their ``own``,
+            which starts as the identity.
+        same_lemma: how a region treats other regions' lexemes of an equal lemma: ``ignore``, ``positive`` or
+            ``negative``.
         negatives: where the contrast's negatives come from: ``all`` ranks, this ``rank``, or groups of so many of its
             images (1: within an image).
         temperature: lexemes and regions have their ``own`` (FG-CLIP), which starts where CLIP's stands, or CLIP's
             (``shared``, FineCLIP); or their own, whose factor on the cosines starts at this number (features that are
-            not yet alike learn badly under a trained CLIP's 100).
-        text_tower: ``trained``, or ``frozen`` (FineCLIP's code), where ``lexeme_projection: own`` is what can adapt.
-        encoder: sizes of the towers; with ``pretrained`` they come from the checkpoint.
-        optim: learning rates and schedule.
-        pretrained: hub id, folder or file of a CLIP checkpoint to start from; None: from scratch.
-        memory: how memory is saved.
+            not aligned yet learn badly at a trained CLIP's 100).
+        text_tower: ``trained``, or ``frozen`` (FineCLIP's code), where only ``lexeme_projection: own`` can adapt.
+        base: ``encoder``, ``optim``, ``pretrained`` and ``memory``, as in ``Method``.
 
     Raises:
         ValueError: where an argument is out of its range.
@@ -90,51 +85,47 @@ class HarmoClip(Method):
         negatives: Negatives = "all",
         temperature: Literal["own", "shared"] | float = "own",
         text_tower: Literal["trained", "frozen"] = "trained",
-        encoder: EncoderConfig = EncoderConfig(),
-        optim: OptimConfig = OptimConfig(),
-        pretrained: str | None = None,
-        memory: MemoryConfig = MemoryConfig(),
+        **base: Any,
     ) -> None:
         check_weight("global_weight", global_weight)
         check_weight("lexeme_weight", lexeme_weight)
-        for name, value, known in (
+        for name, value, choices in (
             ("lexeme", lexeme, ("mean", "last", "phrase")),
             ("lexeme_projection", lexeme_projection, ("shared", "own")),
             ("text_tower", text_tower, ("trained", "frozen")),
         ):
-            if value not in known:
-                raise ValueError(f"{name} must be {' or '.join(known)}, got {value!r}")
+            if value not in choices:
+                raise ValueError(f"{name} must be {' or '.join(choices)}, got {value!r}")
         if isinstance(temperature, str) and temperature not in ("own", "shared"):
             raise ValueError(f"temperature must be own, shared or a number, got {temperature!r}")
         region_losses = [CropTarget()] if region_losses is None else region_losses
         if not any([global_weight, lexeme_weight, *(loss.weight for loss in region_losses)]):
             raise ValueError("global_weight, lexeme_weight or a region loss's weight must be above 0, got 0 for all")
         contrast = LexemeRegionLoss(same_lemma, negatives)
-        super().__init__(encoder, optim, pretrained, memory)
+        super().__init__(**base)
         self.global_weight, self.lexeme_weight = global_weight, lexeme_weight
         self.lexeme: Literal["mean", "last", "phrase"] = lexeme
         self.region_losses: Sequence[RegionTarget] = region_losses
         self.clip, self.contrast = ClipLoss(), contrast
         width = self.encoder.config.embed_dim
-        own_space = lexeme_projection == "own" and lexeme_weight > 0
-        self.projection = nn.Linear(width, width, bias=False) if own_space else None
-        if self.projection is not None:
+        self.projection = None
+        if lexeme_projection == "own" and lexeme_weight > 0:
+            self.projection = nn.Linear(width, width, bias=False)
             nn.init.eye_(self.projection.weight)
         start = float(self.encoder.scale.detach()) if isinstance(temperature, str) else temperature
         self.contrasts = lexeme_weight > 0 or any(isinstance(loss, PhraseTarget) for loss in self.region_losses)
         self.temperature = Temperature(start) if self.contrasts and temperature != "shared" else None
         self.encoder.text_tower.requires_grad_(text_tower == "trained")
-        crops = [target for target in self.region_losses if isinstance(target, CropTarget)]
-        frozen = [target for target in crops if target.teacher == "frozen"]
-        self.student_share = min((target.student_share for target in frozen), default=1.0)
+        self.crop_losses = [loss for loss in self.region_losses if isinstance(loss, CropTarget)]
+        frozen = [loss for loss in self.crop_losses if loss.teacher == "frozen"]
+        self.student_share = min((loss.student_share for loss in frozen), default=1.0)
         self.teacher = copy.deepcopy(self.encoder).requires_grad_(False) if frozen else None
-        self.needs_crops = bool(crops)
 
     @override
     def required_grains(self) -> Collection[Grain]:
-        alone = self.lexeme == "phrase" and self.lexeme_weight > 0
-        phrases = alone or any(isinstance(target, PhraseTarget) for target in self.region_losses)
-        return (Grain.CAPTION, Grain.PHRASE) if phrases else (Grain.CAPTION,)
+        phrase_lexemes = self.lexeme == "phrase" and self.lexeme_weight > 0
+        needs_phrases = phrase_lexemes or any(isinstance(loss, PhraseTarget) for loss in self.region_losses)
+        return (Grain.CAPTION, Grain.PHRASE) if needs_phrases else (Grain.CAPTION,)
 
     @override
     def losses(self, batch: Batch, features: Features) -> LossTerms:
@@ -144,53 +135,55 @@ class HarmoClip(Method):
         if self.lexeme_weight > 0:
             terms["lexeme_region"] = self.lexeme_weight * self._lexeme_region(batch, features, regions)
         inputs = RegionInputs(
-            batch, features, regions, self.region_scale(), lambda teacher: self._crops(batch, teacher)
+            batch, features, regions, self.region_scale(), lambda teacher: self._encode_crops(batch, teacher)
         )
-        for target in self.region_losses:
-            terms[f"region_{target.name}"] = target.weight * target.loss(inputs)
+        for region_loss in self.region_losses:
+            terms[f"region_{region_loss.name}"] = region_loss.weight * region_loss.loss(inputs)
         return terms
 
     def _lexeme_region(self, batch: Batch, features: Features, regions: Float[Tensor, "R D"]) -> Float[Tensor, ""]:
         span = batch.lexemes.span
-        named = LinkedPhrases.of(batch, None if self.lexeme == "phrase" else span[..., 1] > span[..., 0])
-        at = named.image, named.slot
+        phrases = LinkedPhrases.of(batch, None if self.lexeme == "phrase" else span[..., 1] > span[..., 0])
+        slots = phrases.image, phrases.slot
         if self.lexeme == "phrase":
-            lexemes = features.texts_at(batch.grains[Grain.PHRASE])[at]
+            lexemes = features.texts_at(batch.grains[Grain.PHRASE])[slots]
         else:
-            caption = batch.grains[Grain.CAPTION].index[named.image, 0]
-            lexemes = pool_lexemes(features.texts.tokens, batch.texts.offsets[caption], span[at], self.lexeme)
+            caption = batch.grains[Grain.CAPTION].index[phrases.image, 0]
+            lexemes = pool_lexemes(features.texts.tokens, batch.texts.offsets[caption], span[slots], self.lexeme)
         if self.projection is not None:
             lexemes = unit(self.projection(lexemes.to(self.projection.weight.dtype)))
-        lemma = batch.lexemes.lemma[at]
+        lemma = batch.lexemes.lemma[slots]
         scale = self.region_scale()
-        return self.contrast(regions, lexemes, named.links, scale, lemma, batch.regions.image, named.image)
+        return self.contrast(regions, lexemes, phrases.links, scale, lemma, batch.regions.image, phrases.image)
 
     def region_scale(self) -> Float[Tensor, " 1"]:
-        """The factor on the cosines of regions and texts."""
+        """The logit scale of regions and texts."""
         return self.encoder.scale if self.temperature is None else self.temperature()
 
-    def _crops(self, batch: Batch, teacher: Literal["self_detached", "trained", "frozen"]) -> Float[Tensor, "C D"]:
-        """The class tokens of the crops."""
+    def _encode_crops(
+        self, batch: Batch, teacher: Literal["self_detached", "trained", "frozen"]
+    ) -> Float[Tensor, "C D"]:
+        """Image embeddings of the crops."""
         encoder = self.teacher if teacher == "frozen" and self.teacher is not None else self.encoder
         parts = batch.crops.pixels.split(self.memory.grad_cache_chunk or max(1, len(batch.images)))
         missing = calls_on_all_ranks(encoder, len(parts)) - len(parts)
         with torch.set_grad_enabled(teacher == "trained" and torch.is_grad_enabled()):
-            crops = [encoder.encode_image(some).image for some in parts]
+            crops = [encoder.encode_image(part).image for part in parts]
             crops += [encoder.encode_image(batch.images[:1]).image[:0] for _ in range(missing)]  # keep ranks in step
             return torch.cat(crops)
 
     @override
     def extra_metrics(self, batch: Batch, features: Features) -> LossTerms:
-        """Boxes and lexemes per image that are linked, and the share of linked lexemes that the context cut off."""
+        """Linked boxes and lexemes per image, and the share of linked lexemes that the context cut off."""
         images, device = len(batch.images), batch.images.device
-        named = LinkedPhrases.of(batch)
-        span = batch.lexemes.span[named.image, named.slot]
-        cut = (span[:, 1] <= span[:, 0]).float().sum() / max(len(span), 1)
-        boxes = torch.tensor(len(named.links[:, 0].unique()) / images, device=device)
+        phrases = LinkedPhrases.of(batch)
+        span = batch.lexemes.span[phrases.image, phrases.slot]
+        truncated = (span[:, 1] <= span[:, 0]).float().sum() / max(len(span), 1)
+        boxes = torch.tensor(len(phrases.links[:, 0].unique()) / images, device=device)
         return {
             "regions/boxes_per_image": boxes,
             "regions/lexemes_per_image": torch.tensor(len(span) / images, device=device),
-            "regions/truncated_lexeme_share": cut,
+            "regions/truncated_lexeme_share": truncated,
         }
 
     @override
@@ -200,24 +193,23 @@ class HarmoClip(Method):
             counts["boxes with a phrase"] = len(batch.regions.links)
         if any(isinstance(loss, ImageTarget) for loss in self.region_losses):
             counts["boxes"] = len(batch.regions.boxes)
-        if self.needs_crops:
+        if self.crop_losses:
             counts["crops of boxes"] = len(batch.crops.region)
         return counts
 
     @override
     def further_images(self, batch: Batch) -> float:
-        teachers = [loss.teacher for loss in self.region_losses if isinstance(loss, CropTarget)]
-        return len(batch.crops.region) * sum(1.0 if teacher == "trained" else 1 / 3 for teacher in teachers)
+        return len(batch.crops.region) * sum(1.0 if loss.teacher == "trained" else 1 / 3 for loss in self.crop_losses)
 
     @override
     def remedy(self, name: str) -> str:
         if "boxes" not in name:
             return super().remedy(name)
-        return "use shards with boxes, or leave out what needs them: model.lexeme_weight 0, model.region_losses []"
+        return "use shards with boxes, or switch off what needs them: model.lexeme_weight 0, model.region_losses []"
 
     @override
     def on_fit_start(self) -> None:
-        """Stops where the data brings nothing that a term could learn from."""
+        """Stop where the data samples none of the inputs that a term needs."""
         data = vars(self.trainer).get("datamodule")
         sampling, regions = getattr(data, "sampling", None), getattr(data, "regions", None)
         if sampling is None or regions is None:
@@ -226,7 +218,7 @@ class HarmoClip(Method):
             raise MethodError("data.sampling.phrases must be 1 or more where lexeme_weight is above 0, got 0")
         if self.lexeme_weight > 0 and self.lexeme != "phrase" and sampling.caption == "sampled":
             raise MethodError("data.sampling.caption must be whole for lexemes to be found in it, got sampled")
-        if self.needs_crops and regions.crops == 0:
+        if self.crop_losses and regions.crops == 0:
             raise MethodError("data.regions.crops must be 1 or more for CropTarget, got 0")
 
     @override

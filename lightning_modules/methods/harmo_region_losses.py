@@ -1,10 +1,9 @@
-"""Targets of a region's feature: the readings of HarmoCLIP's "Global-Region alignment", whose equation is not public to
-us.
+"""Losses on regions' features: readings of HarmoCLIP's "Global-Region alignment", whose equation is not public to us.
 
 The likeliest is real-time distillation (`CropTarget`): the region, pooled from the dense features, should equal the
 class token of a crop around it, as in CLIPSelf, FineCLIP and GOAL. "Direct region-to-text supervision" may also mean a
 contrast of regions and their phrases (`PhraseTarget`, FineCLIP's and FG-CLIP's regional loss), and the name alone could
-mean the region and its own whole image (`ImageTarget`). Targets can be combined; each has its weight.
+mean the region and its whole image (`ImageTarget`). They can be combined, each with its weight.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.batch import Batch, Grain
-from lightning_modules.methods.base import Features
-from lightning_modules.methods.loss_weights import check_weight
+from lightning_modules.methods.base import Features, check_weight
 from losses import GlobalRegionLoss, LexemeRegionLoss
 from losses.core.contrastive import Scalar
 from losses.core.pairs import Negatives, check_negatives
@@ -30,43 +28,45 @@ from losses.lexeme_region import SameLemma
 
 
 class RegionInputs(NamedTuple):
-    """A batch as the targets see it."""
+    """Inputs of the region losses."""
 
     batch: Batch
     features: Features
     regions: Float[Tensor, "R D"]  # unit norm, one for each row of ``batch.regions``
-    scale: Scalar  # of region and text
+    scale: Scalar  # logit scale of regions and texts
     encode_crops: Callable[[Literal["self_detached", "trained", "frozen"]], Float[Tensor, "C D"]]
 
 
 class LinkedPhrases(NamedTuple):
-    """The phrases that some region is linked with, each once."""
+    """The phrases with a link to a region, each once."""
 
     image: Int[Tensor, " Q"]
     slot: Int[Tensor, " Q"]  # among the phrases of the image
-    links: Int[Tensor, "M 2"]  # (row of regions, row of these)
+    links: Int[Tensor, "M 2"]  # (region, phrase), as rows
 
     @classmethod
     def of(cls, batch: Batch, usable: Tensor | None = None) -> LinkedPhrases:
-        """Those of ``batch``; only the ``usable`` slots [B, K] where given."""
+        """The linked phrases of ``batch``; with ``usable`` [B, K] only those of its true slots."""
         row, slot = batch.regions.links.unbind(1)
         image = batch.regions.image[row]
         if usable is not None:
-            kept = usable[image, slot]
-            row, slot, image = row[kept], slot[kept], image[kept]
+            keep = usable[image, slot]
+            row, slot, image = row[keep], slot[keep], image[keep]
         width = batch.grains[Grain.PHRASE].index.shape[1]
-        phrase, which = (image * width + slot).unique(return_inverse=True)
-        return cls(phrase // width, phrase % width, torch.stack([row, which], 1))
+        phrase, phrase_row = (image * width + slot).unique(return_inverse=True)
+        return cls(phrase // width, phrase % width, torch.stack([row, phrase_row], 1))
 
 
 def contrast_phrases(
     contrast: LexemeRegionLoss, batch: Batch, features: Features, regions: Float[Tensor, "R D"], scale: Scalar
 ) -> Float[Tensor, ""]:
-    """Regions, a unit vector for each row of ``batch.regions``, against the phrases that name them, read alone."""
-    named = LinkedPhrases.of(batch)
-    phrases = features.texts_at(batch.grains[Grain.PHRASE])[named.image, named.slot]
-    lemma = batch.lexemes.lemma[named.image, named.slot]
-    return contrast(regions, phrases, named.links, scale, lemma, batch.regions.image, named.image)
+    """Contrast of regions, a unit vector for each row of ``batch.regions``, and the phrases that name them, each
+    encoded by itself.
+    """
+    phrases = LinkedPhrases.of(batch)
+    vectors = features.texts_at(batch.grains[Grain.PHRASE])[phrases.image, phrases.slot]
+    lemma = batch.lexemes.lemma[phrases.image, phrases.slot]
+    return contrast(regions, vectors, phrases.links, scale, lemma, batch.regions.image, phrases.image)
 
 
 class RegionTarget(ABC):
@@ -77,22 +77,22 @@ class RegionTarget(ABC):
 
     @abstractmethod
     def loss(self, inputs: RegionInputs) -> Float[Tensor, ""]:
-        """Not yet weighted; scaled so that its mean over ranks is that of the whole batch."""
+        """The unweighted loss, scaled so that its mean over ranks is that of the whole batch."""
 
 
 @dataclass(frozen=True)
 class CropTarget(RegionTarget):
     """mean (1 - cos(region, class token of its crop))^power.
 
-    Needs ``data.regions.crops``, which also says how much of the surroundings a crop shows.
+    Needs ``data.regions.crops``, which also sets how much of the surroundings a crop shows.
 
     Args:
         weight: of the term.
-        teacher: who sees the crop: the model itself, ``self_detached`` (no gradient to this side: the global branch is
-            not pulled) or ``trained`` (FineCLIP); or the model as it was at the start (``frozen``, CLIPSelf).
+        teacher: encoder of the crop: the model itself, ``self_detached`` (no gradient through the crop's feature) or
+            ``trained`` (FineCLIP); or the model as it was at the start (``frozen``, CLIPSelf).
         power: 1 as in CLIPSelf and FineCLIP, 2 as in GOAL.
-        student_share: with a frozen teacher, what is validated and exported are weights between the two: this share of
-            the student's, the rest the teacher's (CLIPSelf: 0.7 for B/16, 0.95 for L/14); 1: the student alone.
+        student_share: with a frozen teacher, validation and export use interpolated weights: this share of the
+            student's, the rest the teacher's (CLIPSelf: 0.7 for B/16, 0.95 for L/14); 1: the student alone.
     """
 
     weight: float = 1.0
@@ -127,7 +127,8 @@ class PhraseTarget(RegionTarget):
 
     Args:
         weight: of the term.
-        same_lemma: what equal lemmas of other regions are: to ``ignore``, ``positive`` or ``negative``.
+        same_lemma: how a region treats other regions' phrases of an equal lemma: ``ignore``, ``positive`` or
+            ``negative``.
         negatives: where negatives come from, as in ``losses.LexemeRegionLoss``.
     """
 
@@ -150,7 +151,7 @@ class PhraseTarget(RegionTarget):
 
 @dataclass(frozen=True)
 class ImageTarget(RegionTarget):
-    """mean (1 - cos(region, its own image))^power; no gradient to the image's side.
+    """mean (1 - cos(region, its image))^power; no gradient through the image's feature.
 
     Args:
         weight: of the term.
@@ -168,8 +169,8 @@ class ImageTarget(RegionTarget):
 
     @override
     def loss(self, inputs: RegionInputs) -> Float[Tensor, ""]:
-        pictures = inputs.features.images.image.detach()
-        return GlobalRegionLoss(self.power)(inputs.regions, pictures[inputs.batch.regions.image])
+        images = inputs.features.images.image.detach()
+        return GlobalRegionLoss(self.power)(inputs.regions, images[inputs.batch.regions.image])
 
 
-torch.serialization.add_safe_globals([CropTarget, PhraseTarget, ImageTarget])  # they stand in checkpoints
+torch.serialization.add_safe_globals([CropTarget, PhraseTarget, ImageTarget])  # checkpoints contain them

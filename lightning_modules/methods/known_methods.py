@@ -1,5 +1,5 @@
-"""Every method of ours, imported: each one allows the classes of its settings in checkpoints, which are read without
-running code, and goes by its short name on the command line.
+"""Imports every method of the package: on import a method allows the classes of its settings in checkpoints, which are
+read without running code, and its short name becomes known on the command line.
 """
 
 from __future__ import annotations
@@ -8,6 +8,6 @@ import lightning_modules
 
 
 def know_all_methods() -> None:
-    """Import them. Whoever reads a checkpoint must call it first: a command may have trained nothing itself."""
+    """Import all methods; to be called before a checkpoint is read."""
     for name in lightning_modules.__all__:
         getattr(lightning_modules, name)

@@ -1,12 +1,12 @@
-"""MulCLIP (arXiv 2512.07128): long caption and summary, words and patches, sentences and the regions they speak of.
+"""MulCLIP (arXiv 2512.07128): long caption and summary, words and patches, sentences and the regions they describe.
 
 L = L_global + λ_W L_Word + λ_S L_Sub, λ_W = λ_S = 1.
 - L_global = CLIP(v_cls, t_long) + 1/2 CLIP(v_cls, t_short): the image against its caption and against a summary.
-- L_Word: patches and words, each condensed by token calibration, rebuild each other within an image
+- L_Word: patches and words, each condensed by token calibration, reconstruct each other in an image
   (`losses.word_patch`).
-- L_Sub: each sentence gathers its patches, and the regions so found are contrasted with the sentences over the batch,
+- L_Sub: each sentence gathers its patches, and the regions so formed are contrasted with the sentences over the batch,
   slot by slot (`losses.subcaption`).
-Calibration, reconstruction and aggregation serve training only; the model that comes out is a plain CLIP.
+Calibration, reconstruction and aggregation are used in training only; the trained model is a plain CLIP.
 
 The authors have published no code, and their page leaves much open: the attention, its temperatures, the aggregation's
 weights, the number of sentences, where the summary comes from. The defaults are the likeliest reading, after the work
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -28,12 +28,9 @@ from typing_extensions import override
 
 from datamodules.batch import Batch, Grain
 from datamodules.batching.text_sampling import GrainSampling
-from lightning_modules.methods.base import Features, LossTerms, Method
+from lightning_modules.methods.base import Features, LossTerms, Method, check_weight
 from lightning_modules.methods.data_check import MethodError
-from lightning_modules.methods.gradient_cache import MemoryConfig
-from lightning_modules.methods.loss_weights import check_weight
-from lightning_modules.methods.optimizers import OptimConfig
-from lightning_modules.networks import EncoderConfig, TokenCalibration
+from lightning_modules.networks import TokenCalibration
 from lightning_modules.networks.calibration import attention_perplexity, mean_cosine
 from lightning_modules.networks.normalize import unit
 from losses import ClimLoss, ClipLoss, PatchWeighting, SparseWeights, SubcaptionLoss, WordPatchLoss
@@ -47,10 +44,10 @@ class Calibration:
     """Settings of the token calibration, which condenses patches and words.
 
     Args:
-        image_tokens: how many tokens are made of the patches; None: a fifth of their number.
-        text_tokens: how many are made of a caption's words; None: as many as of the patches.
-        gain: start of the factor on the attention's logits. 1, as published, makes all tokens nearly alike at the
-            start; 10 to 40 draw them apart.
+        image_tokens: number of calibrated tokens of an image; None: a fifth of its patches.
+        text_tokens: number of calibrated tokens of a caption; None: as many as of an image.
+        gain: start of the factor on the attention's logits. 1, as published, makes all tokens nearly equal at the
+            start; 10 to 40 separate them.
     """
 
     image_tokens: int | None = None
@@ -63,11 +60,11 @@ class Reconstruction:
     """Settings of the reconstruction of patches from words and of words from patches.
 
     Args:
-        attention: by ``cosine``; by cosine of learnt projections (``projected``); or there and back again, so that each
-            modality rebuilds itself (``cycle``).
+        attention: by ``cosine``; by cosine of learnt projections (``projected``); or through the other modality and
+            back, so that each modality reconstructs itself (``cycle``).
         attention_temperature: divides the cosines of the attention.
         temperature: divides the cosines that are contrasted.
-        symmetric: a token picks its reconstruction and the reverse; False: only the former.
+        symmetric: the contrast selects a token's reconstruction and a reconstruction's token; False: only the former.
     """
 
     attention: Literal["cosine", "projected", "cycle"] = "cosine"
@@ -88,7 +85,7 @@ torch.serialization.add_safe_globals([Calibration, Reconstruction])
 
 
 class CaptionTokens(NamedTuple):
-    """The tokens of each image's caption, SOT and content, without EOT; as the encoder gives them."""
+    """Token features of each image's caption, SOT and content, without EOT; not normalised."""
 
     tokens: Float[Tensor, "B L D"]
     valid: Bool[Tensor, "B L"]
@@ -104,15 +101,12 @@ class MulClip(Method):
         word_weight: weight of L_Word.
         subcaption_weight: weight of L_Sub; above 0 it needs ``data.sampling.sentences`` of 1 or more.
         word_loss: L_Word is the ``reconstruction`` within each image, or FineLIP's ``clim`` over the batch, to compare.
-        reconstruction: how patches and words rebuild each other.
-        calibration: how patches and words are condensed; None: not at all.
-        aggregation: similarities of a sentence and the patches to weights; None: ``losses.SparseWeights()``.
+        reconstruction: how patches and words reconstruct each other.
+        calibration: how patches and words are condensed; None: they are not.
+        aggregation: makes weights of the similarities of a sentence and the patches; None: ``losses.SparseWeights()``.
         patches: what sentences gather: ``calibrated`` tokens (the plain patches where ``calibration`` is None), or
             ``raw`` patches.
-        encoder: sizes of the towers; with ``pretrained`` they come from the checkpoint.
-        optim: learning rates and schedule.
-        pretrained: hub id, folder or file of a CLIP checkpoint to start from; None: from scratch.
-        memory: how memory is saved.
+        base: ``encoder``, ``optim``, ``pretrained`` and ``memory``, as in ``Method``.
 
     Raises:
         ValueError: where an argument is out of its range.
@@ -130,10 +124,7 @@ class MulClip(Method):
         calibration: Calibration | None = Calibration(),
         aggregation: PatchWeighting | None = None,
         patches: Literal["calibrated", "raw"] = "calibrated",
-        encoder: EncoderConfig = EncoderConfig(),
-        optim: OptimConfig = OptimConfig(),
-        pretrained: str | None = None,
-        memory: MemoryConfig = MemoryConfig(),
+        **base: Any,
     ) -> None:
         weights = {"short_weight": short_weight, "word_weight": word_weight, "subcaption_weight": subcaption_weight}
         for name, weight in weights.items():
@@ -142,28 +133,28 @@ class MulClip(Method):
             raise ValueError(f"word_loss must be reconstruction or clim, got {word_loss!r}")
         if patches not in ("calibrated", "raw"):
             raise ValueError(f"patches must be calibrated or raw, got {patches!r}")
-        super().__init__(encoder, optim, pretrained, memory)
+        super().__init__(**base)
         self.short_weight, self.word_weight, self.subcaption_weight = weights.values()
         self.clip, self.subcaption = ClipLoss(), SubcaptionLoss()
         self.aggregation = SparseWeights() if aggregation is None else aggregation
-        self.gathered = patches
+        self.patches = patches
         self.image_calibration, self.text_calibration = self._calibrations(calibration)
         width, self.word_loss = self.encoder.config.embed_dim, None
         if word_weight > 0:
             self.word_loss = ClimLoss() if word_loss == "clim" else reconstruction.loss(width)
 
     def _calibrations(self, settings: Calibration | None) -> tuple[TokenCalibration | None, TokenCalibration | None]:
-        """The modules that some term needs."""
+        """The image's and the text's calibration; None where no term needs it."""
         config = self.encoder.config
         if settings is None:
             return None, None
         patches = (config.image_size // config.patch_size) ** 2
-        image = max(1, int(SHARE * patches)) if settings.image_tokens is None else settings.image_tokens
-        text = image if settings.text_tokens is None else settings.text_tokens
-        of_image = self.word_weight > 0 or (self.subcaption_weight > 0 and self.gathered == "calibrated")
+        image_tokens = max(1, int(SHARE * patches)) if settings.image_tokens is None else settings.image_tokens
+        text_tokens = image_tokens if settings.text_tokens is None else settings.text_tokens
+        needs_image = self.word_weight > 0 or (self.subcaption_weight > 0 and self.patches == "calibrated")
         return (
-            TokenCalibration(config.embed_dim, image, settings.gain) if of_image else None,
-            TokenCalibration(config.embed_dim, text, settings.gain) if self.word_weight > 0 else None,
+            TokenCalibration(config.embed_dim, image_tokens, settings.gain) if needs_image else None,
+            TokenCalibration(config.embed_dim, text_tokens, settings.gain) if self.word_weight > 0 else None,
         )
 
     @override
@@ -184,13 +175,13 @@ class MulClip(Method):
             terms["word_patch"] = self.word_weight * self.word_loss(patches, *self.text_tokens(batch, features))
         if self.subcaption_weight > 0:
             texts, ids = features.texts_at(sentences), batch.texts.ids[sentences.index]
-            source = features.images.patches if self.gathered == "raw" else patches
+            source = features.images.patches if self.patches == "raw" else patches
             regions = aggregate(source, texts, sentences.valid, self.aggregation)
             terms["subcaption"] = self.subcaption_weight * self.subcaption(regions, texts, sentences.valid, scale, ids)
         return terms
 
     def image_tokens(self, features: Features) -> Float[Tensor, "B N D"]:
-        """An image's calibrated tokens V', or its patches; of unit norm."""
+        """An image's calibrated tokens V', or its patches; unit norm."""
         if self.image_calibration is None:
             return features.images.patches
         return self.image_calibration(features.images.dense).tokens
@@ -198,7 +189,7 @@ class MulClip(Method):
     def text_tokens(
         self, batch: Batch, features: Features
     ) -> tuple[Float[Tensor, "B M D"], Bool[Tensor, "B M"] | None]:
-        """A caption's calibrated tokens T', or its words with what of them is there; of unit norm."""
+        """A caption's calibrated tokens T', or its words with their mask; unit norm."""
         words = caption_words(batch, features)
         if self.text_calibration is None:
             return unit(words.tokens), words.valid
@@ -206,34 +197,34 @@ class MulClip(Method):
 
     @override
     def extra_metrics(self, batch: Batch, features: Features) -> LossTerms:
-        """Mean cosine of the calibrated tokens, perplexity of the attentions (exponential of their entropy), and the
-        share of patches that a sentence gathers.
+        """Mean cosine of the calibrated tokens, perplexity of the attentions, and share of patches that a sentence
+        gathers.
         """
         metrics: LossTerms = {}
         words = caption_words(batch, features)
         inputs = {"image": (self.image_calibration, (features.images.dense,)), "text": (self.text_calibration, words)}
         for name, (calibration, tokens) in inputs.items():
             if calibration is not None:
-                made = calibration(*tokens)
-                metrics[f"calibration/token_cosine/{name}"] = mean_cosine(made.tokens)
-                metrics[f"calibration/attention_perplexity/{name}"] = attention_perplexity(made.attention).mean()
+                calibrated = calibration(*tokens)
+                metrics[f"calibration/token_cosine/{name}"] = mean_cosine(calibrated.tokens)
+                metrics[f"calibration/attention_perplexity/{name}"] = attention_perplexity(calibrated.attention).mean()
         if isinstance(self.word_loss, WordPatchLoss):
             tokens, valid = self.text_tokens(batch, features)
             at_text, at_image = self.word_loss.attention(self.image_tokens(features), tokens, valid)
-            of_text = attention_perplexity(at_image)
+            text_perplexity = attention_perplexity(at_image)
+            text_perplexity = text_perplexity if valid is None else text_perplexity[valid]
             metrics["reconstruction/attention_perplexity/image"] = attention_perplexity(at_text).mean()
-            of_text = of_text if valid is None else of_text[valid]
-            metrics["reconstruction/attention_perplexity/text"] = of_text.mean()
+            metrics["reconstruction/attention_perplexity/text"] = text_perplexity.mean()
         if self.subcaption_weight > 0:
             sentences = batch.grains[Grain.SENTENCE]
-            source = features.images.patches if self.gathered == "raw" else self.image_tokens(features)
+            source = features.images.patches if self.patches == "raw" else self.image_tokens(features)
             weights = patch_weights(source, features.texts_at(sentences), sentences.valid, self.aggregation)
             metrics["subcaption/patch_share"] = (weights > 0).float().mean(-1)[sentences.valid].mean()
         return metrics
 
     @override
     def on_fit_start(self) -> None:
-        """Stop where the data draws no sentences or summaries though they are to be learnt from."""
+        """Stop where the data samples no sentences or summaries though a term needs them."""
         sampling = getattr(vars(self.trainer).get("datamodule"), "sampling", None)
         if self.subcaption_weight > 0 and isinstance(sampling, GrainSampling) and sampling.sentences == 0:
             raise MethodError("data.sampling.sentences must be 1 or more where subcaption_weight is above 0, got 0")
@@ -246,10 +237,10 @@ class MulClip(Method):
 
 
 def caption_words(batch: Batch, features: Features) -> CaptionTokens:
-    """The words of all captions, from the pass that encoded them."""
+    """Token features of all captions, from the pass that encoded the batch."""
     tokens = features.texts.tokens
     caption, offsets = batch.grains[Grain.CAPTION].index[:, 0], batch.texts.offsets.to(tokens.device)
     first, last = offsets[caption], offsets[caption + 1] - 1
-    at = torch.arange(int((last - first).max()) if len(first) else 1, device=tokens.device)
-    valid = at < (last - first)[:, None]
-    return CaptionTokens(tokens[torch.where(valid, first[:, None] + at, 0)], valid)
+    position = torch.arange(int((last - first).max()) if len(first) else 1, device=tokens.device)
+    valid = position < (last - first)[:, None]
+    return CaptionTokens(tokens[torch.where(valid, first[:, None] + position, 0)], valid)

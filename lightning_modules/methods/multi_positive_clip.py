@@ -1,52 +1,40 @@
 """CLIP with several texts per image and a global loss only: β-CLIP's baseline "multi-positive" (arXiv 2512.12678).
 
 The class token is contrasted with the texts of all images; caption and sentences of its own image are all positives.
-It tells what more texts give without text-conditioned pooling. The paper's table has caption and five sentences
+It shows what more texts bring without text-conditioned pooling. The paper's table has caption and five sentences
 (K = 6); the published code leaves the caption out, here it is one of ``grains``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 from typing_extensions import override
 
 from datamodules.batch import Batch, Grain, join
 from lightning_modules.methods.base import Features, LossTerms, Method
-from lightning_modules.methods.gradient_cache import MemoryConfig
-from lightning_modules.methods.optimizers import OptimConfig
-from lightning_modules.networks import EncoderConfig
 from losses import MultiPositiveClipLoss
 
-torch.serialization.add_safe_globals([Grain])  # they stand in checkpoints
+torch.serialization.add_safe_globals([Grain])  # checkpoints contain them
 
 
 class MultiPositiveClip(Method):
     """L = multi-positive CLIP(image, texts).
 
     Args:
-        grains: whose texts are positives of their image.
-        encoder: sizes of the towers; with ``pretrained`` they come from the checkpoint.
-        optim: learning rates and schedule.
-        pretrained: hub id, folder or file of a CLIP checkpoint to start from; None: from scratch.
-        memory: how memory is saved.
+        grains: their texts are the positives of an image.
+        base: ``encoder``, ``optim``, ``pretrained`` and ``memory``, as in ``Method``.
 
     Raises:
         ValueError: where no grain is named, or one twice.
     """
 
-    def __init__(
-        self,
-        grains: Sequence[Grain] = (Grain.CAPTION, Grain.SENTENCE),
-        encoder: EncoderConfig = EncoderConfig(),
-        optim: OptimConfig = OptimConfig(),
-        pretrained: str | None = None,
-        memory: MemoryConfig = MemoryConfig(),
-    ) -> None:
+    def __init__(self, grains: Sequence[Grain] = (Grain.CAPTION, Grain.SENTENCE), **base: Any) -> None:
         if not grains or len(set(grains)) < len(grains):
             raise ValueError(f"grains must name one or more different grains, got {[g.value for g in grains]}")
-        super().__init__(encoder, optim, pretrained, memory)
+        super().__init__(**base)
         self.grains = tuple(grains)
         self.clip = MultiPositiveClipLoss()
 

@@ -35,7 +35,7 @@ class OptimConfig:
         betas: AdamW's running averages.
         eps: AdamW's epsilon.
         warmup_steps: optimiser steps of linear warm-up.
-        final_lr_ratio: what remains of each learning rate at the last step, as a share of its peak.
+        final_lr_ratio: each learning rate at the last step, as a share of its peak.
     """
 
     lr: float = 1e-3
@@ -67,7 +67,7 @@ class OptimConfig:
 
 
 class ScheduleError(ValueError):
-    """The trainer is told of no end, and a schedule needs one."""
+    """Training has no end, and a schedule needs one."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -96,22 +96,22 @@ def adamw(model: nn.Module, new_modules: Iterable[nn.Module], config: OptimConfi
         group = groups.setdefault(label, {"name": label, "params": [], "lr": rate[part], "weight_decay": decay})
         group["params"].append(parameter)
     optimizer = AdamW(list(groups.values()), lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
-    optimizer.register_load_state_dict_pre_hook(_with_own_settings)
+    optimizer.register_load_state_dict_pre_hook(_keep_settings)
     return optimizer
 
 
-def _with_own_settings(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint's state with the settings of ``optimizer``: it brings averages and counts, the config decides."""
-    own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
-    if len(own) != len(state["param_groups"]):
-        return state  # PyTorch says that
-    groups = [group | settings for group, settings in zip(state["param_groups"], own, strict=True)]
+def _keep_settings(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's state with the settings of ``optimizer``: averages and counts are loaded, settings are not."""
+    current = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    if len(current) != len(state["param_groups"]):
+        return state  # PyTorch reports the difference
+    groups = [group | settings for group, settings in zip(state["param_groups"], current, strict=True)]
     return {**state, "param_groups": groups}
 
 
 def clip_gradients(optimizer: Optimizer, limit: float, by_value: bool = False) -> None:
-    """Scale all gradients so that their norm, over all parameters and all ranks' slices of them, is ``limit`` at most;
-    ``by_value``: cut each number at ± ``limit``.
+    """Scale all gradients so that their norm, over all parameters and all ranks' shards, is at most ``limit``;
+    ``by_value``: clamp each number to ± ``limit``.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if by_value:
@@ -122,14 +122,14 @@ def clip_gradients(optimizer: Optimizer, limit: float, by_value: bool = False) -
 
 @torch.no_grad()
 def clamp_temperatures(model: nn.Module) -> None:
-    """Keep all temperatures' factors on the cosines between 1 and 100, as in CLIP."""
+    """Keep all logit scales between 1 and 100, as in CLIP."""
     for name, parameter in model.named_parameters():
         if name.endswith("log_scale"):
             parameter.clamp_(0.0, MAX_LOG_SCALE)
 
 
 def warmup_cosine(optimizer: AdamW, config: OptimConfig, total_steps: float) -> LambdaLR:
-    """Every group's rate: linear from 0 in the warm-up, then a cosine down to ``final_lr_ratio`` of its peak.
+    """Schedule of every group's rate: linear warm-up, then a cosine down to ``final_lr_ratio`` of the peak.
 
     Raises:
         ScheduleError: where training has no end.
@@ -147,13 +147,13 @@ def warmup_cosine(optimizer: AdamW, config: OptimConfig, total_steps: float) -> 
 
 
 class StepSchedule(LambdaLR):
-    """Learning rates as a function of the step alone: a run that goes on takes the step from its checkpoint, and peaks
-    and length from its config.
+    """Learning rates as a function of the step alone: a resumed run takes the step from its checkpoint, and peaks and
+    length from its config.
     """
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the count of steps, and set each group's rate for the next one."""
+        """Load the count of steps, and set each group's rate for the next one."""
         self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["_step_count"]
         rates = [base * factor(self.last_epoch) for base, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)]
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):

@@ -1,8 +1,8 @@
 """Metrics of every validation, whatever the method: retrieval by caption, by sentence and, where they are sampled, by
 summary; hard negatives; and, where the data names the labels of its boxes, the classification of boxes.
 
-Retrieval uses plain CLIP embeddings (class token, EOT): what a model is used with. The others compare a text with the
-box it is about, by RoIAlign over the dense features (FG-OVD's and FG-CLIP's protocol).
+Retrieval uses plain CLIP embeddings (class token, EOT), as applications do. The others compare a text with the box it
+describes, by RoIAlign over the dense features (FG-OVD's and FG-CLIP's protocol).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class MeanLosses(Metric):
         self.batches.append(torch.cat([values, values.new_tensor([images])])[None])
 
     def compute(self) -> dict[str, Tensor]:
-        """The means by name, {} where nothing was seen. Collective: every rank must call it."""
+        """Means by name; {} without batches. Collective: every rank must call it."""
         if not len(self.batches):
             return {}
         rows = concatenated(self.batches)  # the batches of the first rank, of the second...
@@ -67,7 +67,7 @@ class Validation(nn.Module):
         self.retrieval = nn.ModuleDict({grain.value: Retrieval(grain.value) for grain in RETRIEVED})
         self.hard_negatives = HardNegatives()
         self.boxes = BoxAccuracy()
-        self._ids = torch.empty(0, dtype=torch.long)  # of the boxes' classes, as they stand in a batch
+        self._ids = torch.empty(0, dtype=torch.long)  # of the boxes' classes, as in a batch
         self._classes: Tensor | None = None
 
     def prepare(self, labels: Sequence[str], encode_text: Callable[[Sequence[str]], Float[Tensor, "N D"]]) -> None:
@@ -87,15 +87,15 @@ class Validation(nn.Module):
             text, image = slot_rows(batch.grains[grain])
             retrieval = cast(Retrieval, self.retrieval[grain.value])
             retrieval.update(images.image, texts.text[text], image, batch.ids, batch.texts.ids[text])
-        asked = slice(None) if len(batch.choices.region) or self._classes is not None else slice(0)
-        owner = batch.regions.image[asked]
-        regions = pool_regions(images.dense, batch.regions.boxes[asked], owner)
+        needed = slice(None) if len(batch.choices.region) or self._classes is not None else slice(0)
+        owner = batch.regions.image[needed]
+        regions = pool_regions(images.dense, batch.regions.boxes[needed], owner)
         self.hard_negatives.update(regions, texts.text, batch.choices, owner, batch.ids)
         if self._classes is not None:
             self._classify(batch, regions, self._classes)
 
     def compute(self) -> dict[str, float]:
-        """All numbers, the same on every rank; {} where nothing was seen. Collective."""
+        """All numbers, the same on every rank; {} without batches. Collective."""
         numbers: dict[str, float] = {}
         for metric in self._metrics():
             if metric is not self.boxes or self._classes is not None:
@@ -111,7 +111,7 @@ class Validation(nn.Module):
         return [module for module in self.modules() if isinstance(module, Metric)]
 
     def _classify(self, batch: Batch, regions: Float[Tensor, "R D"], classes: Float[Tensor, "C D"]) -> None:
-        """The boxes whose label is one of the classes; others, and those without a label, do not count."""
-        same = batch.regions.label[:, None] == self._ids.to(regions.device)
-        box, label = same.nonzero(as_tuple=True)
+        """Add the boxes whose label is one of the classes; others, and those without a label, do not count."""
+        matches = batch.regions.label[:, None] == self._ids.to(regions.device)
+        box, label = matches.nonzero(as_tuple=True)
         self.boxes.update(regions[box], classes.to(regions.device), label, batch.regions.image[box], batch.ids)

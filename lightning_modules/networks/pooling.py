@@ -30,9 +30,10 @@ class TextConditionedPooling(nn.Module):
     Args:
         width: of the joint space.
         heads: of the attention; must divide ``width``.
+        gain: start as attention by similarity (see ``start_transparent``); None: at random, as in the paper.
     """
 
-    def __init__(self, width: int, heads: int = 8) -> None:
+    def __init__(self, width: int, heads: int = 8, gain: float | None = None) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width must be a multiple of heads = {heads}, got {width}")
@@ -40,6 +41,8 @@ class TextConditionedPooling(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), QuickGELU(), nn.Linear(4 * width, width))
         self.temperature = Temperature()
+        if gain is not None:
+            self.start_transparent(gain)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, heads: int = 8) -> TextConditionedPooling:
@@ -60,9 +63,9 @@ class TextConditionedPooling(nn.Module):
         if not gain > 0:
             raise ValueError(f"gain must be above 0, got {gain}")
         width = self.attn.embed_dim
-        same = torch.eye(width)
-        self.attn.in_proj_weight.copy_(torch.cat([gain * same, gain * same, same]))
-        self.attn.out_proj.weight.copy_(same)
+        identity = torch.eye(width)
+        self.attn.in_proj_weight.copy_(torch.cat([gain * identity, gain * identity, identity]))
+        self.attn.out_proj.weight.copy_(identity)
         for parameter in self.mlp[-1].parameters():
             parameter.zero_()
 
