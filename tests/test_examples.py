@@ -35,6 +35,7 @@ def test_an_own_method_trains_from_the_command_line(tmp_path, monkeypatch):
     command = ["fit", "--config", str(ROOT / "configs/clip.yaml"), "--model=tests.examples.siglip.SigLip", *encoder]
     command += [f"--data.shards={shards}", f"--data.val_shards={shards}", "--data.batch_size=8", "--data.num_workers=0"]
     command += ["--trainer.max_epochs=2", "--trainer.enable_progress_bar=false", "--model.init_args.bias=-3"]
+    command += ["--model.init_args.pretrained=null"]
     assert main(command) == 0
     results = json.loads((tmp_path / "runs/clip/results.json").read_text())
     assert results["settings"] == {"method": "SigLip", "step": 6}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules.cli.packaged_configs import PLACE, with_shipped_configs
+from lightning_modules.cli.config_files import PLACE, with_shipped_configs
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = "import sys, setuptools.build_meta as b; print(b.build_wheel(sys.argv[1]))"

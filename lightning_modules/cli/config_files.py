@@ -1,5 +1,5 @@
-"""The YAML files of a command line, looked at before anything heavy is imported: is each there, text, whole and without
-a key given twice; and where a setting stands in them.
+"""The YAML files of a command line: those of the package are found in any folder, all are checked before heavy imports
+(present, text, whole, no key twice), and a setting's line in them is looked up.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from pathlib import Path
 import yaml
 
 from datamodules.spelling import did_you_mean
-from lightning_modules.cli.packaged_configs import PLACE
 
+PLACE = Path(__file__).resolve().parents[2]  # of ``configs``: the checkout, or where the wheel was unpacked
 CONFIG = ("--config", "-c")
 GROUPS = ("--model", "--data", "--trainer", "--model.encoder", "--model.optim")  # each may be a file of its own
 ENDINGS = (".yaml", ".yml")
@@ -20,6 +20,31 @@ WRAPPERS = ("init_args", "dict_kwargs")  # levels of a file that a setting's nam
 
 class ConfigError(ValueError):
     """A config file cannot be used; the message names the file and, where there is one, the line."""
+
+
+def with_shipped_configs(words: Iterable[str], place: Path = PLACE) -> list[str]:
+    """``words`` with the full path of each file after ``--config`` that is only in the package.
+
+    ``--config configs/clip.yaml`` so works in any folder. A file in the working folder goes before one of the same name
+    in the package. A name that is in neither stays as it is, and is an error where it is read.
+    """
+    resolved, is_config = [], False
+    for word in words:
+        name, equals, value = word.partition("=")
+        if is_config:
+            resolved.append(_in_package(word, place))
+        elif name == "--config" and equals:
+            resolved.append(f"{name}={_in_package(value, place)}")
+        else:
+            resolved.append(word)
+        is_config = word == "--config"
+    return resolved
+
+
+def _in_package(name: str, place: Path) -> str:
+    path = Path(name)
+    inside = path.parts[:1] == ("configs",) and ".." not in path.parts
+    return str(place / path) if inside and not path.exists() and (place / path).is_file() else name
 
 
 def check_configs(words: Sequence[str]) -> None:
@@ -33,20 +58,18 @@ def check_configs(words: Sequence[str]) -> None:
 
 
 def line_of(setting: str, words: Sequence[str]) -> str:
-    """``"FILE, line N"`` of the last config file in which ``setting`` stands; "" where it stands in none, or in the
-    words themselves.
-    """
+    """``"FILE, line N"`` of ``setting`` in the last config file that has it; "" where none has it, or the words do."""
     flags = {word.partition("=")[0].removeprefix("--").removesuffix("+") for word in words if word.startswith("--")}
     if {setting, *_shorter(setting)} & {flag.replace(".init_args", "") for flag in flags}:
         return ""
     for file in reversed(list(_files(words))):
-        node = _found(_node(file), setting.split("."))
+        node = _key_node(_node(file), setting.split("."))
         if node is not None:
-            return f"{_told(file)}, line {node.start_mark.line + 1}"
+            return f"{_short_path(file)}, line {node.start_mark.line + 1}"
     return ""
 
 
-def _told(file: Path) -> str:
+def _short_path(file: Path) -> str:
     """The file's path, short: within the package, or within the working folder."""
     for folder in (Path.cwd(), PLACE):
         if file.is_absolute() and file.is_relative_to(folder):
@@ -61,7 +84,7 @@ def _shorter(setting: str) -> Iterator[str]:
 
 
 def _files(words: Sequence[str]) -> Iterator[Path]:
-    """Config files, and other values of flags that are YAML files which are there."""
+    """Config files, and YAML files that exist and stand as a flag's value."""
     before = ""
     for word in words:
         flag, equals, value = word.partition("=")
@@ -77,10 +100,10 @@ def _node(file: Path) -> yaml.MappingNode:
     try:
         root = yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)
     except FileNotFoundError as error:
-        others = {path.stem: path for folder in (PLACE / "configs", file.parent) for path in folder.glob("*.yaml")}
-        near = did_you_mean(file.stem, others)
-        for stem, path in others.items():
-            near = near.replace(f" {stem}?", f" {_told(path)}?")
+        configs = {path.stem: path for folder in (PLACE / "configs", file.parent) for path in folder.glob("*.yaml")}
+        near = did_you_mean(file.stem, configs)
+        for stem, path in configs.items():
+            near = near.replace(f" {stem}?", f" {_short_path(path)}?")
         raise ConfigError(f"--config {file}: no such file{near}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"--config {file}: no YAML, it is no text (a byte that is not UTF-8)") from error
@@ -103,8 +126,8 @@ def _short(node: yaml.Node) -> str:
 
 def _check_keys(node: yaml.Node, file: Path, head: str) -> None:
     if isinstance(node, yaml.SequenceNode):
-        for one in node.value:
-            _check_keys(one, file, head)
+        for item in node.value:
+            _check_keys(item, file, head)
     elif isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
         for key, value in node.value:
@@ -117,16 +140,16 @@ def _check_keys(node: yaml.Node, file: Path, head: str) -> None:
             _check_keys(value, file, f"{head}{name}.")
 
 
-def _found(node: yaml.Node, parts: Sequence[str]) -> yaml.Node | None:
-    """The key's node of a setting, or of the first list on the way to it that has the rest in one of its items."""
+def _key_node(node: yaml.Node, parts: Sequence[str]) -> yaml.Node | None:
+    """The node of a setting's key; in a list on the way to it, the first item that has the rest counts."""
     if isinstance(node, yaml.SequenceNode):
-        return _first(_found(one, parts) for one in node.value)
+        return _first(_key_node(item, parts) for item in node.value)
     if not isinstance(node, yaml.MappingNode):
         return None
     for key, value in node.value:
         if key.value == parts[0]:
-            return key if len(parts) == 1 else _found(value, parts[1:])
-    return _first(_found(value, parts) for key, value in node.value if key.value in WRAPPERS)
+            return key if len(parts) == 1 else _key_node(value, parts[1:])
+    return _first(_key_node(value, parts) for key, value in node.value if key.value in WRAPPERS)
 
 
 def _first(nodes: Iterable[yaml.Node | None]) -> yaml.Node | None:

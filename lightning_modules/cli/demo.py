@@ -53,29 +53,29 @@ COLUMNS = {  # of the table, with the numbers below
 SHOWN, PHRASES = 3, 4  # the held-out scene of the image, and how many of its phrases
 
 
-def run(given: Namespace) -> int:
+def run(args: Namespace) -> int:
     """The command; ``SystemExit(1)`` with one line where a training run fails."""
     start = time.perf_counter()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     try:
-        make_folder(given.runs, "--runs")
+        make_folder(args.runs, "--runs")
     except ValueError as error:
         fail(str(error))
     scenes.ensure_shards(**asdict(SCENES))
     show = Console(soft_wrap=True).print
     show(f"CLIP and GrainClip fine-tune {BASE} by {STEPS} steps of 64 images each, side by side")
-    _train(given.runs)
-    checkpoints = {name: given.runs / name / "checkpoints" / "last.ckpt" for name in RUNS}
+    _train(args.runs)
+    checkpoints = {name: args.runs / name / "checkpoints" / "last.ckpt" for name in RUNS}
     sources = {"before": BASE, **{name: str(path) for name, path in checkpoints.items()}}
     named = {"before": "before", "demo_clip": "CLIP, by the same steps", "demo_grainclip": "GrainClip"}
     models = {named[name]: load_model(source, torch.device("cpu"))[0] for name, source in sources.items()}
     numbers = {name: measure(model, SCENES, "held_out", GrainSampling(0, 0)) for name, model in models.items()}
     Console().print(_table(numbers))
-    drawn = given.runs / "demo_grainclip" / "where.png"
+    drawn = args.runs / "demo_grainclip" / "where.png"
     model, _ = load_model(str(checkpoints["demo_grainclip"]), torch.device("cpu"))
     draw(model, scenes.sample(SHOWN, "held_out"), drawn)
     show(f"where phrases of a scene are seen: {drawn}")
-    show(f"curves: tensorboard --logdir {given.runs}; all of it took {time.perf_counter() - start:.0f} s")
+    show(f"curves: tensorboard --logdir {args.runs}; all of it took {time.perf_counter() - start:.0f} s")
     return 0
 
 

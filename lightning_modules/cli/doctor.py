@@ -46,9 +46,9 @@ def doctor(shards: str | None = None) -> int:
     return int(any(check.status == "problem" for check in checks))
 
 
-def run(given: Namespace) -> int:
+def run(args: Namespace) -> int:
     """The command."""
-    return doctor(given.shards)
+    return doctor(args.shards)
 
 
 def gather(shards: str | None = None) -> list[Check]:

@@ -110,34 +110,34 @@ def evaluate(
     return found
 
 
-def run(given: Namespace) -> int:
+def run(args: Namespace) -> int:
     """The command; ``SystemExit(2)`` with one line on bad input."""
     try:
-        wanted = [benchmark(name) for name in given.benchmark]
-        device = wanted_device(given.device)
-        if given.items:
+        wanted = [benchmark(name) for name in args.benchmark]
+        device = wanted_device(args.device)
+        if args.items:
             parquet()
-        called = model_names(given.model)
-        out = Folder(given.out, called, given.items, given.bootstrap, given.tensorboard)
+        called = model_names(args.model)
+        out = Folder(args.out, called, args.items, args.bootstrap, args.tensorboard)
         with TorchrunGroup(device):
             settings = EvalContext(
-                given.root,
-                given.batch_size,
-                given.skip_missing,
+                args.root,
+                args.batch_size,
+                args.skip_missing,
                 progress,
-                None if given.cache is None else Cache(given.cache),
-                next((fit for fit in FITS if fit.__name__ == given.fit), None),
-                next((wording for wording in WORDINGS if wording.__name__ == given.captions), None),
+                None if args.cache is None else Cache(args.cache),
+                next((fit for fit in FITS if fit.__name__ == args.fit), None),
+                next((wording for wording in WORDINGS if wording.__name__ == args.captions), None),
             )
             asked = [one.__name__ for one in wanted]
             found = [
                 evaluate(
                     source, wanted, settings, device, out.writer(name), name, lambda found: out.check(found, asked)
                 )
-                for source, name in zip(given.model, called, strict=True)
+                for source, name in zip(args.model, called, strict=True)
             ]
             if rank() == 0:
-                _show(found, out, given.bootstrap)
+                _show(found, out, args.bootstrap)
     except (ValueError, OSError, ImportError) as error:
         fail(str(error))
     return 0

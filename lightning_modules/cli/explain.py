@@ -72,17 +72,17 @@ def _cut(model: EvaluationModel, text: str) -> str:
     return "" if tokens <= model.context_length else f" · cut: {tokens} tokens, it reads {model.context_length}"
 
 
-def run(given: Namespace) -> int:
+def run(args: Namespace) -> int:
     """The command; ``SystemExit(2)`` with one line on bad input."""
     try:
-        make_room(given.out, "--out")
-        picture = ImageFile(given.image, given.image.name).open()
-        model, words = load_model(given.model, wanted_device(given.device))
+        make_room(args.out, "--out")
+        picture = ImageFile(args.image, args.image.name).open()
+        model, words = load_model(args.model, wanted_device(args.device))
         told = f"Model: {model_names([words['source']])[0]}"
         told += f", {words['method']} after {words['steps']} steps" if "steps" in words else ""
-        made = explain_page(model, told, picture, given.text, given.image.name)
-        write_text(given.out, made)
+        made = explain_page(model, told, picture, args.text, args.image.name)
+        write_text(args.out, made)
     except (ValueError, OSError) as error:
         fail(str(error))
-    sys.stdout.write(f"written: {given.out}\n")
+    sys.stdout.write(f"written: {args.out}\n")
     return 0

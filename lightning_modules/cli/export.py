@@ -96,15 +96,15 @@ def read(checkpoint: Path) -> dict[str, Any]:
     return saved
 
 
-def run(given: Namespace) -> int:
+def run(args: Namespace) -> int:
     """The command; ``SystemExit(2)`` with one line on bad input."""
     try:
-        if given.format == "checkpoint":
-            return _whole(given.checkpoint, given.folder)
-        export(given.checkpoint, given.folder, given.format, given.weights, getattr(torch, given.dtype))
+        if args.format == "checkpoint":
+            return _whole(args.checkpoint, args.folder)
+        export(args.checkpoint, args.folder, args.format, args.weights, getattr(torch, args.dtype))
     except (ValueError, OSError) as error:
         fail(str(error))
-    sys.stdout.write(f"{given.folder}: {', '.join(sorted(p.name for p in given.folder.iterdir()))}\n")
+    sys.stdout.write(f"{args.folder}: {', '.join(sorted(p.name for p in args.folder.iterdir()))}\n")
     return 0
 
 

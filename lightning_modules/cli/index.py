@@ -14,13 +14,13 @@ from datamodules.shards.tar_index import TarError, stored_index, write_index
 from lightning_modules.errors import fail
 
 
-def run(given: Namespace) -> int:
+def run(args: Namespace) -> int:
     """The command; ``SystemExit(2)`` with one line on bad input."""
     try:
-        tars = [Path(tar) for tar in expand_local_shards(given.shards, "indexed")]
-        wanted = [tar for tar in tars if given.again or stored_index(tar) is None]
+        tars = [Path(tar) for tar in expand_local_shards(args.shards, "indexed")]
+        wanted = [tar for tar in tars if args.again or stored_index(tar) is None]
         start = time.perf_counter()
-        counts = list(_written(wanted, given.processes))
+        counts = list(_written(wanted, args.processes))
     except (ShardError, OSError) as error:
         fail(str(error))
     seconds = time.perf_counter() - start

@@ -15,23 +15,23 @@ from lightning_modules.cli.output_paths import make_room
 from lightning_modules.errors import fail
 
 
-def run(given: Namespace) -> int:
+def run(args: Namespace) -> int:
     """The command; ``SystemExit(2)`` with one line on bad input."""
     try:
-        if given.html is not None:
-            make_room(given.html, "--html")
-        shards = find_shards(given.shards)
+        if args.html is not None:
+            make_room(args.html, "--html")
+        shards = find_shards(args.shards)
         if any(shard.samples is None for shard in shards):
             raise ShardError("only local shards can be inspected")
         reader = TarReader(IndexedShards.of(shards))
-        numbers = _keyed(reader, given.key) if given.key else _chosen(len(reader), given.number, given.seed)
+        numbers = _keyed(reader, args.key) if args.key else _chosen(len(reader), args.number, args.seed)
         shown = view_samples(reader, numbers)
-        if given.html is None:
+        if args.html is None:
             Console().print(*map(panel, shown), sep="\n")
         else:
-            title = f"{len(numbers)} of {len(reader)} samples of {', '.join(given.shards)}"
-            write_text(given.html, page(shown, title))
-            Console().print(f"written: {given.html}", markup=False, soft_wrap=True)
+            title = f"{len(numbers)} of {len(reader)} samples of {', '.join(args.shards)}"
+            write_text(args.html, page(shown, title))
+            Console().print(f"written: {args.html}", markup=False, soft_wrap=True)
     except (ValueError, OSError) as error:
         fail(str(error))
     return 0

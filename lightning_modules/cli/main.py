@@ -16,8 +16,7 @@ from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, v
 from datamodules.spelling import did_you_mean
 from datamodules.terminal_text import printable
 from lightning_modules.cli import parsers
-from lightning_modules.cli.config_files import ConfigError, check_configs
-from lightning_modules.cli.packaged_configs import with_shipped_configs
+from lightning_modules.cli.config_files import ConfigError, check_configs, with_shipped_configs
 from lightning_modules.cli.trainer_help import short_help, wants_short_help, without_all
 from lightning_modules.errors import fail
 
@@ -50,40 +49,40 @@ COMMANDS = ("evaluate", "predict", "export", "explain", "report", "inspect", "in
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status, 2 where the input is at fault."""
-    given = list(map(underscored, sys.argv[1:] if arguments is None else arguments))
-    command = given[0] if given else "--help"
+    words = list(map(underscored, sys.argv[1:] if arguments is None else arguments))
+    command = words[0] if words else "--help"
     _show_messages()
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a method of the user's lies here; behind all packages, it hides none of them
+        sys.path.append(os.getcwd())  # the user's own methods are here; last on the path, they hide no package
     if command in ("-h", "--help"):
         sys.stdout.write(HELP)
         return 0
     if command == "--version":
         sys.stdout.write(f"grainclip {version('grainclip')}\n")
         return 0
-    if command in TRAINER_COMMANDS and wants_short_help(given):
+    if command in TRAINER_COMMANDS and wants_short_help(words):
         sys.stdout.write(short_help(command))
         return 0
     if command in TRAINER_COMMANDS or command == "prepare":
-        given = with_shipped_configs(given)
+        words = with_shipped_configs(words)
         try:
-            check_configs(given)
+            check_configs(words)
         except ConfigError as error:
             fail(str(error))
     if command in TRAINER_COMMANDS:
         from lightning_modules.cli.trainer import run
 
-        return run(without_all(given))
+        return run(without_all(words))
     if command == "prepare":
         from lightning_modules.cli.prepare import run as prepare
 
-        return prepare(given[1:])
+        return prepare(words[1:])
     if command in COMMANDS:
-        parsed = vars(parsers)[command]().parse_args(given[1:])
+        parsed = vars(parsers)[command]().parse(words[1:])
         return import_module(f"lightning_modules.cli.{command}").run(parsed)  # may wait for torch
-    other = _lightning_sdk()
-    if other is not None:
-        return other.load()() or 0
+    sdk = _lightning_sdk()
+    if sdk is not None:
+        return sdk.load()() or 0
     near = did_you_mean(command, ["prepare", "train", *TRAINER_COMMANDS, *COMMANDS]).replace("train?", "fit?")
     sys.stderr.write(f"lightning: error: no command {command!r}{near or '; `lightning --help` lists them'}\n")
     return 2
@@ -96,18 +95,18 @@ def underscored(word: str) -> str:
 
 
 def _show_messages() -> None:
-    """Our own messages as they are. The root logger is Lightning's and the user's: a handler there says all twice."""
-    own = logging.getLogger("grainclip")
-    own.setLevel(logging.INFO)
-    own.propagate = False
-    if not own.handlers:
+    """Show the package's log messages as they are; a handler at the root logger would repeat Lightning's."""
+    logger = logging.getLogger("grainclip")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    if not logger.handlers:
         handler = logging.StreamHandler()
         handler.addFilter(_without_controls)
-        own.addHandler(handler)
+        logger.addHandler(handler)
 
 
 def _without_controls(record: logging.LogRecord) -> bool:
-    """Keep names and captions of others from steering the terminal."""
+    """Escape control characters in names and captions."""
     record.msg, record.args = printable(record.getMessage()), ()
     return True
 

@@ -1,13 +1,13 @@
 """The command lines of the small commands: ``evaluate``, ``predict``, ``export``, ``explain``, ``report``, ``inspect``,
 ``index``, ``demo``, ``doctor``.
 
-Neither torch nor transformers is imported here: ``--help``, a forgotten argument and a misspelt name are answered at
-once.
+Neither torch nor transformers is imported here, so ``--help`` and errors come at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -26,46 +26,42 @@ SHARDS = "tars, folders of tars, globs or braces"
 DEVICE = "cpu, cuda, cuda:1, mps; without it a GPU where there is one"
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """Says in one line what is wrong with the words of a command, and stops."""
+class CommandParser(argparse.ArgumentParser):
+    """Stops with one line that says what is wrong with a command's arguments."""
 
     def __init__(self, command: str, description: str) -> None:
         super().__init__(prog=f"lightning {command}", description=description, allow_abbrev=False)
 
-    @override
-    def parse_args(self, args: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
-        for word in args:
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        """Parse the arguments; a misspelt flag is reported before a missing one."""
+        for word in words:
             flag = word.partition("=")[0]
             if word.startswith("--") and flag not in self._option_string_actions:
-                fail(f"{self.prog} has no {flag}{did_you_mean(flag, self._option_string_actions) or self._helps()}")
-        return super().parse_args(args)
+                fail(f"{self.prog} has no {flag}{did_you_mean(flag, self._option_string_actions) or self._hint()}")
+        return self.parse_args(words)
 
     @override
     def error(self, message: str) -> NoReturn:
         missing = message.removeprefix("the following arguments are required: ")
         if missing != message:
-            fail(f"{self.prog} needs {missing.replace(', ', ' and ')}{self._helps()}")
+            fail(f"{self.prog} needs {missing.replace(', ', ' and ')}{self._hint()}")
         if message.startswith("unrecognized arguments: "):
             fail(f"{self.prog} does not know what {message.removeprefix('unrecognized arguments: ')!r} is for")
-        told = message.removeprefix("argument ").replace(": must ", " must ", 1)
-        fail(
-            told.replace(": expected one argument", " needs a value").replace(
-                ": expected at least one argument", " needs a value"
-            )
-        )
+        line = message.removeprefix("argument ").replace(": must ", " must ", 1)
+        fail(re.sub(": expected (one|at least one) argument", " needs a value", line))
 
-    def _helps(self) -> str:
+    def _hint(self) -> str:
         return f"; `{self.prog} --help` lists what it takes"
 
 
-def evaluate() -> OneLineParser:
+def evaluate() -> CommandParser:
     """``lightning evaluate``."""
     about = "Published benchmarks on official files, for a run's checkpoint or any CLIP. Several models are compared "
     about += "with the first, item by item. Started by torchrun, ranks share the work, and the numbers are the same."
-    parser = OneLineParser("evaluate", about)
+    parser = CommandParser("evaluate", about)
     parser.add_argument("--model", required=True, action="append", help=f"{MODEL}; several are compared with the first")
-    listed = f"one or several, parted by commas: {', '.join(names())}"
-    parser.add_argument("--benchmark", required=True, type=_benchmarks, metavar="NAMES", help=listed)
+    choices = f"one or several, parted by commas: {', '.join(names())}"
+    parser.add_argument("--benchmark", required=True, type=_benchmarks, metavar="NAMES", help=choices)
     parser.add_argument("--root", required=True, type=Path, help="folder of the data sets in their released layouts")
     parser.add_argument("--out", type=Path, help="folder for JSON, Markdown, LaTeX; or a .json file alone")
     parser.add_argument("--items", action="store_true", help="also write single results as Parquet into --out/items")
@@ -81,11 +77,11 @@ def evaluate() -> OneLineParser:
     return parser
 
 
-def predict() -> OneLineParser:
+def predict() -> CommandParser:
     """``lightning predict``."""
     about = "Embeddings of shards, as NumPy or Parquet files. For each kind KIND.npy holds unit vectors in fp32, a row "
     about += "each, and KIND.jsonl the sample's key and the text of each row; or KIND.parquet all three. Started by "
-    parser = OneLineParser("predict", about + "torchrun, ranks share the work.")
+    parser = CommandParser("predict", about + "torchrun, ranks share the work.")
     parser.add_argument("--model", required=True, help=MODEL)
     parser.add_argument("--shards", required=True, nargs="+", help=SHARDS)
     parser.add_argument("--out", required=True, type=Path, help="folder for the files")
@@ -99,10 +95,10 @@ def predict() -> OneLineParser:
     return parser
 
 
-def export() -> OneLineParser:
+def export() -> CommandParser:
     """``lightning export``."""
     about = "A trained model as a folder that transformers or open_clip load; or a sharded checkpoint as one file, to "
-    parser = OneLineParser("export", about + "go on from without FSDP2.")
+    parser = CommandParser("export", about + "go on from without FSDP2.")
     parser.add_argument("checkpoint", type=Path, help=".ckpt file, or folder, of a run")
     parser.add_argument("folder", type=Path, help="new folder for the model; with --format checkpoint a new .ckpt file")
     _choice(parser, "--format", ("transformers", "open_clip", "checkpoint"), "what is written", "transformers")
@@ -111,13 +107,13 @@ def export() -> OneLineParser:
     return parser
 
 
-def explain() -> OneLineParser:
+def explain() -> CommandParser:
     """``lightning explain``."""
     about = (
         "Where a model looks in an image when it reads a text, as one web page. For a β-CLIP checkpoint the maps are "
     )
     about += "its pooling block's own attention; for every other model the cosine between the text and each patch."
-    parser = OneLineParser("explain", about)
+    parser = CommandParser("explain", about)
     parser.add_argument("--model", required=True, help=MODEL)
     parser.add_argument("--image", required=True, type=Path, help="an image file")
     parser.add_argument("--text", required=True, action="append", help="what to look for; several times for several")
@@ -126,67 +122,67 @@ def explain() -> OneLineParser:
     return parser
 
 
-def report() -> OneLineParser:
+def report() -> CommandParser:
     """``lightning report``."""
     about = "Runs side by side in one web page that can be mailed: curves, numbers, images, settings."
-    parser = OneLineParser("report", about)
+    parser = CommandParser("report", about)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run's logs")
     parser.add_argument("--out", required=True, type=Path, help="the web page to write")
     return parser
 
 
-def inspect() -> OneLineParser:
+def inspect() -> CommandParser:
     """``lightning inspect``."""
-    parser = OneLineParser("inspect", "Look at samples of shards, in the terminal or as a web page.")
+    parser = CommandParser("inspect", "Look at samples of shards, in the terminal or as a web page.")
     parser.add_argument("shards", nargs="+", help=SHARDS)
     parser.add_argument("--number", type=_at_least(1), default=8, metavar="N", help="how many samples")
-    drawn = "draw them at random; without it the first ones are shown"
-    parser.add_argument("--seed", type=_at_least(0), metavar="N", help=drawn)
+    seed = "draw them at random; without it the first ones are shown"
+    parser.add_argument("--seed", type=_at_least(0), metavar="N", help=seed)
     parser.add_argument("--key", action="append", default=[], help="show the samples with this key (several times)")
     parser.add_argument("--html", type=Path, help="write a web page there instead")
     return parser
 
 
-def index() -> OneLineParser:
+def index() -> CommandParser:
     """``lightning index``."""
-    parser = OneLineParser("index", "A small file beside each tar that says where its samples lie.")
+    parser = CommandParser("index", "A small file beside each tar that says where its samples lie.")
     parser.add_argument("shards", nargs="+", help=SHARDS)
     parser.add_argument("--processes", type=_at_least(1), default=1, metavar="N", help="tars indexed at a time")
     parser.add_argument("--again", action="store_true", help="also where an index that fits is there")
     return parser
 
 
-def demo() -> OneLineParser:
+def demo() -> CommandParser:
     """``lightning demo``."""
     about = (
         "A small CLIP before and after fine-tuning on long captions, beside plain CLIP, in three minutes on 2 cores."
     )
-    parser = OneLineParser("demo", about)
+    parser = CommandParser("demo", about)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="the folder of its two runs; runs if not given")
     return parser
 
 
-def doctor() -> OneLineParser:
+def doctor() -> CommandParser:
     """``lightning doctor``."""
-    parser = OneLineParser("doctor", "What is missing here, and what to do about it.")
+    parser = CommandParser("doctor", "What is missing here, and what to do about it.")
     parser.add_argument("--shards", help="also check these shards: a tar, a folder, a glob or braces")
     return parser
 
 
-def _batch_size(parser: OneLineParser) -> None:
+def _batch_size(parser: CommandParser) -> None:
     parser.add_argument("--batch_size", type=_at_least(1), default=32, metavar="N", help="images encoded at once")
 
 
-def _choice(parser: OneLineParser, flag: str, choices: Sequence[str], about: str, default: str | None = None) -> None:
-    def chosen(word: str) -> str:
+def _choice(parser: CommandParser, flag: str, choices: Sequence[str], about: str, default: str | None = None) -> None:
+    def choice(word: str) -> str:
         if word not in choices:
             raise argparse.ArgumentTypeError(
                 f"must be one of {', '.join(choices)}, got {word!r}{did_you_mean(word, choices)}"
             )
         return word
 
-    told = about if default is None else f"{about}; {default} if not given"
-    parser.add_argument(flag, type=chosen, default=default, metavar="{" + ",".join(choices) + "}", help=told)
+    text = about if default is None else f"{about}; {default} if not given"
+    parser.add_argument(flag, type=choice, default=default, metavar="{" + ",".join(choices) + "}", help=text)
 
 
 def _at_least(bound: int) -> Callable[[str], int]:
@@ -198,30 +194,30 @@ def _at_least(bound: int) -> Callable[[str], int]:
     return number
 
 
-def _listed(words: str) -> list[str]:
-    """Names parted by commas; blanks around them do not count."""
+def _split(words: str) -> list[str]:
+    """Names separated by commas, without blanks around them."""
     return [name for part in words.split(",") if (name := part.strip())]
 
 
 def _benchmarks(words: str) -> list[str]:
     try:
-        found = [known(name) for name in _listed(words)]
+        benchmarks = [known(name) for name in _split(words)]
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-    return _several(found, words)
+    return _each_once(benchmarks, words)
 
 
 def _kinds(words: str) -> list[str]:
-    kinds = _listed(words)
+    kinds = _split(words)
     if wrong := [kind for kind in kinds if kind not in KINDS]:
         near = did_you_mean(wrong[0], KINDS)
         raise argparse.ArgumentTypeError(f"must be of {', '.join(KINDS)}, got {wrong[0]!r}{near}")
-    return _several(kinds, words)
+    return _each_once(kinds, words)
 
 
-def _several(found: list[str], words: str) -> list[str]:
-    if not found:
+def _each_once(names: list[str], words: str) -> list[str]:
+    if not names:
         raise argparse.ArgumentTypeError(f"must be one or more names parted by commas, got {words!r}")
-    if twice := next((name for name in found if found.count(name) > 1), None):
+    if twice := next((name for name in names if names.count(name) > 1), None):
         raise argparse.ArgumentTypeError(f"must name each once, got {twice!r} twice")
-    return found
+    return names

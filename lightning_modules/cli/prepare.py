@@ -19,8 +19,8 @@ from lightning_modules.errors import fail
 _JOB = "job"  # the parameter of every source
 
 
-class OneLineParser(ArgumentParser):
-    """Says what is wrong with the command line in one line, and stops."""
+class PrepareParser(ArgumentParser):
+    """Stops with one line that says what is wrong with the command line."""
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -44,14 +44,15 @@ def run(arguments: list[str]) -> int:
     if name not in sources:
         near = did_you_mean(name, sources) or f"; it has {', '.join(sources)}"
         fail(f"lightning prepare has no source {name!r}{near}")
-    own = _parser(sources[name])
-    own.prog = f"lightning prepare {name}"
+    source_parser = _parser(sources[name])
+    source_parser.prog = f"lightning prepare {name}"
     for flag in (word.partition("=")[0] for word in arguments[1:] if word.startswith("--")):
-        if flag not in own._option_string_actions:
-            near = did_you_mean(flag, own._option_string_actions)
-            fail(f"{own.prog} has no {flag}{near or f'; `{own.prog} --help` lists what it takes'}")
+        if flag not in source_parser._option_string_actions:
+            near = did_you_mean(flag, source_parser._option_string_actions)
+            hint = f"; `{source_parser.prog} --help` lists what it takes"
+            fail(f"{source_parser.prog} has no {flag}{near or hint}")
     try:
-        options = vars(own.parse_args(arguments[1:]))
+        options = vars(source_parser.parse_args(arguments[1:]))
         options.pop("config")
         job = PrepareJob(**{field.name: options.pop(field.name) for field in fields(PrepareJob)})
         sources[name](**{_JOB: job}, **options)
@@ -62,24 +63,24 @@ def run(arguments: list[str]) -> int:
 
 def parser() -> ArgumentParser:
     """The whole command's parser: a sub-command for each source."""
-    whole = OneLineParser(prog="lightning prepare", description="Write shards from a data set.")
-    commands = whole.add_subcommands(dest="source")
+    main_parser = PrepareParser(prog="lightning prepare", description="Write shards from a data set.")
+    commands = main_parser.add_subcommands(dest="source")
     for name, source in _sources().items():
         commands.add_subcommand(name, _parser(source), help=_first_line(source))
-    return whole
+    return main_parser
 
 
 def _sources() -> dict[str, Callable[..., Any]]:
     return {source.__name__.removeprefix("prepare_"): source for source in SOURCES}
 
 
-def _parser(source: Callable[..., Any]) -> OneLineParser:
+def _parser(source: Callable[..., Any]) -> PrepareParser:
     """The options of a source: its own arguments, and those of a ``PrepareJob``."""
-    own = OneLineParser(description=_first_line(source), allow_abbrev=False)
-    own.add_argument("--config", action="config", help="a YAML file of these options")
-    own.add_function_arguments(source, as_group=False, as_positional=False, skip={_JOB})
-    own.add_class_arguments(PrepareJob, as_group=False, as_positional=False)
-    return own
+    source_parser = PrepareParser(description=_first_line(source), allow_abbrev=False)
+    source_parser.add_argument("--config", action="config", help="a YAML file of these options")
+    source_parser.add_function_arguments(source, as_group=False, as_positional=False, skip={_JOB})
+    source_parser.add_class_arguments(PrepareJob, as_group=False, as_positional=False)
+    return source_parser
 
 
 def _first_line(source: Callable[..., Any]) -> str:

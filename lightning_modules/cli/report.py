@@ -114,15 +114,15 @@ def _folded(summary: str, inside: Markup) -> Markup:
     return Markup("<details><summary>{}</summary>{}</details>").format(summary, inside)
 
 
-def run(given: Namespace) -> int:
+def run(args: Namespace) -> int:
     """The command; ``SystemExit(2)`` with one line on bad input."""
     try:
-        make_room(given.out, "--out")
-        found = [read_run(folder, name) for folder, name in zip(given.runs, _names(given.runs), strict=True)]
-        write_text(given.out, report_page(found))
+        make_room(args.out, "--out")
+        found = [read_run(folder, name) for folder, name in zip(args.runs, _names(args.runs), strict=True)]
+        write_text(args.out, report_page(found))
     except (ValueError, OSError) as error:
         fail(str(error))
-    sys.stdout.write(f"written: {given.out}\n")
+    sys.stdout.write(f"written: {args.out}\n")
     return 0
 
 

@@ -5,9 +5,13 @@ line.
 from __future__ import annotations
 
 import logging
+import operator
 import os
 import sys
+import types
+import typing
 import warnings
+from functools import reduce
 from typing import Any, NoReturn
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -35,7 +39,6 @@ from lightning_modules.callbacks.rank_consistency import Disagreement
 from lightning_modules.checkpoints.atomic_save import CheckpointError
 from lightning_modules.cli.config_files import line_of
 from lightning_modules.cli.log_noise import silence
-from lightning_modules.cli.number_types import int_before_float
 from lightning_modules.cli.parser_errors import MOST, named, one_line, shortened
 from lightning_modules.cli.precision import best_precision
 from lightning_modules.cli.run_command import RunCommand
@@ -50,7 +53,23 @@ from lightning_modules.runs.start import Resume
 logger = logging.getLogger("grainclip")
 
 
-class OneLineParser(LightningArgumentParser):
+def int_before_float(hint: Any) -> Any:
+    """The type ``hint``, with ``int`` before ``float`` in a union: the parser tries the types in their order.
+
+    ``typing`` holds ``Union[int, float]`` and ``Union[float, int]`` equal, and its cache returns whichever was written
+    first in the process, by any library. With ``float`` first, 2 batches would become 2.0, and 1 a share.
+    """
+    if typing.get_origin(hint) not in (typing.Union, types.UnionType):
+        return hint
+    kinds = list(typing.get_args(hint))
+    if int not in kinds or float not in kinds or kinds.index(int) < kinds.index(float):
+        return hint
+    kinds.remove(int)
+    kinds.insert(kinds.index(float), int)
+    return reduce(operator.or_, kinds)  # Union[...] would be looked up in the cache
+
+
+class TrainerParser(LightningArgumentParser):
     """Says what is wrong with the command line or a file in one line, and stops."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -83,7 +102,7 @@ class GrainCli(LightningCLI):
         super().__init__(
             Method,
             GranularityData,
-            parser_class=OneLineParser,
+            parser_class=TrainerParser,
             subclass_mode_model=True,
             save_config_callback=None,  # the run's keeper writes it, beside the weights that it describes
             trainer_defaults={

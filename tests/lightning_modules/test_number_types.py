@@ -9,8 +9,7 @@ import pytest
 from lightning import Callback, Trainer
 
 from datamodules import GranularityData
-from lightning_modules.cli.number_types import int_before_float
-from lightning_modules.cli.trainer import OneLineParser
+from lightning_modules.cli.trainer import OneLineParser, int_before_float
 
 Turned = float | int | None  # as typing's cache may give out Optional[Union[int, float]]
 

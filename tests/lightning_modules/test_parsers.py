@@ -89,9 +89,9 @@ def test_mistakes_in_the_words(words, says, capsys):
 
 
 def test_blanks_around_commas_do_not_count():
-    given = parsers.evaluate().parse_args([*EVALUATE[1:], "--benchmark", " coco_val2017, coco_boxes ,"])
+    given = parsers.evaluate().parse([*EVALUATE[1:], "--benchmark", " coco_val2017, coco_boxes ,"])
     assert given.benchmark == ["coco_val2017", "coco_boxes"]
-    assert parsers.predict().parse_args(["--model=m", "--shards=s", "--out=o"]).kinds == ["image", "caption"]
+    assert parsers.predict().parse(["--model=m", "--shards=s", "--out=o"]).kinds == ["image", "caption"]
 
 
 def test_either_dash_is_understood(capsys):

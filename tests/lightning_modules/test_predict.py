@@ -96,7 +96,7 @@ def test_files_of_which_nothing_is_known_stay(model, tmp_path, capsys):
     (tmp_path / "out" / "sentence.npy").write_bytes(b"mine")
     with pytest.raises(SystemExit):
         predict(model, tmp_path / "shards", tmp_path / "out")
-    assert "holds sentence.npy, and no embeddings.json says of which model" in capsys.readouterr().err
+    assert "holds sentence.npy, but no embeddings.json" in capsys.readouterr().err
     (tmp_path / "out" / "embeddings.json").write_text("[]")
     with pytest.raises(SystemExit):
         predict(model, tmp_path / "shards", tmp_path / "out")
