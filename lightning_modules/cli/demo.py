@@ -67,20 +67,20 @@ def run(args: Namespace) -> int:
     _train(args.runs)
     checkpoints = {name: args.runs / name / "checkpoints" / "last.ckpt" for name in RUNS}
     sources = {"before": BASE, **{name: str(path) for name, path in checkpoints.items()}}
-    named = {"before": "before", "demo_clip": "CLIP, by the same steps", "demo_grainclip": "GrainClip"}
-    models = {named[name]: load_model(source, torch.device("cpu"))[0] for name, source in sources.items()}
+    titles = {"before": "before", "demo_clip": "CLIP, by the same steps", "demo_grainclip": "GrainClip"}
+    models = {titles[name]: load_model(source, torch.device("cpu"))[0] for name, source in sources.items()}
     numbers = {name: measure(model, SCENES, "held_out", GrainSampling(0, 0)) for name, model in models.items()}
     Console().print(_table(numbers))
-    drawn = args.runs / "demo_grainclip" / "where.png"
+    drawing = args.runs / "demo_grainclip" / "where.png"
     model, _ = load_model(str(checkpoints["demo_grainclip"]), torch.device("cpu"))
-    draw(model, scenes.sample(SHOWN, "held_out"), drawn)
-    show(f"where phrases of a scene are seen: {drawn}")
+    draw(model, scenes.sample(SHOWN, "held_out"), drawing)
+    show(f"where phrases of a scene are seen: {drawing}")
     show(f"curves: tensorboard --logdir {args.runs}; all of it took {time.perf_counter() - start:.0f} s")
     return 0
 
 
 def _train(runs: Path) -> None:
-    """Both runs, each in a process of its own with its share of the cores."""
+    """Train both models, each in a process of its own with its share of the cores."""
     threads = max(1, (os.cpu_count() or 1) // len(RUNS))
     settings = {
         "runs": str(runs), "model.pretrained": BASE, "trainer.max_epochs": "-1", "trainer.max_steps": str(STEPS),
@@ -90,32 +90,32 @@ def _train(runs: Path) -> None:
     }  # fmt: skip
     settings |= {f"data.scenes.{name}": str(value) for name, value in asdict(SCENES).items() if name != "size"}
     words = [word for name, value in settings.items() for word in (f"--{name}", value)]
-    started: dict[str, subprocess.Popen[str]] = {}
+    processes: dict[str, subprocess.Popen[str]] = {}
     try:
         for name, config in RUNS.items():
             command = [sys.executable, "-m", "lightning_modules", "fit", "--config", config, "--name", name, *words]
             environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
             with (runs / f"{name}.log").open("w", encoding="utf-8") as log:
-                started[name] = subprocess.Popen(command, env=environment, stdout=log, stderr=log, text=True)
-        _watch(started, runs)
+                processes[name] = subprocess.Popen(command, env=environment, stdout=log, stderr=log, text=True)
+        _watch(processes, runs)
     finally:
-        for process in started.values():
+        for process in processes.values():
             process.terminate()
-    for name, process in started.items():
+    for name, process in processes.items():
         if process.returncode:
             lines = (runs / f"{name}.log").read_text(encoding="utf-8").strip().splitlines()
             fail(f"training {name} failed: {lines[-1] if lines else 'it said nothing'}; see {runs / f'{name}.log'}")
 
 
-def _watch(started: Mapping[str, subprocess.Popen[str]], runs: Path) -> None:
+def _watch(processes: Mapping[str, subprocess.Popen[str]], runs: Path) -> None:
     """Show the last line of each log until both processes end, or one fails."""
     with Console().status("starting") as status:
-        while any(process.poll() is None for process in started.values()):
-            if any(process.poll() for process in started.values()):
+        while any(process.poll() is None for process in processes.values()):
+            if any(process.poll() for process in processes.values()):
                 return
-            lines = [_last_step(runs / f"{name}.log") for name in started]
+            lines = [_last_step(runs / f"{name}.log") for name in processes]
             status.update(
-                " | ".join(f"{name.removeprefix('demo_')}: {line}" for name, line in zip(started, lines, strict=True))
+                " | ".join(f"{name.removeprefix('demo_')}: {line}" for name, line in zip(processes, lines, strict=True))
             )
             time.sleep(0.5)
 
@@ -128,24 +128,24 @@ def _last_step(log: Path) -> str:
 def measure(
     model: EvaluationModel, scene_set: SceneSet, split: Literal["dev", "held_out"], sampling: GrainSampling
 ) -> dict[str, float]:
-    """What every method's validation measures, on the ``held_out`` or the ``dev`` scenes, in fp32."""
+    """The numbers of a validation on the ``held_out`` or the ``dev`` scenes, in fp32."""
     method = ClipFinetune(encoder=model.encoder.config)
     method.encoder = model.encoder
     context = model.encoder.config.context_length
     data = GranularityData(context_length=context, sampling=sampling, num_workers=0, scenes=scene_set)
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    found = (trainer.test if split == "held_out" else trainer.validate)(method, data, verbose=False)[0]
-    return {name.partition("/")[2]: number for name, number in found.items() if "/loss" not in name}
+    numbers = (trainer.test if split == "held_out" else trainer.validate)(method, data, verbose=False)[0]
+    return {name.partition("/")[2]: number for name, number in numbers.items() if "/loss" not in name}
 
 
 def draw(model: EvaluationModel, sample: Sample, file: Path) -> None:
-    """Draw where the longest phrases of a sample that name a box are seen, by the pooling block's attention."""
-    boxed = {region.phrase for region in sample.regions}
-    phrases = [phrase.text for number, phrase in enumerate(sample.phrases) if number in boxed]
+    """Draw the pooling block's attention for the longest phrases of a sample that name a box."""
+    boxed_phrases = {region.phrase for region in sample.regions}
+    phrases = [phrase.text for number, phrase in enumerate(sample.phrases) if number in boxed_phrases]
     texts = sorted(dict.fromkeys(phrases), key=len, reverse=True)[:PHRASES]
     image = as_rgb(open_image(sample.image))
-    seen = model.encode_image(as_pixels(squash(image, model.image_size))[None])
-    heat = heat_maps(model, model.encode_text(texts), seen.dense)
+    features = model.encode_image(as_pixels(squash(image, model.image_size))[None])
+    heat = heat_maps(model, model.encode_text(texts), features.dense)
     with atomic_write(file) as draft:
         draft.write_bytes(png(heat_figure(image, texts, heat, "GrainClip: where phrases of a held-out scene are seen")))
 
@@ -158,6 +158,6 @@ def _table(numbers: Mapping[str, Mapping[str, float]]) -> Table:
     table.add_column("", no_wrap=True)
     for column in COLUMNS:
         table.add_column(column, justify="right")
-    for name, found in numbers.items():
-        table.add_row(name, *(f"{100 * found[number]:.1f}" for number in COLUMNS.values()))
+    for model, values in numbers.items():
+        table.add_row(model, *(f"{100 * values[name]:.1f}" for name in COLUMNS.values()))
     return table

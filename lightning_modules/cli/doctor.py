@@ -31,11 +31,11 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report: what was looked at, what was found and, unless that is ok, what to do about it."""
+    """One line of the report: subject, status, finding and, unless that is ok, advice."""
 
     name: str
     status: Literal["ok", "note", "problem"]
-    found: str
+    finding: str
     advice: str = ""
 
 
@@ -63,7 +63,7 @@ def render(checks: Iterable[Check]) -> str:
     width = max(len(check.name) for check in checks)
     lines = []
     for check in checks:
-        lines.append(f"{check.status:7}  {check.name:{width}}  {check.found}")
+        lines.append(f"{check.status:7}  {check.name:{width}}  {check.finding}")
         if check.advice:
             lines.append(f"{'':7}  {'':{width}}  -> {check.advice}")
     counts = {status: sum(check.status == status for check in checks) for status in ("ok", "note", "problem")}
@@ -77,15 +77,15 @@ def python() -> Check:
 
 
 def packages() -> list[Check]:
-    """The version of each main package against what the installed ``grainclip`` asks for."""
+    """Compare the version of each main package with what the installed ``grainclip`` requires."""
     try:
-        asked = [Requirement(text) for text in metadata.requires("grainclip") or []]
+        requirements = [Requirement(text) for text in metadata.requires("grainclip") or []]
         ours = Check("grainclip", "ok", metadata.version("grainclip"))
     except metadata.PackageNotFoundError:
-        asked = []
+        requirements = []
         ours = Check("grainclip", "note", "not installed: runs in its source folder only", "pip install -e .")
-    wanted = {requirement.name: requirement for requirement in asked if requirement.marker is None}
-    return [ours, *(package(wanted.get(name, Requirement(name))) for name in PACKAGES)]
+    by_name = {requirement.name: requirement for requirement in requirements if requirement.marker is None}
+    return [ours, *(package(by_name.get(name, Requirement(name))) for name in PACKAGES)]
 
 
 def package(requirement: Requirement) -> Check:
@@ -138,8 +138,8 @@ def no_cuda(reasons: Sequence[str]) -> Check:
     """A machine without a GPU is fine; one with an NVIDIA driver that torch cannot use deserves a note."""
     if not reasons and shutil.which("nvidia-smi") is None:
         return Check("CUDA", "ok", "no device: training runs on the CPU")
-    found = "; ".join(reasons) or "an NVIDIA driver is installed, but torch sees no device"
-    return Check("CUDA", "note", found, "see `nvidia-smi` and CUDA_VISIBLE_DEVICES; torch may need a newer driver")
+    finding = "; ".join(reasons) or "an NVIDIA driver is installed, but torch sees no device"
+    return Check("CUDA", "note", finding, "see `nvidia-smi` and CUDA_VISIBLE_DEVICES; torch may need a newer driver")
 
 
 def cuda_device(index: int) -> Check:
@@ -150,12 +150,12 @@ def cuda_device(index: int) -> Check:
 
     properties = torch.cuda.get_device_properties(index)
     major, minor = properties.major, properties.minor
-    found = f"{properties.name}, {properties.total_memory / GIB:.0f} GiB, capability {major}.{minor}"
+    device = f"{properties.name}, {properties.total_memory / GIB:.0f} GiB, capability {major}.{minor}"
     if not has_kernels((major, minor), torch.cuda.get_arch_list()):
         advice = f"install a torch that is built for sm_{major}{minor}, or hide the device by CUDA_VISIBLE_DEVICES"
-        return Check(f"cuda:{index}", "problem", f"{found}; torch {torch.__version__} has no kernels for it", advice)
+        return Check(f"cuda:{index}", "problem", f"{device}; torch {torch.__version__} has no kernels for it", advice)
     with torch.cuda.device(index):
-        return Check(f"cuda:{index}", "ok", f"{found}; trains in {best_precision('cuda')}")
+        return Check(f"cuda:{index}", "ok", f"{device}; trains in {best_precision('cuda')}")
 
 
 def has_kernels(capability: tuple[int, int], architectures: Iterable[str]) -> bool:
@@ -175,11 +175,11 @@ def has_kernels(capability: tuple[int, int], architectures: Iterable[str]) -> bo
 def command() -> list[Check]:
     """Checks which program the word ``lightning`` starts: other products install a command of that name too."""
     name, here = "lightning command", Path(sys.executable).parent / "lightning"
-    again = "pip install --force-reinstall --no-deps -e ."
+    reinstall = "pip install --force-reinstall --no-deps -e ."
     activate = f"source {here.parent / 'activate'}; `grainclip` and `python -m lightning_modules` are the same program"
     on_path = shutil.which("lightning")
     if here.exists() and b"lightning_modules.cli.main" not in here.read_bytes():
-        advice = f"`grainclip` is the same program; {again} brings `lightning` back"
+        advice = f"`grainclip` is the same program; {reinstall} brings `lightning` back"
         checks = [Check(name, "problem", f"{here} belongs to another package", advice)]
     elif on_path is None:
         checks = [Check(name, "note", "not on the PATH", activate)]
@@ -188,8 +188,9 @@ def command() -> list[Check]:
     else:
         checks = [Check(name, "ok", f"{on_path} is ours")]
     if any(metadata.distributions(name="lightning-sdk")):
-        found = "installed: it has a `lightning` command too, and the package installed last owns the name"
-        checks.append(Check("lightning-sdk", "note", found, f"`grainclip` always works; after removing it: {again}"))
+        finding = "installed: it has a `lightning` command too, and the package installed last owns the name"
+        advice = f"`grainclip` always works; after removing it: {reinstall}"
+        checks.append(Check("lightning-sdk", "note", finding, advice))
     return checks
 
 
@@ -231,12 +232,12 @@ def data(shards: str | None) -> Check:
     if shards is None:
         return embedded()
     try:
-        found = find_shards(shards)
+        shard_list = find_shards(shards)
     except ShardError as error:
         return Check("shards", "problem", str(error), "give a tar, a folder of tars, a glob or braces")
-    counts = [shard.samples for shard in found]
+    counts = [shard.samples for shard in shard_list]
     samples = "not counted: remote" if None in counts else f"{sum(n for n in counts if n is not None)} samples"
-    return Check("shards", "ok", f"{len(found)} at {shards} ({samples})")
+    return Check("shards", "ok", f"{len(shard_list)} at {shards} ({samples})")
 
 
 def embedded() -> Check:
@@ -244,9 +245,9 @@ def embedded() -> Check:
     from datamodules.scenes.shards import MANIFEST, default_cache
 
     cache = default_cache()
-    written = sorted(manifest.parent.name for manifest in cache.glob(f"*/{MANIFEST}"))
-    if written:
-        return Check("embedded data", "ok", f"{', '.join(written)} in {cache}")
+    sizes = sorted(manifest.parent.name for manifest in cache.glob(f"*/{MANIFEST}"))
+    if sizes:
+        return Check("embedded data", "ok", f"{', '.join(sizes)} in {cache}")
     nearest = next(folder for folder in (cache, *cache.absolute().parents) if folder.is_dir())
     if not os.access(nearest, os.W_OK):
         return Check(
@@ -258,11 +259,9 @@ def embedded() -> Check:
 def disk(folder: Path) -> Check:
     """Free space where runs are written."""
     free = shutil.disk_usage(folder).free / GIB
-    found, advice = (
-        f"{free:.1f} GiB free in {folder}",
-        "make room, or run in another folder: checkpoints are written below it",
-    )
-    return Check("disk", "problem" if free < 1 else "note" if free < 10 else "ok", found, advice if free < 10 else "")
+    status = "problem" if free < 1 else "note" if free < 10 else "ok"
+    advice = "" if status == "ok" else "make room, or run in another folder: checkpoints are written below it"
+    return Check("disk", status, f"{free:.1f} GiB free in {folder}", advice)
 
 
 def _first_line(error: object) -> str:

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.progress import track
 
-from eval.benchmarks.catalogue import benchmark
+from eval.benchmarks.catalogue import benchmark as find_benchmark
 from eval.data.cache import Cache
 from eval.data.caption_preprocessing import WORDINGS
 from eval.data.image_preprocessing import FITS
@@ -80,10 +80,10 @@ def evaluate(
     name: str | None = None,
     check: Callable[[Evaluation], None] | None = None,
 ) -> Evaluation:
-    """Run the benchmarks one after the other; ``check`` is called before them, ``keep`` after each, so that none is
-    lost. Collective.
+    """Run the benchmarks one after the other; ``check`` is called before them, ``keep`` after each, so that no result
+    is lost. Collective.
 
-    ``name`` is what the model is called in tables; None: by its run's folder and file.
+    ``name`` is the model's name in tables; None: made of its run's folder and file.
 
     Raises:
         ValueError, FileNotFoundError: the model, a file or an image is at fault; the message says which.
@@ -91,34 +91,34 @@ def evaluate(
     model, words = load_model(source, device)
     settings = {"model": words | {"sha256": model.digest}, "version": version("grainclip"), "commit": commit()}
     settings |= {"batch_size": run.batch_size, "benchmarks": {}}
-    found = Evaluation(source, name or model_names([source])[0], settings, {})
+    evaluation = Evaluation(source, name or model_names([source])[0], settings, {})
     if check is not None:
-        check(found)
-    for one in benchmarks:
-        result = one(model, run)
-        if twice := sorted(result.numbers.keys() & found.numbers.keys()):
+        check(evaluation)
+    for benchmark in benchmarks:
+        result = benchmark(model, run)
+        if twice := sorted(result.numbers.keys() & evaluation.numbers.keys()):
             raise ValueError(
-                f"{one.__name__}: numbers must have names of their own, got {twice[0]} twice; run it apart"
+                f"{benchmark.__name__}: numbers must have names of their own, got {twice[0]} twice; run it apart"
             )
         if rank() == 0:
             for reason, count in sorted(result.counts.items()):
-                logger.warning("%s: %d × %s", one.__name__, count, reason)
-        found.results[one.__name__] = result
-        found.settings["benchmarks"][one.__name__] = result.settings
+                logger.warning("%s: %d × %s", benchmark.__name__, count, reason)
+        evaluation.results[benchmark.__name__] = result
+        evaluation.settings["benchmarks"][benchmark.__name__] = result.settings
         if keep is not None and rank() == 0:
-            keep(found)
-    return found
+            keep(evaluation)
+    return evaluation
 
 
 def run(args: Namespace) -> int:
     """The command; ``SystemExit(2)`` with one line on bad input."""
     try:
-        wanted = [benchmark(name) for name in args.benchmark]
+        benchmarks = [find_benchmark(name) for name in args.benchmark]
         device = wanted_device(args.device)
         if args.items:
             parquet()
-        called = model_names(args.model)
-        out = Folder(args.out, called, args.items, args.bootstrap, args.tensorboard)
+        names = model_names(args.model)
+        out = Folder(args.out, names, args.items, args.bootstrap, args.tensorboard)
         with TorchrunGroup(device):
             settings = EvalContext(
                 args.root,
@@ -129,45 +129,43 @@ def run(args: Namespace) -> int:
                 next((fit for fit in FITS if fit.__name__ == args.fit), None),
                 next((wording for wording in WORDINGS if wording.__name__ == args.captions), None),
             )
-            asked = [one.__name__ for one in wanted]
-            found = [
-                evaluate(
-                    source, wanted, settings, device, out.writer(name), name, lambda found: out.check(found, asked)
-                )
-                for source, name in zip(args.model, called, strict=True)
+            titles = [benchmark.__name__ for benchmark in benchmarks]
+            evaluations = [
+                evaluate(source, benchmarks, settings, device, out.writer(name), name, lambda e: out.check(e, titles))
+                for source, name in zip(args.model, names, strict=True)
             ]
             if rank() == 0:
-                _show(found, out, args.bootstrap)
+                _show(evaluations, out, args.bootstrap)
     except (ValueError, OSError, ImportError) as error:
         fail(str(error))
     return 0
 
 
-def _show(found: list[Evaluation], out: Folder, draws: int) -> None:
+def _show(evaluations: list[Evaluation], out: Folder, draws: int) -> None:
     console = Console()
-    for one in found:
-        console.print(table(one.numbers, title=one.name))
-    for other in found[1:]:
-        comparison = compare(found[0], other, draws)
+    for evaluation in evaluations:
+        console.print(table(evaluation.numbers, title=evaluation.name))
+    for evaluation in evaluations[1:]:
+        comparison = compare(evaluations[0], evaluation, draws)
         console.print(comparison.table())
         out.write_comparison(comparison)
 
 
 class TorchrunGroup:
-    """Within it, the process group that ``torchrun`` asks for; without torchrun nothing."""
+    """Context with the process group that ``torchrun`` asks for; without torchrun it does nothing."""
 
     def __init__(self, device: torch.device) -> None:
         self.backend = "nccl" if device.type == "cuda" else "gloo"
-        self.mine = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+        self.owned = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
 
     def __enter__(self) -> None:
-        if self.mine:
+        if self.owned:
             if self.backend == "nccl":
                 torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
             dist.init_process_group(self.backend)
 
     def __exit__(self, *error: object) -> None:
-        if self.mine:
+        if self.owned:
             dist.destroy_process_group()
 
 
@@ -181,8 +179,8 @@ def wanted_device(name: str | None) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        found = str(error).partition(". ")[0]
-        reason = "name cpu, cuda, cuda:1 or mps" if found.startswith("Expected one of") else found[:60]
+        message = str(error).partition(". ")[0]
+        reason = "name cpu, cuda, cuda:1 or mps" if message.startswith("Expected one of") else message[:60]
         raise ValueError(f"--device must be a device that is here, got {name!r}: {reason}") from error
 
 

@@ -37,7 +37,7 @@ class Evaluation(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The second model beside the first: numbers of both, differences where there are items, and retention."""
+    """A model compared with the first: numbers of both, differences where there are items, and retention."""
 
     first: Evaluation
     second: Evaluation
@@ -46,13 +46,13 @@ class Comparison(NamedTuple):
 
     def rows(self) -> list[tuple[str, ...]]:
         """Text for a table, ``HEAD``'s columns."""
-        found, before, after = [], self.first.numbers, self.second.numbers
+        rows, before, after = [], self.first.numbers, self.second.numbers
         for name, d in self.differences.items():
             cells = (before[name], after[name], d.size)
             span = f"{100 * d.low:+.2f} to {100 * d.high:+.2f}"
-            found.append((name, *(f"{100 * cell:.2f}" for cell in cells), span, f"{d.p:.2g}"))
+            rows.append((name, *(f"{100 * cell:.2f}" for cell in cells), span, f"{d.p:.2g}"))
         blank = ("", "", "", "")
-        return [*found, *((name, f"{100 * share:.2f}", *blank) for name, share in self.retention.items())]
+        return [*rows, *((name, f"{100 * share:.2f}", *blank) for name, share in self.retention.items())]
 
     @property
     def title(self) -> str:
@@ -66,17 +66,17 @@ class Comparison(NamedTuple):
 
 
 def compare(first: Evaluation, second: Evaluation, draws: int) -> Comparison:
-    """Two models on the same benchmarks. Raises ValueError where they were not asked the same items."""
-    found: dict[str, Difference] = {}
+    """Compare two models on the same benchmarks. Raises ValueError where they differ in their items."""
+    difference_by_name: dict[str, Difference] = {}
     for name, result in first.results.items():
         for table, items in result.items.items():
-            found |= differences(items, second.results[name].items[table], max(draws, 1))
-    kept: dict[str, float] = {}
+            difference_by_name |= differences(items, second.results[name].items[table], max(draws, 1))
+    retained: dict[str, float] = {}
     try:
-        kept = retention(first.numbers, second.numbers)
+        retained = retention(first.numbers, second.numbers)
     except ValueError as error:  # the differences can be told all the same
         logger.warning("no retention: %s", error)
-    return Comparison(first, second, found, kept)
+    return Comparison(first, second, difference_by_name, retained)
 
 
 class Folder:
@@ -110,18 +110,16 @@ class Folder:
             make_folder(tensorboard, "--tensorboard")
         self.out, self.names, self.items, self.draws, self.tensorboard = out, names, items, draws, tensorboard
 
-    def check(self, found: Evaluation, benchmarks: Collection[str]) -> None:
-        """Raise ValueError where results of another model lie in the place of ``found``'s, or of other benchmarks too:
-        they would be lost.
-        """
+    def check(self, evaluation: Evaluation, benchmarks: Collection[str]) -> None:
+        """Raise ValueError where ``evaluation`` would overwrite results of another model or of other benchmarks."""
         if self.out is None:
             return
-        folder = self.out / found.name if len(self.names) > 1 else self.out
+        folder = self.out / evaluation.name if len(self.names) > 1 else self.out
         file = self.out if self.file else folder / "results.json"
         if not file.is_file():
             return
         before = json.loads(file.read_text(encoding="utf-8")).get("settings", {})
-        if before.get("model", {}).get("sha256") != found.settings["model"]["sha256"]:
+        if before.get("model", {}).get("sha256") != evaluation.settings["model"]["sha256"]:
             raise ValueError(f"{file} holds results of another model: choose another --out")
         if lost := sorted(set(before.get("benchmarks", {})) - set(benchmarks)):
             raise ValueError(
@@ -129,26 +127,27 @@ class Folder:
             )
 
     def writer(self, name: str) -> Callable[[Evaluation], None]:
-        """A function that writes the files of the model called ``name``, anew after each benchmark."""
-        own = name if len(self.names) > 1 else ""
+        """A function that writes the files of the model ``name``; it is called after each benchmark."""
+        subfolder = name if len(self.names) > 1 else ""
 
-        def write(found: Evaluation) -> None:
-            numbers = found.numbers
+        def write(evaluation: Evaluation) -> None:
+            numbers, settings = evaluation.numbers, evaluation.settings
             if self.tensorboard is not None:
-                _scalars(self.tensorboard / own, numbers, int(found.settings["model"].get("steps", 0)))
+                _write_scalars(self.tensorboard / subfolder, numbers, int(settings["model"].get("steps", 0)))
             if self.out is None:
                 return
-            said = {**found.settings, "intervals": self._intervals(found.results)} if self.draws else found.settings
+            if self.draws:
+                settings = {**settings, "intervals": self._intervals(evaluation.results)}
             if self.file:
-                write_json(self.out, numbers, said)
+                write_json(self.out, numbers, settings)
                 return
-            folder = self.out / own
+            folder = self.out / subfolder
             folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / "results.json", numbers, said)
+            write_json(folder / "results.json", numbers, settings)
             write_text(folder / "results.md", markdown(numbers))
             write_text(folder / "results.tex", latex(numbers))
             if self.items:
-                last = list(found.results.values())[-1]
+                last = list(evaluation.results.values())[-1]
                 write_items(folder / "items", last.items)
 
         return write
@@ -163,8 +162,8 @@ class Folder:
             for name, difference in comparison.differences.items()
             for part, value in difference._asdict().items()
         }
-        said = {"first": comparison.first.source, "second": comparison.second.source}
-        write_json(self.out / f"{file}.json", numbers | comparison.retention, said)
+        sources = {"first": comparison.first.source, "second": comparison.second.source}
+        write_json(self.out / f"{file}.json", numbers | comparison.retention, sources)
         lines = [HEAD, ("---", *["---:"] * (len(HEAD) - 1)), *comparison.rows()]
         text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         write_text(self.out / f"{file}.md", f"{comparison.title}\n\n{text}\n")
@@ -178,7 +177,7 @@ class Folder:
         }
 
 
-def _scalars(folder: Path, numbers: Mapping[str, float], step: int) -> None:
+def _write_scalars(folder: Path, numbers: Mapping[str, float], step: int) -> None:
     with SummaryWriter(str(folder)) as writer:
         for name, number in numbers.items():
             writer.add_scalar(f"evaluate/{name}", number, step)

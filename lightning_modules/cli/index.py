@@ -18,23 +18,23 @@ def run(args: Namespace) -> int:
     """The command; ``SystemExit(2)`` with one line on bad input."""
     try:
         tars = [Path(tar) for tar in expand_local_shards(args.shards, "indexed")]
-        wanted = [tar for tar in tars if args.again or stored_index(tar) is None]
+        missing = [tar for tar in tars if args.again or stored_index(tar) is None]
         start = time.perf_counter()
-        counts = list(_written(wanted, args.processes))
+        counts = list(_write_indexes(missing, args.processes))
     except (ShardError, OSError) as error:
         fail(str(error))
     seconds = time.perf_counter() - start
     samples, strays = (sum(numbers) for numbers in zip((0, 0), *counts, strict=True))
     sys.stdout.write(
-        f"indexed {len(wanted)} of {len(tars)} shards: {samples} samples in {seconds:.1f} s; "
-        f"{len(tars) - len(wanted)} had their index\n"
+        f"indexed {len(missing)} of {len(tars)} shards: {samples} samples in {seconds:.1f} s; "
+        f"{len(tars) - len(missing)} had their index\n"
     )
     if strays:
         sys.stdout.write(f"{strays} members belong to no sample and are not read\n")
     return 0
 
 
-def _written(tars: Sequence[Path], processes: int) -> Iterator[tuple[int, int]]:
+def _write_indexes(tars: Sequence[Path], processes: int) -> Iterator[tuple[int, int]]:
     if processes == 1:
         yield from map(_index, tars)
         return

@@ -24,26 +24,26 @@ def run(args: Namespace) -> int:
         if any(shard.samples is None for shard in shards):
             raise ShardError("only local shards can be inspected")
         reader = TarReader(IndexedShards.of(shards))
-        numbers = _keyed(reader, args.key) if args.key else _chosen(len(reader), args.number, args.seed)
-        shown = view_samples(reader, numbers)
+        numbers = _with_keys(reader, args.key) if args.key else _first_or_random(len(reader), args.number, args.seed)
+        views = view_samples(reader, numbers)
         if args.html is None:
-            Console().print(*map(panel, shown), sep="\n")
+            Console().print(*map(panel, views), sep="\n")
         else:
             title = f"{len(numbers)} of {len(reader)} samples of {', '.join(args.shards)}"
-            write_text(args.html, page(shown, title))
+            write_text(args.html, page(views, title))
             Console().print(f"written: {args.html}", markup=False, soft_wrap=True)
     except (ValueError, OSError) as error:
         fail(str(error))
     return 0
 
 
-def _chosen(samples: int, number: int, seed: int | None) -> list[int]:
-    first = range(samples) if seed is None else permutation(samples, hash_key(seed)).tolist()
-    return list(first[:number])
+def _first_or_random(samples: int, number: int, seed: int | None) -> list[int]:
+    order = range(samples) if seed is None else permutation(samples, hash_key(seed)).tolist()
+    return list(order[:number])
 
 
-def _keyed(reader: TarReader, keys: list[str]) -> list[int]:
-    found = [n for n in range(len(reader)) if reader.name(n)[1] in keys]
-    if not found:
+def _with_keys(reader: TarReader, keys: list[str]) -> list[int]:
+    numbers = [n for n in range(len(reader)) if reader.name(n)[1] in keys]
+    if not numbers:
         raise ShardError(f"no sample has the key {', '.join(keys)}")
-    return found
+    return numbers

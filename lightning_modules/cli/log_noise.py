@@ -1,17 +1,17 @@
-"""Lightning's advertisements, and what it says of things that are meant to be so, are kept out of a run's log."""
+"""Filters Lightning's advertisements, and its warnings about intended settings, out of a run's log."""
 
 from __future__ import annotations
 
 import logging
 import warnings
 
-WARNINGS = (  # said of what is meant to be so, or of other packages' insides
+WARNINGS = (  # about intended settings, or about internals of other packages
     *("does not have many workers", "exists and is not empty", "there is no last checkpoint available"),
     *("LeafSpec", "was deprecated in v4", "when logging on epoch level in distributed setting"),
-    *("your dataloader is not resumable", "across ranks is zero"),  # it is, by GranularityData; no validation is told
+    *("your dataloader is not resumable", "across ranks is zero"),  # GranularityData makes it resumable
     "is not supported by the model summary",
 )
-MESSAGES = (  # a line of our own says what matters of them
+MESSAGES = (  # a line of our own reports what matters of them
     *("litlogger", "litmodels", "GPU available:", "TPU available:", "HPU available:", "Automatic Mixed Precision"),
     *("Seed set to", "to estimate number of stepping batches"),
 )
@@ -26,7 +26,7 @@ LOGGERS = (
 
 
 def silence() -> None:
-    """Leave them out, in this process."""
+    """Install the filters in this process."""
     for words in WARNINGS:
         warnings.filterwarnings("ignore", message=f".*{words}.*")
     for name in LOGGERS:

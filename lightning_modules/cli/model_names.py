@@ -6,19 +6,19 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-HIDDEN = ("checkpoints", "/", "..")  # parts of a path that tell nobody which model it is
+HIDDEN = ("checkpoints", "/", "..")  # parts of a path that do not tell models apart
 
 
 def model_names(sources: Sequence[str]) -> list[str]:
     """A name for each checkpoint, folder or hub id, all different, fit for a file name.
 
-    A checkpoint is named by its run's folder and its file, any other model by its last part; where two would be called
-    the same, as many of the folders above are added as tell them apart, and a number where the sources are equal.
+    A checkpoint is named by its run's folder and its file, any other model by its last part. Where two names would be
+    equal, parent folders are added until they differ, and a number where the sources are equal.
     """
     split = [_split(source) for source in sources]
-    most = max((len(folders) for folders, _ in split), default=1)
+    depth = max((len(folders) for folders, _ in split), default=1)
     names: list[str] = []
-    for count in range(1, most + 1):
+    for count in range(1, depth + 1):
         names = [_joined(folders[-count:], file) for folders, file in split]
         if len(set(names)) == len(set(sources)):
             break

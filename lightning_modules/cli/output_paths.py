@@ -1,4 +1,4 @@
-"""Output paths of a command: made and tried before its work begins, not after."""
+"""Output paths of a command, made and tested before its work begins."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datamodules.atomic_write import try_folder
 
 
 def make_folder(folder: Path, option: str) -> None:
-    """Make ``folder`` with its parents, and see that a file can be written into it.
+    """Make ``folder`` with its parents, and check that a file can be written into it.
 
     Raises:
         ValueError: where it cannot; the message names ``option``, the folder and the reason.
@@ -20,14 +20,14 @@ def make_folder(folder: Path, option: str) -> None:
 
 
 def not_a_run(folder: Path, option: str) -> None:
-    """Raise ValueError where ``folder`` is that of a training run, or its checkpoints': all there is the run's own."""
+    """Raise ValueError where ``folder`` belongs to a training run, or holds its checkpoints."""
     for place in (folder, folder.parent) if folder.name == "checkpoints" else (folder,):
         if (place / "run.json").is_file() and (place / "config.yaml").is_file():
             raise ValueError(f"{option} must not be the folder of a training run, got {folder}: name one of its own")
 
 
 def make_room(file: Path, option: str) -> None:
-    """Make the folder of ``file`` with its parents, and see that ``file`` can be written.
+    """Make the folder of ``file`` with its parents, and check that ``file`` can be written.
 
     Raises:
         ValueError: where it cannot; the message names ``option``, the file or folder and the reason.

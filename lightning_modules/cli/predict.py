@@ -102,9 +102,7 @@ def _check_folder(folder: Path, note: Mapping[str, str], kinds: Sequence[str]) -
         return
     file = folder / NOTE
     if not file.is_file():
-        raise ValueError(
-            f"--out {folder} holds {existing[0]}, but no {NOTE}: choose another folder"
-        )
+        raise ValueError(f"--out {folder} holds {existing[0]}, but no {NOTE}: choose another folder")
     try:
         before = json.loads(file.read_text(encoding="utf-8"))
         origins = {

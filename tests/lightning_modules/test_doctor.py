@@ -44,10 +44,10 @@ def test_report_lists_status_finding_and_advice():
 
 @pytest.mark.parametrize(("status", "expected"), [("ok", 0), ("note", 0), ("problem", 1)])
 def test_only_problems_fail(monkeypatch, capsys, status, expected):
-    monkeypatch.setattr(doctoring, "gather", lambda shards: [Check("thing", status, "found", "advice")])
+    monkeypatch.setattr(doctoring, "gather", lambda shards: [Check("thing", status, "finding", "advice")])
     assert doctoring.doctor() == expected
     assert doctoring.run(Namespace(shards="x.tar")) == expected
-    assert capsys.readouterr().out.count("thing  found") == 2
+    assert capsys.readouterr().out.count("thing  finding") == 2
 
 
 def test_this_machine():
@@ -55,7 +55,7 @@ def test_this_machine():
     named = {check.name: check for check in checks}
     assert len(named) == len(checks)
     assert {"python", "torch", "torch + torchvision", "CPU", "lightning command", "embedded data", "disk"} <= set(named)
-    assert named["torch"].found == metadata.version("torch")
+    assert named["torch"].finding == metadata.version("torch")
     assert named["torch + torchvision"].status == "ok"
     assert named["tokenizer"].status == "ok"
     assert all(check.advice for check in checks if check.status != "ok")
@@ -63,7 +63,7 @@ def test_this_machine():
 
 
 @pytest.mark.parametrize(
-    ("wanted", "installed", "status", "found"),
+    ("wanted", "installed", "status", "finding"),
     [
         ("timm>=1.0,<1.1", "1.0.31", "ok", "1.0.31"),
         ("torch>=2.11", "2.15.0+cu132", "ok", "2.15.0+cu132"),
@@ -73,11 +73,11 @@ def test_this_machine():
         ("timm", "2.6.2", "ok", "2.6.2"),
     ],
 )
-def test_versions(monkeypatch, wanted, installed, status, found):
+def test_versions(monkeypatch, wanted, installed, status, finding):
     requirement = Requirement(wanted)
     pretend_versions(monkeypatch, **{requirement.name: installed})
     check = doctoring.package(requirement)
-    assert (check.status, found in check.found) == (status, True)
+    assert (check.status, finding in check.finding) == (status, True)
 
 
 def test_missing_package(monkeypatch):
@@ -100,7 +100,7 @@ def test_torch_and_torchvision_of_different_builds(monkeypatch):
 
     monkeypatch.setattr("torchvision.ops.nms", nms)
     check = doctoring.torch_pair()
-    assert (check.status, check.found) == ("problem", "operator torchvision::nms does not exist")
+    assert (check.status, check.finding) == ("problem", "operator torchvision::nms does not exist")
     assert "torch torchvision" in check.advice
 
 
@@ -132,7 +132,7 @@ def test_cuda_device(monkeypatch, architectures, status):
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: architectures)
     cpu, cuda = doctoring.devices()
     assert (cpu.status, cuda.name, cuda.status) == ("ok", "cuda:0", status)
-    assert cuda.found.startswith("H200, 139 GiB, capability 9.0")
+    assert cuda.finding.startswith("H200, 139 GiB, capability 9.0")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_no_cuda_device(monkeypatch, reasons, driver, status):
     monkeypatch.setattr(shutil, "which", lambda name: driver)
     check = doctoring.no_cuda(reasons)
     assert check.status == status
-    assert all(reason in check.found for reason in reasons)
+    assert all(reason in check.finding for reason in reasons)
 
 
 OURS = "from lightning_modules.cli.main import main"
@@ -150,7 +150,7 @@ THEIRS = "from lightning_sdk.cli.entrypoint import main_cli"
 
 
 @pytest.mark.parametrize(
-    ("installed", "on_path", "status", "found"),
+    ("installed", "on_path", "status", "finding"),
     [
         (OURS, "here", "ok", "is ours"),
         (OURS, "elsewhere", "note", "another"),
@@ -160,7 +160,7 @@ THEIRS = "from lightning_sdk.cli.entrypoint import main_cli"
         (None, None, "note", "not on the PATH"),
     ],
 )
-def test_which_lightning(monkeypatch, tmp_path, installed, on_path, status, found):
+def test_which_lightning(monkeypatch, tmp_path, installed, on_path, status, finding):
     here, elsewhere = tmp_path / "bin" / "lightning", tmp_path / "elsewhere" / "lightning"
     for script, text in ((here, installed), (elsewhere, THEIRS)):
         script.parent.mkdir()
@@ -172,7 +172,7 @@ def test_which_lightning(monkeypatch, tmp_path, installed, on_path, status, foun
     )
     monkeypatch.setattr(metadata, "distributions", lambda name: [])
     (check,) = doctoring.command()
-    assert (check.status, found in check.found) == (status, True)
+    assert (check.status, finding in check.finding) == (status, True)
 
 
 def test_lightning_sdk_gets_a_note(monkeypatch):
@@ -187,7 +187,7 @@ def test_nltk_data(monkeypatch, tmp_path):
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
     punkt, tagger = doctoring.nltk_data()
     assert punkt.status == "ok"
-    assert str(tmp_path) in punkt.found
+    assert str(tmp_path) in punkt.finding
     assert tagger.status == "note"
     assert "nltk.downloader averaged_perceptron_tagger_eng" in tagger.advice
 
@@ -199,17 +199,17 @@ def test_shards(tmp_path):
     assert doctoring.data(str(tmp_path)) == Check("shards", "ok", f"1 at {tmp_path} (2 samples)")
     missing = doctoring.data(str(tmp_path / "no-*.tar"))
     assert missing.status == "problem"
-    assert "no-*.tar" in missing.found
+    assert "no-*.tar" in missing.finding
 
 
 def test_embedded_data(monkeypatch, tmp_path):
     monkeypatch.setenv("GRAINCLIP_CACHE", str(tmp_path / "cache"))
     check = doctoring.data(None)
     assert check.status == "ok"
-    assert "first run writes it" in check.found
+    assert "first run writes it" in check.finding
     (tmp_path / "cache" / "scenes-v1").mkdir(parents=True)
     (tmp_path / "cache" / "scenes-v1" / "manifest.json").write_text("{}")
-    assert doctoring.data(None).found == f"scenes-v1 in {tmp_path / 'cache'}"
+    assert doctoring.data(None).finding == f"scenes-v1 in {tmp_path / 'cache'}"
 
 
 def test_cache_that_cannot_be_written(monkeypatch, tmp_path):

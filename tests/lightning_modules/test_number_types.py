@@ -9,7 +9,7 @@ import pytest
 from lightning import Callback, Trainer
 
 from datamodules import GranularityData
-from lightning_modules.cli.trainer import OneLineParser, int_before_float
+from lightning_modules.cli.trainer import TrainerParser, int_before_float
 
 Turned = float | int | None  # as typing's cache may give out Optional[Union[int, float]]
 
@@ -25,7 +25,7 @@ class Sized(Callback):
 
 
 def parsed(*words: str):
-    parser = OneLineParser()
+    parser = TrainerParser()
     parser.add_argument("--alone", type=typing.Union[float, int, str, None])  # noqa: UP007
     parser.add_argument_group("together").add_argument("--grouped", type=Turned)
     parser.add_class_arguments(Sized, "of_class")
@@ -56,7 +56,7 @@ def test_other_types_stay_as_they_are():
 
 def test_batches_are_counted_though_another_library_has_turned_the_type(monkeypatch):
     monkeypatch.setitem(Trainer.__init__.__wrapped__.__annotations__, "limit_train_batches", Turned)
-    parser = OneLineParser()
+    parser = TrainerParser()
     parser.add_lightning_class_args(Trainer, "trainer")
     parser.add_lightning_class_args(GranularityData, "data")
     settings = parser.parse_args(["--trainer.limit_train_batches=2", "--data.shards=x.tar"])
