@@ -1,8 +1,8 @@
 """jsonargparse's and Lightning's messages in one line that names the setting, the rule and the value.
 
 ``model.beta must be a number, got 'high'``; ``model.betta: BetaClip has no such setting; did you mean beta?``.
-jsonargparse says all that it tried, indented, with every setting of the class: here the attempt that came nearest to
-succeeding is chosen, and told by the setting's whole name.
+jsonargparse lists all its attempts, indented, with every setting of the class. Here the attempt that came nearest to
+succeeding is chosen, and reported with the setting's whole name.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def shortened(line: str, most: int = MOST - len("lightning: error: ")) -> str:
 
 
 def named(message: str, settings: Mapping[str, Any]) -> tuple[str, str]:
-    """The setting that a rule's message speaks of, and the message with its whole name.
+    """The setting that a rule's message names, and the message with its whole name.
 
     ``beta must lie in [0, 1], got 1.5`` becomes ``model.beta must ...``: the setting is the one whose name ends so and,
     where there are several, that has the value which was got.
@@ -93,21 +93,23 @@ def named(message: str, settings: Mapping[str, Any]) -> tuple[str, str]:
     ending = [key for key in settings if key == name or key.endswith(f".{name}")]
     got = re.search(r", got '?(.*?)'?$", line)
     same = [key for key in ending if got is not None and str(settings[key]) == got[1]]
-    found = ending if len(ending) == 1 else [key for key in same if key.startswith("model.")] or same  # data's follow
-    return (found[0], found[0] + line[len(name) :]) if len(found) == 1 else ("", line)
+    matches = ending if len(ending) == 1 else [key for key in same if key.startswith("model.")] or same  # data's follow
+    return (matches[0], matches[0] + line[len(name) :]) if len(matches) == 1 else ("", line)
 
 
 def unknown(key: str, known: Collection[str]) -> Cause:
-    """A setting that there is not, with the nearest that there is."""
+    """The cause for a setting that does not exist, with the nearest that does."""
     parts = key.split(".")
-    heads = {head for one in known for head in _heads(one)}
+    heads = {head for setting in known for head in _heads(setting)}
     wrong = next((".".join(parts[: n + 1]) for n in range(len(parts)) if ".".join(parts[: n + 1]) not in heads), key)
     above = wrong.rpartition(".")[0]
     beside = [head.rpartition(".")[2] for head in heads if head.rpartition(".")[0] == above]
     near = did_you_mean(wrong.rpartition(".")[2], beside)
     near = near.replace("mean ", f"mean {above}.") if near and above else near
     if not near:
-        same = sorted((one for one in known if one.rpartition(".")[2] == parts[-1]), key=lambda one: one.count("."))
+        same = sorted(
+            (name for name in known if name.rpartition(".")[2] == parts[-1]), key=lambda name: name.count(".")
+        )
         near = f"; did you mean {same[0]}?" if same else did_you_mean(key, known)
     return Cause(9, wrong, f": no such setting{near or '; `lightning fit --help` lists them'}")
 
@@ -123,8 +125,8 @@ def _cause(text: str, key: str, known: Collection[str], owner: str = "") -> Caus
     if match := re.match(r'Parser key "([^"]*)":\s*', text):
         return _cause(_body(text[match.end() :]), _joined(key, match[1]), known, owner)
     if match := re.match(r"Problem with given class_path '([^']*)':\s*", text):
-        found = _cause(_body(text[match.end() :]), key, known, match[1])
-        return found._replace(depth=found.depth + 10)
+        cause = _cause(_body(text[match.end() :]), key, known, match[1])
+        return cause._replace(depth=cause.depth + 10)
     if text.startswith(UNION):
         return _union(text, key, known, owner)
     return _plain(text, key, known, owner)
@@ -142,10 +144,11 @@ def _union(text: str, key: str, known: Collection[str], owner: str) -> Cause:
     value = given.partition("\nGiven value:")[2].strip()
     if match := re.fullmatch(r"NestedArg\(key='([^']*)', val='?(.*?)'?\)", value, re.DOTALL):
         value = match[2]
-    tried = [_cause(_body(one), key, known, owner) for one in re.split(r"^- ", textwrap.dedent(errors), flags=re.M)[1:]]
-    best = max(tried, key=lambda cause: cause.depth)
+    attempts = re.split(r"^- ", textwrap.dedent(errors), flags=re.M)[1:]
+    causes = [_cause(_body(attempt), key, known, owner) for attempt in attempts]
+    best = max(causes, key=lambda cause: cause.depth)
     if best.types and best.key == key:
-        types = tuple(dict.fromkeys(one for cause in tried for one in cause.types if cause.key == key))
+        types = tuple(dict.fromkeys(name for cause in causes for name in cause.types if cause.key == key))
         return _of_type(key, types, value)
     if best.rule.startswith(": no class"):
         return best._replace(rule=best.rule + did_you_mean(value.rpartition(".")[2], classes_below(head)))
@@ -181,22 +184,22 @@ def _plain(text: str, key: str, known: Collection[str], owner: str) -> Cause:
         r"Import path does not correspond to a subclass of (\w+)": lambda m: Cause(4, key, f": {owner} is no {m[1]}"),
         r"Unable to load config .*": lambda _: Cause(3, key, " must be a mapping of settings, or a YAML file of them"),
     }
-    for pattern, made in patterns.items():
+    for pattern, make_cause in patterns.items():
         if match := re.fullmatch(pattern, text, re.DOTALL):
-            return made(match)
+            return make_cause(match)
     return Cause(5, key, f": {text}" if key else text)
 
 
 def _of_type(key: str, types: tuple[str, ...], value: str | None) -> Cause:
     """``types`` as jsonargparse names them, "int" or "typing.Literal['ce', 'bce']"."""
-    words = [one for name in types if "Literal[" in name for one in re.findall(r"'([^']*)'", name)]
-    others = dict.fromkeys(TYPES.get(name, name) for name in types if "Literal[" not in name)
-    if "a number" in others:
-        others.pop("a whole number", None)
-    rule = " or ".join(filter(None, [f"one of {', '.join(words)}" if words else "", *others]))
+    choices = [word for name in types if "Literal[" in name for word in re.findall(r"'([^']*)'", name)]
+    kinds = dict.fromkeys(TYPES.get(name, name) for name in types if "Literal[" not in name)
+    if "a number" in kinds:
+        kinds.pop("a whole number", None)
+    rule = " or ".join(filter(None, [f"one of {', '.join(choices)}" if choices else "", *kinds]))
     got = "nothing" if value is None else _quoted(value)
-    near = did_you_mean(value or "", words) if words else ""
-    depth = 0 if types == ("NoneType",) else 3 if words else 1
+    near = did_you_mean(value or "", choices) if choices else ""
+    depth = 0 if types == ("NoneType",) else 3 if choices else 1
     if len(rule) > LONG:  # what was got must not be cut off
         return Cause(depth, key, f" cannot be {got}{near or f'; it must be {rule}'}", types)
     return Cause(depth, key, f" must be {rule}, got {got}{near}", types)
@@ -220,11 +223,11 @@ def _no_setting(key: str, name: str, owner: str, known: Collection[str]) -> Caus
     if not owner:
         return unknown(_joined(key, name), known)
     *above, last = name.split(".")
-    found: Any = class_of(owner)
+    holder: Any = class_of(owner)
     for part in above:
-        found = type_of(found, part)
-    told = owner.rpartition(".")[2] if not above else ".".join(above)
-    return Cause(9, _joined(key, name), f": {told} has no such setting{did_you_mean(last, parameters(found))}")
+        holder = type_of(holder, part)
+    title = owner.rpartition(".")[2] if not above else ".".join(above)
+    return Cause(9, _joined(key, name), f": {title} has no such setting{did_you_mean(last, parameters(holder))}")
 
 
 def _joined(*parts: str) -> str:
@@ -232,5 +235,5 @@ def _joined(*parts: str) -> str:
 
 
 def first_sentence(message: str) -> str:
-    """The first sentence of a library's message, which says what is wrong; the others tell how its code works."""
+    """The first sentence of a library's message, which says what is wrong."""
     return re.split(r"(?<=[a-z\]'`]\.) (?=[A-Z])", message)[0].rstrip(".").replace("`", "")

@@ -30,7 +30,7 @@ from lightning_modules.runs.lock import RunLock, RunTaken
 from lightning_modules.runs.loggers import loggers
 from lightning_modules.runs.measured import MeasuredPlace
 from lightning_modules.runs.ranks import rank, waits_for_nobody
-from lightning_modules.runs.start import Decision, Limits, Resume, RunRefused, Wanted, check_readable, decide, refusal
+from lightning_modules.runs.start import Decision, Limits, Resume, RunPlan, RunRefused, check_readable, decide, refusal
 
 logger = logging.getLogger("grainclip")
 
@@ -50,8 +50,8 @@ class RunCommand:
     def __init__(self, command: str, settings: Namespace, text: str) -> None:
         name = settings.name or _name_of(settings)
         self.command, self.folder = command, RunFolder(settings.runs, name)
-        whole = yaml.safe_load(text) | {"name": name, "resume": {"accept": False, "anew": False}}
-        self.config, self.compared = yaml.safe_dump(whole, sort_keys=False, allow_unicode=True), recorded(whole)
+        config = yaml.safe_load(text) | {"name": name, "resume": {"accept": False, "anew": False}}
+        self.config, self.compared = yaml.safe_dump(config, sort_keys=False, allow_unicode=True), recorded(config)
         self.checkpoint = settings.ckpt_path
         self._lock: RunLock | None = None
         self._decision = Decision()
@@ -72,7 +72,7 @@ class RunCommand:
             SystemExit: where it must not, and no other rank waits for this one; with one line.
         """
         limits = _limits(trainer)
-        wanted = Wanted(
+        plan = RunPlan(
             folder=self.folder,
             checkpoint=self.checkpoint,
             resume=resume,
@@ -83,44 +83,42 @@ class RunCommand:
             sizes=_sizes(method),
             global_batch=_global_batch(data, trainer.world_size),
         )
-        first, alone = rank(trainer) == 0, waits_for_nobody(trainer)
+        is_first, alone = rank(trainer) == 0, waits_for_nobody(trainer)
         try:
-            if first:
+            if is_first:
                 self._take_lock()
             check_readable(self.checkpoint)
-            self._decision = decide(wanted)
+            self._decision = decide(plan)
         except (RunRefused, RunTaken, CheckpointError) as error:
             self._decision = Decision(refusal=str(error))
         except OSError as error:
             self._decision = Decision(refusal=unwritable(self.folder.path, error))
-        if first and (self._decision.refusal or self._decision.finished):
+        if is_first and (self._decision.refusal or self._decision.finished):
             self.close()
             # Other ranks that are there already wait to be told to end: RunKeeper tells them.
             with nullcontext() if alone else suppress(SystemExit):
                 self._end()
         try:
-            made = loggers(self._loggers, self.folder.path, self.folder.name, self._decision.run)
+            run_loggers = loggers(self._loggers, self.folder.path, self.folder.name, self._decision.run)
         except ImportError as error:
             fail(f"trainer.logger: {error}")
-        keeper = RunKeeper(self.folder, self.config, self.compared, resume, self._decision, made)
+        keeper = RunKeeper(self.folder, self.config, self.compared, resume, self._decision, run_loggers)
         callbacks = vars(trainer)["callbacks"]
-        first_of_all = [
-            one for one in callbacks if isinstance(one, RankConsistency)
-        ]  # nothing is written before ranks agree
-        callbacks[:] = [*first_of_all, keeper, *(one for one in callbacks if one not in first_of_all)]
+        checks = [c for c in callbacks if isinstance(c, RankConsistency)]  # nothing is written before ranks agree
+        callbacks[:] = [*checks, keeper, *(c for c in callbacks if c not in checks)]
 
-    def fit(self, trainer: Trainer, given: Mapping[str, Any]) -> None:
+    def fit(self, trainer: Trainer, arguments: Mapping[str, Any]) -> None:
         """Train."""
         checkpoint = self._decision.checkpoint
         try:
-            trainer.fit(**{**given, "ckpt_path": None if checkpoint is None else str(checkpoint)})
+            trainer.fit(**{**arguments, "ckpt_path": None if checkpoint is None else str(checkpoint)})
         except RunEnds as end:
-            keeper = next(one for one in vars(trainer)["callbacks"] if isinstance(one, RunKeeper))
+            keeper = next(c for c in vars(trainer)["callbacks"] if isinstance(c, RunKeeper))
             if rank(trainer) == 0 and keeper.decision.refusal and not self._decision.refusal:
                 fail(keeper.decision.refusal)
             raise SystemExit(end.code) from end
 
-    def measure(self, trainer: Trainer, method: LightningModule, resume: Resume, given: Mapping[str, Any]) -> None:
+    def measure(self, trainer: Trainer, method: LightningModule, resume: Resume, arguments: Mapping[str, Any]) -> None:
         """Validate or test, into a folder of its own within the run's.
 
         Raises:
@@ -137,12 +135,12 @@ class RunCommand:
         except OSError as error:
             fail(unwritable(self.folder.path, error))
         vars(trainer)["callbacks"].insert(0, MeasuredPlace(place, 0 if facts is None else facts.step))
-        getattr(trainer, self.command)(**{**given, "ckpt_path": None if facts is None else str(facts.path)})
+        getattr(trainer, self.command)(**{**arguments, "ckpt_path": None if facts is None else str(facts.path)})
         if place is not None and (place / RESULTS).is_file():
             logger.info("written: %s", place / RESULTS)
 
     def close(self) -> None:
-        """Give the lock back; a folder in which nothing was written goes."""
+        """Release the lock, and remove the folder if it is empty."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -151,8 +149,8 @@ class RunCommand:
     def _take_lock(self) -> None:
         self.folder.path.mkdir(parents=True, exist_ok=True)
         self._lock = RunLock(self.folder.path, self.folder.record().get("id", ""))
-        if told := self._lock.take():
-            logger.warning(told)
+        if message := self._lock.take():
+            logger.warning(message)
 
     def _to_measure(self, method: LightningModule, resume: Resume) -> Facts | None:
         check_readable(self.checkpoint)
@@ -165,18 +163,16 @@ class RunCommand:
             )
         facts = read_facts(checkpoint)
         changed = [] if facts.settings is None else changes(facts.settings, self.compared)
-        changed = [
-            one for one in changed if one.name.partition(".")[0] == "model" and "optim" not in one.name.split(".")
-        ]
-        refused = [one for one in changed if not accepted(one, resume.accept)]
+        changed = [c for c in changed if c.name.partition(".")[0] == "model" and "optim" not in c.name.split(".")]
+        refused = [c for c in changed if not accepted(c, resume.accept)]
         if refused:
             raise RunRefused(refusal(refused, checkpoint, facts.step))
-        if words := misfit(facts, type(method).__name__, _shapes(method), _sizes(method)):
-            raise RunRefused(f"{words}; --ckpt_path takes another checkpoint, --config the run's own config.yaml")
+        if message := misfit(facts, type(method).__name__, _shapes(method), _sizes(method)):
+            raise RunRefused(f"{message}; --ckpt_path takes another checkpoint, --config the run's own config.yaml")
         return facts
 
     def _end(self) -> None:
-        """Say why, and end with ``SystemExit``: the run is refused, or finished and its table is shown."""
+        """End with ``SystemExit``: with the error of a refused run, or the table of a finished one."""
         if self._decision.refusal:
             fail(self._decision.refusal)
         try:
@@ -190,13 +186,13 @@ class RunCommand:
 
 
 def _name_of(settings: Namespace) -> str:
-    """The name of a run that has none: of the last config file, else of the method."""
+    """Default name of a run: the last config file's, else the method's."""
     files = settings.get("config") or []
     return Path(str(files[-1])).stem if files else str(settings.model.class_path).rpartition(".")[2].lower()
 
 
 def _limits(trainer: Trainer) -> Limits:
-    """Raises ``ScheduleError`` where training has no end, ``SystemExit`` where it has no beginning."""
+    """Raises ``ScheduleError`` where training has no end, ``SystemExit`` where it has no step."""
     epochs, steps = trainer.max_epochs, trainer.max_steps
     for name, value in {"max_epochs": epochs, "max_steps": steps}.items():
         if value == 0:

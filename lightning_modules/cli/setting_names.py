@@ -1,4 +1,4 @@
-"""Names of the settings: of a parser, of the classes that a setting may name, and in a run's own settings."""
+"""Names of settings: of a parser, of the classes that a setting may name, and in a run's settings."""
 
 from __future__ import annotations
 
@@ -39,56 +39,56 @@ def parameters(owner: Any) -> list[str]:
     """Parameters of the class and of its base classes."""
     if not inspect.isclass(owner):
         return []
-    inits = [vars(one)["__init__"] for one in inspect.getmro(owner) if "__init__" in vars(one)]
-    given = [one for init in inits if inspect.isfunction(init) for one in inspect.signature(init).parameters.values()]
-    return [one.name for one in given if one.name != "self" and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    inits = [vars(base)["__init__"] for base in inspect.getmro(owner) if "__init__" in vars(base)]
+    arguments = [p for init in inits if inspect.isfunction(init) for p in inspect.signature(init).parameters.values()]
+    return [p.name for p in arguments if p.name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 def type_of(owner: Any, name: str) -> Any:
     """The class that the parameter ``name`` of ``owner`` takes."""
-    for one in inspect.getmro(owner) if inspect.isclass(owner) else ():
-        init = vars(one).get("__init__")
+    for base in inspect.getmro(owner) if inspect.isclass(owner) else ():
+        init = vars(base).get("__init__")
         if inspect.isfunction(init) and name in inspect.signature(init).parameters:
             hint = typing.get_type_hints(init).get(name)
-            either = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-            return next((kind for kind in either if inspect.isclass(kind) and kind is not type(None)), None)
+            members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+            return next((kind for kind in members if inspect.isclass(kind) and kind is not type(None)), None)
     return None
 
 
 def classes_below(subtypes: str) -> list[str]:
-    """Short names of all classes that are imported and of a kind that jsonargparse lists as possible."""
+    """Short names of all imported subclasses of the types that jsonargparse lists in ``subtypes``."""
     kinds = [class_of(path) for path in re.findall(r"[A-Za-z_][\w]*(?:\.\w+)+", subtypes)]
     return sorted({name for kind in kinds if inspect.isclass(kind) for name in class_names(kind)})
 
 
 def class_names(kind: type) -> set[str]:
     """Short names of all imported classes below ``kind``."""
-    return {one.__name__ for one in _below(kind)}
+    return {subclass.__name__ for subclass in _below(kind)}
 
 
 def _below(kind: type) -> Iterator[type]:
-    for one in type.__subclasses__(kind):
-        yield one
-        yield from _below(one)
+    for subclass in type.__subclasses__(kind):
+        yield subclass
+        yield from _below(subclass)
 
 
 def class_settings(kind: type, head: str) -> Iterator[str]:
     """The settings of every class below ``kind``, and of the dataclasses in them, as ``head.NAME``."""
-    for one in _below(kind):
-        for name in parameters(one):
+    for subclass in _below(kind):
+        for name in parameters(subclass):
             yield f"{head}.{name}"
-            part = type_of(one, name)
-            if hasattr(part, "__dataclass_fields__"):
-                yield from (f"{head}.{name}.{field}" for field in part.__dataclass_fields__)
+            value_type = type_of(subclass, name)
+            if hasattr(value_type, "__dataclass_fields__"):
+                yield from (f"{head}.{name}.{field}" for field in value_type.__dataclass_fields__)
 
 
 def settings_of(parser: Any) -> Sequence[str]:
     """The names of all settings of a parser and its sub-commands."""
-    found: list[str] = []
+    names: list[str] = []
     for action in parser._actions:
         if isinstance(action.choices, Mapping):
-            for sub in action.choices.values():
-                found += settings_of(sub)
+            for subcommand in action.choices.values():
+                names += settings_of(subcommand)
         elif action.dest and action.dest != "help":
-            found.append(action.dest)
-    return found
+            names.append(action.dest)
+    return names

@@ -70,7 +70,7 @@ def int_before_float(hint: Any) -> Any:
 
 
 class TrainerParser(LightningArgumentParser):
-    """Says what is wrong with the command line or a file in one line, and stops."""
+    """Stops with one line that says what is wrong with the command line or a file."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
@@ -184,7 +184,7 @@ class GrainCli(LightningCLI):
             super()._run_subcommand(subcommand)
         except DistError as error:
             if vars(self.trainer.fit_loop.epoch_loop.batch_progress.total)["ready"]:
-                raise  # in the midst of training: a rank is lost, and says why itself
+                raise  # during training: the lost rank reports why itself
             fail(unconnected(error))  # NCCL connects when the first numbers are exchanged
         finally:
             if self.run is not None:
@@ -195,30 +195,30 @@ class GrainCli(LightningCLI):
         if self.run is not None:
             self.run.before_fit(self.trainer, self.model, self._get(self.config_init, "resume"), self.datamodule)
 
-    def fit(self, **given: Any) -> None:
-        """Train: ``LightningCLI`` calls it in the trainer's place."""
+    def fit(self, **arguments: Any) -> None:
+        """Train; ``LightningCLI`` calls this in place of the trainer's."""
         if self.run is None:
-            self.trainer.fit(**given)
+            self.trainer.fit(**arguments)
         else:
-            self.run.fit(self.trainer, given)
+            self.run.fit(self.trainer, arguments)
 
-    def validate(self, **given: Any) -> None:
+    def validate(self, **arguments: Any) -> None:
         """Measure on the validation set."""
-        self._measure("validate", given)
+        self._measure("validate", arguments)
 
-    def test(self, **given: Any) -> None:
+    def test(self, **arguments: Any) -> None:
         """Measure on the validation set, and by the benchmarks."""
-        self._measure("test", given)
+        self._measure("test", arguments)
 
-    def _measure(self, command: str, given: dict[str, Any]) -> None:
+    def _measure(self, command: str, arguments: dict[str, Any]) -> None:
         if self.run is None:
-            getattr(self.trainer, command)(**given)
+            getattr(self.trainer, command)(**arguments)
         else:
-            self.run.measure(self.trainer, self.model, self._get(self.config_init, "resume"), given)
+            self.run.measure(self.trainer, self.model, self._get(self.config_init, "resume"), arguments)
 
 
 def refuse(setting: str, line: str) -> NoReturn:
-    """Stop with one line, and where in the config files the setting at fault stands."""
+    """Stop with one line, with the setting's place in the config files."""
     place = line_of(setting, sys.argv[1:]) if setting else ""
     fail(shortened(line) if not place else f"{shortened(line, MOST - len(place) - 21)} ({place})")
 
@@ -226,10 +226,10 @@ def refuse(setting: str, line: str) -> NoReturn:
 def unconnected(error: Exception) -> str:
     """The error for ranks that do not find each other."""
     place = f"{os.environ.get('MASTER_ADDR', 'localhost')}:{os.environ.get('MASTER_PORT', '?')}"
-    me = f"rank {os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))}"
+    name = f"rank {os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))}"
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return (
-        f"{me} cannot connect to the others at {place}: {reason}. Does every node reach this address, is the port "
+        f"{name} cannot connect to the others at {place}: {reason}. Does every node reach this address, is the port "
         "free, and are as many processes started as trainer.num_nodes times trainer.devices? With several network "
         "cards name the right one in NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME; NCCL_DEBUG=INFO tells more"
     )

@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 from datamodules.spelling import did_you_mean
 
 PROFILERS = ("simple", "advanced", "pytorch", "xla")
-LEAST = {  # of numbers that Lightning takes unseen, or refuses without their names
+MINIMUM = {  # of numbers that Lightning does not check, or refuses without their names
     "accumulate_grad_batches": 1,
     "num_nodes": 1,
     "max_epochs": -1,
@@ -30,11 +30,11 @@ LEAST = {  # of numbers that Lightning takes unseen, or refuses without their na
     "limit_test_batches": 0,
     "val_check_interval": 0,
 }
-MOST_SEED = 2**32 - 1
+MAX_SEED = 2**32 - 1
 
 
 class SettingError(ValueError):
-    """A setting is out of its range, or asks for what this machine has not; the message names it."""
+    """A setting is out of its range, or asks for a device that this machine lacks; the message names it."""
 
 
 def check_settings(settings: Namespace) -> None:
@@ -44,47 +44,46 @@ def check_settings(settings: Namespace) -> None:
         SettingError: naming the setting, the rule and the value.
     """
     seed, trainer = settings.seed_everything, settings.trainer
-    if not isinstance(seed, bool) and seed is not None and not 0 <= seed <= MOST_SEED:
-        raise SettingError(f"seed_everything must lie in [0, {MOST_SEED}], got {seed}")
-    for name, least in LEAST.items():
+    if not isinstance(seed, bool) and seed is not None and not 0 <= seed <= MAX_SEED:
+        raise SettingError(f"seed_everything must lie in [0, {MAX_SEED}], got {seed}")
+    for name, minimum in MINIMUM.items():
         value = trainer.get(name)
-        if isinstance(value, (int, float)) and value < least:
-            raise SettingError(f"trainer.{name} must be at least {least}, got {value}")
+        if isinstance(value, (int, float)) and value < minimum:
+            raise SettingError(f"trainer.{name} must be at least {minimum}, got {value}")
     for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches", "val_check_interval"):
         value = trainer.get(name)
         if isinstance(value, float) and value > 1:
             raise SettingError(f"trainer.{name} must be a share in [0, 1] or a whole number, got {value}")
-    _of("trainer.accelerator", trainer.accelerator, {"auto", "gpu", *AcceleratorRegistry.available_accelerators()})
-    _of("trainer.strategy", trainer.strategy, {"auto", *StrategyRegistry.available_strategies()})
-    _of("trainer.profiler", trainer.profiler, PROFILERS)
+    _check_choice(
+        "trainer.accelerator", trainer.accelerator, {"auto", "gpu", *AcceleratorRegistry.available_accelerators()}
+    )
+    _check_choice("trainer.strategy", trainer.strategy, {"auto", *StrategyRegistry.available_strategies()})
+    _check_choice("trainer.profiler", trainer.profiler, PROFILERS)
     if isinstance(trainer.max_time, str) and not re.fullmatch(r"\d+:\d\d?:\d\d?:\d\d?", trainer.max_time):
         raise SettingError(f"trainer.max_time must be DAYS:HOURS:MINUTES:SECONDS, got {trainer.max_time!r}")
     _check_devices(trainer.accelerator, trainer.devices)
 
 
-def _of(name: str, value: Any, known: Collection[str]) -> None:
+def _check_choice(name: str, value: Any, known: Collection[str]) -> None:
     if isinstance(value, str) and value.lower() not in known:
-        listed = ", ".join(sorted(known)) if len(known) < 12 else "auto, ddp, ddp_spawn or a class"
-        raise SettingError(f"{name} must be one of {listed}, got {value!r}{did_you_mean(value, known)}")
+        choices = ", ".join(sorted(known)) if len(known) < 12 else "auto, ddp, ddp_spawn or a class"
+        raise SettingError(f"{name} must be one of {choices}, got {value!r}{did_you_mean(value, known)}")
 
 
 def _check_devices(accelerator: Any, devices: Any) -> None:
-    there = torch.cuda.device_count()
-    if (
-        accelerator in ("gpu", "cuda")
-        and not there
-        and not (accelerator == "gpu" and torch.backends.mps.is_available())
-    ):
+    gpu_count = torch.cuda.device_count()
+    has_mps = accelerator == "gpu" and torch.backends.mps.is_available()
+    if accelerator in ("gpu", "cuda") and not gpu_count and not has_mps:
         raise SettingError(
             f"trainer.accelerator must be one that this machine has, got {accelerator}: torch sees no GPU; "
             "`lightning doctor` tells more, --trainer.accelerator cpu trains without"
         )
-    asked = int(devices) if re.fullmatch(r"-?\d+", str(devices)) else None
-    listed = re.fullmatch(r"\[?\d+( ?, ?\d+)*,?\]?", str(devices))
-    if asked is None and not listed and devices != "auto":
+    number = int(devices) if re.fullmatch(r"-?\d+", str(devices)) else None
+    is_list = re.fullmatch(r"\[?\d+( ?, ?\d+)*,?\]?", str(devices))
+    if number is None and not is_list and devices != "auto":
         raise SettingError(f"trainer.devices must be a number of devices, a list of them or auto, got {devices!r}")
-    if asked is not None and (asked < -1 or asked == 0):
-        raise SettingError(f"trainer.devices must be at least 1, or -1 for all, got {asked}")
-    gpus = accelerator in ("gpu", "cuda") or (accelerator == "auto" and there)
-    if gpus and there and asked is not None and asked > there:
-        raise SettingError(f"trainer.devices must be at most {there}, the GPUs that torch sees here, got {asked}")
+    if number is not None and (number < -1 or number == 0):
+        raise SettingError(f"trainer.devices must be at least 1, or -1 for all, got {number}")
+    uses_gpus = gpu_count > 0 and accelerator in ("gpu", "cuda", "auto")
+    if uses_gpus and number is not None and number > gpu_count:
+        raise SettingError(f"trainer.devices must be at most {gpu_count}, the GPUs that torch sees here, got {number}")

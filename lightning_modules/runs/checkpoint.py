@@ -1,4 +1,4 @@
-"""Facts that a checkpoint tells of the run that wrote it, read without its weights, before anything else is done."""
+"""Facts of a checkpoint and the run that wrote it, read without its weights before anything else is done."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Facts:
-    """Of a checkpoint: where it lies, how far it is, of which method and run, and with which settings."""
+    """A checkpoint's path, progress, method, run and settings."""
 
     path: Path
     step: int
@@ -67,34 +67,34 @@ def read_facts(path: Path) -> Facts:
         method=origin.get("method", ""),
         global_batch=saved.get("GranularityData", {}).get("global_batch"),
         run=saved.get(RUN, {}),
-        shapes={name: tuple(one.shape) for name, one in weights.items() if isinstance(one, torch.Tensor)},
+        shapes={name: tuple(value.shape) for name, value in weights.items() if isinstance(value, torch.Tensor)},
         sizes=origin.get("encoder", {}),
     )
 
 
-def misfit(facts: Facts, method: str, wanted: Shapes, sizes: Mapping[str, Any]) -> str | None:
+def misfit(facts: Facts, method: str, shapes: Shapes, sizes: Mapping[str, Any]) -> str | None:
     """The line for a checkpoint whose weights are not those of the model to be trained; None where they are.
 
     Args:
         facts: the checkpoint's.
         method: name of the model's class.
-        wanted: shapes of the model's weights.
+        shapes: of the model's weights.
         sizes: the encoder's settings.
     """
     if facts.method and facts.method != method:
         return f"{facts.path} is of {facts.method}, this run is of {method}"
     if not facts.shapes:
         return None
-    found = {name: shape for name, shape in facts.shapes.items() if not name.startswith(AVERAGED)}
-    wanted = {name: shape for name, shape in wanted.items() if not name.startswith(AVERAGED)}
-    names = [name for name in (*wanted, *found) if wanted.get(name) != found.get(name)]
+    saved = {name: shape for name, shape in facts.shapes.items() if not name.startswith(AVERAGED)}
+    current = {name: shape for name, shape in shapes.items() if not name.startswith(AVERAGED)}
+    names = [name for name in (*current, *saved) if current.get(name) != saved.get(name)]
     if not names:
         return None
-    told = [str(Change(f"model.encoder.{name}", old, sizes[name])) for name, old in facts.sizes.items() if name in sizes
-            and old != sizes[name]]  # fmt: skip
-    if told:
-        return f"{facts.path} is of another size: {', '.join(told)}"
-    there, here = _size(found.get(names[0])), _size(wanted.get(names[0]))
+    different = [name for name, size in facts.sizes.items() if name in sizes and size != sizes[name]]
+    if different:
+        changed = [str(Change(f"model.encoder.{name}", facts.sizes[name], sizes[name])) for name in different]
+        return f"{facts.path} is of another size: {', '.join(changed)}"
+    there, here = _size(saved.get(names[0])), _size(current.get(names[0]))
     return f"{facts.path} is of another size: {names[0]} is {there} there and {here} here"
 
 

@@ -50,7 +50,7 @@ class RunFolder:
         write_text(self.path / RECORD, json.dumps(record, indent=2) + "\n")
 
     def holds_a_run(self) -> bool:
-        """True if a run has left anything here."""
+        """True if the folder has files of a run."""
         return any((self.path / name).exists() for name in (RECORD, CONFIG, RESULTS)) or (
             self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
         )
@@ -77,30 +77,30 @@ class RunFolder:
     def aside(self) -> Path:
         """The first free name for the folder when a new run takes its place: ``NAME.old-1``, ``NAME.old-2``..."""
         number = 1
-        while (found := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
+        while (path := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
             number += 1
-        return found
+        return path
 
     def place_of(self, command: str) -> Path:
         """A new folder for what another command than ``fit`` writes: ``runs/NAME/validate-DATE``."""
         date = time.strftime("%Y-%m-%d_%H-%M-%S")
         for number in range(1000):
-            place = self.path / f"{command}-{date}{f'-{number}' if number else ''}"
+            folder = self.path / f"{command}-{date}{f'-{number}' if number else ''}"
             try:
-                place.mkdir(parents=True)
+                folder.mkdir(parents=True)
             except FileExistsError:
                 continue
-            return place
+            return folder
         raise FileExistsError(f"{self.path} holds a thousand folders {command}-{date}")
 
     def remove_drafts(self) -> None:
-        """Remove what killed runs left half written; only who holds the lock may."""
+        """Remove half-written files of killed runs; the lock must be held."""
         for folder in (self.path, self.checkpoints):
             for draft in folder.glob(".*.writing") if folder.is_dir() else ():
                 remove(draft)
 
     def leave_if_empty(self) -> None:
-        """Remove the folder where nothing is in it: a run that did not start leaves no trace."""
+        """Remove the folder if it is empty: a run that did not start leaves no trace."""
         try:
             os.rmdir(self.path)
         except OSError:

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class RunEnds(SystemExit):
-    """Every rank ends here: the first has said why."""
+    """Ends every rank; the first has reported why."""
 
 
 class RunKeeper(Callback):
@@ -55,7 +55,7 @@ class RunKeeper(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Collective. Raises ``RunEnds`` on every rank where the first refuses, or has nothing left to train."""
-        mine = self.decision
+        own_decision = self.decision
         data = getattr(trainer, "datamodule", None)
         self._shards = data.trained_on() if isinstance(data, GranularityData) else None
         if trainer.is_global_zero:
@@ -63,8 +63,8 @@ class RunKeeper(Callback):
         self.decision = _from_first(trainer, self.decision)
         if self.decision.finished or self.decision.refusal:
             raise RunEnds(2 if self.decision.refusal and not started_by_another_rank(trainer) else 0)
-        alike = trainer.strategy.reduce_boolean_decision(mine.checkpoint == self.decision.checkpoint, all=True)
-        if not alike:
+        agree = trainer.strategy.reduce_boolean_decision(own_decision.checkpoint == self.decision.checkpoint, all=True)
+        if not agree:
             raise CheckpointError(
                 f"ranks find different checkpoints in {self.folder.path}: every node must see the folder, and no other "
                 "run write into it; start again"
@@ -73,8 +73,8 @@ class RunKeeper(Callback):
         if error is not None:
             raise CheckpointError(error)
         trainer.loggers = self.loggers
-        for one in self.loggers:
-            _ = getattr(one, "experiment", None)  # it is set up before training, as Lightning does
+        for run_logger in self.loggers:
+            _ = getattr(run_logger, "experiment", None)  # it is set up before training, as Lightning does
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -88,9 +88,9 @@ class RunKeeper(Callback):
         }
 
     def history(self, step: int) -> list[dict[str, Any]]:
-        """Every part of the training until ``step``: from where to where, and what changed at its beginning."""
+        """The parts of the training until ``step``: first and last step, and the settings that changed at its start."""
         before = self.decision.history
-        changed = {one.name: [one.old, one.new] for one in self.decision.changed}
+        changed = {change.name: [change.old, change.new] for change in self.decision.changed}
         if not before:
             return [{"from": self.decision.step, "to": step, "changed": changed}]
         if changed:
@@ -98,13 +98,13 @@ class RunKeeper(Callback):
         return [*before[:-1], {**before[-1], "to": step}]
 
     def saved(self, trainer: Trainer) -> None:
-        """A checkpoint is in its place: now config.yaml may become its."""
+        """Write the checkpoint's config to config.yaml, once the checkpoint is in place."""
         if trainer.is_global_zero and not self._recorded:
             self._write_config(self.config, self.history(trainer.global_step))
             self._recorded = True
 
     def _agree(self) -> Decision:
-        """The first rank's decision, with what only the data module knows; it tells a refusal."""
+        """The first rank's decision after the data module's shards are compared."""
         if self.decision.refusal or self.decision.finished or self.decision.checkpoint is None:
             return self.decision
         try:
@@ -113,7 +113,7 @@ class RunKeeper(Callback):
             return Decision(refusal=str(error))
 
     def _enter(self) -> str | None:
-        """Make the folder this run's, on the first rank; what went wrong."""
+        """Prepare the run's folder, on the first rank. Returns an error message, or None."""
         folder, decision = self.folder, self.decision
         try:
             if decision.aside is not None:
@@ -137,11 +137,11 @@ class RunKeeper(Callback):
         return None
 
     def _write_config(self, config: str, history: list[dict[str, Any]]) -> None:
-        """Put a config in config.yaml's place, with what was changed on the way in its head."""
+        """Write config.yaml, with the settings that changed during training in its head."""
         head = [f"# Run {self.decision.run}. `lightning fit --config` with this file goes on with it."]
         for part in history[1:]:
-            said = ", ".join(str(Change(name, *values)) for name, values in part["changed"].items())
-            head.append(f"# Changed at step {part['from']}: {said}")
+            changed = ", ".join(str(Change(name, *values)) for name, values in part["changed"].items())
+            head.append(f"# Changed at step {part['from']}: {changed}")
         text, file = "\n".join([*head, config]), self.folder.path / CONFIG
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
             write_text(file, text)

@@ -1,4 +1,4 @@
-"""One process group at a time writes into a run's folder: the file ``run.lock`` says who.
+"""The lock of a run's folder: the file ``run.lock`` names the one process that may write.
 
 The first rank takes it before anything is written, and gives it back at the end. A lock that a dead run left is
 recognised: its process has ended, its host was started anew, its Slurm job has been queued again and started since, or,
@@ -85,7 +85,7 @@ class RunLock:
         self._end = threading.Event()
 
     def take(self) -> str | None:
-        """Take it. What is to be told of a dead run's lock that was removed, or None.
+        """Take the lock. Returns a message about a dead run's lock that was removed, or None.
 
         Raises:
             RunTaken: a living process holds it; one line that says which.
@@ -93,11 +93,11 @@ class RunLock:
         """
         draft = self.file.with_name(f".{NAME}.{self.me.host}-{self.me.pid}")
         draft.write_text(json.dumps(asdict(self.me)), encoding="utf-8")
-        told = None
+        message = None
         try:
             with _alone(self.file.parent):
                 if not _place(draft, self.file):
-                    told = self._remove_dead(draft.stat().st_mtime)
+                    message = self._remove_dead(draft.stat().st_mtime)
                     if not _place(draft, self.file):
                         raise RunTaken(f"{self.file.parent} has just been taken by another run; start again")
         finally:
@@ -105,10 +105,10 @@ class RunLock:
         self.held = True
         atexit.register(self.release)
         threading.Thread(target=self._live, daemon=True, name="run-lock").start()
-        return told
+        return message
 
     def release(self) -> None:
-        """Give it back; nothing where this process does not hold it."""
+        """Release the lock; nothing where this process does not hold it."""
         if not self.held or os.getpid() != self.me.pid:
             return
         self.held = False
@@ -118,15 +118,15 @@ class RunLock:
             self.file.unlink(missing_ok=True)
 
     def follow(self, folder: Path) -> None:
-        """Go on holding it where the folder has been renamed to ``folder``."""
+        """Keep the lock after the folder was renamed to ``folder``."""
         self.file = folder / NAME
 
     def _remove_dead(self, now: float) -> str | None:
         try:
-            seen, silent = self.file.read_bytes(), now - self.file.stat().st_mtime
+            content, silent = self.file.read_bytes(), now - self.file.stat().st_mtime
         except FileNotFoundError:
             return None  # given back this moment
-        other = _parse(seen)
+        other = _parse(content)
         why = "it cannot be read" if other is None else other.gone(silent, self.me)
         if why is None:
             assert other is not None
@@ -137,7 +137,7 @@ class RunLock:
         aside = self.file.with_name(f".{NAME}.dead-{self.me.host}-{self.me.pid}")
         with suppress(FileNotFoundError):
             os.rename(self.file, aside)
-            if aside.read_bytes() != seen:  # somebody else was quicker: it is theirs
+            if aside.read_bytes() != content:  # another process took it meanwhile
                 os.link(aside, self.file)
             aside.unlink()
         return f"{self.file}: left by a dead run ({why}); removed"
@@ -187,7 +187,7 @@ def _parse(content: bytes) -> Holder | None:
 
 
 def _place(draft: Path, file: Path) -> bool:
-    """Give the whole ``draft`` the name ``file`` unless that is taken, in one go."""
+    """Atomically give ``draft`` the name ``file``; False where that exists."""
     try:
         os.link(draft, file)
     except FileExistsError:
@@ -203,7 +203,7 @@ def _place(draft: Path, file: Path) -> bool:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time looks at the locks of a folder, where the disk can do that."""
+    """Context in which one process at a time inspects a folder's lock, where the disk supports it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):

@@ -12,15 +12,15 @@ from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 logger = logging.getLogger("grainclip")
-USUAL = (None, "", ".", "runs")  # what a config says where nobody has thought of it
+DEFAULTS = (None, "", ".", "runs")  # values of ``save_dir`` that nobody chose on purpose
 
 
-def loggers(wanted: Any, folder: Path, name: str, run: str) -> list[Logger]:
+def loggers(setting: Any, folder: Path, name: str, run: str) -> list[Logger]:
     """The loggers of the setting ``trainer.logger``, all in ``folder``: of TensorBoard the folder itself, of CSV files
     ``csv/version_N`` for each start, of Weights & Biases the run's own id, so that it goes on.
 
     Args:
-        wanted: the setting: True or None for TensorBoard, False for none, a class with its arguments, or several.
+        setting: True or None for TensorBoard, False for none, a class with its arguments, or several.
         folder: the run's.
         name: the run's.
         run: its id.
@@ -28,28 +28,35 @@ def loggers(wanted: Any, folder: Path, name: str, run: str) -> list[Logger]:
     Raises:
         ImportError: where a logger's package is not installed.
     """
-    if wanted is False:
+    if setting is False:
         return []
-    if wanted is None or wanted is True:
+    if setting is None or setting is True:
         return [TensorBoardLogger(folder, name="", version="")]
-    return [_logger(one, folder, name, run) for one in (wanted if isinstance(wanted, list) else [wanted])]
+    return [_logger(s, folder, name, run) for s in (setting if isinstance(setting, list) else [setting])]
 
 
-def _logger(wanted: Namespace, folder: Path, name: str, run: str) -> Logger:
-    module, _, kind = wanted.class_path.rpartition(".")
-    made = getattr(import_module(module), kind)
-    known = inspect.signature(made).parameters
-    given = {**(wanted.get("init_args") or Namespace()).as_dict(), **(wanted.get("dict_kwargs") or {})}
-    _tell_of_another_place(given.get("save_dir"), folder)
-    own = {"save_dir": str(folder)}
-    own |= {
+def _logger(setting: Namespace, folder: Path, name: str, run: str) -> Logger:
+    module, _, kind = setting.class_path.rpartition(".")
+    logger_class = getattr(import_module(module), kind)
+    known = inspect.signature(logger_class).parameters
+    arguments = {**(setting.get("init_args") or Namespace()).as_dict(), **(setting.get("dict_kwargs") or {})}
+    _warn_of_ignored_folder(arguments.get("save_dir"), folder)
+    fixed = {"save_dir": str(folder)}
+    fixed |= {
         "TensorBoardLogger": {"name": "", "version": ""},
         "CSVLogger": {"name": "csv", "version": None},
-        "WandbLogger": {"dir": None, "name": given.get("name") or name, "version": None, "id": given.get("id") or run},
+        "WandbLogger": {
+            "dir": None,
+            "name": arguments.get("name") or name,
+            "version": None,
+            "id": arguments.get("id") or run,
+        },
     }.get(kind, {})
-    return made(**given | {key: value for key, value in own.items() if key in known})
+    return logger_class(**arguments | {key: value for key, value in fixed.items() if key in known})
 
 
-def _tell_of_another_place(given: Any, folder: Path) -> None:
-    if given is not None and str(given) not in USUAL and Path(given) != folder:
-        logger.warning("trainer.logger.save_dir %s: a run's logs lie in its folder, %s; --runs moves it", given, folder)
+def _warn_of_ignored_folder(save_dir: Any, folder: Path) -> None:
+    if save_dir is not None and str(save_dir) not in DEFAULTS and Path(save_dir) != folder:
+        logger.warning(
+            "trainer.logger.save_dir %s: a run's logs lie in its folder, %s; --runs moves it", save_dir, folder
+        )

@@ -1,4 +1,4 @@
-"""The place for what ``lightning validate`` and ``test`` find, apart from the training's own files."""
+"""The folder for results of ``lightning validate`` and ``test``, apart from the training's files."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class MeasuredPlace(Callback):
 
 def place_of_results(trainer: Trainer) -> Path | None:
     """The folder for results.json. Every rank must call it: outside the commands it is Lightning's, told by rank 0."""
-    for one in vars(trainer)["callbacks"]:
-        if isinstance(one, (RunKeeper, MeasuredPlace)):
-            return one.place
+    for callback in vars(trainer)["callbacks"]:
+        if isinstance(callback, (RunKeeper, MeasuredPlace)):
+            return callback.place
     return None if trainer.log_dir is None else Path(trainer.log_dir)
 
 
 def measured_step(trainer: Trainer) -> int:
     """The step of the weights that were measured."""
-    return next((one.step for one in vars(trainer)["callbacks"] if isinstance(one, MeasuredPlace)), trainer.global_step)
+    return next((c.step for c in vars(trainer)["callbacks"] if isinstance(c, MeasuredPlace)), trainer.global_step)

@@ -45,8 +45,8 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """The command line's wishes for a run."""
+class RunPlan:
+    """A run as the command line asks for it."""
 
     folder: RunFolder
     checkpoint: str | None  # --ckpt_path
@@ -77,63 +77,64 @@ class Decision:
 
 
 def choose(folder: RunFolder, checkpoint: str | None, anew: bool) -> Path | None:
-    """The checkpoint to go on from; None to start. Every rank chooses alike.
+    """The checkpoint to go on from; None to start. All ranks choose the same.
 
     A run that began with another run's checkpoint goes on from its own where it has one.
     """
     if checkpoint is None or (anew and checkpoint == "last"):
         return None
     last, damaged = (None, []) if anew else folder.last_checkpoint()
-    for one in damaged:
-        logger.warning("%s is cut short or damaged; the one before it is taken", one)
+    for file in damaged:
+        logger.warning("%s is cut short or damaged; the one before it is taken", file)
     if checkpoint == "last":
         return last
-    own = last is not None and (
+    is_own = last is not None and (
         folder.record().get("origin") == checkpoint or Path(checkpoint).resolve() == last.resolve()
     )
-    return last if own else Path(checkpoint)
+    return last if is_own else Path(checkpoint)
 
 
-def decide(wanted: Wanted) -> Decision:
-    """Look at what is there. The lock must be held.
+def decide(plan: RunPlan) -> Decision:
+    """Decide how a run starts, goes on or ends, by its folder and checkpoint. The lock must be held.
 
     Raises:
         RunRefused, CheckpointError: one line for the user.
     """
-    folder, anew = wanted.folder, wanted.resume.anew or wanted.checkpoint is None
+    folder, anew = plan.folder, plan.resume.anew or plan.checkpoint is None
     record = folder.record()
     if anew and begun_by_this_job(record):
-        return decide(replace(wanted, checkpoint="last", resume=replace(wanted.resume, anew=False)))
-    checkpoint = choose(folder, wanted.checkpoint, wanted.resume.anew)
-    there = folder.holds_a_run()
+        return decide(replace(plan, checkpoint="last", resume=replace(plan.resume, anew=False)))
+    checkpoint = choose(folder, plan.checkpoint, plan.resume.anew)
+    exists = folder.holds_a_run()
     if checkpoint is None:
-        same = not anew and record.get("settings") is not None and not _told_of(record["settings"], wanted.settings)
-        if there and not same:
+        old = record.get("settings")
+        same = not anew and old is not None and not _restricted_changes(old, plan.settings)
+        if exists and not same:
             return Decision(run=new_id(), aside=folder.aside())
         return Decision(run=record.get("id", new_id()) if same else new_id())
     facts = read_facts(checkpoint)
-    own = checkpoint.resolve().parent == folder.checkpoints.resolve() and checkpoint.stem.startswith("last")
-    again = not anew and record.get("origin") == wanted.checkpoint  # it has saved nothing yet: once more from there
-    if there and not own and not again and not anew:
+    is_own = checkpoint.resolve().parent == folder.checkpoints.resolve() and checkpoint.stem.startswith("last")
+    again = not anew and record.get("origin") == plan.checkpoint  # it has saved nothing yet: once more from there
+    if exists and not is_own and not again and not anew:
         raise RunRefused(
             f"{folder.path} holds a run already: --name OTHER goes on from {checkpoint} apart, --ckpt_path last goes "
             "on with the run, --resume.anew true moves it aside"
         )
-    changed = _check(facts, wanted)
-    aside = folder.aside() if there and not own and not again else None
+    changed = _check(facts, plan)
+    aside = folder.aside() if exists and not is_own and not again else None
     if aside is not None and checkpoint.resolve().is_relative_to(folder.path.resolve()):
         checkpoint = aside / checkpoint.resolve().relative_to(folder.path.resolve())
     return Decision(
-        finished=_finished(facts, wanted) if own else None,
+        finished=_finished(facts, plan) if is_own else None,
         checkpoint=checkpoint,
         step=facts.step,
-        run=record.get("id") or facts.run.get("id") or new_id() if own or again else new_id(),
+        run=record.get("id") or facts.run.get("id") or new_id() if is_own or again else new_id(),
         aside=aside,
-        origin=record.get("origin") if own else wanted.checkpoint,
+        origin=record.get("origin") if is_own else plan.checkpoint,
         changed=changed,
         history=list(facts.run.get("history", [])),
         shards=facts.run.get("shards"),
-        config=facts.run.get("config") if own else None,
+        config=facts.run.get("config") if is_own else None,
     )
 
 
@@ -143,35 +144,35 @@ def begun_by_this_job(record: Mapping[str, Any]) -> bool:
     return bool(job) and record.get("job") == job and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
-def _check(facts: Facts, wanted: Wanted) -> list[Change]:
+def _check(facts: Facts, plan: RunPlan) -> list[Change]:
     """The settings that changed. Raises RunRefused where one of them is not accepted, or the weights do not fit."""
-    changed = [] if facts.settings is None else changes(facts.settings, wanted.settings)
-    if wanted.global_batch is not None and facts.global_batch == wanted.global_batch:
-        changed = [one for one in changed if one.name not in ("data.batch_size", "data.global_batch_size")]
-    refused = [one for one in changed if not one.free and one.name != "data.shards"]
-    refused = [one for one in refused if not accepted(one, wanted.resume.accept)]
+    changed = [] if facts.settings is None else changes(facts.settings, plan.settings)
+    if plan.global_batch is not None and facts.global_batch == plan.global_batch:
+        changed = [c for c in changed if c.name not in ("data.batch_size", "data.global_batch_size")]
+    refused = [c for c in changed if not c.free and c.name != "data.shards"]
+    refused = [c for c in refused if not accepted(c, plan.resume.accept)]
     if refused:
         raise RunRefused(refusal(refused, facts.path, facts.step))
-    if words := misfit(facts, wanted.method, wanted.shapes, wanted.sizes):
-        raise RunRefused(f"{words}; --name OTHER trains apart, --ckpt_path takes another checkpoint")
+    if message := misfit(facts, plan.method, plan.shapes, plan.sizes):
+        raise RunRefused(f"{message}; --name OTHER trains apart, --ckpt_path takes another checkpoint")
     return changed
 
 
 def check_shards(decision: Decision, accept: bool | Iterable[str], shards: str | None) -> Decision:
-    """Compare what the data module found with what the checkpoint's run was trained on.
+    """Compare the data module's shards with those that the checkpoint's run was trained on.
 
     The same shards in another place are the same data.
 
     Raises:
-        RunRefused: where they are others.
+        RunRefused: where they differ.
     """
-    named = next((one for one in decision.changed if one.name == "data.shards"), None)
+    change = next((c for c in decision.changed if c.name == "data.shards"), None)
     if decision.shards is None:  # remote, or not known
-        refused = named
+        refused = change
     elif decision.shards == shards:
-        return replace(decision, changed=[one for one in decision.changed if one is not named])
+        return replace(decision, changed=[c for c in decision.changed if c is not change])
     else:
-        refused = named or Change("data.shards", decision.shards, shards)
+        refused = change or Change("data.shards", decision.shards, shards)
     if refused is None or accepted(refused, accept):
         return decision
     assert decision.checkpoint is not None
@@ -179,32 +180,33 @@ def check_shards(decision: Decision, accept: bool | Iterable[str], shards: str |
 
 
 def refusal(refused: Sequence[Change], checkpoint: Path, step: int) -> str:
-    """The line that names each setting that differs, and what to do."""
-    way = "--name OTHER trains apart, --resume.accept true goes on"
+    """The error for changed settings: their names, old and new values, and the remedy."""
+    remedy = "--name OTHER trains apart, --resume.accept true goes on"
     for shown in range(len(refused), 0, -1):
         rest = "" if shown == len(refused) else f" and {len(refused) - shown} more"
-        said = ", ".join(map(str, refused[:shown])) + rest
-        line = f"{checkpoint} (step {step}) has other settings: {said}; {way}"
+        differences = ", ".join(map(str, refused[:shown])) + rest
+        line = f"{checkpoint} (step {step}) has other settings: {differences}; {remedy}"
         if len(line) <= ROOM or shown == 1:
             return line
     raise AssertionError
 
 
-def _told_of(old: Flat, new: Flat) -> list[Change]:
-    return [one for one in changes(old, new) if not one.free]
+def _restricted_changes(old: Flat, new: Flat) -> list[Change]:
+    """The changes that need the user's acceptance."""
+    return [change for change in changes(old, new) if not change.free]
 
 
-def _finished(facts: Facts, wanted: Wanted) -> str | None:
+def _finished(facts: Facts, plan: RunPlan) -> str | None:
     """The line for a run that has nothing left to do; None where it has."""
-    steps, epochs = wanted.limits.steps, wanted.limits.epochs
+    steps, epochs = plan.limits.steps, plan.limits.epochs
     if steps != -1 and facts.step >= steps:
         return (
-            f"{wanted.folder.path}: finished, {facts.step} steps of trainer.max_steps {steps}; "
+            f"{plan.folder.path}: finished, {facts.step} steps of trainer.max_steps {steps}; "
             f"--trainer.max_steps {facts.step + 1} or more trains longer, --name OTHER apart"
         )
     if epochs != -1 and facts.epochs >= epochs:
         return (
-            f"{wanted.folder.path}: finished, {facts.epochs} epochs ({facts.step} steps) of trainer.max_epochs "
+            f"{plan.folder.path}: finished, {facts.epochs} epochs ({facts.step} steps) of trainer.max_epochs "
             f"{epochs}; "
             f"--trainer.max_epochs {facts.epochs + 1} or more trains longer, --name OTHER apart"
         )

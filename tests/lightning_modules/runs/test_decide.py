@@ -12,7 +12,7 @@ from lightning_modules.checkpoints.atomic_save import CheckpointError
 from lightning_modules.checkpoints.metadata import KEY
 from lightning_modules.runs.checkpoint import RUN
 from lightning_modules.runs.folder import RunFolder
-from lightning_modules.runs.start import Limits, Resume, RunRefused, Wanted, check_shards, decide
+from lightning_modules.runs.start import Limits, Resume, RunPlan, RunRefused, check_shards, decide
 
 SETTINGS = {"model": "a.Method", "model.beta": 0.5, "data.shards": "x.tar", "data.batch_size": 8, "seed_everything": 3}
 SHAPES = {"encoder.w": (2, 3)}
@@ -41,13 +41,13 @@ def note(folder: RunFolder, **record) -> None:
     folder.write_record({"id": "old", "name": folder.name, "origin": None, "settings": SETTINGS, "job": ""} | record)
 
 
-def wanted(folder: RunFolder, checkpoint: str | None = "last", **changes) -> Wanted:
+def wanted(folder: RunFolder, checkpoint: str | None = "last", **changes) -> RunPlan:
     given = {
         "resume": Resume(), "settings": SETTINGS, "limits": Limits(4, -1), "method": "Method", "shapes": SHAPES,
         "sizes": {"image_layers": 2, "init_scale": 14.0},
         "global_batch": 16,
     }  # fmt: skip
-    return Wanted(folder=folder, checkpoint=checkpoint, **(given | changes))
+    return RunPlan(folder=folder, checkpoint=checkpoint, **(given | changes))
 
 
 @pytest.fixture
