@@ -2,7 +2,7 @@
 
 TensorBoard shows the columns that the first run of a folder defines, so every run writes one and the same definition:
 the settings of all methods that this package brings. It sorts them by name, those marked as differing before all
-others, and shows five unasked: ``FIRST``, whose names have a number in front that is shown nowhere.
+others, and shows five by default: ``FIRST``, whose sort keys begin with a number.
 The columns of numbers are the run's own curves: they are there from the first validation on, and stay up to date.
 """
 
@@ -45,15 +45,15 @@ DATA = {"shards": "", "samples": 0, "batch_size": 0, "ranks": 0}  # of what a da
 
 
 def settings_of(provenance: Mapping[str, Any]) -> dict[str, Value]:
-    """A run's settings by column, from what its checkpoints hold of it; what is None is left out."""
+    """A run's settings by column, from its checkpoints' provenance, without those that are None."""
     data = {f"data/{name}": value for name, value in provenance["data"].items() if name in DATA}
-    whole = {"method": provenance["method"], **dict(_flat(provenance["settings"])), **data}
-    return {name: value if isinstance(value, (bool, int, float, str)) else str(value) for name, value in whole.items()
-            if value is not None}  # fmt: skip
+    settings = {"method": provenance["method"], **dict(_flat(provenance["settings"])), **data}
+    plain = (bool, int, float, str)
+    return {n: v if isinstance(v, plain) else str(v) for n, v in settings.items() if v is not None}
 
 
 def begin(writer: Any, settings: Mapping[str, Value]) -> None:
-    """Define the columns, and give the values of a run that begins."""
+    """Define the columns, and write the settings of a run that begins."""
     columns = _columns()
     start = PLUGIN.SessionStartInfo()
     for name, value in settings.items():
@@ -75,7 +75,7 @@ def begin(writer: Any, settings: Mapping[str, Value]) -> None:
 
 
 def end(writer: Any) -> None:
-    """Say that the run has come to its end."""
+    """Write that the run has ended."""
     _write(writer, SESSION_END_INFO_TAG, session_end_info=PLUGIN.SessionEndInfo(status=API.STATUS_SUCCESS))
 
 
@@ -84,9 +84,9 @@ def _key(name: str) -> str:
     return f"{FIRST.index(name) + 1} {name}" if name in FIRST else name
 
 
-def _write(writer: Any, tag: str, **told: Any) -> None:
-    content = PLUGIN.HParamsPluginData(**told, version=PLUGIN_DATA_VERSION)
-    plugin = MESSAGES.SummaryMetadata.PluginData(plugin_name=PLUGIN_NAME, content=content.SerializeToString())
+def _write(writer: Any, tag: str, **content: Any) -> None:
+    data = PLUGIN.HParamsPluginData(**content, version=PLUGIN_DATA_VERSION)
+    plugin = MESSAGES.SummaryMetadata.PluginData(plugin_name=PLUGIN_NAME, content=data.SerializeToString())
     value = MESSAGES.Summary.Value(tag=tag, metadata=MESSAGES.SummaryMetadata(plugin_data=plugin))
     writer.file_writer.add_summary(MESSAGES.Summary(value=[value]))
 
@@ -111,8 +111,8 @@ def _kind(value: object) -> Any:
 
 def _flat(settings: Mapping[str, Any], head: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in settings.items():
-        inside = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-        if isinstance(inside, Mapping):
-            yield from _flat(inside, f"{head}{name}/")
+        plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        if isinstance(plain, Mapping):
+            yield from _flat(plain, f"{head}{name}/")
         else:
-            yield f"{head}{name}", inside
+            yield f"{head}{name}", plain

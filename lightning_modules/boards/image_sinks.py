@@ -1,4 +1,4 @@
-"""The loggers' places for images: TensorBoard, ``log_image`` (Weights & Biases), PNG files beside a CSV file."""
+"""Image outputs of the loggers: TensorBoard, ``log_image`` (Weights & Biases), PNG files beside a CSV file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Sink = Callable[[str, bytes, int], None]  # tag, PNG file, step
 
 
 def image_sinks(loggers: Iterable[Logger]) -> tuple[list[Sink], list[str]]:
-    """A place for images for each logger that takes any, and the class names of the loggers that take none."""
+    """An image output for each logger that takes images, and the class names of the loggers that take none."""
     sinks: list[Sink] = []
     without = []
     for logger in loggers:
@@ -36,7 +36,7 @@ def image_sinks(loggers: Iterable[Logger]) -> tuple[list[Sink], list[str]]:
 
 
 def _to_tensorboard(logger: TensorBoardLogger) -> Sink:
-    """As the writer's ``add_image`` does, which takes its time to make the file a little smaller."""
+    """Writes a PNG file as it is; the writer's ``add_image`` would compress it again, slowly."""
 
     def write(tag: str, png: bytes, step: int) -> None:
         width, height = Image.open(io.BytesIO(png)).size
@@ -59,8 +59,8 @@ def _to_folder(folder: Path) -> Sink:
     """``images/attention/sample_1/step-00000440.png``."""
 
     def write(tag: str, png: bytes, step: int) -> None:
-        own = folder.joinpath(*(re.sub(r"[^0-9A-Za-z._-]+", "_", part) for part in tag.split("/")))
-        own.mkdir(parents=True, exist_ok=True)
-        (own / f"step-{step:08d}.png").write_bytes(png)
+        tag_folder = folder.joinpath(*(re.sub(r"[^0-9A-Za-z._-]+", "_", part) for part in tag.split("/")))
+        tag_folder.mkdir(parents=True, exist_ok=True)
+        (tag_folder / f"step-{step:08d}.png").write_bytes(png)
 
     return write

@@ -1,4 +1,4 @@
-"""The images of a look at fixed samples: each function draws one kind, and gives figures by their tag."""
+"""Figures of a snapshot of fixed samples: each function draws one kind and yields figures with their tags."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def attention(snapshot: Snapshot, samples: Sequence[int], step: int) -> Tagged:
     for number, b in enumerate(samples, 1):
         texts = snapshot.read(b, SHOWN)
         heat = heat_maps(snapshot.model, snapshot.vectors(texts), snapshot.images.dense[b : b + 1])
-        said = [f"{text.name}: {text.words}" for text in texts]
+        captions = [f"{text.name}: {text.words}" for text in texts]
         title = f"Where texts look: {snapshot.batch.keys[b]}, step {step}"
-        yield f"attention/sample {number}", heat_figure(snapshot.picture(b), said, heat, title)
+        yield f"attention/sample {number}", heat_figure(snapshot.pil_image(b), captions, heat, title)
 
 
 def boxes(snapshot: Snapshot, samples: Sequence[int], step: int, labels: Sequence[str]) -> Tagged:
@@ -50,17 +50,17 @@ def boxes(snapshot: Snapshot, samples: Sequence[int], step: int, labels: Sequenc
         corners = snapshot.batch.regions.boxes[rows]
         judged = [PredictedBox((x0, y0, x1, y1)) for x0, y0, x1, y1 in corners.tolist()]
         if names:
-            own = torch.zeros(len(rows), dtype=torch.long, device=corners.device)
-            regions = snapshot.model.pool_regions(snapshot.images.dense[b : b + 1], corners, own)
+            first_image = torch.zeros(len(rows), dtype=torch.long, device=corners.device)
+            regions = snapshot.model.pool_regions(snapshot.images.dense[b : b + 1], corners, first_image)
             best = (regions @ vectors.to(regions).T).argmax(1).tolist()
             truths = [_truth(snapshot, row, names, labels) for row in rows.tolist()]
             judged = [
-                one._replace(predicted=names[n], truth=truth)
-                for one, n, truth in zip(judged, best, truths, strict=True)
+                box._replace(predicted=names[n], truth=truth)
+                for box, n, truth in zip(judged, best, truths, strict=True)
             ]
         choice = f", named out of {len(names)}" if names else ""
         title = f"Boxes{choice}: {snapshot.batch.keys[b]}, step {step}"
-        yield f"boxes/sample {number}", boxes_figure(snapshot.picture(b), judged, title)
+        yield f"boxes/sample {number}", boxes_figure(snapshot.pil_image(b), judged, title)
 
 
 def _candidates(snapshot: Snapshot, labels: Sequence[str]) -> tuple[list[str], Float[Tensor, "C D"]]:
@@ -83,20 +83,23 @@ def _truth(snapshot: Snapshot, row: int, names: Sequence[str], labels: Sequence[
 def similarities(snapshot: Snapshot, samples: Sequence[int], step: int) -> Tagged:
     """Texts of one image against each other, and of several against all; rows are views where the method has them."""
     texts = [snapshot.read(b, EVERY) for b in samples]
-    vectors = [snapshot.vectors(of_one) for of_one in texts]
-    views = [snapshot.views(of_one, b) for b, of_one in zip(samples, texts, strict=True)]
+    vectors = [snapshot.vectors(image_texts) for image_texts in texts]
+    views = [snapshot.views(image_texts, b) for b, image_texts in zip(samples, texts, strict=True)]
     rows = [v if view is None else view for v, view in zip(vectors, views, strict=True)]
     sides = ("text" if views[0] is None else "image as seen by text", "text")
-    for number, (b, own, row, vector) in enumerate(zip(samples, texts, rows, vectors, strict=True), 1):
+    for number, (b, image_texts, row, vector) in enumerate(zip(samples, texts, rows, vectors, strict=True), 1):
         title = f"Within one image: {snapshot.batch.keys[b]}, step {step}"
-        words = [text.words for text in own]
+        words = [text.words for text in image_texts]
         yield (
             f"similarity within an image/sample {number}",
-            within_figure(row @ vector.T, [text.code for text in own], words, sides, title),
+            within_figure(row @ vector.T, [text.code for text in image_texts], words, sides, title),
         )
     title = f"All texts of {len(samples)} images, step {step}"
     cosines = torch.cat(rows) @ torch.cat(vectors).T
-    yield "similarity of all/block matrix", block_figure(cosines, [len(of_one) for of_one in texts], sides, title)
+    yield (
+        "similarity of all/block matrix",
+        block_figure(cosines, [len(image_texts) for image_texts in texts], sides, title),
+    )
 
 
 def galleries(snapshot: Snapshot, samples: Sequence[int], step: int) -> Tagged:
@@ -107,17 +110,18 @@ def galleries(snapshot: Snapshot, samples: Sequence[int], step: int) -> Tagged:
         snapshot.texts.text[slots.index[:, 0]].float() @ snapshot.images.image.float().T
     ).cpu()  # [caption, image]
     same = row[:, None] == row
-    by_text, by_picture = _found(cosines, same, samples), _found(cosines.T, same, samples)
-    pictures = {b: snapshot.picture(b) for b in {*samples, *(n for one in by_text for n in one.candidates)}}
-    words = {b: snapshot.words(int(row[b])) for b in {*samples, *(n for one in by_picture for n in one.candidates)}}
+    by_text, by_image = _rankings(cosines, same, samples), _rankings(cosines.T, same, samples)
+    images = {b: snapshot.pil_image(b) for b in {*samples, *(n for ranking in by_text for n in ranking.candidates)}}
+    ranked_texts = {n for ranking in by_image for n in ranking.candidates}
+    words = {b: snapshot.words(int(row[b])) for b in {*samples, *ranked_texts}}
     among = f"among {len(row)}, step {step}; ✓ and a blue frame: a hit"
-    asked, title = [words[b] for b in samples], f"Images found by their caption {among}"
-    yield "gallery/text to image", images_for_texts(asked, pictures, by_text, title)
-    shown, title = [pictures[b] for b in samples], f"Captions found by their image {among}"
-    yield "gallery/image to text", texts_for_images(shown, words, by_picture, title)
+    queries, title = [words[b] for b in samples], f"Images found by their caption {among}"
+    yield "gallery/text to image", images_for_texts(queries, images, by_text, title)
+    queries, title = [images[b] for b in samples], f"Captions found by their image {among}"
+    yield "gallery/image to text", texts_for_images(queries, words, by_image, title)
 
 
-def _found(cosines: Float[Tensor, "N N"], same: Tensor, queries: Sequence[int]) -> list[TopCandidates]:
+def _rankings(cosines: Float[Tensor, "N N"], same: Tensor, queries: Sequence[int]) -> list[TopCandidates]:
     best = cosines[list(queries)].topk(min(BEST, cosines.shape[1]))
     return [
         TopCandidates(numbers.tolist(), values.tolist(), same[query, numbers].tolist())
@@ -129,15 +133,15 @@ def targets(method: Method, snapshot: Snapshot, samples: Sequence[int]) -> Tagge
     """The target matrices of at most three images for several settings, where the method has any to choose."""
     slots = [snapshot.batch.grains[grain].valid[list(samples[:3])] for grain in EVERY]
     valid = torch.cat(slots, dim=1).cpu()
-    swept = {name: _blocks(one, valid) for name, one in method.target_matrices(valid).items()}
+    swept = {name: _blocks(matrices, valid) for name, matrices in method.target_matrices(valid).items()}
     if swept:
         yield "targets/sweep", sweep_figure(swept, "strength", f"Targets of {len(valid)} images")
 
 
-def _blocks(one: Float[Tensor, "B K K"], valid: Tensor) -> Float[Tensor, "N N"]:
-    """The images' matrices along the diagonal, padding left out."""
-    kept = valid.flatten()
-    return torch.block_diag(*one)[kept][:, kept]
+def _blocks(matrices: Float[Tensor, "B K K"], valid: Tensor) -> Float[Tensor, "N N"]:
+    """The images' matrices along the diagonal, without padding."""
+    keep = valid.flatten()
+    return torch.block_diag(*matrices)[keep][:, keep]
 
 
 def plane(snapshot: Snapshot, step: int) -> Tagged:
@@ -148,11 +152,11 @@ def plane(snapshot: Snapshot, step: int) -> Tagged:
 
 def embeddings(snapshot: Snapshot) -> dict[str, tuple[Float[Tensor, "_ D"], list[str]]]:
     """Unit vectors and names, by modality and grain: images, then the unique texts of each grain there is."""
-    found = {"image": (snapshot.images.image.float(), list(snapshot.batch.keys))}
+    groups = {"image": (snapshot.images.image.float(), list(snapshot.batch.keys))}
     for grain in EVERY:
         slots = snapshot.batch.grains[grain]
         rows = slots.index[slots.valid].unique()
         if len(rows):
             words = [SampleText(grain, 0, snapshot.words(row), row) for row in rows.tolist()]
-            found[grain.value] = (snapshot.vectors(words), [text.words for text in words])
-    return found
+            groups[grain.value] = (snapshot.vectors(words), [text.words for text in words])
+    return groups

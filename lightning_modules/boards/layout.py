@@ -1,4 +1,4 @@
-"""TensorBoard's "Custom Scalars" tab: what belongs together, in one chart each. Tags are regular expressions."""
+"""TensorBoard's "Custom Scalars" tab: related curves in one chart. Tags are regular expressions."""
 
 from __future__ import annotations
 
@@ -60,15 +60,15 @@ def layout_for(metric_groups: Collection[str], absent: Collection[str]) -> Layou
 
     Args:
         metric_groups: first parts of the tags that the method itself logs; they share a chart.
-        absent: how the tags begin that the run never logs; their charts are left out.
+        absent: prefixes of tags that the run never logs; their charts are left out.
     """
-    kept = {
+    layout = {
         group: {name: chart for name, chart in charts.items() if not chart[1][0].startswith(tuple(absent))}
         for group, charts in LAYOUT.items()
     }
     if metric_groups:
-        kept["losses"]["the method's own numbers"] = _chart(*(f"{group}/.*" for group in metric_groups))
-    return {group: charts for group, charts in kept.items() if charts}
+        layout["losses"]["the method's own numbers"] = _chart(*(f"{group}/.*" for group in metric_groups))
+    return {group: charts for group, charts in layout.items() if charts}
 
 
 def is_fraction(tag: str) -> bool:

@@ -23,20 +23,20 @@ HEAD = ["modality", "grain", "text or key"]
 
 
 def add_embeddings(writer: Any, snapshot: Snapshot, step: int) -> None:
-    """Write all images and texts of the batch as one table of the projector."""
-    found = embeddings(snapshot)
+    """Write all images and texts of the batch into one table of the projector."""
+    groups = embeddings(snapshot)
     rows, tiles = [], []
-    for number, (grain, (_, names)) in enumerate(found.items()):
+    for number, (grain, (_, names)) in enumerate(groups.items()):
         modality = "image" if grain == "image" else "text"
         rows += [[modality, grain, " ".join(name.split())] for name in names]
-        tiles.append(_pictures(snapshot) if modality == "image" else _tiles(COLOURS[number], len(names)))
-    vectors = torch.cat([vectors for vectors, _ in found.values()]).cpu()
+        tiles.append(_thumbnails(snapshot) if modality == "image" else _tiles(COLOURS[number], len(names)))
+    vectors = torch.cat([vectors for vectors, _ in groups.values()]).cpu()
     writer.add_embedding(vectors, rows, torch.cat(tiles), step, "embeddings", HEAD)
 
 
-def _pictures(snapshot: Snapshot) -> Float[Tensor, "B 3 S S"]:
+def _thumbnails(snapshot: Snapshot) -> Float[Tensor, "B 3 S S"]:
     small = [
-        np.array(snapshot.picture(b).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+        np.array(snapshot.pil_image(b).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
         for b in range(len(snapshot.images.image))
     ]
     return torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 255
@@ -46,5 +46,5 @@ def _tiles(colour: str, count: int) -> Float[Tensor, "N 3 S S"]:
     """A disc of that colour on white."""
     at = torch.linspace(-1, 1, SIDE)
     disc = at[:, None].square() + at[None, :].square() < 0.55
-    one = torch.where(disc, torch.tensor(to_rgb(colour))[:, None, None], 1.0)
-    return one.expand(count, -1, -1, -1)
+    tile = torch.where(disc, torch.tensor(to_rgb(colour))[:, None, None], 1.0)
+    return tile.expand(count, -1, -1, -1)

@@ -14,7 +14,7 @@ ALL, LAST = 0, 1  # how many events of a kind are kept
 
 
 class RunFiles(NamedTuple):
-    """A run, read; what it did not write is empty."""
+    """Content of a run's folder; fields of missing files are empty."""
 
     name: str
     scalars: dict[str, list[tuple[int, float]]]  # steps and values by tag
@@ -33,9 +33,9 @@ def read_run(folder: Path, name: str) -> RunFiles:
         raise ValueError(f"a run must be the folder of its logs, got {folder}")
     events = EventAccumulator(str(folder), {"scalars": ALL, "images": LAST}).Reload()
     tags = events.Tags()
-    scalars = {tag: [(one.step, one.value) for one in events.Scalars(tag)] for tag in tags["scalars"]}
+    scalars = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags["scalars"]}
     last = {tag: events.Images(tag)[-1] for tag in tags["images"]}
-    images = {tag: (one.step, one.encoded_image_string) for tag, one in last.items()}
+    images = {tag: (event.step, event.encoded_image_string) for tag, event in last.items()}
     results, config = folder / "results.json", folder / "config.yaml"
     try:
         numbers = json.loads(results.read_text(encoding="utf-8"))["numbers"] if results.is_file() else {}
@@ -53,7 +53,7 @@ def _flat(settings: Any, head: str) -> Iterator[tuple[str, str]]:
     if isinstance(settings, dict) and settings:
         for name, value in settings.items():
             yield from _flat(value, f"{head}.{name}" if head else str(name))
-    elif isinstance(settings, list) and any(isinstance(one, (dict, list)) for one in settings):
+    elif isinstance(settings, list) and any(isinstance(item, (dict, list)) for item in settings):
         for number, value in enumerate(settings):
             yield from _flat(value, f"{head}[{number}]")
     else:

@@ -1,7 +1,7 @@
 """A fixed batch of validation samples as a model in training sees it.
 
-The samples are the first of the validation set, in its order, so every look shows the same ones. Texts are shown as
-they stand in the shards; a text beyond the context ends where the model stops reading.
+The samples are the first of the validation set, in its order, so every snapshot has the same ones. Texts are shown
+as in the shards; a text beyond the context ends where the model stops reading.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ class SampleText(NamedTuple):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The batch, embedded; pixels are 0 to 255 and all stands on the model's device."""
+    """The batch, embedded; pixels are 0 to 255, and all tensors are on the model's device."""
 
     batch: Batch
-    written: Mapping[int, str]  # texts as people wrote them, by id
+    written: Mapping[int, str]  # texts as written in the shards, by id
     images: ImageFeatures
     texts: TextFeatures
     model: EvaluationModel
 
-    def picture(self, b: int) -> Image.Image:
-        """The square that the model sees of sample ``b``."""
+    def pil_image(self, b: int) -> Image.Image:
+        """The square image of sample ``b`` that the model reads."""
         return Image.fromarray(self.batch.images[b].permute(1, 2, 0).cpu().numpy())
 
     def read(self, b: int, most: Mapping[Grain, int]) -> list[SampleText]:
@@ -70,7 +70,7 @@ class Snapshot:
         return texts
 
     def words(self, row: int) -> str:
-        """A text of the batch; what the tokenizer makes of its tokens where nobody noted how it is written."""
+        """A text of the batch as written; decoded from its tokens where that is not known."""
         if (text := self.written.get(int(self.batch.texts.ids[row]))) is not None:
             return text
         first, last = self.batch.texts.offsets[row : row + 2].tolist()
@@ -98,7 +98,7 @@ def first_samples(trainer: Trainer) -> FirstSamples | None:
 
 
 def differing(batch: Batch, count: int) -> list[int]:
-    """At most ``count`` samples of ``batch`` that are unlike each other, by what their captions say.
+    """At most ``count`` samples of ``batch`` with different captions.
 
     Validation sets may hold near twins side by side: two scenes that differ in one thing, or frames of a film. The
     first sample is taken, then again and again the one that shares the least of its caption's tokens with any sample
@@ -107,31 +107,33 @@ def differing(batch: Batch, count: int) -> list[int]:
     rows = batch.grains[Grain.CAPTION].index[:, 0].tolist()
     offsets = batch.texts.offsets.tolist()
     words = [frozenset(batch.texts.tokens[offsets[row] : offsets[row + 1]].tolist()) for row in rows]
-    left = sorted(set(batch.regions.image.tolist())) or list(range(len(rows)))
+    candidates = sorted(set(batch.regions.image.tolist())) or list(range(len(rows)))
     taken: list[int] = []
-    while left and len(taken) < count:
-        best = min(left, key=lambda b: max((_shared(words[b], words[other]) for other in taken), default=0.0))
+    while candidates and len(taken) < count:
+        best = min(candidates, key=lambda b: max((_overlap(words[b], words[t]) for t in taken), default=0.0))
         taken.append(best)
-        left.remove(best)
+        candidates.remove(best)
     return taken
 
 
-def _shared(one: frozenset[int], other: frozenset[int]) -> float:
-    return len(one & other) / min(len(one), len(other))
+def _overlap(a: frozenset[int], b: frozenset[int]) -> float:
+    return len(a & b) / min(len(a), len(b))
 
 
 @contextmanager
 def looking(method: Method, samples: FirstSamples) -> Iterator[Snapshot]:
-    """Embed ``samples`` with the encoder that would be deployed; every module is in evaluation mode within, and as it
-    was after.
+    """Embed ``samples`` with the inference encoder. Modules are in evaluation mode inside the context, and restored
+    after it.
     """
     encoder, pooling = method.inference_encoder(), method.text_pooling()
     modes = {module: module.training for module in (*encoder.modules(), *(pooling.modules() if pooling else ()))}
     try:
         with torch.no_grad():
             model = EvaluationModel(encoder, method.device, pooling)
-            here = method.transfer_batch_to_device(samples.batch, method.device, 0)
-            yield Snapshot(here, samples.texts, model.encode_image(here.images), encoder.encode_text(here.texts), model)
+            batch = method.transfer_batch_to_device(samples.batch, method.device, 0)
+            yield Snapshot(
+                batch, samples.texts, model.encode_image(batch.images), encoder.encode_text(batch.texts), model
+            )
     finally:
         for module, training in modes.items():
             module.training = training

@@ -1,4 +1,5 @@
-"""Numbers of a look at fixed samples: geometry of the embeddings, similarities by kind of pair, short-text retrieval.
+"""Numbers of a snapshot of fixed samples: geometry of the embeddings, similarities by kind of pair, short-text
+retrieval.
 
 Pairs by kind, for each grain: a text with its own image is ``positive``; with the views of its image's other texts
 ``same image``; where the same text belongs to another image too, ``duplicate``; all others ``negative``. Where a
@@ -38,7 +39,7 @@ def geometry(snapshot: Snapshot) -> dict[str, float]:
 
 def similarities(snapshot: Snapshot) -> dict[str, Float[Tensor, " _"]]:
     """Cosines by ``GRAIN/KIND``; kinds of which there is no pair are left out."""
-    found: dict[str, Tensor] = {}
+    by_kind: dict[str, Tensor] = {}
     for grain in GRAINS:
         text, image = slot_rows(snapshot.batch.grains[grain])
         if len(text) == 0:
@@ -52,8 +53,8 @@ def similarities(snapshot: Snapshot) -> dict[str, Float[Tensor, " _"]]:
             owner, own_text = image, text
         for kind, pairs in kinds(owner, own_text, image, text).items():
             if pairs.any():
-                found[f"{grain.value}/{kind}"] = cosines[pairs].cpu()
-    return found
+                by_kind[f"{grain.value}/{kind}"] = cosines[pairs].cpu()
+    return by_kind
 
 
 def kinds(
@@ -68,9 +69,9 @@ def kinds(
     """
     within = owner[:, None] == image
     if own_text is None:
-        has = torch.zeros(len(owner), int(text.max()) + 1, dtype=torch.bool, device=text.device)
-        has[image, text] = True  # rows are the images 0, 1, 2...
-        positive, same_text = within, has[:, text]
+        has_text = torch.zeros(len(owner), int(text.max()) + 1, dtype=torch.bool, device=text.device)
+        has_text[image, text] = True  # rows are the images 0, 1, 2...
+        positive, same_text = within, has_text[:, text]
     else:
         same_text = own_text[:, None] == text
         positive = within & same_text
@@ -83,7 +84,7 @@ def kinds(
 
 
 def short_retrieval(snapshot: Snapshot) -> dict[str, float]:
-    """R@1, mean of both ways, of whole captions and of short texts: the summary, else the first sentence."""
+    """R@1, mean of both directions, of whole captions and of short texts: the summary, else the first sentence."""
     short = next((g for g in (Grain.SUMMARY, Grain.SENTENCE) if snapshot.batch.grains[g].valid[:, 0].all()), None)
     numbers = {}
     for name, grain in {"caption": Grain.CAPTION, "short text": short}.items():
@@ -91,7 +92,7 @@ def short_retrieval(snapshot: Snapshot) -> dict[str, float]:
             continue
         rows = snapshot.batch.grains[grain].index[:, 0]
         cosines = (snapshot.texts.text[rows].float() @ snapshot.images.image.float().T).cpu()
-        right = rows.cpu()[:, None] == rows.cpu()
-        ways = [rank_matrix(one, right).recall(1, Ties.OPTIMISTIC) for one in (cosines, cosines.T)]
-        numbers[name] = sum(ways) / 2
+        positive = rows.cpu()[:, None] == rows.cpu()
+        recalls = [rank_matrix(c, positive).recall(1, Ties.OPTIMISTIC) for c in (cosines, cosines.T)]
+        numbers[name] = sum(recalls) / 2
     return numbers

@@ -2,8 +2,8 @@
 
     average <- average + (1 - d) (weights - average),   d = min(decay, (1 + t) / (10 + t)) at step t
 
-so that the random start is soon forgotten. The average is a copy of the encoder inside the method: it is saved with it,
-sharded with it under FSDP2, and takes no gradient. ``lightning export --weights averaged`` makes a model of it.
+so that the random start soon has no weight. The average is a copy of the encoder inside the method: it is saved with
+it, sharded with it under FSDP2, and takes no gradient. ``lightning export --weights averaged`` makes a model of it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class AverageWeights(Callback):
     """Keeps the average of the encoder's weights, after every step of the optimiser.
 
     Args:
-        decay: what remains of the average at a step; 0.999 looks back over some thousand steps.
+        decay: share of the average that is kept at a step; 0.999 averages over about a thousand steps.
 
     Raises:
         ValueError: where ``decay`` is out of its range.
@@ -59,9 +59,9 @@ class AverageWeights(Callback):
         assert pl_module.averaged is not None
         share = 1 - min(self.decay, (1 + step) / (10 + step))
         for average, weight in zip(pl_module.averaged.parameters(), pl_module.encoder.parameters(), strict=True):
-            _mine(average).lerp_(_mine(weight), share)
+            _local(average).lerp_(_local(weight), share)
 
 
-def _mine(weight: Tensor) -> Tensor:
-    """The slice of a weight that this rank keeps: all of it, but for FSDP2."""
+def _local(weight: Tensor) -> Tensor:
+    """This rank's shard of a weight; without FSDP2 the whole weight."""
     return weight.to_local() if isinstance(weight, DTensor) else weight

@@ -30,7 +30,7 @@ from lightning_modules.networks import TextConditionedPooling
 
 
 class Benchmarks(Callback):
-    """Runs benchmarks every so many steps of ``fit``, and once in ``test``.
+    """Runs benchmarks every ``every_n_steps`` steps of ``fit``, and once in ``test``.
 
     Args:
         names: as ``--benchmark`` takes them.
@@ -69,7 +69,7 @@ class Benchmarks(Callback):
         if self.every_n_steps and step % self.every_n_steps == 0 and step != self._last:
             self._last = step
             numbers = self._run(pl_module)
-            for logger in trainer.loggers:  # not by pl_module.log, which would tell them again at later steps
+            for logger in trainer.loggers:  # not by pl_module.log, which would log them again at later steps
                 logger.log_metrics(numbers, step)
 
     @override
@@ -83,11 +83,11 @@ class Benchmarks(Callback):
         assert isinstance(pl_module, Method)
         encoder, pooling = pl_module.inference_encoder(), getattr(pl_module, "pooling", None)
         pooling = pooling if isinstance(pooling, TextConditionedPooling) else None  # β-CLIP's attention
-        used = [encoder] if pooling is None else [encoder, pooling]
-        modes = {module: module.training for one in used for module in one.modules()}
+        networks = [encoder] if pooling is None else [encoder, pooling]
+        modes = {module: module.training for network in networks for module in network.modules()}
         try:
             model = EvaluationModel(encoder, pl_module.device, pooling)
-            results = [one(model, self.settings) for one in self.benchmarks]
+            results = [run_benchmark(model, self.settings) for run_benchmark in self.benchmarks]
         finally:
             for module, training in modes.items():
                 module.training = training

@@ -61,9 +61,9 @@ class LastCheckpoint(ModelCheckpoint):
     @override
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
-        for one in vars(trainer)["callbacks"]:
-            if isinstance(one, RunKeeper):
-                one.saved(trainer)
+        for callback in vars(trainer)["callbacks"]:
+            if isinstance(callback, RunKeeper):
+                callback.saved(trainer)
 
     @override
     def on_train_batch_end(
@@ -87,18 +87,18 @@ class LastCheckpoint(ModelCheckpoint):
     @override
     def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
         """``last.ckpt`` where it is whole, else the one before it."""
-        found = super()._find_last_checkpoints(trainer)
-        if not found or "://" in next(iter(found)):
-            return found
-        last = Path(next(iter(found))).with_name(f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}")
-        ours = [one for one in (last, the_one_before(last)) if one.exists()]
-        for one in ours:
-            if is_whole(one):
-                return {str(one)}
+        checkpoints = super()._find_last_checkpoints(trainer)
+        if not checkpoints or "://" in next(iter(checkpoints)):
+            return checkpoints
+        last = Path(next(iter(checkpoints))).with_name(f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}")
+        existing = [file for file in (last, the_one_before(last)) if file.exists()]
+        for file in existing:
+            if is_whole(file):
+                return {str(file)}
             if trainer.is_global_zero:
-                logger.warning("%s is cut short or damaged; the one before it is tried", one)
-        if not ours:
-            return found
+                logger.warning("%s is cut short or damaged; the one before it is tried", file)
+        if not existing:
+            return checkpoints
         raise CheckpointError(
             f"{last} is cut short or damaged, and so is the one before it, if any; "
             "without ckpt_path training starts anew, in another folder"
@@ -154,10 +154,10 @@ def _begin_next_epoch(loop: dict[str, Any]) -> None:
 
 
 def _count_epoch_as_begun(trainer: Trainer) -> None:
-    """Give Lightning's count of epochs the values that it has inside one.
+    """Set Lightning's count of epochs to its values inside an epoch.
 
-    A run that goes on from the save at an epoch's last batch does not count the epoch after as begun; going on once
-    more from inside that one, Lightning would then forget the batches done, and train it too long.
+    A run resumed from the save at an epoch's last batch does not count the next epoch as begun; resumed again inside
+    that epoch, Lightning would forget the batches done, and train it too long.
     """
     progress = trainer.fit_loop.epoch_progress
     for count in (progress.total, progress.current):

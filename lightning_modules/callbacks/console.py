@@ -1,4 +1,4 @@
-"""Lines that tell how training goes where no progress bar can be drawn: in a job's log file."""
+"""Progress of training as log lines, where no progress bar can be drawn: in a job's log file."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class ConsoleLogger(Callback):
     """
 
     def __init__(self) -> None:
-        self._told = -1  # the step that was told last
+        self._logged_step = -1  # the last step with a line
         self._images, self._mark = 0, 0.0  # since then
         self._first, self._begin, self._steps = 0, 0.0, math.inf  # where the run began, and how long it will be
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._told = self._first = trainer.global_step
+        self._logged_step = self._first = trainer.global_step
         self._steps = trainer.estimated_stepping_batches
         self._images, self._mark = 0, time.perf_counter()
         self._begin = self._mark
@@ -42,7 +42,7 @@ class ConsoleLogger(Callback):
     ) -> None:
         self._images += len(batch.images) * trainer.world_size
         every, step = vars(trainer)["log_every_n_steps"], trainer.global_step
-        if not every or step % every or step == self._told or not _wanted(trainer):
+        if not every or step % every or step == self._logged_step or not _is_shown(trainer):
             return
         now = time.perf_counter()
         bounded = math.isfinite(self._steps)
@@ -54,18 +54,18 @@ class ConsoleLogger(Callback):
             seconds = (now - self._begin) / (step - self._first) * (self._steps - step)  # with validations and images
             parts.append(f"{timedelta(seconds=round(seconds))} left")
         logger.info(", ".join(parts))
-        self._told, self._images, self._mark = step, 0, now
+        self._logged_step, self._images, self._mark = step, 0, now
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         numbers: dict[str, Any] = trainer.callback_metrics
-        found = [f"{name[4:]} {100 * value:.1f} %" for name, value in numbers.items() if _recall(name)]
-        if found and trainer.state.fn == "fit" and _wanted(trainer):
-            logger.info("step %d, validation: %s", trainer.global_step, ", ".join(found))
+        recalls = [f"{name[4:]} {100 * value:.1f} %" for name, value in numbers.items() if _recall(name)]
+        if recalls and trainer.state.fn == "fit" and _is_shown(trainer):
+            logger.info("step %d, validation: %s", trainer.global_step, ", ".join(recalls))
         self._images, self._mark = 0, time.perf_counter()
 
 
-def _wanted(trainer: Trainer) -> bool:
+def _is_shown(trainer: Trainer) -> bool:
     return trainer.is_global_zero and not Console().is_terminal
 
 

@@ -1,4 +1,4 @@
-"""Numbers that tell how training goes beside its losses; for TensorBoard histograms, a layout and the hparams tab too.
+"""Training diagnostics beside the losses; for TensorBoard also histograms, a layout and the hparams tab.
 
 At the steps that are logged: gradient norms of each tower and each module that the method adds, and peak memory. Every
 so many steps, on the first validation samples: the geometry of the embeddings, similarities by grain and kind of pair,
@@ -39,7 +39,7 @@ class Diagnostics(Callback):
     """Gradient norms, memory, geometry, similarities, retention, hyper-parameters beside the run's results.
 
     Args:
-        every_n_steps: optimiser's steps between two looks at the fixed samples; one more is made at the end. 0: none.
+        every_n_steps: optimiser steps between two snapshots of the fixed samples, with one more at the end. 0: none.
 
     Raises:
         ValueError: where the number is negative.
@@ -64,7 +64,7 @@ class Diagnostics(Callback):
             return
         assert isinstance(pl_module, Method)
         if not whole:
-            logger.info("no gradient norms and looks at samples: the weights are spread over ranks")
+            logger.info("no gradient norms and sample statistics: the weights are spread over ranks")
         if self.every_n_steps and whole:
             self._samples = first_samples(trainer)
         if self._samples is not None and not self.start and pl_module.hparams.get("pretrained") is not None:
@@ -72,12 +72,12 @@ class Diagnostics(Callback):
                 self.start = short_retrieval(snapshot)
         settings = hparams.settings_of(provenance(pl_module))
         layout = layout_for(pl_module.extra_metric_groups, self._never_logged(trainer, pl_module))
-        for one in trainer.loggers:
-            if isinstance(one, TensorBoardLogger):
-                one.experiment.add_custom_scalars(layout)
-                hparams.begin(one.experiment, settings)
+        for run_logger in trainer.loggers:
+            if isinstance(run_logger, TensorBoardLogger):
+                run_logger.experiment.add_custom_scalars(layout)
+                hparams.begin(run_logger.experiment, settings)
             else:
-                one.log_hyperparams(settings)
+                run_logger.log_hyperparams(settings)
 
     def _never_logged(self, trainer: Trainer, method: Method) -> list[str]:
         """Prefixes of the tags that this run never logs."""
@@ -112,12 +112,12 @@ class Diagnostics(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int
     ) -> None:
         if self._samples is not None and trainer.global_step % self.every_n_steps == 0:
-            self._look(trainer, pl_module, self._samples)
+            self._take_snapshot(trainer, pl_module, self._samples)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._samples is not None:
-            self._look(trainer, pl_module, self._samples)
+            self._take_snapshot(trainer, pl_module, self._samples)
         self._samples = None
 
     @override
@@ -135,12 +135,12 @@ class Diagnostics(Callback):
         self.start = dict(state_dict["start"])
 
     def join(self, trainer: Trainer, snapshot: Snapshot, last: bool) -> None:
-        """Measure what another callback has just embedded, where a look is due anyway; ``last`` ends the training."""
+        """Measure another callback's snapshot where one is due; ``last`` ends the training."""
         step = trainer.global_step
         if self._samples is not None and step not in (0, self._last) and (last or step % self.every_n_steps == 0):
             self._measure(trainer, snapshot)
 
-    def _look(self, trainer: Trainer, pl_module: LightningModule, samples: FirstSamples) -> None:
+    def _take_snapshot(self, trainer: Trainer, pl_module: LightningModule, samples: FirstSamples) -> None:
         assert isinstance(pl_module, Method)
         if trainer.global_step != self._last:
             with looking(pl_module, samples) as snapshot:
@@ -161,11 +161,11 @@ class Diagnostics(Callback):
 
 def gradient_norms(method: Method) -> dict[str, float]:
     """Euclidean norm of the gradient of each tower, and of each module that the method adds, before clipping."""
-    own = {id(module) for module in method.new_modules()}
+    added = {id(module) for module in method.new_modules()}
     parts: dict[str, nn.Module] = {
         "image_tower": method.encoder.image_tower,
         "text_tower": method.encoder.text_tower,
-        **{name: module for name, module in method.named_children() if id(module) in own},
+        **{name: module for name, module in method.named_children() if id(module) in added},
     }
     norms = {}
     for name, module in parts.items():
@@ -176,7 +176,7 @@ def gradient_norms(method: Method) -> dict[str, float]:
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """GiB: the most that tensors took on the GPU so far; without a GPU, that this process took."""
+    """Peak memory so far in GiB: of tensors on the GPU; without a GPU, of this process."""
     if device.type == "cuda":
         return {"memory/gpu_peak": torch.cuda.max_memory_allocated(device) / 2**30}
     if sys.platform == "linux":
@@ -187,10 +187,10 @@ def peak_memory(device: torch.device) -> dict[str, float]:
 
 
 def _log(trainer: Trainer, numbers: Mapping[str, float], step: int) -> None:
-    """Not by ``pl_module.log``, which would tell them again at later steps."""
-    for one in trainer.loggers:
-        one.log_metrics(dict(numbers), step)
+    """Log directly: ``pl_module.log`` would log the numbers again at later steps."""
+    for run_logger in trainer.loggers:
+        run_logger.log_metrics(dict(numbers), step)
 
 
 def _boards(trainer: Trainer) -> list[TensorBoardLogger]:
-    return [one for one in trainer.loggers if isinstance(one, TensorBoardLogger)]
+    return [run_logger for run_logger in trainer.loggers if isinstance(run_logger, TensorBoardLogger)]

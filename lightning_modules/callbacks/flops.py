@@ -25,9 +25,9 @@ def training_flops(config: EncoderConfig, images: float, tokens: float, squares:
         squares: sum of the squares of their lengths.
     """
     patches = (config.image_size // config.patch_size) ** 2
-    length, wide, deep = patches + 1, config.image_width, config.image_layers
-    image = 2 * length * deep * 12 * wide**2 + 4 * deep * length**2 * wide
-    image += 2 * patches * 3 * config.patch_size**2 * wide + 2 * length * wide * config.embed_dim
+    length, width, depth = patches + 1, config.image_width, config.image_layers
+    image = 2 * length * depth * 12 * width**2 + 4 * depth * length**2 * width
+    image += 2 * patches * 3 * config.patch_size**2 * width + 2 * length * width * config.embed_dim
     text = 2 * tokens * (config.text_layers * 12 * config.text_width**2 + config.text_width * config.embed_dim)
     text += 4 * config.text_layers * squares * config.text_width
     return 3.0 * (images * image + text)

@@ -1,4 +1,4 @@
-"""Images of fixed validation samples while a model trains: what it looks at, confuses and finds.
+"""Draws fixed validation samples during training: attention, similarities, retrieval.
 
 Only the first rank draws, and only where a logger takes images: TensorBoard, Weights & Biases (whatever has
 ``log_image``), or a CSVLogger, beside whose file they lie as PNG files. An image that cannot be drawn never ends a
@@ -33,12 +33,11 @@ logger = logging.getLogger("grainclip")
 class SampleImages(Callback):
     """Attention, boxes, similarity matrices, galleries, targets and embeddings of the first validation samples.
 
-    They are drawn before training, after each validation, every so many steps and at the end.
+    They are drawn before training, after each validation, every ``every_n_steps`` steps and at the end.
 
     Args:
         every_n_steps: optimiser's steps between two drawings. 0: no images at all.
-        samples: how many samples are drawn one by one, chosen to differ; matrices and galleries show as many, retrieval
-            is among the whole first batch.
+        samples: number of samples, chosen to differ, that are drawn; retrieval is among the whole first batch.
 
     Raises:
         ValueError: where a number is out of range.
@@ -101,9 +100,9 @@ class SampleImages(Callback):
         data: Any = vars(trainer)["datamodule"]
         try:
             with looking(pl_module, self._samples) as snapshot:
-                for one in vars(trainer)["callbacks"]:
-                    if isinstance(one, Diagnostics):
-                        one.join(trainer, snapshot, last)
+                for callback in vars(trainer)["callbacks"]:
+                    if isinstance(callback, Diagnostics):
+                        callback.join(trainer, snapshot, last)
                 if step != self._last:
                     for tag, figure in self._figures(pl_module, snapshot, step, data.label_names()):
                         image = png(figure)
@@ -130,4 +129,4 @@ class SampleImages(Callback):
 
 def _writers(trainer: Trainer) -> list[Any]:
     """TensorBoard's, one for each of its loggers."""
-    return [one.experiment for one in trainer.loggers if isinstance(one, TensorBoardLogger)]
+    return [log.experiment for log in trainer.loggers if isinstance(log, TensorBoardLogger)]

@@ -1,14 +1,14 @@
-"""A run that is told to stop, by Ctrl-C, by Slurm or by ``kill``, saves after its step and ends; the same command goes
-on with the very next sample.
+"""Stops a run by Ctrl-C, Slurm or ``kill``: it saves after its step and ends, and the same command goes on with the
+next sample.
 
 Slurm warns by a signal: some time before the limit of the job (``#SBATCH --signal=USR1@180``), when another job takes
 its place, or when somebody cancels it (both SIGTERM). A signal handler may interrupt anything, a collective included;
-so this one only takes note. After every step the ranks agree whether any of them was told (a reduction of one number on
-the CPU, under way while the step computes), and all stop at the same step, between two batches, when no gradients are
-accumulating. Lightning's handlers are switched off: they save, and talk to the other ranks, inside the handler.
+so this one only records the signal. After every step the ranks agree whether any of them received one (an all-reduce of
+one number on the CPU, overlapped with the step), and all stop at the same step, between two batches, when no gradients
+are accumulating. Lightning's handlers are switched off: they save, and talk to the other ranks, inside the handler.
 
-A signal during validation is heeded at the next training step; so the warning must come earlier before the limit than a
-validation takes. Ctrl-C once more ends the process at once, whatever it does; the last checkpoint stays whole.
+A signal during validation takes effect at the next training step; so the warning must come earlier before the limit
+than a validation takes. Ctrl-C once more ends the process at once, whatever it does; the last checkpoint stays whole.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ class Preemption(Checkpoint):
             raise ValueError(f"a signal must stand in preemption.requeue or in .stop, got {sorted(both)} in both")
         self.requeue = {signal.Signals[name] for name in requeue}
         self.signals = self.requeue | {signal.Signals[name] for name in stop}
-        self.told = 0  # number of the signal; a requeueing one counts more
+        self.signal_number = 0  # 0: none; a requeueing signal goes before others
         self._before: dict[signal.Signals, Any] = {}
         self._active = False
         self._group: Any = None  # a process group, where there are several ranks
-        self._everyones: tuple[torch.Tensor, dist.Work | None] = torch.tensor(0), None
+        self._reduction: tuple[torch.Tensor, dist.Work | None] = torch.tensor(0), None
         self._agreed = self._step = 0
-        self._speaks = False
+        self._reports = False
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -76,82 +76,86 @@ class Preemption(Checkpoint):
         if isinstance(environment, SLURMEnvironment):
             environment.auto_requeue = False
         self._saver(trainer)
-        self.told, self._agreed, self._active, self._speaks = 0, 0, True, trainer.is_global_zero
+        self.signal_number, self._agreed, self._active, self._reports = 0, 0, True, trainer.is_global_zero
         self._before = {number: signal.getsignal(number) for number in self.signals}
-        self._listen()
+        self._install_handlers()
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             self._group = dist.new_group(backend="gloo")
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._listen()  # Lightning has put its own handler for SIGTERM in place
+        self._install_handlers()  # Lightning has put its own handler for SIGTERM in place
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._step = trainer.global_step
-        told = torch.tensor(max(self._code(), self._agreed))
-        work = None if self._group is None else dist.all_reduce(told, dist.ReduceOp.MAX, self._group, async_op=True)
-        self._everyones = told, work
+        code = torch.tensor(max(self._code(), self._agreed))
+        work = None if self._group is None else dist.all_reduce(code, dist.ReduceOp.MAX, self._group, async_op=True)
+        self._reduction = code, work
 
     @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
-        told, work = self._everyones
+        code, work = self._reduction
         if work is not None:
             work.wait()
-        self._agreed = int(told.item())
+        self._agreed = int(code.item())
         if self._agreed and trainer.global_step > self._step:  # else gradients are accumulating: not yet
             self._stop(trainer, self._agreed)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._deafen()
+        self._restore_handlers()
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._deafen()
+        self._restore_handlers()
 
     def _saver(self, trainer: Trainer) -> LastCheckpoint:
-        found = next((one for one in trainer.checkpoint_callbacks if isinstance(one, LastCheckpoint)), None)
-        if found is None:
+        saver = next((c for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)), None)
+        if saver is None:
             raise ValueError("Preemption needs the callback LastCheckpoint: there would be nothing to go on from")
-        return found
+        return saver
 
-    def _listen(self) -> None:
+    def _install_handlers(self) -> None:
         for number in self.signals:
-            if not (number == signal.SIGINT and self.told):
-                signal.signal(number, self._note)
+            if not (number == signal.SIGINT and self.signal_number):
+                signal.signal(number, self._record)
 
-    def _deafen(self) -> None:
+    def _restore_handlers(self) -> None:
         if self._active:
             self._active = False
             for number, handler in self._before.items():
                 signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         """The handler. Lightning may put it back when training is over: then the signal does what it always does."""
         del frame
         if not self._active:
             signal.signal(number, self._before.get(signal.Signals(number)) or signal.SIG_DFL)
             signal.raise_signal(number)
             return
-        if self._speaks and not self.told:  # by the system's own call: this may have interrupted another writing
+        if self._reports and not self.signal_number:  # by os.write: the signal may have interrupted a print
             os.write(2, f"{signal.Signals(number).name}: {SOON}\n".encode())
-        if not (self.told and signal.Signals(self.told) in self.requeue):
-            self.told = number
+        if not (self.signal_number and signal.Signals(self.signal_number) in self.requeue):
+            self.signal_number = number
         if signal.SIGINT in self.signals:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def _code(self) -> int:
         """Value for the all-reduce (max): the signal's number, and 1000 more where the job is queued again."""
-        return self.told + 1000 if self.told and signal.Signals(self.told) in self.requeue else self.told
+        return (
+            self.signal_number + 1000
+            if self.signal_number and signal.Signals(self.signal_number) in self.requeue
+            else self.signal_number
+        )
 
     def _stop(self, trainer: Trainer, code: int) -> None:
         number = signal.Signals(code % 1000)
         self._saver(trainer).save(trainer)
-        for one in trainer.loggers:
-            one.save()  # Slurm ends the job as soon as it is queued again
+        for run_logger in trainer.loggers:
+            run_logger.save()  # Slurm ends the job as soon as it is queued again
         requeued = False
         if trainer.is_global_zero:
             logger.info("%s: stopped at step %d, saved; the same command goes on", number.name, trainer.global_step)

@@ -52,16 +52,17 @@ class RankConsistency(Callback):
         compare(gather(facts))
 
 
-def compare(everyones: Sequence[Facts]) -> None:
+def compare(facts_by_rank: Sequence[Facts]) -> None:
     """Raises ``Disagreement`` where ranks differ in anything but their host."""
-    first = everyones[0]
+    first = facts_by_rank[0]
     for name in (name for name in first if name != "host"):
-        others = [rank for rank, facts in enumerate(everyones) if facts[name] != first[name]]
-        if others:
-            other = everyones[others[0]]
+        differing = [rank for rank, facts in enumerate(facts_by_rank) if facts[name] != first[name]]
+        if differing:
+            other = facts_by_rank[differing[0]]
             raise Disagreement(
                 f"ranks must agree on the {name}: rank 0 on {first['host']} has {first[name]}, "
-                f"rank {others[0]} on {other['host']} has {other[name]} ({len(others)} of {len(everyones)} differ)"
+                f"rank {differing[0]} on {other['host']} has {other[name]} "
+                f"({len(differing)} of {len(facts_by_rank)} differ)"
             )
 
 
@@ -70,11 +71,11 @@ def _digest(value: object) -> str:
 
 
 def _plain(value: object) -> object:
-    """Settings as names and values: two objects of one class differ where what they hold does."""
+    """Settings as names and values, so that objects are compared by their content."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     if isinstance(value, (type, Enum, Path, Tensor)) or not hasattr(value, "__dict__"):
         return repr(value)
     return [type(value).__qualname__, _plain(vars(value))]

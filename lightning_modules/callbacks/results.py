@@ -17,7 +17,7 @@ from lightning_modules.runs.measured import measured_step, place_of_results
 class ResultTable(Callback):
     """Prints the table when training or ``lightning validate`` ends, and writes it to the run's folder.
 
-    After training it also tells the best value of what ``best.ckpt`` is kept by, and its step.
+    After training it also prints the best value of the number that ``best.ckpt`` monitors, and its step.
     """
 
     def __init__(self) -> None:
@@ -30,9 +30,9 @@ class ResultTable(Callback):
         if self.best is not None and keeper is not None and trainer.is_global_zero:
             value, step = self.best
             name = str(keeper.monitor).removeprefix("val/")
-            told = f"best {name}: {f'{100 * value:.1f}%' if is_fraction(name) else f'{value:.4g}'} at step {step}"
-            told += f", kept in {keeper.best_model_path}" if keeper.best_model_path else ""
-            Console().print(told, markup=False, highlight=False, soft_wrap=True)
+            line = f"best {name}: {f'{100 * value:.1f}%' if is_fraction(name) else f'{value:.4g}'} at step {step}"
+            line += f", kept in {keeper.best_model_path}" if keeper.best_model_path else ""
+            Console().print(line, markup=False, highlight=False, soft_wrap=True)
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -67,8 +67,8 @@ class ResultTable(Callback):
         if trainer.is_global_zero and numbers and folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             settings = {"method": type(pl_module).__name__, "step": measured_step(trainer)}
-            named = {name.removeprefix("val/").removeprefix("test/"): number for name, number in numbers.items()}
-            write_json(folder / "results.json", named, settings)
+            by_name = {name.removeprefix("val/").removeprefix("test/"): number for name, number in numbers.items()}
+            write_json(folder / "results.json", by_name, settings)
 
 
 def _numbers(trainer: Trainer, kind: str) -> dict[str, float]:
@@ -82,4 +82,4 @@ def _numbers(trainer: Trainer, kind: str) -> dict[str, float]:
 
 def _keeper(trainer: Trainer) -> BestCheckpoint | None:
     """The callback that keeps ``best.ckpt``."""
-    return next((one for one in vars(trainer)["callbacks"] if isinstance(one, BestCheckpoint)), None)
+    return next((c for c in vars(trainer)["callbacks"] if isinstance(c, BestCheckpoint)), None)

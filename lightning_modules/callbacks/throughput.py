@@ -37,7 +37,7 @@ class Throughput(Callback):
 
     def _restart(self) -> None:
         self.images, self.busy, self.elapsed, self.mark = 0, 0.0, 0.0, time.perf_counter()
-        self.crops = 0.0  # that the image tower saw besides, as a number of images
+        self.crops = 0.0  # embedded besides the images, in units of an image
         self.lengths: list[Tensor] = []  # of the texts encoded
 
     @override
@@ -75,11 +75,11 @@ class Throughput(Callback):
             return
         lengths = torch.cat(self.lengths).double()
         tokens, squares = lengths.sum().item(), lengths.square().sum().item()
-        done = training_flops(pl_module.encoder.config, self.images + self.crops, tokens, squares) / self.elapsed
-        pl_module.log("throughput/teraflops", done / 1e12)
+        flops = training_flops(pl_module.encoder.config, self.images + self.crops, tokens, squares) / self.elapsed
+        pl_module.log("throughput/teraflops", flops / 1e12)
         peak = peak_flops(pl_module.device, str(trainer.precision))
         if peak is not None:
-            pl_module.log("throughput/mfu", done / peak)
+            pl_module.log("throughput/mfu", flops / peak)
 
 
 def read_lengths(method: Method, batch: Batch) -> Int[Tensor, " U"]:
@@ -111,14 +111,14 @@ class DataMonitor(Callback):
     """
 
     def __init__(self) -> None:
-        self.before: Counter[str] = Counter()  # of the run that this one goes on from, all ranks
-        self.mine: Counter[str] = Counter()  # of this rank
+        self.earlier_counts: Counter[str] = Counter()  # of the run before the resume, all ranks
+        self.own_counts: Counter[str] = Counter()  # of this rank
 
     @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int
     ) -> None:
-        self.mine.update(batch.counts)
+        self.own_counts.update(batch.counts)
         if (batch_idx + 1) % _log_interval(trainer) == 0:
             pl_module.log_dict({f"data/{name}": float(n) for name, n in self.totals().items()})
             if isinstance(pl_module, Method):
@@ -135,7 +135,7 @@ class DataMonitor(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.mine.update(batch.counts)
+        self.own_counts.update(batch.counts)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -149,19 +149,17 @@ class DataMonitor(Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.before = Counter(state_dict["counts"])
+        self.earlier_counts = Counter(state_dict["counts"])
 
     def totals(self) -> dict[str, int]:
         """All counts by name, and ``skipped`` in all. Collective: every rank must call it."""
-        counts = sum(gather(self.mine), Counter(self.before))
+        counts = sum(gather(self.own_counts), Counter(self.earlier_counts))
         skipped = sum(n for name, n in counts.items() if name.startswith("skipped/"))
         return {"skipped": skipped, **dict(sorted((k, v) for k, v in counts.items() if k != "skipped"))}
 
 
 def text_shares(method: Method, batch: Batch) -> dict[str, float]:
-    """Of a batch that is trained on: the share of its texts that stand in it already, and of places in the text tower's
-    rows that hold no token.
-    """
+    """Shares of a training batch: duplicates among its texts, and padding in the text tower's rows."""
     slots = sum(int(batch.grains[grain].valid.sum()) for grain in method.required_grains())
     lengths = read_lengths(method, batch).tolist()
     empty = empty_share(lengths, method.encoder.config.context_length)

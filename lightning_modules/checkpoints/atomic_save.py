@@ -33,7 +33,7 @@ class CheckpointError(OSError):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes local files as said above; what has a URL, Lightning's way."""
+    """Writes local files atomically; URLs are left to Lightning."""
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -41,14 +41,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         file = Path(path)
-        beside = file.with_name(draft_name(file.name))
+        draft = file.with_name(draft_name(file.name))
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with beside.open("wb") as out:
+            with draft.open("wb") as out:
                 torch.save(checkpoint, out)
                 out.flush()
                 os.fsync(out.fileno())
-            put_in_place(beside, file)
+            put_in_place(draft, file)
         except (OSError, RuntimeError) as error:
             if stopped := _among_causes(error, (KeyboardInterrupt, SystemExit)):
                 raise stopped from None  # PyTorch's writer complains of the file that it could not finish
@@ -57,7 +57,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"{file} could not be written: {why_unreadable(cause)}; the one before it, if any, is whole"
             ) from error
         finally:
-            beside.unlink(missing_ok=True)
+            draft.unlink(missing_ok=True)
 
     @override
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def _among_causes(error: BaseException | None, kinds: type[E] | tuple[type[E], .
 
 
 def put_in_place(new: Path, path: Path) -> None:
-    """Put the file or folder ``new`` where ``path`` is or will be; of ``last`` the whole one before is kept.
+    """Replace ``path`` by the file or folder ``new``; a whole ``last`` is kept as ``last-0``.
 
     A file is there under its name at any moment. Folders cannot be exchanged in one operation everywhere, nor files
     where the disk knows no links: a process that dies between two leaves the old one under a name that a search for
@@ -113,12 +113,12 @@ def _keep(path: Path, before: Path, linked: bool) -> None:
 
 
 def _link(path: Path, other: Path) -> None:
-    """Give the file ``path`` the name ``other`` too, in place of what bore it. Raises ``OSError`` on disks without."""
-    spare = other.with_name(draft_name(other.name))
-    spare.unlink(missing_ok=True)
-    os.link(path, spare)
-    os.replace(spare, other)
-    spare.unlink(missing_ok=True)  # it stays where both names were the same file's already
+    """Link the file ``path`` as ``other``, in place of a file of that name. Raises ``OSError`` on disks without."""
+    draft = other.with_name(draft_name(other.name))
+    draft.unlink(missing_ok=True)
+    os.link(path, draft)
+    os.replace(draft, other)
+    draft.unlink(missing_ok=True)  # it stays where both names were the same file's already
 
 
 def the_one_before(path: Path) -> Path:
@@ -138,7 +138,7 @@ def is_whole(path: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """The file or folder, if it is there."""
+    """Remove the file or folder, if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

@@ -1,4 +1,4 @@
-"""Settings that belong to a run, those in which two of its starts may differ, and how differences are told.
+"""Settings that belong to a run, those that may differ between its starts, and the text of a difference.
 
 Compared are the settings of model, data and seed, but for ``FREE``, and the few of the trainer that change what is
 learnt, ``TRAINER``. All else may change freely: devices, nodes, strategy, precision, logging, callbacks, more steps.
@@ -12,7 +12,11 @@ from typing import Any, NamedTuple
 
 COMPARED = ("model", "data", "seed_everything")
 TRAINER = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")  # of the trainer's settings
-TOLD = ("trainer.max_epochs", "trainer.max_steps", "trainer.precision")  # may change, and stand in the run's history
+RECORDED = (
+    "trainer.max_epochs",
+    "trainer.max_steps",
+    "trainer.precision",
+)  # may change, and stand in the run's history
 FREE = (
     "model.memory",  # exact whatever it is
     "data.num_workers",
@@ -32,7 +36,7 @@ class Change(NamedTuple):
     @property
     def free(self) -> bool:
         """True if it needs no acceptance."""
-        return self.name in TOLD
+        return self.name in RECORDED
 
     def __str__(self) -> str:
         return f"{self.name}: {_shown(self.old)} → {_shown(self.new)}"
@@ -40,21 +44,21 @@ class Change(NamedTuple):
 
 def recorded(config: Mapping[str, Any]) -> Flat:
     """The settings of a whole config that a run's history tells, flat, by the names that people use: ``model.beta``."""
-    found: Flat = {}
+    settings: Flat = {}
     for part in COMPARED:
-        found |= _flat(config.get(part), part)
+        settings |= _flat(config.get(part), part)
     trainer = config.get("trainer") or {}
-    found |= {f"trainer.{name}": trainer.get(name) for name in TRAINER}
-    found |= {name: trainer.get(name.removeprefix("trainer.")) for name in TOLD}
-    return {name: value for name, value in found.items() if not _within(name, FREE)}
+    settings |= {f"trainer.{name}": trainer.get(name) for name in TRAINER}
+    settings |= {name: trainer.get(name.removeprefix("trainer.")) for name in RECORDED}
+    return {name: value for name, value in settings.items() if not _within(name, FREE)}
 
 
 def changes(old: Flat, new: Flat) -> list[Change]:
     """The settings that differ, sorted by name. Settings within a class that itself differs are left out."""
     names = sorted(old.keys() | new.keys())
-    found = [Change(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
-    classes = [one.name for one in found if _is_class(one.old) or _is_class(one.new)]
-    return [one for one in found if not any(one.name.startswith(f"{name}.") for name in classes)]
+    differing = [Change(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
+    classes = [c.name for c in differing if _is_class(c.old) or _is_class(c.new)]
+    return [c for c in differing if not any(c.name.startswith(f"{name}.") for name in classes)]
 
 
 def accepted(change: Change, accept: bool | Iterable[str]) -> bool:
@@ -72,10 +76,10 @@ def _flat(value: Any, name: str) -> Flat:
 
 
 def _children(values: Mapping[str, Any], name: str) -> Flat:
-    found: Flat = {}
+    settings: Flat = {}
     for key, value in values.items():
-        found |= _flat(value, f"{name}.{key}")
-    return found
+        settings |= _flat(value, f"{name}.{key}")
+    return settings
 
 
 def _within(name: str, parts: Iterable[str]) -> bool:

@@ -57,8 +57,8 @@ class SliceReader(FileSystemReader):
         return listed
 
 
-class _AllOfIt(_EmptyStateDictLoadPlanner):
-    """Everything in the folder; what is no tensor is read as ``torch.load(weights_only=True)`` does."""
+class _WholePlanner(_EmptyStateDictLoadPlanner):
+    """Loads everything in the folder; what is no tensor is read by ``torch.load(weights_only=True)``."""
 
     @override
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
@@ -99,7 +99,7 @@ def put_together(folder: Path) -> dict[str, Any]:
     if not is_complete(folder):
         raise ValueError(f"{folder} is truncated or damaged: slices are missing")
     slices: dict[str, Any] = {}
-    _load_state_dict(slices, storage_reader=SliceReader(folder), planner=_AllOfIt(), no_dist=True)
+    _load_state_dict(slices, storage_reader=SliceReader(folder), planner=_WholePlanner(), no_dist=True)
     states = [_by_number(slices[name]) for name in sorted(slices) if name.startswith(OPTIMISER)]
     return saved | {"state_dict": slices["state_dict"], "optimizer_states": states}
 
@@ -115,14 +115,14 @@ def _by_number(state: dict[str, Any]) -> dict[str, Any]:
     names = [name for group in state["param_groups"] for name in group["params"]]
     number = {name: i for i, name in enumerate(names)}
     groups = [group | {"params": [number[name] for name in group["params"]]} for group in state["param_groups"]]
-    return {"state": {number[name]: one for name, one in state["state"].items()}, "param_groups": groups}
+    return {"state": {number[name]: values for name, values in state["state"].items()}, "param_groups": groups}
 
 
 def is_complete(folder: Path) -> bool:
     """True if all files of a sharded checkpoint are there in their full length."""
     try:
         slices = SliceReader(folder).read_metadata().storage_data.values()
-        sizes = {name: (folder / name).stat().st_size for name in {one.relative_path for one in slices}}
+        sizes = {name: (folder / name).stat().st_size for name in {s.relative_path for s in slices}}
     except (CheckpointException, *DAMAGED):
         return False
-    return is_zipfile(folder / META) and all(one.offset + one.length <= sizes[one.relative_path] for one in slices)
+    return is_zipfile(folder / META) and all(s.offset + s.length <= sizes[s.relative_path] for s in slices)

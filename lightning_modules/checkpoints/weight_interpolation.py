@@ -22,12 +22,12 @@ def average(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], share:
 TRAINED, AVERAGED = "encoder.", "averaged."  # how the names of both begin in a checkpoint
 
 
-def fit_averaged(weights: MutableMapping[str, Tensor], wanted: bool) -> None:
+def fit_averaged(weights: MutableMapping[str, Tensor], keeps_average: bool) -> None:
     """Make a checkpoint's weights fit a run that keeps an average (begun at the weights) or none (it is left out)."""
-    held = [name for name in weights if name.startswith(AVERAGED)]
-    if wanted and not held:
+    averaged = [name for name in weights if name.startswith(AVERAGED)]
+    if keeps_average and not averaged:
         trained = {name: weight for name, weight in weights.items() if name.startswith(TRAINED)}
         weights.update((AVERAGED + name.removeprefix(TRAINED), weight) for name, weight in trained.items())
-    elif not wanted:
-        for name in held:
+    elif not keeps_average:
+        for name in averaged:
             del weights[name]

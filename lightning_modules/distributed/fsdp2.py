@@ -75,11 +75,11 @@ class FullySharded(ModelParallelStrategy):
             super().save_checkpoint(checkpoint, filepath, storage_options)
             return
         path = Path(self.broadcast(filepath))
-        beside = Path(self.broadcast(path.with_name(draft_name(path.name))))
+        draft = Path(self.broadcast(path.with_name(draft_name(path.name))))
         if self.is_global_zero:
-            remove(beside)
+            remove(draft)
         self.barrier()
-        super().save_checkpoint(checkpoint, beside, storage_options)
+        super().save_checkpoint(checkpoint, draft, storage_options)
         self.barrier()
         if self.is_global_zero:
-            put_in_place(beside, path)
+            put_in_place(draft, path)

@@ -1,6 +1,6 @@
 """Attention maps of texts over images, for every method; used by the command ``explain`` and by TensorBoard.
 
-β-CLIP's pooling block has an attention, and that very attention is shown. It is given in multiples of the even share,
+For β-CLIP the pooling block's own attention is shown. It is given in multiples of the even share,
 weight times the number of patches: 1 everywhere is a text that looks nowhere in particular, and the mean is 1, since
 weights sum to one. Any other CLIP is shown by the cosine between text and patch, the patches being value-only
 (``networks.image_tower``).
@@ -21,8 +21,8 @@ ATTENTION, SIMILARITY = "attention, multiples of the even share", "cosine of pat
 
 def heat_maps(model: EvaluationModel, texts: Float[Tensor, "T D"], dense: Float[Tensor, "1 P D"]) -> Heat:
     """Maps of unit text vectors over the patches of one image, not normalised."""
-    picture = torch.zeros(len(texts), dtype=torch.long, device=dense.device)
+    image = torch.zeros(len(texts), dtype=torch.long, device=dense.device)
     if model.pooling is None:
-        return Heat(by_similarity(model, texts, dense, picture).float().cpu(), SIMILARITY)
-    weights = by_attention(model, texts, dense, picture).float().cpu()
+        return Heat(by_similarity(model, texts, dense, image).float().cpu(), SIMILARITY)
+    weights = by_attention(model, texts, dense, image).float().cpu()
     return Heat(weights * weights.shape[1], ATTENTION)

@@ -1,4 +1,4 @@
-"""A checkpoint's text-conditioned pooling, for the benchmarks that look at it; plain CLIP has none."""
+"""Reads a checkpoint's text-conditioned pooling, which some benchmarks use; plain CLIP has none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ POOLING = "pooling."  # how its weights' names begin in a checkpoint
 
 
 def pooling_of(saved: dict[str, Any]) -> TextConditionedPooling | None:
-    """The pooling block of a checkpoint as ``export_cli.read`` gives it; None where its method has none."""
+    """The pooling block of a checkpoint as ``cli.export.read`` returns it; None where its method has none."""
     state = {n.removeprefix(POOLING): t for n, t in saved["state_dict"].items() if n.startswith(POOLING)}
     if not state:
         return None

@@ -1,4 +1,4 @@
-"""A dual encoder as benchmarks see one: pixels from 0 to 255 and strings in, on its device, without gradients."""
+"""A dual encoder as benchmarks use it: pixels from 0 to 255 and strings in, on its device, without gradients."""
 
 from __future__ import annotations
 
@@ -41,24 +41,24 @@ class EvaluationModel:
         return self._weights
 
     def _sha256(self) -> str:
-        found = hashlib.sha256(str(self.encoder.config).encode())
+        digest = hashlib.sha256(str(self.encoder.config).encode())
         for name, weight in self.encoder.state_dict().items():
             raw = weight.detach().cpu().contiguous().flatten().view(torch.uint8)
-            found.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
-            found.update(raw.numpy().data)
-        return found.hexdigest()
+            digest.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
+            digest.update(raw.numpy().data)
+        return digest.hexdigest()
 
     def token_count(self, text: str) -> int:
         """Tokens of the whole text."""
         return self._tokenizer.length(text)
 
     def with_grid(self, side: int) -> EvaluationModel:
-        """The same model on larger pictures."""
+        """The same model on larger images."""
         return EvaluationModel(with_grid(self.encoder, side), self.device, self.pooling)
 
     @torch.no_grad()
     def encode_image(self, squares: UInt8[Tensor, "B 3 S S"]) -> ImageFeatures:
-        """Features of the pictures."""
+        """Features of the images."""
         pixels = normalise(squares.to(self.device))
         return self.encoder.encode_image(pixels.to(self.encoder.image_tower.projection.weight.dtype))
 

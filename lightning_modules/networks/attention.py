@@ -32,12 +32,12 @@ def attend(
 
 
 def _text_attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **others: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     """``attend`` by transformers' own call of the fused attention, which knows its masks."""
 
     def fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return AttentionInterface()["sdpa"](module, query, key, value, attention_mask, **others)[0]
+        return AttentionInterface()["sdpa"](module, query, key, value, attention_mask, **kwargs)[0]
 
     return attend(query, key, value, fused), None
 

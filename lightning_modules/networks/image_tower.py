@@ -1,6 +1,6 @@
 """CLIP's vision transformer (timm's), whose patches keep to themselves in the last block.
 
-In an ordinary ViT the last block mixes all tokens, and patch tokens lose their place in the picture. Here, as in β-CLIP
+In an ordinary ViT the last block mixes all tokens, and patch tokens lose their place in the image. Here, as in β-CLIP
 (arXiv 2512.12678; first in MaskCLIP and CLIPSelf), the class token attends in the last block as ever, so CLIP's image
 embedding is untouched, while a patch passes on its own value: attention with the identity in place of softmax(q k).
 

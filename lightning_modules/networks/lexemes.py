@@ -42,5 +42,5 @@ def pool_lexemes(
     lexeme = torch.repeat_interleave(torch.arange(len(span), device=span.device), lengths)
     start = lengths.cumsum(0) - lengths
     within = torch.arange(len(lexeme), device=span.device) - start[lexeme]
-    read = wide[(first + span[:, 0])[lexeme] + within]
-    return unit(wide.new_zeros(len(span), wide.shape[1]).index_add(0, lexeme, read) / lengths[:, None])
+    token_features = wide[(first + span[:, 0])[lexeme] + within]
+    return unit(wide.new_zeros(len(span), wide.shape[1]).index_add(0, lexeme, token_features) / lengths[:, None])

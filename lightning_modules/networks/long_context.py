@@ -35,9 +35,9 @@ def stretch_positions(table: Float[Tensor, "old C"], length: int, kept: int = KE
         raise ValueError(f"length must be at least the table's {rows} rows, got {length}")
     extended = torch.cat([table, 2 * table[-1:] - table[-2:-1]])
     step = (rows - kept) / (length - kept)
-    place = kept + step * torch.arange(length - kept, dtype=torch.float64, device=table.device)
-    below = place.floor().long()
-    share = (place - below).to(table.dtype).unsqueeze(-1)
+    position = kept + step * torch.arange(length - kept, dtype=torch.float64, device=table.device)
+    below = position.floor().long()
+    share = (position - below).to(table.dtype).unsqueeze(-1)
     return torch.cat([table[:kept], (1 - share) * extended[below] + share * extended[below + 1]])
 
 

@@ -23,7 +23,7 @@ def pool_regions(
 
     Args:
         dense: patch tokens of a square grid, row by row, not normalised.
-        boxes: x0, y0, x1, y1 in fractions of the picture.
+        boxes: x0, y0, x1, y1 in fractions of the image.
         image: the row of ``dense`` each box lies in.
     """
     side = math.isqrt(dense.shape[1])

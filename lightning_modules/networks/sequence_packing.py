@@ -63,10 +63,10 @@ def row_length(lengths: Sequence[int], limit: int, allowed: Sequence[int] = ()) 
 
     With ``allowed`` lengths, in ascending order, the first of these that is long enough, else ``limit``.
     """
-    wanted = max(*lengths, min(SHORT_ROW, sum(lengths)), 1)
+    needed = max(*lengths, min(SHORT_ROW, sum(lengths)), 1)
     if allowed:
-        return min(next((length for length in allowed if length >= wanted), limit), limit)
-    return min(-(-wanted // ALIGN) * ALIGN, limit)
+        return min(next((length for length in allowed if length >= needed), limit), limit)
+    return min(-(-needed // ALIGN) * ALIGN, limit)
 
 
 def empty_share(lengths: Sequence[int], limit: int) -> float:

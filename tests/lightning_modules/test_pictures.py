@@ -223,7 +223,7 @@ def test_a_look_leaves_modes_and_random_numbers_as_they_were(tmp_path):
         assert not method.encoder.training
         caption = int(samples.batch.grains[Grain.CAPTION].index[0, 0])
         assert seen.words(caption) == make_sample(0).caption
-        assert seen.picture(0).size == (16, 16)
+        assert seen.pil_image(0).size == (16, 16)
     assert torch.equal(torch.get_rng_state(), state)
     assert method.encoder.training
     assert not method.pooling.training

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from lightning_modules.checkpoints.atomic_save import AtomicCheckpointIO, CheckpointError, is_whole, put_in_place
-from lightning_modules.checkpoints.sharded import _AllOfIt, put_together
+from lightning_modules.checkpoints.sharded import _WholePlanner, put_together
 from lightning_modules.cli.evaluate import load_model
 from lightning_modules.cli.export import encoder_of, export, read
 from lightning_modules.cli.main import main
@@ -195,7 +195,7 @@ def test_a_folder_of_somebody_elses_runs_no_code(two, folder, tmp_path):
     torch.save(Runs(ran), bytes_of_it)
     bytes_of_it.seek(0)
     with pytest.raises(pickle.UnpicklingError):
-        _AllOfIt().load_bytes(None, bytes_of_it)
+        _WholePlanner().load_bytes(None, bytes_of_it)
     assert not ran.exists()
 
 

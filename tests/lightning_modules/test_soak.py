@@ -105,7 +105,7 @@ def test_memory_and_open_files_stay_flat(tmp_path, capsys):
     finally:
         pipe.send(None)
         server.join(10)
-    counts = Counter(monitor.mine)
+    counts = Counter(monitor.own_counts)
     for reason in ("image", "json", "json missing", "shard"):
         assert counts[f"skipped/{reason}"] > 0, counts
     middle, last = thirds(watch.readings)

@@ -19,7 +19,7 @@ POOLING = "text_conditioned_patches_block."
 def links(image_layers: int, text_layers: int) -> list[Link]:
     """All parameters of the dual encoder."""
     tower = "text_tower.transformer."
-    found = [
+    all_links = [
         Link(("temperature.log_scale",), ("logit_scale",), leading=1),
         Link(("image_tower.projection.weight",), ("image_projection",), transposed=True),
         Link(("text_tower.projection.weight",), ("text_projection",), transposed=True),
@@ -33,15 +33,15 @@ def links(image_layers: int, text_layers: int) -> list[Link]:
     ]
     for i in range(image_layers):
         for part in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"):
-            found += same(f"image_tower.blocks.{i}.{part}", f"visual.blocks.{i}.{part}")
+            all_links += same(f"image_tower.blocks.{i}.{part}", f"visual.blocks.{i}.{part}")
     for i in range(text_layers):
         ours, theirs = f"{tower}encoder.layers.{i}.", f"transformer.resblocks.{i}."
         for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            found += same(f"{ours}self_attn.{part}", f"{theirs}attn.{part}")
+            all_links += same(f"{ours}self_attn.{part}", f"{theirs}attn.{part}")
         parts = (("layer_norm1", "ln_1"), ("layer_norm2", "ln_2"), ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj"))
         for part, name in parts:
-            found += same(ours + part, theirs + name)
-    return found
+            all_links += same(ours + part, theirs + name)
+    return all_links
 
 
 LAYOUT = Layout("β-CLIP", ("visual.blocks.", "transformer.resblocks."), links)

@@ -55,8 +55,8 @@ def recognise(state: Mapping[str, Tensor], source: str) -> Layout:
         if layout.matches(state):
             return layout
     known = ", ".join(f"{layout.blocks[0]}0 ({layout.name})" for layout in LAYOUTS)
-    some = ", ".join(sorted(state)[:4])
-    raise ValueError(f"{source} is no CLIP with a vision transformer: looked for {known}; it has {some} ...")
+    names = ", ".join(sorted(state)[:4])
+    raise ValueError(f"{source} is no CLIP with a vision transformer: looked for {known}; it has {names} ...")
 
 
 def joined_tables(state: Mapping[str, Tensor]) -> State:

@@ -1,4 +1,4 @@
-"""One look at the model hub: which of a repository's files are taken, and one line where it cannot be reached.
+"""The model hub in one request: the choice of a repository's files, and one line where it cannot be reached.
 
 The hub's client asks for each file apart, and five times again where nobody answers: minutes until the reason is told.
 """
@@ -38,8 +38,8 @@ def from_hub(repository: str) -> Path:
             hub cannot be reached.
     """
     try:
-        found = HfApi().model_info(repository, timeout=SECONDS).siblings or []
-        names = {file.rfilename for file in found}
+        siblings = HfApi().model_info(repository, timeout=SECONDS).siblings or []
+        names = {file.rfilename for file in siblings}
     except (RepositoryNotFoundError, GatedRepoError) as error:
         raise FileNotFoundError(
             f"the hub has no model {repository} that may be read without a login: no such name, private or gated"
@@ -56,13 +56,15 @@ def from_hub(repository: str) -> Path:
 
 def _from_cache(repository: str, error: Exception) -> Path:
     cached = {name: try_to_load_from_cache(repository, name) for name in (*TRANSFORMERS, *OPEN_CLIP, *CONFIGS)}
-    there = {name: path for name, path in cached.items() if isinstance(path, str)}
-    weights = weights_of(there)
+    files = {name: path for name, path in cached.items() if isinstance(path, str)}
+    weights = weights_of(files)
     offline = isinstance(error, OfflineModeIsEnabled)
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:60]
-    said = "HF_HUB_OFFLINE is set" if offline else f"the hub cannot be reached ({reason})"
+    message = "HF_HUB_OFFLINE is set" if offline else f"the hub cannot be reached ({reason})"
     if weights is None:
-        raise FileNotFoundError(f"{repository}: {said}, and its cache {constants.HF_HUB_CACHE} does not hold the model")
+        raise FileNotFoundError(
+            f"{repository}: {message}, and its cache {constants.HF_HUB_CACHE} does not hold the model"
+        )
     if not offline:
-        logger.warning("%s: %s; it is taken from the cache", repository, said)
-    return Path(there[weights])
+        logger.warning("%s: %s; it is taken from the cache", repository, message)
+    return Path(files[weights])

@@ -15,7 +15,7 @@ from lightning_modules.networks.weights.parameter_map import POSITIONS, Link, sa
 def links(image_layers: int, text_layers: int) -> list[Link]:
     """All parameters."""
     tower = "text_tower.transformer."
-    found = [
+    all_links = [
         Link(("temperature.log_scale",), ("logit_scale",), leading=1),
         Link(("image_tower.cls_token",), ("visual.class_embedding",), leading=2),
         Link(("image_tower.pos_embed",), ("visual.positional_embedding",), leading=1),
@@ -31,19 +31,19 @@ def links(image_layers: int, text_layers: int) -> list[Link]:
     for i in range(image_layers):
         ours, theirs = f"image_tower.blocks.{i}.", f"visual.transformer.resblocks.{i}."
         for kind in ("weight", "bias"):
-            found.append(Link((f"{ours}attn.qkv.{kind}",), (f"{theirs}attn.in_proj_{kind}",)))
+            all_links.append(Link((f"{ours}attn.qkv.{kind}",), (f"{theirs}attn.in_proj_{kind}",)))
         parts = (("attn.proj", "attn.out_proj"), ("norm1", "ln_1"), ("norm2", "ln_2"))
         for part, name in (*parts, ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj")):
-            found += same(ours + part, theirs + name)
+            all_links += same(ours + part, theirs + name)
     for i in range(text_layers):
         ours, theirs = f"{tower}encoder.layers.{i}.", f"transformer.resblocks.{i}."
         for kind in ("weight", "bias"):
             split = tuple(f"{ours}self_attn.{part}_proj.{kind}" for part in ("q", "k", "v"))
-            found.append(Link(split, (f"{theirs}attn.in_proj_{kind}",)))
+            all_links.append(Link(split, (f"{theirs}attn.in_proj_{kind}",)))
         parts = (("self_attn.out_proj", "attn.out_proj"), ("layer_norm1", "ln_1"), ("layer_norm2", "ln_2"))
         for part, name in (*parts, ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj")):
-            found += same(ours + part, theirs + name)
-    return found
+            all_links += same(ours + part, theirs + name)
+    return all_links
 
 
 LAYOUT = Layout(

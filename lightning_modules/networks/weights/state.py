@@ -39,9 +39,9 @@ def load_state(encoder: DualEncoder, state: Mapping[str, Tensor], source: str = 
     table = state[POSITIONS]
     table = table[:context] if len(table) >= context else stretch_positions(table, context)
     state = {**state, POSITIONS: table}
-    own = whole_state(encoder)
-    complain("lacks", own.keys() - state.keys(), source)
-    complain("has unknown", state.keys() - own.keys(), source)
-    complain("has of another shape", [name for name in own if own[name].shape != state[name].shape], source)
+    current = whole_state(encoder)
+    complain("lacks", current.keys() - state.keys(), source)
+    complain("has unknown", state.keys() - current.keys(), source)
+    complain("has of another shape", [name for name in current if current[name].shape != state[name].shape], source)
     position_table(encoder).load_table(table)
     encoder.load_state_dict({name: t for name, t in state.items() if name != POSITIONS}, strict=False)

@@ -24,14 +24,14 @@ BIAS = "head.bias"
 
 def timm_links(layers: int) -> list[Link]:
     """timm's image tower: our own names without the prefix."""
-    found = [Link((f"image_tower.{name}",), (name,)) for name in ("cls_token", "pos_embed")]
-    found += same("image_tower.patch_embed.proj", "patch_embed.proj", ".weight")
-    found += [*same("image_tower.norm_pre", "norm_pre"), *same("image_tower.norm", "norm")]
-    found += same("image_tower.projection", "head", ".weight")
+    all_links = [Link((f"image_tower.{name}",), (name,)) for name in ("cls_token", "pos_embed")]
+    all_links += same("image_tower.patch_embed.proj", "patch_embed.proj", ".weight")
+    all_links += [*same("image_tower.norm_pre", "norm_pre"), *same("image_tower.norm", "norm")]
+    all_links += same("image_tower.projection", "head", ".weight")
     for i in range(layers):
         for part in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"):
-            found += same(f"image_tower.blocks.{i}.{part}", f"blocks.{i}.{part}")
-    return found
+            all_links += same(f"image_tower.blocks.{i}.{part}", f"blocks.{i}.{part}")
+    return all_links
 
 
 def read_towers(image: str | Path, text: str | Path) -> Checkpoint:
@@ -69,6 +69,6 @@ def text_tower(path: Path) -> tuple[State, Traceless]:
     links = transformers_clip.text_links(depth(state, layout.blocks[1]))
     if "logit_scale" in state:
         links.append(Link(("temperature.log_scale",), ("logit_scale",), leading=1))
-    others = [name for name in state if name.startswith((transformers_clip.VISION, "visual_projection"))]
-    text_state = read(links, state, f"{path} (transformers names)", [*layout.ignored, *others])
+    vision = [name for name in state if name.startswith((transformers_clip.VISION, "visual_projection"))]
+    text_state = read(links, state, f"{path} (transformers names)", [*layout.ignored, *vision])
     return text_state, Traceless(config.hidden_act, text_heads=config.num_attention_heads)

@@ -18,7 +18,7 @@ VISION, TEXT = "vision_model.", "text_model."
 
 def image_links(layers: int) -> list[Link]:
     """The image tower."""
-    found = [
+    all_links = [
         Link(("image_tower.cls_token",), (f"{VISION}embeddings.class_embedding",), leading=2),
         Link(("image_tower.pos_embed",), (f"{VISION}embeddings.position_embedding.weight",), leading=1),
         *same("image_tower.patch_embed.proj", f"{VISION}embeddings.patch_embedding", ".weight"),
@@ -30,17 +30,17 @@ def image_links(layers: int) -> list[Link]:
         ours, theirs = f"image_tower.blocks.{i}.", f"{VISION}encoder.layers.{i}."
         for kind in (".weight", ".bias"):
             parts = (f"{theirs}self_attn.q_proj", f"{theirs}self_attn.k_proj", f"{theirs}self_attn.v_proj")
-            found.append(Link((f"{ours}attn.qkv{kind}",), tuple(part + kind for part in parts)))
-        found += same(f"{ours}attn.proj", f"{theirs}self_attn.out_proj")
+            all_links.append(Link((f"{ours}attn.qkv{kind}",), tuple(part + kind for part in parts)))
+        all_links += same(f"{ours}attn.proj", f"{theirs}self_attn.out_proj")
         for part, name in (("norm1", "layer_norm1"), ("norm2", "layer_norm2"), ("mlp.fc1",) * 2, ("mlp.fc2",) * 2):
-            found += same(ours + part, theirs + name)
-    return found
+            all_links += same(ours + part, theirs + name)
+    return all_links
 
 
 def text_links(layers: int) -> list[Link]:
     """The text tower: the very same names behind another prefix."""
     ours = "text_tower.transformer."
-    found = [
+    all_links = [
         Link((POSITIONS,), (f"{TEXT}embeddings.position_embedding.weight",)),
         *same(f"{ours}embeddings.token_embedding", f"{TEXT}embeddings.token_embedding", ".weight"),
         *same(f"{ours}final_layer_norm", f"{TEXT}final_layer_norm"),
@@ -49,8 +49,8 @@ def text_links(layers: int) -> list[Link]:
     attention = tuple(f"self_attn.{part}_proj" for part in ("q", "k", "v", "out"))
     for i in range(layers):
         for part in (*attention, "layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2"):
-            found += same(f"{ours}encoder.layers.{i}.{part}", f"{TEXT}encoder.layers.{i}.{part}")
-    return found
+            all_links += same(f"{ours}encoder.layers.{i}.{part}", f"{TEXT}encoder.layers.{i}.{part}")
+    return all_links
 
 
 def links(image_layers: int, text_layers: int) -> list[Link]:

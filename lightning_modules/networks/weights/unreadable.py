@@ -17,14 +17,14 @@ def why_unreadable(error: BaseException) -> str:
     """The reason in a few words: of the system, or PyTorch's without its advice to execute what the file holds."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    said = str(error).strip() or type(error).__name__
+    message = str(error).strip() or type(error).__name__
     if isinstance(error, UnpicklingError):
-        said = said.rpartition("WeightsUnpickler error:")[2].strip()
-        if said.startswith(("Unsupported operand", "Weights only load failed", "invalid load key")):
+        message = message.rpartition("WeightsUnpickler error:")[2].strip()
+        if message.startswith(("Unsupported operand", "Weights only load failed", "invalid load key")):
             return "it was not written by PyTorch"
-        return f"it holds more than numbers and known settings ({_first(said)})"
-    return "it was not written by PyTorch" if isinstance(error, (IndexError, KeyError)) else _first(said)
+        return f"it holds more than numbers and known settings ({_first(message)})"
+    return "it was not written by PyTorch" if isinstance(error, (IndexError, KeyError)) else _first(message)
 
 
-def _first(said: str) -> str:
-    return said.splitlines()[0].partition(". ")[0][:MOST]
+def _first(message: str) -> str:
+    return message.splitlines()[0].partition(". ")[0][:MOST]
