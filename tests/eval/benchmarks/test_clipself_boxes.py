@@ -21,7 +21,7 @@ from lightning_modules.networks import DualEncoder
 from tests.eval.benchmarks.test_coco_boxes import crop
 from tests.eval.official import ColourModel, rows, write_json, write_panoptic
 from tests.helpers.tiny_run import TINY
-from tests.lightning_modules.networks.test_larger_pictures import cubic
+from tests.lightning_modules.networks.test_image_positions import cubic
 
 NAME = "coco_panoptic_clipself"
 WAYS = [f"{way}/{kind}" for way in ("rois", "masks", "crops") for kind in ("thing", "stuff")]
