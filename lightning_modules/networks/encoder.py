@@ -18,14 +18,16 @@ from torch import Tensor, nn
 from datamodules.batch import RaggedTexts
 from lightning_modules.networks.config import EncoderConfig
 from lightning_modules.networks.image_tower import ImageTower
-from lightning_modules.networks.long_context import CLIP_CONTEXT, KEPT
+from lightning_modules.networks.long_context import CLIP_CONTEXT, KEPT, PositionTable, stretch_positions
 from lightning_modules.networks.normalize import unit
 from lightning_modules.networks.temperature import Temperature
 from lightning_modules.networks.text_tower import TextTower
 from lightning_modules.networks.weights.checkpoint import Checkpoint, read_checkpoint
 from lightning_modules.networks.weights.export import save_open_clip, save_transformers
-from lightning_modules.networks.weights.state import load_state, whole_state
+from lightning_modules.networks.weights.parameter_map import POSITIONS, State, complain
 from lightning_modules.networks.weights.towers import read_towers
+
+POSITION_PARTS = tuple(POSITIONS.removesuffix("weight") + part for part in ("frozen", "trained"))
 
 
 class ImageFeatures(NamedTuple):
@@ -169,3 +171,34 @@ class DualEncoder(nn.Module):
 
 def _as(dtype: torch.dtype, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.to(dtype) for name, tensor in state.items()}
+
+
+def position_table(encoder: DualEncoder) -> PositionTable:
+    """The module that holds the text positions."""
+    table = encoder.text_tower.get_submodule("transformer.embeddings.position_embedding")
+    assert isinstance(table, PositionTable)
+    return table
+
+
+def whole_state(encoder: DualEncoder) -> State:
+    """The state dict with the position table in one piece, as every other layout has it."""
+    state = {name: tensor for name, tensor in encoder.state_dict().items() if name not in POSITION_PARTS}
+    return {**state, POSITIONS: position_table(encoder).weight.detach()}
+
+
+def load_state(encoder: DualEncoder, state: Mapping[str, Tensor], source: str = "the state dict") -> None:
+    """Fill the encoder; the position table is stretched, or cut, to the encoder's context.
+
+    Raises:
+        ValueError: naming parameters that are missing, unknown or of another shape.
+    """
+    context = encoder.config.context_length
+    table = state[POSITIONS]
+    table = table[:context] if len(table) >= context else stretch_positions(table, context)
+    state = {**state, POSITIONS: table}
+    current = whole_state(encoder)
+    complain("lacks", current.keys() - state.keys(), source)
+    complain("has unknown", state.keys() - current.keys(), source)
+    complain("has of another shape", [name for name in current if current[name].shape != state[name].shape], source)
+    position_table(encoder).load_table(table)
+    encoder.load_state_dict({name: t for name, t in state.items() if name != POSITIONS}, strict=False)

@@ -9,7 +9,7 @@ import torch
 from transformers import CLIPModel
 
 from lightning_modules.networks import DualEncoder, EncoderConfig, vit_b_16, vit_l_14
-from lightning_modules.networks.weights.state import load_state
+from lightning_modules.networks.encoder import load_state
 from lightning_modules.networks.weights.transformers_clip import LAYOUT, model_config
 
 

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from lightning_modules.networks import DualEncoder, EncoderConfig, TextConditionedPooling, stretch_positions
+from lightning_modules.networks.encoder import load_state
 from lightning_modules.networks.weights import beta_clip
 from lightning_modules.networks.weights.checkpoint import joined_tables, without_pooling
 from lightning_modules.networks.weights.parameter_map import POSITIONS, write
-from lightning_modules.networks.weights.state import load_state
 from tests.helpers.golden import GOLDEN
 
 ALPHA, BETA = 1.0, 0.5

@@ -15,10 +15,10 @@ from torch.nn import functional
 from transformers import CLIPModel, CLIPTextModelWithProjection
 
 from lightning_modules.networks import DualEncoder, TextConditionedPooling, stretch_positions
+from lightning_modules.networks.encoder import whole_state
 from lightning_modules.networks.text_tower import text_config
 from lightning_modules.networks.weights import beta_clip, files, openai_clip
 from lightning_modules.networks.weights.parameter_map import POSITIONS, write
-from lightning_modules.networks.weights.state import whole_state
 
 
 @pytest.fixture
