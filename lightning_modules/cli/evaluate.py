@@ -31,10 +31,9 @@ from eval.results.per_item import parquet
 from eval.results.tables import table
 from lightning_modules.checkpoints.metadata import KEY, commit
 from lightning_modules.cli.evaluate_outputs import Evaluation, Folder, compare
-from lightning_modules.cli.export import encoder_of, read
+from lightning_modules.cli.export import encoder_of, pooling_of, read
 from lightning_modules.cli.model_names import model_names
 from lightning_modules.errors import fail
-from lightning_modules.inference.attention_pooling import pooling_of
 from lightning_modules.inference.evaluation_model import EvaluationModel
 from lightning_modules.networks import DualEncoder, TextConditionedPooling
 

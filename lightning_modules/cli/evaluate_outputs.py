@@ -74,7 +74,7 @@ def compare(first: Evaluation, second: Evaluation, draws: int) -> Comparison:
     retained: dict[str, float] = {}
     try:
         retained = retention(first.numbers, second.numbers)
-    except ValueError as error:  # the differences can be told all the same
+    except ValueError as error:  # the differences are reported all the same
         logger.warning("no retention: %s", error)
     return Comparison(first, second, difference_by_name, retained)
 

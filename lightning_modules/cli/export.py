@@ -19,11 +19,11 @@ from lightning_modules.checkpoints.weight_interpolation import AVERAGED, TRAINED
 from lightning_modules.cli.output_paths import make_folder
 from lightning_modules.errors import fail
 from lightning_modules.methods.known_methods import know_all_methods
-from lightning_modules.networks import DualEncoder, EncoderConfig
+from lightning_modules.networks import DualEncoder, EncoderConfig, TextConditionedPooling
 from lightning_modules.networks.weights.unreadable import UNREADABLE, why_unreadable
 from lightning_modules.runs.checkpoint import RUN
 
-TEACHER = "teacher."  # how its weights' names begin in a checkpoint
+TEACHER, POOLING = "teacher.", "pooling."  # prefixes of their weights' names in a checkpoint
 
 
 def export(
@@ -61,7 +61,7 @@ def export(
 
 
 def encoder_of(saved: dict[str, Any], weights: str = "trained") -> DualEncoder:
-    """The encoder that a checkpoint, as `read` gives it, stands for; averaged with its teacher where the run asked.
+    """The encoder that a checkpoint, as `read` returns it, stands for; averaged with its teacher where the run asked.
 
     Raises ValueError where its running average (``averaged``) is asked for and there is none.
     """
@@ -77,8 +77,18 @@ def encoder_of(saved: dict[str, Any], weights: str = "trained") -> DualEncoder:
     return encoder
 
 
+def pooling_of(saved: dict[str, Any]) -> TextConditionedPooling | None:
+    """The text-conditioned pooling in a checkpoint, as `read` returns it; None where its method has none."""
+    state = {n.removeprefix(POOLING): t for n, t in saved["state_dict"].items() if n.startswith(POOLING)}
+    if not state:
+        return None
+    pooling = TextConditionedPooling(state["norm.weight"].shape[0], saved[KEY]["settings"]["pooling_heads"])
+    pooling.load_state_dict(state)
+    return pooling
+
+
 def read(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint of ours: one file, of which nothing is executed, or the folder of a sharded one."""
+    """A checkpoint's content: of one file, read without running code, or of a sharded one's folder."""
     if not checkpoint.exists():
         raise FileNotFoundError(f"{checkpoint}: no such checkpoint")
     know_all_methods()

@@ -52,7 +52,7 @@ def one_line(message: str, known: Collection[str] = (), classes: Collection[str]
     """The setting at fault ("" where none is), and the line that says what is wrong with it.
 
     Args:
-        message: as the parser, or the class that was made, puts it.
+        message: of the parser, or of the class that it instantiates.
         known: all settings, by their whole names.
         classes: names of classes that help can be asked about.
     """
@@ -140,8 +140,8 @@ def _body(text: str) -> str:
 
 def _union(text: str, key: str, known: Collection[str], owner: str) -> Cause:
     head, _, rest = text.partition("\nErrors:\n")
-    errors, _, given = rest.partition("\nGiven value type:")
-    value = given.partition("\nGiven value:")[2].strip()
+    errors, _, value_text = rest.partition("\nGiven value type:")
+    value = value_text.partition("\nGiven value:")[2].strip()
     if match := re.fullmatch(r"NestedArg\(key='([^']*)', val='?(.*?)'?\)", value, re.DOTALL):
         value = match[2]
     attempts = re.split(r"^- ", textwrap.dedent(errors), flags=re.M)[1:]

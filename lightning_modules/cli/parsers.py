@@ -66,7 +66,7 @@ def evaluate() -> CommandParser:
     parser.add_argument("--out", type=Path, help="folder for JSON, Markdown, LaTeX; or a .json file alone")
     parser.add_argument("--items", action="store_true", help="also write single results as Parquet into --out/items")
     parser.add_argument("--tensorboard", type=Path, help="folder for TensorBoard scalars")
-    parser.add_argument("--cache", type=Path, help="folder where embeddings are kept and found again")
+    parser.add_argument("--cache", type=Path, help="folder that caches embeddings")
     _batch_size(parser)
     parser.add_argument("--device", help=DEVICE)
     parser.add_argument("--skip_missing", action="store_true", help="leave out, and count, images that are missing")
@@ -89,7 +89,7 @@ def predict() -> CommandParser:
     parser.add_argument("--kinds", default=["image", "caption"], type=_kinds, metavar="KINDS", help=kinds)
     _choice(parser, "--format", ("npy", "parquet"), "of the files", "npy")
     _choice(parser, "--fit", FITS, "how images become squares")
-    parser.add_argument("--cache", type=Path, help="folder where embeddings are kept and found again")
+    parser.add_argument("--cache", type=Path, help="folder that caches embeddings")
     _batch_size(parser)
     parser.add_argument("--device", help=DEVICE)
     return parser

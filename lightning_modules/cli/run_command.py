@@ -95,7 +95,7 @@ class RunCommand:
             self._decision = Decision(refusal=unwritable(self.folder.path, error))
         if is_first and (self._decision.refusal or self._decision.finished):
             self.close()
-            # Other ranks that are there already wait to be told to end: RunKeeper tells them.
+            # Other ranks that run already wait for the decision: RunKeeper sends it.
             with nullcontext() if alone else suppress(SystemExit):
                 self._end()
         try:

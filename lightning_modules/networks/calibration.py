@@ -31,7 +31,7 @@ class Calibrated(NamedTuple):
     """Calibrated tokens and the attention that made them."""
 
     tokens: Float[Tensor, "B J D"]  # unit norm
-    attention: Float[Tensor, "B J N"]  # how each is made up; rows sum to one
+    attention: Float[Tensor, "B J N"]  # weights of the input tokens; rows sum to one
 
 
 class TokenCalibration(nn.Module):

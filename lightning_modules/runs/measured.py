@@ -22,7 +22,7 @@ class MeasuredPlace(Callback):
 
 
 def place_of_results(trainer: Trainer) -> Path | None:
-    """The folder for results.json. Every rank must call it: outside the commands it is Lightning's, told by rank 0."""
+    """The folder for results.json; outside the commands Lightning's, broadcast by rank 0, so all ranks must call it."""
     for callback in vars(trainer)["callbacks"]:
         if isinstance(callback, (RunKeeper, MeasuredPlace)):
             return callback.place

@@ -11,7 +11,7 @@ def rank(trainer: Trainer) -> int:
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if environment is None:
         return 0
-    if isinstance(environment, LightningEnvironment):  # it does not know before it is told
+    if isinstance(environment, LightningEnvironment):  # its global rank is not set yet
         return environment.node_rank() * trainer.num_devices + environment.local_rank()
     return environment.global_rank()
 

@@ -1,6 +1,6 @@
 """The model hub in one request: the choice of a repository's files, and one line where it cannot be reached.
 
-The hub's client asks for each file apart, and five times again where nobody answers: minutes until the reason is told.
+The hub's client requests each file apart, and retries five times where nobody answers: minutes until it reports why.
 """
 
 from __future__ import annotations
