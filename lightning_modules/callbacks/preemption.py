@@ -145,11 +145,8 @@ class Preemption(Checkpoint):
 
     def _code(self) -> int:
         """Value for the all-reduce (max): the signal's number, and 1000 more where the job is queued again."""
-        return (
-            self.signal_number + 1000
-            if self.signal_number and signal.Signals(self.signal_number) in self.requeue
-            else self.signal_number
-        )
+        requeues = self.signal_number != 0 and signal.Signals(self.signal_number) in self.requeue
+        return self.signal_number + 1000 if requeues else self.signal_number
 
     def _stop(self, trainer: Trainer, code: int) -> None:
         number = signal.Signals(code % 1000)
