@@ -51,6 +51,13 @@ def test_a_crop_shows_its_box_and_some_of_what_is_around():
     assert torch.equal(outside, whole)
 
 
+def test_context_enlarges_a_box_around_its_centre():
+    crop = RegionSampling(crops=1, context=1.5).cut(quarters(), np.array([[0.5, 0.25, 0.75, 0.75]]), 16)
+    image = Image.open(io.BytesIO(quarters()))
+    around = image.resize((16, 16), Image.Resampling.BICUBIC, (35.0, 5.0, 65.0, 35.0))  # of 80 × 40 pixels
+    assert np.array_equal(crop[0].permute(1, 2, 0).numpy(), np.array(around))
+
+
 def test_boxes_are_drawn_in_training_only():
     item = prepared(RegionSampling(boxes=2, crops=1))
     assert len(item.boxes) == len(item.labels) == 2

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from lightning import Trainer
 
 from datamodules import GrainSampling, GranularityData
 from datamodules.batch import Grain
@@ -14,7 +15,7 @@ from datamodules.datamodule import normalise
 from lightning_modules import BetaClip
 from lightning_modules.methods.beta_clip import GrainWeights
 from tests.helpers.tiny import make_sample, write_shards, write_tar
-from tests.helpers.tiny_run import TINY
+from tests.helpers.tiny_run import TINY, data
 from tests.losses.oracle import Case, oracle_bce, oracle_ce
 
 
@@ -73,11 +74,25 @@ def test_terms_are_the_papers(tmp_path, objective):
     torch.testing.assert_close(found["global"], 1.5 * by_hand, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize(("every", "steps"), [(1, [0, 1, 2, 3]), (3, [2]), (0, [])])
+def test_extra_metrics_are_computed_at_the_logged_steps_only(every, steps, tmp_path, monkeypatch):
+    method, at = BetaClip(encoder=TINY), []
+    monkeypatch.setattr(method, "extra_metrics", lambda batch, features: at.append(method.global_step) or {})
+    trainer = Trainer(
+        max_steps=4, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, limit_val_batches=0, log_every_n_steps=every,
+    )  # fmt: skip
+    trainer.fit(method, data(tmp_path))
+    assert at == steps
+
+
 def test_without_its_local_term_it_is_clip(batch):
     method = BetaClip(encoder=TINY, local_weight=0)
     assert set(method.losses(batch, method.features(batch))) == {"global"}
     assert not list(method.new_modules())
     assert method.text_pooling() is None
+    bce = BetaClip("bce", bias=-5.0, encoder=TINY, local_weight=0)
+    assert not any(parameter.requires_grad for parameter in bce.beta_cal.parameters())  # DDP would wait for it
     with pytest.raises(ValueError, match="global_weight or local_weight must be above 0, got 0 for both"):
         BetaClip(encoder=TINY, local_weight=0, global_weight=0)
 

@@ -11,7 +11,8 @@ from datamodules import GrainSampling, GranularityData
 from datamodules.batch import RaggedTexts
 from datamodules.datamodule import normalise
 from lightning_modules import BetaClip, ClipFinetune
-from lightning_modules.methods.gradient_cache import MemoryConfig, split_texts
+from lightning_modules.methods import gradient_cache
+from lightning_modules.methods.gradient_cache import MemoryConfig, encode_by_parts, split_texts
 from tests.helpers.tiny import write_shards
 from tests.helpers.tiny_run import TINY
 
@@ -81,6 +82,20 @@ def test_activations_of_one_part_at_a_time(batch):
     whole = kept(MemoryConfig())
     assert kept(MemoryConfig(grad_cache_chunk=2)) < whole / 5
     assert kept(MemoryConfig(activation_checkpointing=True)) < whole / 2
+
+
+def test_a_rank_with_fewer_parts_calls_the_towers_as_often_and_adds_no_row(batch, monkeypatch):
+    encoder = ClipFinetune(encoder=TINY).double().encoder
+    pixels = batch.images.double()
+    images, texts = encode_by_parts(encoder, pixels, batch.texts, 4)
+    calls = []
+    encode = encoder.encode_image
+    monkeypatch.setattr(encoder, "encode_image", lambda chunk: calls.append(len(chunk)) or encode(chunk))
+    monkeypatch.setattr(gradient_cache, "calls_on_all_ranks", lambda encoder, calls: calls + 2)
+    more_images, more_texts = encode_by_parts(encoder, pixels, batch.texts, 4)
+    assert calls == [4, 4, 2, 1, 1]
+    for features, more in ((images, more_images), (texts, more_texts)):
+        torch.testing.assert_close(tuple(more), tuple(features), rtol=1e-10, atol=1e-12)
 
 
 def test_split_texts_keeps_every_text(batch):

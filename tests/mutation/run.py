@@ -50,7 +50,7 @@ DATAMODULES = {  # by module: its tests in tests/datamodules, and in tests/light
     "shards/transfer": ("storage stream", ""),
     "reading/select_reader": ("indexed stream", "elastic"),
     "reading/resume": ("indexed", "fit elastic"),
-    "reading/global_batch": ("indexed", "elastic"),
+    "reading/global_batch": ("global_batch indexed", ""),
     "batching/collate": ("collate crops stored_tokens", ""),
     "batching/text_sampling": ("collate", ""),
     "batching/region_sampling": ("crops", ""),
