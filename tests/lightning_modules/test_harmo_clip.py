@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn.functional import normalize
 
+from datamodules import GrainSampling
 from datamodules.batch import Grain
 from datamodules.batching.region_sampling import RegionSampling
 from lightning_modules import ClipFinetune, CropTarget, HarmoClip, ImageTarget, PhraseTarget
+from lightning_modules.methods.data_check import MethodError
 from losses import ClipLoss, LexemeRegionLoss
 from tests.helpers.tiny_regions import first_batch, write_regions
 from tests.helpers.tiny_run import TINY, assert_caching_changes_nothing
@@ -208,6 +212,11 @@ def test_lexemes_beyond_the_context_are_dropped_and_counted(shards):
     assert cut.counts["dropped/lexeme"] == 6  # the second phrase of each image
     seen = method.extra_metrics(cut, features)
     assert 0.3 < seen["regions/truncated_lexeme_share"] < 0.7
+    span = torch.zeros_like(cut.lexemes.span)
+    one = cut._replace(
+        regions=cut.regions._replace(links=cut.regions.links[:1]), lexemes=cut.lexemes._replace(span=span)
+    )
+    assert method.extra_metrics(one, features)["regions/truncated_lexeme_share"] == 1
     whole = method.losses(cut, features)["lexeme_region"]
     assert whole.isfinite()
     assert whole > 0
@@ -241,6 +250,23 @@ def test_gradient_caching_gives_the_same_gradients(batch):
 def test_bad_arguments(settings, message):
     with pytest.raises(ValueError, match=message):
         make(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sampling", "message"),
+    [
+        ({}, GrainSampling(phrases=0), "data.sampling.phrases must be 1 or more"),
+        ({}, GrainSampling(caption="sampled"), "data.sampling.caption must be whole"),
+        ({"region_losses": [CropTarget()]}, GrainSampling(), "data.regions.crops must be 1 or more"),
+        ({"lexeme": "phrase", "region_losses": []}, GrainSampling(caption="sampled"), None),
+        ({"lexeme_weight": 0.0, "region_losses": [ImageTarget()]}, GrainSampling(phrases=0, caption="sampled"), None),
+    ],
+)
+def test_inputs_that_are_not_sampled_are_asked_for_at_the_start(settings, sampling, message):
+    method = make(**settings)
+    method.trainer = SimpleNamespace(datamodule=SimpleNamespace(sampling=sampling, regions=RegionSampling()))
+    with nullcontext() if message is None else pytest.raises(MethodError, match=message):
+        method.on_fit_start()
 
 
 def test_crops_count_as_images_for_the_arithmetic(batch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -162,6 +163,9 @@ def test_alternatives(batch):
 def test_sizes_of_calibration():
     made = make(calibration=Calibration()).new_modules()
     assert [c.score[-1].out_features for c in made if hasattr(c, "score")] == [1, 1]  # of 4 patches
+    larger = replace(TINY, image_size=32)
+    modules = MulClip(encoder=larger, calibration=Calibration()).new_modules()
+    assert [c.score[-1].out_features for c in modules if hasattr(c, "score")] == [3, 3]  # a fifth of 16 patches
     made = make(calibration=Calibration(3, 5)).new_modules()
     assert [c.score[-1].out_features for c in made if hasattr(c, "score")] == [3, 5]
 

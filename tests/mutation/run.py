@@ -62,7 +62,7 @@ METHODS = {  # by module of lightning_modules: its tests there
     "methods/mul_clip": "mul_clip",
     "methods/harmo_clip": "harmo_clip harmo_training",
     "methods/harmo_region_losses": "harmo_region_losses harmo_clip",
-    "methods/optimizers": "optimisation",
+    "methods/optimizers": "optimisation default_settings",
     "methods/gradient_cache": "gradient_cache",
     "methods/data_check": "data_check",
     "checkpoints/weight_interpolation": "average_weights",
