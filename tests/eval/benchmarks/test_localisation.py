@@ -281,6 +281,11 @@ def test_label_maps_that_do_not_fit_are_refused(tmp_path):
     Image.fromarray(np.full((24, 48), 3, np.uint8)).save(file)
     with pytest.raises(ValueError, match=r"a\.png must hold numbers below 3, or 255, got 3"):
         Segmentation("s")(ColourModel(), EvalContext(tmp_path))
+    one = np.zeros((24, 48), np.uint8)
+    one[5, 7] = 9
+    Image.fromarray(one).save(file)
+    with pytest.raises(ValueError, match=r"a\.png must hold numbers below 3, or 255, got 9"):
+        Segmentation("s")(ColourModel(), EvalContext(tmp_path))
     Image.fromarray(np.zeros((24, 47), np.uint8)).save(file)
     with pytest.raises(
         ValueError, match=r"a\.png must have 47×24 pixels, as its label map labels/a\.png says, got 48×24"

@@ -237,6 +237,17 @@ def test_winoground_from_parquet(tmp_path):
     file.write_bytes(b"PAR1 no table")
     with pytest.raises(ValueError, match=r"of-00002\.parquet is no Parquet file with image_0"):
         winoground(ColourModel(), EvalContext(tmp_path))
+    for name, colour in (("a", "red"), ("b", "blue")):
+        plain(tmp_path / "winoground" / "data" / "images" / f"{name}.png", colour)
+    example = {"id": 0, "image_0": "a", "image_1": "b", "caption_0": "red", "caption_1": "blue"}
+    write_lines(tmp_path / "winoground" / "data" / "examples.jsonl", [example])
+    result = winoground(ColourModel(), EvalContext(tmp_path))  # the release's own files come first
+    assert result.numbers["winoground/questions"] == 1
+
+
+def test_winoground_without_its_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"examples\.jsonl"):
+        winoground(ColourModel(), EvalContext(tmp_path))
 
 
 def test_winoground_s_text_and_image_scores_ask_different_things(tmp_path):
