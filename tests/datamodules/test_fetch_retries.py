@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import threading
 import time
 
 import pytest
@@ -79,3 +80,17 @@ def test_curl_s_lost_connections_are_no_refusals(status):
 def test_http_s_busy_answers_are_no_refusals(code, busy):
     errors = io.BytesIO(f"curl: (22) The requested URL returned error: {code}".encode())
     assert isinstance(transfer._failure(["curl"], 22, errors), ConnectionError) == busy
+
+
+def test_the_last_line_of_a_command_s_errors_is_told():
+    assert str(transfer._failure("cat a.tar", 3, io.BytesIO(b"no bucket\n"))) == "no bucket (exit status 3)"
+    assert (
+        str(transfer._failure("cat a.tar", 3, io.BytesIO(b"first\n" + b"x" * 5000))) == f"{'x' * 200} (exit status 3)"
+    )
+    assert str(transfer._failure("cat a.tar", 4, io.BytesIO())) == "exit status 4"
+
+
+def test_a_trickle_after_a_good_start_is_a_stall(tmp_path):
+    trickle = "head -c 70000 /dev/zero; for i in $(seq 100); do head -c 100 /dev/zero; sleep 0.1; done"
+    with (tmp_path / "a.tar").open("wb") as file, pytest.raises(TimeoutError, match=r"it hangs: \d+ bytes in 0\.5 s"):
+        transfer.receive(f"pipe:{trickle}", file, 0.5, threading.Event())

@@ -65,6 +65,11 @@ def test_equal_models_do_not_differ():
     assert differences(items(hits), items(hits))["b/accuracy"] == (0.0, 0.0, 0.0, 1.0)
 
 
+def test_the_smallest_p_is_that_of_the_observed_order_alone():
+    difference = differences(items([False] * 200), items([True] * 200))["b/accuracy"]
+    assert difference.p == 1 / 10_001
+
+
 def test_the_difference_is_paired():
     rng = np.random.default_rng(5)
     first = rng.random(1000) < 0.5
