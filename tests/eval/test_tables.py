@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from eval import markdown, table, write_json
-from eval.results.tables import Section, narrow
+from eval.results.tables import Section, _split, narrow
 
 NUMBERS = {
     "caption/text_to_image/R@1": 0.5234,
@@ -98,6 +98,11 @@ def test_tables_fit_the_terminal_and_lose_nothing(width):
     assert [line.strip() for line in lines].count("a model") == 1
     tables = sum(line.startswith("┏") for line in lines)
     assert (tables == 1) == (width == 200)
+
+
+def test_a_table_may_fill_all_its_room():
+    assert _split([4, 3, 3, 4], 7) == [range(2), range(2, 4)]
+    assert _split([9, 3], 7) == [range(1), range(1, 2)]
 
 
 def test_as_few_tables_as_fit():

@@ -47,6 +47,19 @@ def test_the_newest_and_the_one_before(tmp_path, monkeypatch, links):
     assert all(there[1:]) == links  # the first time there was none yet
 
 
+def test_a_folder_takes_the_place_of_a_file_and_the_other_way(tmp_path):
+    last, before, new = tmp_path / "last.ckpt", tmp_path / "last-0.ckpt", tmp_path / "new"
+    write(last, "a")
+    new.mkdir()
+    (new / "slice").write_text("b")
+    put_in_place(new, last)
+    assert (last / "slice").read_text() == "b"
+    assert read(before) == "a"
+    write(new, "c")
+    put_in_place(new, last)  # the folder was not whole: the file before it stays
+    assert (read(last), read(before)) == ("c", "a")
+
+
 def test_a_kill_between_the_two_names_changes_nothing(tmp_path):
     last = tmp_path / "last.ckpt"
     write(last, "a")

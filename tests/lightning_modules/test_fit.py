@@ -26,12 +26,13 @@ class Losses(Callback):
             trainer.should_stop = True
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_resume_from_an_epochs_end(tmp_path, workers):
+@pytest.mark.parametrize(("workers", "steps"), [(0, None), (2, None), (0, 12)])
+def test_resume_from_an_epochs_end(tmp_path, workers, steps):
     whole, first, second = Losses(), Losses(epochs=2), Losses()
-    ended = fit(tmp_path / "whole", whole, workers=workers)
-    fit(tmp_path / "parts", first, workers=workers)
-    resumed = fit(tmp_path / "parts", second, workers=workers)
+    length = {"epochs": 4} if steps is None else {"epochs": -1, "trainer": {"max_steps": steps}}
+    ended = fit(tmp_path / "whole", whole, workers=workers, **length)
+    fit(tmp_path / "parts", first, workers=workers, **length)
+    resumed = fit(tmp_path / "parts", second, workers=workers, **length)
     assert len(whole.values) == 12
     assert len(first.values) == len(second.values) == 6
     assert first.values + second.values == pytest.approx(whole.values, rel=1e-6)
