@@ -13,7 +13,7 @@ from datamodules import GrainSampling, GranularityData
 from datamodules.batch import Grain
 from datamodules.datamodule import normalise
 from lightning_modules import BetaClip
-from lightning_modules.methods.beta_clip import GrainWeights
+from lightning_modules.methods.beta_clip import GRAINS, GrainWeights
 from tests.helpers.tiny import make_sample, write_shards, write_tar
 from tests.helpers.tiny_run import TINY, data
 from tests.losses.oracle import Case, oracle_bce, oracle_ce
@@ -84,6 +84,24 @@ def test_extra_metrics_are_computed_at_the_logged_steps_only(every, steps, tmp_p
     )  # fmt: skip
     trainer.fit(method, data(tmp_path))
     assert at == steps
+
+
+def test_the_metrics_by_grain_leave_out_the_rows_of_others_and_padding(batch):
+    torch.manual_seed(0)
+    method = BetaClip(encoder=TINY)
+    phrases = batch.grains[Grain.PHRASE]
+    valid = phrases.valid.clone()
+    valid[:, -1] = False
+    batch = batch._replace(grains={**batch.grains, Grain.PHRASE: phrases._replace(valid=valid)})
+    with torch.no_grad():
+        features = method.features(batch)
+        metrics = method.extra_metrics(batch, features)
+        for grain in GRAINS:
+            only = GrainWeights(**{each.value: float(each is grain) for each in GRAINS})
+            torch.manual_seed(0)
+            alone = BetaClip(encoder=TINY, grain_weights=only)
+            loss = alone.losses(batch, alone.features(batch))["beta_cal"]
+            torch.testing.assert_close(metrics[f"beta_cal_by_grain/{grain.value}"], loss)
 
 
 def test_without_its_local_term_it_is_clip(batch):

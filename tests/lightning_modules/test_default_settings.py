@@ -9,9 +9,10 @@ import pytest
 from datamodules import GrainSampling, SceneSet, SkipPolicy
 from datamodules.batching.region_sampling import RegionSampling
 from datamodules.shards.download import FetchPolicy
-from lightning_modules import OptimConfig
+from lightning_modules import CropTarget, ImageTarget, OptimConfig, PhraseTarget
 from lightning_modules.methods.beta_clip import GrainWeights
 from lightning_modules.methods.gradient_cache import MemoryConfig
+from lightning_modules.methods.mul_clip import Calibration, Reconstruction
 from lightning_modules.networks import EncoderConfig
 
 
@@ -19,7 +20,7 @@ from lightning_modules.networks import EncoderConfig
     "settings",
     [
         OptimConfig, EncoderConfig, MemoryConfig, GrainWeights, GrainSampling, RegionSampling, SceneSet, SkipPolicy,
-        FetchPolicy,
+        FetchPolicy, CropTarget, ImageTarget, PhraseTarget, Calibration, Reconstruction,
     ],
 )  # fmt: skip
 def test_they_are_frozen(settings):

@@ -26,13 +26,12 @@ class Losses(Callback):
             trainer.should_stop = True
 
 
-@pytest.mark.parametrize(("workers", "steps"), [(0, None), (2, None), (0, 12)])
-def test_resume_from_an_epochs_end(tmp_path, workers, steps):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_from_an_epochs_end(tmp_path, workers):
     whole, first, second = Losses(), Losses(epochs=2), Losses()
-    length = {"epochs": 4} if steps is None else {"epochs": -1, "trainer": {"max_steps": steps}}
-    ended = fit(tmp_path / "whole", whole, workers=workers, **length)
-    fit(tmp_path / "parts", first, workers=workers, **length)
-    resumed = fit(tmp_path / "parts", second, workers=workers, **length)
+    ended = fit(tmp_path / "whole", whole, workers=workers)
+    fit(tmp_path / "parts", first, workers=workers)
+    resumed = fit(tmp_path / "parts", second, workers=workers)
     assert len(whole.values) == 12
     assert len(first.values) == len(second.values) == 6
     assert first.values + second.values == pytest.approx(whole.values, rel=1e-6)
@@ -40,6 +39,12 @@ def test_resume_from_an_epochs_end(tmp_path, workers, steps):
     assert resumed.optimizers[0].param_groups[0]["lr"] == pytest.approx(ended.optimizers[0].param_groups[0]["lr"])
     for a, b in zip(resumed.model.parameters(), ended.model.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_run_by_steps_that_is_made_longer_leaves_out_no_epoch(tmp_path):
+    for steps in (3, 9):
+        ended = fit(tmp_path, epochs=-1, trainer={"max_steps": steps})
+        assert (ended.global_step, ended.current_epoch) == (steps, steps // 3)
 
 
 class StopsAfter(Callback):
@@ -124,6 +129,19 @@ def test_a_worse_epoch_leaves_the_best_checkpoint_alone(tmp_path):
     fit(tmp_path, Values(0.2, 0.5, 0.4, 0.3), best)
     assert [file.name for file in (tmp_path / "best").iterdir()] == ["best.ckpt"]
     assert torch.load(tmp_path / "best" / "best.ckpt", weights_only=True)["global_step"] == 6
+
+
+class ValuesBySteps(Values):
+    """One after each step."""
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        pl_module.log("value", self.values[trainer.global_step - 1])
+
+
+def test_the_best_may_lie_inside_an_epoch(tmp_path):
+    best = BestCheckpoint(dirpath=str(tmp_path / "best"), monitor="value")
+    fit(tmp_path, ValuesBySteps(0.2, 0.5, 0.4), best, epochs=1, trainer={"val_check_interval": 1})
+    assert torch.load(tmp_path / "best" / "best.ckpt", weights_only=True)["global_step"] == 2
 
 
 @pytest.mark.parametrize("method", [ClipFinetune, BetaClip])

@@ -57,13 +57,13 @@ DATAMODULES = {  # by module: its tests in tests/datamodules, and in tests/light
 }
 METHODS = {  # by module of lightning_modules: its tests there
     "methods/base": "optimisation beta_clip data_check average_weights fit",
-    "methods/beta_clip": "beta_clip",
+    "methods/beta_clip": "beta_clip default_settings",
     "methods/clip": "optimisation",
-    "methods/mul_clip": "mul_clip",
+    "methods/mul_clip": "mul_clip default_settings",
     "methods/harmo_clip": "harmo_clip harmo_training",
-    "methods/harmo_region_losses": "harmo_region_losses harmo_clip",
+    "methods/harmo_region_losses": "harmo_region_losses harmo_clip default_settings",
     "methods/optimizers": "optimisation default_settings",
-    "methods/gradient_cache": "gradient_cache",
+    "methods/gradient_cache": "gradient_cache default_settings",
     "methods/data_check": "data_check",
     "checkpoints/weight_interpolation": "average_weights",
     "checkpoints/atomic_save": "atomic_io",
