@@ -67,7 +67,8 @@ def layout_for(metric_groups: Collection[str], absent: Collection[str]) -> Layou
         for group, charts in LAYOUT.items()
     }
     if metric_groups:
-        layout["losses"]["the method's own numbers"] = _chart(*(f"{group}/.*" for group in metric_groups))
+        title = ", ".join(group.replace("_", " ") for group in metric_groups)
+        layout["losses"][title] = _chart(*(f"{group}/.*" for group in metric_groups))
     return {group: charts for group, charts in layout.items() if charts}
 
 

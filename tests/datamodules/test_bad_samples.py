@@ -92,6 +92,12 @@ def test_too_many_end_validation(tmp_path):
         read(module(write(tmp_path, 512, tuple(range(8))), 2, batch=64).val_dataloader())
 
 
+def test_as_many_as_are_allowed_end_nothing(tmp_path):
+    """Exactly the limit is not above it."""
+    data = module(write(tmp_path, 100, (3, 50)), batch=50, skip=SkipPolicy(0.02, 0))
+    assert read(data.val_dataloader()) == (98, {"skipped/image": 2})
+
+
 def test_a_resumed_run_is_judged_by_enough_samples(tmp_path):
     """It goes on ten samples before the end of a pass, and one of them is bad."""
     data = module(write(tmp_path, 500, (77,)), batch=10)

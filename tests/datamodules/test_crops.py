@@ -76,6 +76,7 @@ def test_small_boxes_are_left_out_and_counted():
     item = prepared(RegionSampling(min_area=100.0))  # of 80 × 40 pixels the last box has 8 × 4
     assert {tuple(box) for box in item.boxes} == set(BOXES[:3])
     assert item.counts["dropped/small box"] == 1
+    assert prepared(RegionSampling(min_area=800.0)).counts["dropped/small box"] == 1  # three have just 40 × 20
     assert collate([item, prepared(RegionSampling())]).counts["dropped/small box"] == 1
 
 

@@ -85,7 +85,7 @@ def charts(events):
 def test_the_layout_has_no_chart_for_what_is_not_measured(run):
     _, events, _ = run
     titles = charts(events)
-    assert titles[:3] == ["terms in training", "terms in validation", "the method's own numbers"]
+    assert titles[:3] == ["terms in training", "terms in validation", "beta cal by grain"]
     assert not {
         "retention against the start", "benchmarks, R@1", "model FLOPs utilisation", "boxes", "hard negatives by level",
     } & set(titles)  # fmt: skip
@@ -103,7 +103,7 @@ def test_the_layout_has_a_chart_for_what_is_measured_now_and_then(tmp_path):
     fit(tmp_path, Diagnostics(), benchmarks, epochs=1, method=ClipFinetune, pretrained=str(tmp_path / "start"))
     titles = charts(EventAccumulator(str(tmp_path)).Reload())
     assert {"retention against the start", "benchmarks, R@1"} <= set(titles)
-    assert "the method's own numbers" not in titles
+    assert "beta cal by grain" not in titles
 
 
 def test_scales_are_called_so(run):
