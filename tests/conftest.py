@@ -10,9 +10,9 @@ import jaxtyping
 import pytest
 import torch
 
-from tests.helpers.shape_checker import PACKAGES
+from tests.helpers import shape_checker
 
-jaxtyping.install_import_hook(PACKAGES, "tests.helpers.shape_checker.check_tensors")
+shape_checker.install()
 
 from tests.helpers.ranks import prepare_server
 
