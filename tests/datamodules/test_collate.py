@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from datamodules.batch import Grain, Skip, join
-from datamodules.batching.collate import SamplePreprocessor, collate, pack_texts
+from datamodules.batching.collate import SamplePreprocessor, collate, empty_batch, pack_texts
 from datamodules.batching.image_transforms import Squash
+from datamodules.batching.region_sampling import RegionSampling
 from datamodules.batching.text_sampling import GrainSampling
 from datamodules.batching.tokenizer import Tokenizer, token_hash, word_hash
 from datamodules.sample import Choice, Phrase, Region
@@ -57,6 +58,7 @@ def test_every_slot_points_at_its_text():
         for grain, texts in expected.items():
             slots = batch.grains[grain]
             assert slots.valid[b].sum() == len(texts)
+            assert slots.index.shape[1] == max(int(slots.valid.sum(1).max()), 1)
             assert [text_of(batch, i) for i in slots.index[b][slots.valid[b]].tolist()] == [tokenizer(t) for t in texts]
 
 
@@ -175,6 +177,24 @@ def test_a_text_as_long_as_the_context_is_not_cut():
 
 def test_defaults_of_sampling_are_the_documented_ones():
     assert GrainSampling() == GrainSampling(5, 30, 0, "whole", "stored", "random", 0)
+    assert RegionSampling() == RegionSampling(None, 0, 1.5, 0.0)
+
+
+def test_grains_without_a_text_have_one_empty_slot():
+    batch = batch_of([make_sample(n, phrases=(), regions=()) for n in range(2)])
+    for grain, width in ((Grain.CAPTION, 1), (Grain.PHRASE, 1)):
+        assert batch.grains[grain].index.shape == (2, width)
+    assert not batch.grains[Grain.PHRASE].valid.any()
+
+
+def test_an_empty_batch_has_one_text_and_no_row_of_anything_else():
+    batch = empty_batch(preparer(), [Skip("image", "a.tar", "k", "broken")])
+    parts = [batch.images, batch.ids, *batch.lexemes, *batch.regions, *batch.crops, *batch.choices[:-1]]
+    parts += [tensor for slots in batch.grains.values() for tensor in slots]
+    assert {len(part) for part in parts} == {0}
+    assert {slots.index.shape for slots in batch.grains.values()} == {(0, 1)}
+    assert batch.texts.offsets.tolist() == [0, 2]  # of an empty text: its start and its end
+    assert (batch.keys, batch.counts) == ([], {"skipped/image": 1})
 
 
 def test_skips_travel_with_the_batch():

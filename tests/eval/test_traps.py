@@ -25,6 +25,13 @@ def test_images_of_all_modes_open_as_rgb(tmp_path, mode, colour):
         assert np.array_equal(np.array(opened), np.array(image.convert("RGB")))
 
 
+@pytest.mark.parametrize("size", [(0.0, 5.0), (5.0, 0.0), (-1.0, 5.0), (5.0, -1.0)])
+def test_boxes_without_area_are_counted(size):
+    counts = Counter()
+    assert fraction_box((10.0, 10.0, *size), (40, 20), counts) is None
+    assert counts == {"box without area": 1}
+
+
 def test_a_box_of_a_fraction_of_a_pixel_counts():
     """FG-OVD has one whose side is 0.07 pixels; 260 are smaller than a cell of the grid."""
     counts = Counter()

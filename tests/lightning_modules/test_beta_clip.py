@@ -109,6 +109,8 @@ def test_without_its_local_term_it_is_clip(batch):
     assert set(method.losses(batch, method.features(batch))) == {"global"}
     assert not list(method.new_modules())
     assert method.text_pooling() is None
+    assert method.required_grains() == (Grain.CAPTION,)
+    assert BetaClip(encoder=TINY).required_grains() == GRAINS
     bce = BetaClip("bce", bias=-5.0, encoder=TINY, local_weight=0)
     assert not any(parameter.requires_grad for parameter in bce.beta_cal.parameters())  # DDP would wait for it
     with pytest.raises(ValueError, match="global_weight or local_weight must be above 0, got 0 for both"):

@@ -8,7 +8,7 @@ from lightning import Callback
 
 from datamodules import Squash
 from lightning_modules import BetaClip, ClipFinetune
-from lightning_modules.callbacks import BestCheckpoint, DataMonitor, ResultTable, Throughput
+from lightning_modules.callbacks import BestCheckpoint, DataMonitor, LastCheckpoint, ResultTable, Throughput
 from tests.helpers.tiny_run import TINY, fit
 
 
@@ -39,6 +39,10 @@ def test_resume_from_an_epochs_end(tmp_path, workers):
     assert resumed.optimizers[0].param_groups[0]["lr"] == pytest.approx(ended.optimizers[0].param_groups[0]["lr"])
     for a, b in zip(resumed.model.parameters(), ended.model.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_checkpoints_are_five_hundred_steps_apart():
+    assert LastCheckpoint().every_n_steps == 500
 
 
 def test_a_run_by_steps_that_is_made_longer_leaves_out_no_epoch(tmp_path):

@@ -131,6 +131,13 @@ def test_every_reading_trains_all_it_has(batch, settings):
     assert new == {id(p) for name, p in trained.items() if name.startswith("projection.")}
 
 
+def test_phrases_are_asked_for_where_a_term_reads_them():
+    unread = {"lexeme": "phrase", "lexeme_weight": 0.0, "region_losses": []}
+    assert make(**unread).required_grains() == (Grain.CAPTION,)
+    assert make(**(unread | {"lexeme_weight": 1.0})).required_grains() == (Grain.CAPTION, Grain.PHRASE)
+    assert make(**(unread | {"region_losses": [PhraseTarget()]})).required_grains() == (Grain.CAPTION, Grain.PHRASE)
+
+
 @pytest.mark.parametrize("settings", [{}, {"region_losses": [PhraseTarget()]}, {"lexeme": "phrase"}])
 def test_texts_that_no_term_reads_are_not_encoded(batch, settings):
     method = make(**settings)
@@ -203,6 +210,15 @@ def test_links_that_repeat_and_padded_slots_change_nothing(batch):
         regions=batch.regions._replace(links=batch.regions.links.repeat(2, 1)),
     )
     torch.testing.assert_close(terms(padded), wanted)
+
+
+def test_boxes_and_lexemes_are_counted_by_image(batch):
+    method = make()
+    metrics = method.extra_metrics(batch, method.features(batch))
+    linked = {tuple(pair) for pair in batch.regions.links.tolist()}
+    phrases = {(int(batch.regions.image[box]), slot) for box, slot in linked}
+    assert metrics["regions/boxes_per_image"] == pytest.approx(len({box for box, _ in linked}) / len(batch.images))
+    assert metrics["regions/lexemes_per_image"] == pytest.approx(len(phrases) / len(batch.images))
 
 
 def test_lexemes_beyond_the_context_are_dropped_and_counted(shards):

@@ -200,9 +200,17 @@ def test_flickr_s_sets_differ_and_quotes_stay_outside(tmp_path):
     assert [result.settings["images"] for result in results] == [2, 1, 4]
     assert [result.settings["texts"] for result in results] == [10, 5, 20]
     assert 'A "red" thing, seen from above' in model.texts
-    file.write_text("1.jpg no tab\n")
-    with pytest.raises(ValueError, match=r"token, line 1 must be NAME#N, a tab and a caption, got '1.jpg no tab'"):
-        flickr30k_all(model, EvalContext(tmp_path))
+    for line in (
+        "1.jpg no tab",
+        "1.jpg#0 no tab",
+        "1.jpg\tno number",
+        "#0\tno name",
+        "1.jpg#x\tno number",
+        "1.jpg#0\t ",
+    ):
+        file.write_text(f"{line}\n")
+        with pytest.raises(ValueError, match=r"token, line 1 must be NAME#N, a tab and a caption, got '(1|#0)"):
+            flickr30k_all(model, EvalContext(tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["json", "jsonl", "csv", "tsv"])
