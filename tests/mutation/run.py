@@ -53,7 +53,7 @@ DATAMODULES = {  # by module: its tests in tests/datamodules, and in tests/light
     "reading/global_batch": ("global_batch indexed", ""),
     "batching/collate": ("collate crops stored_tokens", ""),
     "batching/text_sampling": ("collate", ""),
-    "batching/region_sampling": ("crops", ""),
+    "batching/region_sampling": ("crops collate", ""),
 }
 METHODS = {  # by module of lightning_modules: its tests there
     "methods/base": "optimisation beta_clip data_check average_weights fit",
