@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -51,26 +51,27 @@ torch.serialization.add_safe_globals([GrainWeights])
 GRAINS = (Grain.CAPTION, Grain.SENTENCE, Grain.PHRASE)
 
 
-def contrast_views(
-    loss: BetaCalLoss,
-    pooling: TextConditionedPooling,
-    batch: Batch,
-    features: Features,
-    weights: Float[Tensor, "B K"] | None = None,
-) -> Float[Tensor, ""]:
-    """β-CAL between all texts of a batch and the views of their images, pooled once per text.
+class PooledViews(NamedTuple):
+    """A batch's texts and the views of their images: the arguments of β-CAL, in its order, but for the weights."""
+
+    views: Float[Tensor, "B K D"]
+    texts: Float[Tensor, "B K D"]
+    valid: Bool[Tensor, "B K"]
+    scale: Float[Tensor, " 1"]
+    ids: Int[Tensor, "B K"]
+
+
+def pool_views(pooling: TextConditionedPooling, batch: Batch, features: Features) -> PooledViews:
+    """Pool the patches once per text.
 
     Args:
-        loss: β-CAL.
         pooling: makes a view of an image for each of its texts.
         batch: whose captions, sentences and phrases are the K texts of an image, in the order of ``GRAINS``.
         features: of the batch.
-        weights: of the texts; None: all alike.
     """
     queries = join(*(batch.grains[grain] for grain in GRAINS))
     texts, ids = features.texts_at(queries), batch.texts.ids[queries.index]
-    views = pooling(texts, features.images.patches)
-    return loss(views, texts, queries.valid, pooling.scale, ids, weights)
+    return PooledViews(pooling(texts, features.images.patches), texts, queries.valid, pooling.scale, ids)
 
 
 class BetaClip(Method):
@@ -140,7 +141,7 @@ class BetaClip(Method):
         captions = features.texts_at(batch.grains[Grain.CAPTION])[:, 0]
         terms = {"global": self.global_weight * self.clip(features.images.image, captions, self.encoder.scale)}
         if self.pooling is not None:
-            local = contrast_views(self.beta_cal, self.pooling, batch, features, self._weights(batch))
+            local = self.beta_cal(*pool_views(self.pooling, batch, features), self._weights(batch))
             terms["beta_cal"] = self.local_weight * local
         return terms
 
@@ -155,11 +156,10 @@ class BetaClip(Method):
         """β-CAL over the rows of one grain only, unweighted; the published form has no such rows."""
         if self.beta_cal.published_numerics or self.pooling is None:
             return {}
-        metrics: LossTerms = {}
+        pooled, metrics = pool_views(self.pooling, batch, features), {}
         for grain in GRAINS:
             weights = torch.cat([(g == grain) * batch.grains[g].valid.float() for g in GRAINS], dim=1)
-            loss = contrast_views(self.beta_cal, self.pooling, batch, features, weights)
-            metrics[f"beta_cal_by_grain/{grain.value}"] = loss
+            metrics[f"beta_cal_by_grain/{grain.value}"] = self.beta_cal(*pooled, weights)
         return metrics
 
     @override

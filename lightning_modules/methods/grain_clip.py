@@ -25,7 +25,7 @@ from typing_extensions import override
 
 from datamodules.batch import Batch, Grain
 from lightning_modules.methods.base import Features, LossTerms, Method, check_weight
-from lightning_modules.methods.beta_clip import contrast_views
+from lightning_modules.methods.beta_clip import pool_views
 from lightning_modules.methods.data_check import MethodError
 from lightning_modules.methods.harmo_region_losses import contrast_phrases
 from lightning_modules.networks import TextConditionedPooling, pool_regions
@@ -98,7 +98,7 @@ class GrainClip(Method):
         captions = features.texts_at(batch.grains[Grain.CAPTION])[:, 0]
         terms = {"global": self.clip(features.images.image, captions, self.encoder.scale)}
         if self.pooling is not None:
-            terms["beta_cal"] = self.local_weight * contrast_views(self.beta_cal, self.pooling, batch, features)
+            terms["beta_cal"] = self.local_weight * self.beta_cal(*pool_views(self.pooling, batch, features))
         if self.region_temperature is not None:
             terms["region"] = self.region_weight * self._region(self.region_temperature(), batch, features)
         if self.sentence_weight > 0:
