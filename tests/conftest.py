@@ -25,7 +25,7 @@ gc.disable()  # until all tests are imported: nothing of them is garbage
 
 def pytest_xdist_auto_num_workers() -> int:
     """Three processes on two cores: many tests wait for others, or for a clock."""
-    return min((os.cpu_count() or 1) * 3 // 2, 16) or 1
+    return min((os.cpu_count() or 1) * 3 // 2, 16)
 
 
 def pytest_collection_finish() -> None:

@@ -40,6 +40,16 @@ def data(
     )  # fmt: skip
 
 
+def first_batch(folder: Path, images: int, samples: int) -> Batch:
+    """The first training batch of so many samples, with normalised pixels."""
+    module = GranularityData(
+        [str(shard) for shard in write_shards(folder, samples, 1)], batch_size=images, num_workers=0, image_size=16,
+        context_length=77, sampling=GrainSampling(),
+    )  # fmt: skip
+    module.setup("fit")
+    return module.on_after_batch_transfer(next(iter(module.train_dataloader())), 0)
+
+
 def fit_method(folder: Path, method: Method, data: GranularityData, epochs: int, *callbacks: Callback) -> Scalars:
     """Train ``method``; what was logged, by name."""
     trainer = Trainer(

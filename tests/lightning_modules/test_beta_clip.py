@@ -14,20 +14,14 @@ from datamodules.batch import Grain
 from datamodules.datamodule import normalise
 from lightning_modules import BetaClip
 from lightning_modules.methods.beta_clip import GRAINS, GrainWeights
-from tests.helpers.tiny import make_sample, write_shards, write_tar
-from tests.helpers.tiny_run import TINY, data
+from tests.helpers.tiny import make_sample, write_tar
+from tests.helpers.tiny_run import TINY, data, first_batch
 from tests.losses.oracle import Case, oracle_bce, oracle_ce
 
 
 @pytest.fixture
 def batch(tmp_path):
-    shards = [str(shard) for shard in write_shards(tmp_path, 8, 1)]
-    data = GranularityData(
-        shards, batch_size=8, num_workers=0, image_size=16, context_length=77, sampling=GrainSampling()
-    )
-    data.setup("fit")
-    batch = next(iter(data.train_dataloader()))
-    return batch._replace(images=normalise(batch.images))
+    return first_batch(tmp_path, 8, 8)
 
 
 def terms(batch, **settings):

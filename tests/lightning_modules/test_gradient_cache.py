@@ -7,25 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from datamodules import GrainSampling, GranularityData
 from datamodules.batch import RaggedTexts
-from datamodules.datamodule import normalise
 from lightning_modules import BetaClip, ClipFinetune
 from lightning_modules.methods import gradient_cache
 from lightning_modules.methods.gradient_cache import MemoryConfig, encode_by_parts, split_texts
-from tests.helpers.tiny import write_shards
-from tests.helpers.tiny_run import TINY
+from tests.helpers.tiny_run import TINY, first_batch
 
 
 @pytest.fixture
 def batch(tmp_path):
-    shards = [str(shard) for shard in write_shards(tmp_path, 24, 1)]
-    data = GranularityData(
-        shards, batch_size=10, num_workers=0, image_size=16, context_length=77, sampling=GrainSampling()
-    )
-    data.setup("fit")
-    batch = next(iter(data.train_dataloader()))
-    return batch._replace(images=normalise(batch.images))
+    return first_batch(tmp_path, 10, 24)
 
 
 def gradients(method, batch, seed=0):
