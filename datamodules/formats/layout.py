@@ -119,10 +119,6 @@ class AnnotationFile:
             raise LayoutError(f"{self.path}: '{section}' must be a list, as in COCO's files, got {kind}")
         return checked(self.path, section, records, fields)
 
-    def checked(self, where: str, listed: list[Any], fields: Mapping[str, Rule]) -> Iterator[dict[str, Any]]:
-        """The records of a list inside a record; ``where`` is its name in errors."""
-        return checked(self.path, where, listed, fields)
-
     def by_id(self, section: str, fields: Mapping[str, Rule]) -> dict[Any, dict[str, Any]]:
         """The records of a list by their ``id``, in the file's order. Raises LayoutError where an id stands twice."""
         records: dict[Any, dict[str, Any]] = {}

@@ -65,7 +65,7 @@ def prepare_grounded(
     )
 
 
-class CaptionedImage(NamedTuple):
+class MdetrImage(NamedTuple):
     """A row of ``images``: an image, its width and height in pixels, and one caption."""
 
     id: ImageId
@@ -95,7 +95,7 @@ def _is_pair(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(layout.is_whole, value))
 
 
-def read_grounded(path: Path) -> tuple[list[CaptionedImage], dict[ImageId, list[GroundedBox]]]:
+def read_grounded(path: Path) -> tuple[list[MdetrImage], dict[ImageId, list[GroundedBox]]]:
     """The captioned images, and the boxes of each, in the file's order.
 
     Raises:
@@ -104,7 +104,7 @@ def read_grounded(path: Path) -> tuple[list[CaptionedImage], dict[ImageId, list[
     """
     file = AnnotationFile(path)
     images = [
-        CaptionedImage(number, row["file_name"], (row["width"], row["height"]), row["caption"])
+        MdetrImage(number, row["file_name"], (row["width"], row["height"]), row["caption"])
         for number, row in file.by_id("images", _IMAGE).items()
     ]
     boxes: dict[ImageId, list[GroundedBox]] = {}
@@ -121,7 +121,7 @@ class GroundedReader(NamedTuple):
     folder: Path
     job: PrepareJob
 
-    def samples(self, rows: Iterable[tuple[CaptionedImage, list[GroundedBox]]], rejects: Rejects) -> Iterator[Sample]:
+    def samples(self, rows: Iterable[tuple[MdetrImage, list[GroundedBox]]], rejects: Rejects) -> Iterator[Sample]:
         """A sample a row. A row without caption, or with an unusable file, is counted with its boxes."""
         for captioned, boxes in rows:
             name = f"{captioned.file_name} ({captioned.id})"
@@ -131,7 +131,7 @@ class GroundedReader(NamedTuple):
                 rejects.add(error.reason, name)
                 reject_boxes((grounded.box for grounded in boxes), rejects)
 
-    def _sample(self, captioned: CaptionedImage, boxes: list[GroundedBox], name: str, rejects: Rejects) -> Sample:
+    def _sample(self, captioned: MdetrImage, boxes: list[GroundedBox], name: str, rejects: Rejects) -> Sample:
         extractor, spans = self.job.text_extractor, [span for grounded in boxes for span in grounded.spans]
         image = check_image(read_image(self.folder / captioned.file_name), captioned.size)
         caption, moved = tidy_caption(captioned.caption, spans, extractor, rejects, name)

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 from PIL import Image
 
-from datamodules.formats.layout import CATEGORY, FLAG, IMAGE, LIST, PATH, WHOLE, XYWH, AnnotationFile
+from datamodules.formats.layout import CATEGORY, FLAG, IMAGE, LIST, PATH, WHOLE, XYWH, AnnotationFile, checked
 from eval.data.find_file import find_path, with_files
 from eval.data.sources import ImageFile, Xywh, image_errors
 from eval.interfaces import EvalContext
@@ -129,7 +129,7 @@ class _Reader:
         """The segments of an image that may count."""
         fields = {"id": WHOLE, "category_id": WHOLE, "bbox": XYWH}
         rows: list[_Row] = []
-        for index, row in enumerate(self.annotations.checked(field, segments, fields)):
+        for index, row in enumerate(checked(self.annotations.path, field, segments, fields)):
             name = f"{field}[{index}].category_id"
             self.annotations.refer(name, row["category_id"], self.categories, "categories")
             rows.append(_Row(row["id"], *self.categories[row["category_id"]], tuple(row["bbox"])))
