@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from typing_extensions import override
 from datamodules import scenes
 from datamodules.batch import Batch
 from datamodules.batching.collate import SamplePreprocessor
-from datamodules.batching.image_transforms import ImageTransform, RandomCrop, Squash, normalise
+from datamodules.batching.image_transforms import ImageTransform, RandomCrop, Squash
+from datamodules.batching.input_format import InputFormat
 from datamodules.batching.region_sampling import RegionSampling
 from datamodules.batching.text_sampling import GrainSampling
 from datamodules.batching.tokenizer import Tokenizer
@@ -121,7 +122,7 @@ class GranularityData(LightningDataModule):
         self._batch_size = GlobalBatch(batch_size, global_batch_size)
         self.val_batch_size, self.batches_per_epoch = val_batch_size, batches_per_epoch
         self.num_workers = default_workers() if num_workers is None else num_workers
-        self.image_size, self.tokenizer = image_size, Tokenizer(context_length)
+        self.image_size, self.input_format = image_size, InputFormat(Tokenizer(context_length))
         self.sampling, self.regions = sampling, regions
         self.train_transform, self.val_transform = train_transform or RandomCrop(), val_transform or Squash()
         self.skip, self.fetch, self.shuffle_samples, self.seed = skip, fetch, shuffle_samples, seed
@@ -144,6 +145,7 @@ class GranularityData(LightningDataModule):
             ShardError: a shard is missing, damaged or empty, or there are too few samples for one batch, or
                 ``global_batch_size`` cannot be shared out.
         """
+        self._follow_encoder()
         train: str | Sequence[str | Path] | None = self.shards
         val: str | Sequence[str | Path] | None = self.val_shards
         test: str | Sequence[str | Path] | None = self.test_shards or val
@@ -161,6 +163,15 @@ class GranularityData(LightningDataModule):
                 self._batch_size.log(self._ranks(), 1 if self.trainer is None else self.trainer.accumulate_grad_batches)
             if not self._val:
                 logger.info("no validation: data.val_shards is not set")
+
+    def _follow_encoder(self) -> None:
+        """Prepare texts and pixels as the encoder that is trained wants them."""
+        model = None if self.trainer is None else self.trainer.lightning_module
+        wanted = getattr(getattr(model, "encoder", None), "input_format", None)
+        if isinstance(wanted, InputFormat):
+            clip = isinstance(wanted.tokenizer, Tokenizer) and isinstance(self.input_format.tokenizer, Tokenizer)
+            tokenizer = self.input_format.tokenizer if clip else wanted.tokenizer
+            self.input_format = replace(wanted, tokenizer=tokenizer)
 
     def train_dataloader(self) -> EpochLoader:
         """The training batches of one rank; calls ``setup("fit")`` if it was not called before."""
@@ -203,7 +214,8 @@ class GranularityData(LightningDataModule):
 
     @override
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """uint8 pixels to CLIP's normalised floats, on the device."""
+        """uint8 pixels to the encoder's normalised floats, on the device."""
+        normalise = self.input_format.normalise
         crops = batch.crops._replace(pixels=normalise(batch.crops.pixels))
         return batch._replace(images=normalise(batch.images), crops=crops)
 
@@ -312,7 +324,7 @@ class GranularityData(LightningDataModule):
             image_size=self.image_size,
             transform=self.train_transform if training else self.val_transform,
             sampling=self.sampling,
-            tokenizer=self.tokenizer,
+            tokenizer=self.input_format.tokenizer,
             random_texts=training,
             regions=self.regions,
         )

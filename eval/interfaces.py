@@ -31,7 +31,7 @@ class ImageEmbeddings(Protocol):
         ...
 
     @property
-    def dense(self) -> Float[Tensor, "B P D"]:
+    def dense(self) -> Float[Tensor, "B D h w"]:
         """Patch tokens of a square grid, row by row, not normalised."""
         ...
 
@@ -64,7 +64,7 @@ class Model(Protocol):
         ...
 
     def pool_regions(
-        self, dense: Float[Tensor, "B P D"], boxes: Float[Tensor, "R 4"], image: Int[Tensor, " R"]
+        self, dense: Float[Tensor, "B D h w"], boxes: Float[Tensor, "R 4"], image: Int[Tensor, " R"]
     ) -> Float[Tensor, "R D"]:
         """One unit vector per box, given in fractions of image ``image[r]``."""
         ...
@@ -77,13 +77,13 @@ class AttentiveModel(Model, Protocol):
     """
 
     def attend(
-        self, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B P D"], image: Int[Tensor, " T"]
+        self, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B D h w"], image: Int[Tensor, " T"]
     ) -> Float[Tensor, "T P"]:
         """Attention of each text over the patches of image ``image[t]``."""
         ...
 
     def condition(
-        self, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B P D"], image: Int[Tensor, " T"]
+        self, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B D h w"], image: Int[Tensor, " T"]
     ) -> Float[Tensor, "T D"]:
         """Unit vectors of image ``image[t]``, pooled with the attention of text ``t``."""
         ...

@@ -6,6 +6,7 @@ from losses.clip import ClipLoss
 from losses.global_region import GlobalRegionLoss
 from losses.lexeme_region import LexemeRegionLoss
 from losses.multi_positive import MultiPositiveClipLoss
+from losses.sigmoid import SigmoidLoss
 from losses.subcaption import PatchWeighting, SoftmaxWeights, SparseWeights, SubcaptionLoss, TopWeights
 from losses.word_patch import WordPatchLoss
 
@@ -17,6 +18,7 @@ __all__ = [
     "LexemeRegionLoss",
     "MultiPositiveClipLoss",
     "PatchWeighting",
+    "SigmoidLoss",
     "SoftmaxWeights",
     "SparseWeights",
     "SubcaptionLoss",

@@ -73,7 +73,7 @@ def test_its_loss_is_siglips(tmp_path):
     method = SigLip(bias=-2.0, encoder=TINY)
     features = method.features(batch)
     texts = features.texts_at(next(iter(batch.grains.values())))[:, 0]
-    logits = method.encoder.scale * features.images.image @ texts.T - 2.0
+    logits = method.encoder.logit_scale * features.images.image @ texts.T - 2.0
     wanted = -torch.nn.functional.logsigmoid(logits * (2 * torch.eye(6) - 1)).sum() / 6
     torch.testing.assert_close(method.losses(batch, features)["sigmoid"], wanted)
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OF_METHODS = ("CropTarget", "Features", "ImageTarget", "Method", "OptimConfig", "PhraseTarget", "RegionTarget")
 SURFACE = {
     "losses": "BetaCalLoss ClimLoss ClipLoss GlobalRegionLoss LexemeRegionLoss "
-    "MultiPositiveClipLoss PatchWeighting SoftmaxWeights SparseWeights "
+    "MultiPositiveClipLoss PatchWeighting SigmoidLoss SoftmaxWeights SparseWeights "
     "SubcaptionLoss TopWeights WordPatchLoss",
     "datamodules": "Batch CenterCrop Choice DataError Grain GrainSampling GranularityData Phrase "
     "RaggedTexts RandomCrop Region Sample SampleError SceneSet ShardError "
@@ -30,9 +30,9 @@ SURFACE = {
     "lightning_modules.callbacks": "AverageWeights Benchmarks BestCheckpoint CompileBlocks ConsoleLogger "
     "DataMonitor Diagnostics LastCheckpoint Preemption RankConsistency RateMonitor "
     "ResultTable SampleImages Throughput",
-    "lightning_modules.networks": "Calibrated DualEncoder EncoderConfig ImageFeatures PositionTable "
-    "TextConditionedPooling TextFeatures TokenCalibration pool_regions "
-    "stretch_positions vit_b_16 vit_l_14 with_grid",
+    "lightning_modules.networks": "Calibrated DualEncoder Encoder EncoderConfig ImageFeatures PositionTable "
+    "TextConditionedPooling TextFeatures TokenCalibration build_encoder load_encoder pool_regions "
+    "stretch_positions vit_b_16 vit_l_14",
 }
 
 

@@ -16,7 +16,7 @@ from datamodules.batching.image_transforms import ImageTransform
 from datamodules.batching.region_sampling import RegionSampling
 from datamodules.batching.stored_tokens import StoredTokens, read_tokens
 from datamodules.batching.text_sampling import GrainSampling, SampledTexts
-from datamodules.batching.tokenizer import Tokenizer, token_hash, word_hash
+from datamodules.batching.tokenizer import TextTokenizer, token_hash, word_hash
 from datamodules.image_decoding import open_image
 from datamodules.sample import Box, Phrase, Sample
 
@@ -60,7 +60,7 @@ class SamplePreprocessor:
     image_size: int
     transform: ImageTransform
     sampling: GrainSampling
-    tokenizer: Tokenizer
+    tokenizer: TextTokenizer
     random_texts: bool
     regions: RegionSampling = RegionSampling()
 
@@ -231,7 +231,7 @@ def _skip_counts(skipped: Sequence[Skip]) -> Counter[str]:
     return counts
 
 
-def pack_texts(texts: Sequence[str], tokenizer: Tokenizer) -> tuple[RaggedTexts, Tensor]:
+def pack_texts(texts: Sequence[str], tokenizer: TextTokenizer) -> tuple[RaggedTexts, Tensor]:
     """Texts as a ragged set of unique token sequences, and each text's row in the set [N]."""
     unique = _UniqueTexts()
     index = torch.tensor([unique.add(tuple(tokenizer(text))) for text in texts], dtype=torch.long)

@@ -22,6 +22,7 @@ from typing_extensions import override
 from datamodules.image_decoding import UNREADABLE, as_rgb, draft, upright_size
 from datamodules.sample import SampleError
 
+Channels = tuple[float, float, float]  # a number for each of red, green and blue
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 Crop = tuple[float, float, float, float]  # left, top, right, bottom in pixels
@@ -112,8 +113,7 @@ class Squash(ImageTransform):
         return 0.0, 0.0, float(width), float(height)
 
 
-def normalise(images: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] -> float32, (x / 255 - mean) / std with OpenAI CLIP's mean and standard deviation."""
-    mean = torch.tensor(CLIP_MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(CLIP_STD, device=images.device).view(3, 1, 1)
-    return (images.float() / 255 - mean) / std
+def normalise(images: Tensor, mean: Channels = CLIP_MEAN, std: Channels = CLIP_STD) -> Tensor:
+    """uint8 [B, 3, H, W] -> float32, (x / 255 - mean) / std by channel; OpenAI CLIP's by default."""
+    means, stds = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (mean, std))
+    return (images.float() / 255 - means) / stds

@@ -17,11 +17,13 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import ftfy
 from tokenizers import Regex, pre_tokenizers
 from tokenizers import Tokenizer as BpeTokenizer
 from tokenizers.models import BPE
+from typing_extensions import override
 
 SOT = 49406
 EOT = 49407
@@ -59,7 +61,39 @@ def _hash64(raw: bytes) -> int:
 _PHRASE = 64  # characters of a phrase at most
 
 
-class Tokenizer:
+class TextTokenizer(Protocol):
+    """The tokenizer of a text tower, as data modules and encoders use it; `Tokenizer` is CLIP's."""
+
+    context_length: int  # the most tokens that the tower reads
+
+    def __call__(self, text: str) -> list[int]:
+        """Token ids of ``text`` as the tower reads them, special tokens included, not padded, cut to the context."""
+        ...
+
+    def whole(self, text: str) -> tuple[int, ...]:
+        """All token ids of ``text``, special tokens included, however many."""
+        ...
+
+    def cut(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """``tokens`` cut to the context, the last special token kept."""
+        ...
+
+    def length(self, text: str) -> int:
+        """The number of tokens of ``text`` before truncation, special tokens included."""
+        ...
+
+    def span(self, text: str, start: int, end: int) -> tuple[int, int] | None:
+        """The token span [first, last) of the characters ``text[start:end]`` within ``self(text)``; None where there is
+        none.
+        """
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of token ids, without special tokens."""
+        ...
+
+
+class Tokenizer(TextTokenizer):
     """``Tokenizer(context_length=248)(text)`` gives token ids, SOT and EOT included, not padded, at most
     ``context_length``.
 
@@ -71,22 +105,27 @@ class Tokenizer:
             raise ValueError(f"context_length must be at least 3 (SOT, one token, EOT), got {context_length}")
         self.context_length = context_length
 
+    @override
     def __call__(self, text: str) -> list[int]:
         """Token ids of ``text``, cut to the context."""
         return list(self.cut(_encode(text)))
 
+    @override
     def whole(self, text: str) -> tuple[int, ...]:
         """All token ids of ``text``, SOT and EOT included, however many."""
         return _encode(text)
 
+    @override
     def cut(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         """``tokens`` cut to the context, EOT kept."""
         return tokens if len(tokens) <= self.context_length else (*tokens[: self.context_length - 1], EOT)
 
+    @override
     def length(self, text: str) -> int:
         """The number of tokens of ``text`` before truncation, SOT and EOT included."""
         return len(_encode(text))
 
+    @override
     def span(self, text: str, start: int, end: int) -> tuple[int, int] | None:
         """The token span [first, last) of the characters ``text[start:end]`` within ``self(text)``; SOT is token 0.
 
@@ -104,8 +143,8 @@ class Tokenizer:
             return None
         return first, last
 
-    @staticmethod
-    def decode(tokens: Sequence[int]) -> str:
+    @override
+    def decode(self, tokens: Sequence[int]) -> str:
         """The text of token ids, without SOT and EOT, in lower case, with a space between words."""
         byte_of = {character: byte for byte, character in enumerate(_byte_characters())}
         pieces = "".join(_bpe().id_to_token(t) or "" for t in tokens if t not in (SOT, EOT))

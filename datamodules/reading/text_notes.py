@@ -12,7 +12,7 @@ from datamodules.batch import Batch
 from datamodules.batching.collate import SamplePreprocessor, Tokens
 from datamodules.batching.stored_tokens import StoredTokens
 from datamodules.batching.text_sampling import SampledTexts
-from datamodules.batching.tokenizer import Tokenizer, token_hash
+from datamodules.batching.tokenizer import TextTokenizer, token_hash
 from datamodules.reading.loader import PassLoader
 from datamodules.reading.reader_settings import ReaderSettings
 from datamodules.reading.select_reader import single_pass
@@ -63,7 +63,7 @@ def first_samples(shards: Sequence[Shard], settings: ReaderSettings) -> FirstSam
         return next((FirstSamples(batch, texts) for batch in batches if batch.keys), None)
 
 
-def shorten(text: str, tokenizer: Tokenizer) -> str:
+def shorten(text: str, tokenizer: TextTokenizer) -> str:
     """The first words of ``text`` that fit the context, and an ellipsis."""
     words = text.split()
     longest, too_long = 0, len(words)

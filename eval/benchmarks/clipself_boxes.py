@@ -97,7 +97,7 @@ class BoxesAndMasks:
         return digest([self.boxes.stamp(), *(mask.hex() for masks in self.masks for mask in masks)])
 
     def __call__(
-        self, model: Model, dense: Float[Tensor, "B P D"], images: Sequence[int], turns: Sequence[int]
+        self, model: Model, dense: Float[Tensor, "B D h w"], images: Sequence[int], turns: Sequence[int]
     ) -> Float[Tensor, "R D"]:
         """Unit vectors of the images' segments: for each its box, then its mask, or again the box where the mask is
         empty.
@@ -113,7 +113,7 @@ class BoxesAndMasks:
         rois = self.boxes(model, dense, images, turns)
         means = [
             unpack(self.masks[n]).to(dense.device) @ patches
-            for n, patches in zip(images, unit_patches(dense), strict=True)
+            for n, patches in zip(images, unit_patches(dense).flatten(2).mT, strict=True)
         ]
         sums = torch.cat(means)
         has_patch = sums.norm(dim=1, keepdim=True) > 0

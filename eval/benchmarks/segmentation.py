@@ -13,7 +13,6 @@ IoU is over all pixels of the data set; its mean is over the classes that a map 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -156,10 +155,10 @@ def predict(
     for first in range(0, len(corners), batch_size):
         part = corners[first : first + batch_size]
         dense = model.encode_image(torch.stack([resized[:, y : y + side, x : x + side] for y, x in part])).dense
-        cosines = functional.normalize(dense.float(), dim=-1) @ vectors.to(dense.device).float().T
+        cosines = functional.normalize(dense.float().flatten(2).mT, dim=-1) @ vectors.to(dense.device).float().T
         best = cosines.new_full((*cosines.shape[:2], classes), -torch.inf)
         best = best.scatter_reduce(2, owner.to(dense.device).expand_as(cosines), cosines, "amax")
-        grid = best.mT.unflatten(2, (math.isqrt(dense.shape[1]),) * 2)
+        grid = best.mT.unflatten(2, dense.shape[2:])
         scores = functional.interpolate(grid, size=(side, side), mode="bilinear", align_corners=False).cpu()
         for (y, x), window in zip(part, scores, strict=True):
             total[:, y : y + side, x : x + side] += window

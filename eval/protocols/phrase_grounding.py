@@ -31,7 +31,7 @@ from eval.results.per_item import Items, Mean
 ALPHA = 0.4
 OVERLAP = 0.5
 Corners = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
-Maps = Callable[[Any, Tensor, Tensor, Tensor], Tensor]  # model, texts [T, D], dense [B, P, D], image [T] -> [T, P]
+Maps = Callable[[Any, Tensor, Tensor, Tensor], Tensor]  # model, texts [T, D], dense [B, D, h, w], image [T] -> [T, P]
 
 
 class Phrase(NamedTuple):
@@ -70,15 +70,16 @@ def read_detections(path: Path) -> tuple[dict[str, list[Xywh]], str]:
 
 
 def by_similarity(
-    model: Model, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B P D"], image: Int[Tensor, " T"]
+    model: Model, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B D h w"], image: Int[Tensor, " T"]
 ) -> Float[Tensor, "T P"]:
     """Cosine of each patch with the text, which any CLIP has."""
     del model
-    return (functional.normalize(dense.float(), dim=-1)[image] * texts[:, None]).sum(2)
+    patches = functional.normalize(dense.float().flatten(2), dim=1)
+    return torch.einsum("tdp,td->tp", patches[image], texts)
 
 
 def by_attention(
-    model: AttentiveModel, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B P D"], image: Int[Tensor, " T"]
+    model: AttentiveModel, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B D h w"], image: Int[Tensor, " T"]
 ) -> Float[Tensor, "T P"]:
     """The text-conditioned attention over the patches. Raises ValueError where the model has none."""
     return model.attend(texts, dense, image)

@@ -23,17 +23,17 @@ from eval.interfaces import EvalContext, Model
 from eval.protocols.embed import as_pixels, batch_ranges, cached_rows, checked_rows, gather_batches, load_batches
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in fractions of the image
-Prepare = Callable[[Float[Tensor, "B P D"]], Float[Tensor, "B P D"]]  # patch tokens, before they are pooled
+Prepare = Callable[[Float[Tensor, "B D h w"]], Float[Tensor, "B D h w"]]  # patch features, before they are pooled
 
 
-def raw_patches(dense: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
-    """Tokens unchanged: a patch weighs as much as its norm."""
+def raw_patches(dense: Float[Tensor, "B D h w"]) -> Float[Tensor, "B D h w"]:
+    """Features unchanged: a patch weighs as much as its norm."""
     return dense
 
 
-def unit_patches(dense: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
-    """Tokens of unit norm: all patches of a region weigh the same."""
-    return functional.normalize(dense.float(), dim=-1)
+def unit_patches(dense: Float[Tensor, "B D h w"]) -> Float[Tensor, "B D h w"]:
+    """Features of unit norm: all patches of a region weigh the same."""
+    return functional.normalize(dense.float(), dim=1)
 
 
 class Pooling(Protocol):
@@ -49,7 +49,7 @@ class Pooling(Protocol):
         ...
 
     def __call__(
-        self, model: Model, dense: Float[Tensor, "B P D"], images: Sequence[int], turns: Sequence[int]
+        self, model: Model, dense: Float[Tensor, "B D h w"], images: Sequence[int], turns: Sequence[int]
     ) -> Float[Tensor, "R D"]:
         """The vectors of ``images``, whose dense maps are ``dense``.
 
@@ -87,7 +87,7 @@ class Boxes:
         return digest([self.prepare.__name__, *(str(boxes.tolist()) for boxes in self.boxes)])
 
     def __call__(
-        self, model: Model, dense: Float[Tensor, "B P D"], images: Sequence[int], turns: Sequence[int]
+        self, model: Model, dense: Float[Tensor, "B D h w"], images: Sequence[int], turns: Sequence[int]
     ) -> Float[Tensor, "R D"]:
         """Unit vectors of the images' boxes, one image after the other."""
         placed = [self._placed(number, turn) for number, turn in zip(images, turns, strict=True)]

@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.batch import Batch, Grain
-from datamodules.batching.tokenizer import Tokenizer
 from datamodules.datamodule import GranularityData
 from datamodules.reading.text_notes import FirstSamples
 from eval.drawing.words import joined
@@ -74,7 +73,7 @@ class Snapshot:
         if (text := self.written.get(int(self.batch.texts.ids[row]))) is not None:
             return text
         first, last = self.batch.texts.offsets[row : row + 2].tolist()
-        return joined(Tokenizer.decode(self.batch.texts.tokens[first:last].tolist()))
+        return joined(self.model.tokenizer.decode(self.batch.texts.tokens[first:last].tolist()))
 
     def vectors(self, texts: list[SampleText]) -> Float[Tensor, "T D"]:
         """Unit vectors of texts."""

@@ -52,6 +52,6 @@ class CompileBlocks(Callback):
             return
         self._done = True
         torch._dynamo.config.optimize_ddp = False
-        pl_module.encoder.text_tower.row_lengths = self.row_lengths
+        pl_module.encoder.fix_row_lengths(self.row_lengths)
         for block in pl_module.encoder.blocks():
             block.compile(backend=self.backend, mode=self.mode)

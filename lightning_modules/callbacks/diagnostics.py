@@ -28,7 +28,7 @@ from lightning_modules.boards.layout import layout_for
 from lightning_modules.boards.snapshot import Snapshot, first_samples, looking
 from lightning_modules.boards.statistics import geometry, short_retrieval, similarities
 from lightning_modules.callbacks.benchmarks import Benchmarks
-from lightning_modules.callbacks.flops import peak_flops
+from lightning_modules.callbacks.peak_flops import peak_flops
 from lightning_modules.checkpoints.metadata import provenance
 from lightning_modules.methods.base import Method
 

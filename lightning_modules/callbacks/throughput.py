@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from datamodules.batch import Batch
 from datamodules.reading.ranks import gather
-from lightning_modules.callbacks.flops import peak_flops, training_flops
+from lightning_modules.callbacks.peak_flops import peak_flops
 from lightning_modules.methods.base import Method
 from lightning_modules.networks.sequence_packing import empty_share
 
@@ -75,7 +75,10 @@ class Throughput(Callback):
             return
         lengths = torch.cat(self.lengths).double()
         tokens, squares = lengths.sum().item(), lengths.square().sum().item()
-        flops = training_flops(pl_module.encoder.config, self.images + self.crops, tokens, squares) / self.elapsed
+        operations = pl_module.encoder.training_flops(self.images + self.crops, tokens, squares)
+        if operations is None:
+            return
+        flops = operations / self.elapsed
         pl_module.log("throughput/teraflops", flops / 1e12)
         peak = peak_flops(pl_module.device, str(trainer.precision))
         if peak is not None:
@@ -162,7 +165,7 @@ def text_shares(method: Method, batch: Batch) -> dict[str, float]:
     """Shares of a training batch: duplicates among its texts, and padding in the text tower's rows."""
     slots = sum(int(batch.grains[grain].valid.sum()) for grain in method.required_grains())
     lengths = read_lengths(method, batch).tolist()
-    empty = empty_share(lengths, method.encoder.config.context_length)
+    empty = empty_share(lengths, method.encoder.context_length)
     return {"data/duplicate_share": 1 - len(lengths) / max(slots, 1), "data/padding_share": empty}
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules import GranularityData
+from lightning_modules.networks.contract import plain_config
 
 if TYPE_CHECKING:
     from lightning_modules.methods.base import Method
@@ -30,7 +31,7 @@ def provenance(method: Method) -> dict[str, Any]:
         "version": version("grainclip"),
         "commit": commit(),
         "method": type(method).__name__,
-        "encoder": asdict(method.encoder.config),
+        "encoder": plain_config(method.encoder.config),
         "student_share": method.student_share,
         "settings": _settings(method),
         "data": data.describe() if isinstance(data, GranularityData) else {},

@@ -131,7 +131,7 @@ def measure(
     """The numbers of a validation on the ``held_out`` or the ``dev`` scenes, in fp32."""
     method = ClipFinetune(encoder=model.encoder.config)
     method.encoder = model.encoder
-    context = model.encoder.config.context_length
+    context = model.encoder.context_length
     data = GranularityData(context_length=context, sampling=sampling, num_workers=0, scenes=scene_set)
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
     numbers = (trainer.test if split == "held_out" else trainer.validate)(method, data, verbose=False)[0]

@@ -11,7 +11,6 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,8 @@ from lightning_modules.cli.export import encoder_of, pooling_of, read
 from lightning_modules.cli.model_names import model_names
 from lightning_modules.errors import fail
 from lightning_modules.inference.evaluation_model import EvaluationModel
-from lightning_modules.networks import DualEncoder, TextConditionedPooling
+from lightning_modules.networks import Encoder, TextConditionedPooling, load_encoder
+from lightning_modules.networks.contract import plain_config
 
 logger = logging.getLogger("grainclip")
 
@@ -48,7 +48,7 @@ def load_model(source: str, device: torch.device) -> tuple[EvaluationModel, dict
     return EvaluationModel(encoder, device, pooling), words
 
 
-def load(source: str) -> tuple[DualEncoder, dict[str, Any]]:
+def load(source: str) -> tuple[Encoder, dict[str, Any]]:
     """The encoder of a ``.ckpt`` file of a run (whatever its method), else of a folder, a weights file or a hub id; and
     plain words about it.
 
@@ -60,10 +60,10 @@ def load(source: str) -> tuple[DualEncoder, dict[str, Any]]:
     return encoder, words
 
 
-def _load(source: str) -> tuple[DualEncoder, dict[str, Any], TextConditionedPooling | None]:
+def _load(source: str) -> tuple[Encoder, dict[str, Any], TextConditionedPooling | None]:
     if Path(source).suffix != ".ckpt":
-        encoder = DualEncoder.from_pretrained(source)
-        return encoder, {"source": source, "encoder": asdict(encoder.config)}, None
+        encoder = load_encoder(source)
+        return encoder, {"source": source, "encoder": plain_config(encoder.config)}, None
     saved = read(Path(source))
     origin = saved[KEY]
     words = {name: origin[name] for name in ("method", "steps", "commit", "encoder")}

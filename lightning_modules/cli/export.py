@@ -19,7 +19,8 @@ from lightning_modules.checkpoints.weight_interpolation import AVERAGED, TRAINED
 from lightning_modules.cli.output_paths import make_folder
 from lightning_modules.errors import fail
 from lightning_modules.methods.known_methods import know_all_methods
-from lightning_modules.networks import DualEncoder, EncoderConfig, TextConditionedPooling
+from lightning_modules.networks import Encoder, TextConditionedPooling, build_encoder
+from lightning_modules.networks.contract import config_of
 from lightning_modules.networks.weights.unreadable import UNREADABLE, why_unreadable
 from lightning_modules.runs.checkpoint import RUN
 
@@ -53,14 +54,11 @@ def export(
     origin = saved[KEY] | {"history": saved.get(RUN, {}).get("history", [])}
     encoder = encoder_of(saved, weights)
     make_folder(folder, "FOLDER")
-    if format == "open_clip":
-        encoder.save_open_clip(folder, dtype)
-    else:
-        encoder.save_pretrained(folder, dtype)
+    encoder.save(folder, format, dtype)
     (folder / "README.md").write_text(model_card(origin, format), encoding="utf-8")
 
 
-def encoder_of(saved: dict[str, Any], weights: str = "trained") -> DualEncoder:
+def encoder_of(saved: dict[str, Any], weights: str = "trained") -> Encoder:
     """The encoder that a checkpoint, as `read` returns it, stands for; averaged with its teacher where the run asked.
 
     Raises ValueError where its running average (``averaged``) is asked for and there is none.
@@ -72,7 +70,7 @@ def encoder_of(saved: dict[str, Any], weights: str = "trained") -> DualEncoder:
     )
     if not student:
         raise ValueError(f"the checkpoint holds no {weights} weights: the callback AverageWeights keeps an average")
-    encoder = DualEncoder(EncoderConfig(**origin["encoder"]))
+    encoder = build_encoder(config_of(origin["encoder"]))
     encoder.load_state_dict(average(student, teacher, origin["student_share"]) if teacher else student)
     return encoder
 

@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from lightning_modules.checkpoints.setting_changes import accepted, changes, rec
 from lightning_modules.errors import fail
 from lightning_modules.methods.base import Method
 from lightning_modules.methods.optimizers import ScheduleError
+from lightning_modules.networks.contract import plain_config
 from lightning_modules.runs.checkpoint import Facts, misfit, read_facts
 from lightning_modules.runs.folder import CONFIG, RESULTS, RunFolder, unwritable
 from lightning_modules.runs.keeper import RunEnds, RunKeeper
@@ -209,7 +209,7 @@ def _shapes(method: LightningModule) -> dict[str, tuple[int, ...]]:
 
 
 def _sizes(method: LightningModule) -> dict[str, Any]:
-    return asdict(method.encoder.config) if isinstance(method, Method) else {}
+    return plain_config(method.encoder.config) if isinstance(method, Method) else {}
 
 
 def _global_batch(data: Any, ranks: int) -> int | None:

@@ -22,9 +22,10 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
-from lightning_modules.networks import DualEncoder
-from lightning_modules.networks.temperature import Temperature
+from lightning_modules.networks import Encoder
+from lightning_modules.networks.temperature import LogitBias, Temperature
 
+ALONE = (Temperature, LogitBias)
 OTHER_ENTRANCES = ("attention",)  # methods that use a module's weights without going through its forward
 
 
@@ -49,12 +50,12 @@ def shard(method: nn.Module, mesh: DeviceMesh) -> None:
 
 def units(method: nn.Module) -> Iterator[nn.Module]:
     """The modules that are gathered by themselves, inner ones first."""
-    yield from (module for module in method.modules() if isinstance(module, Temperature))
+    yield from (module for module in method.modules() if isinstance(module, ALONE))
     for child in method.children():
-        if isinstance(child, DualEncoder):
+        if isinstance(child, Encoder):
             yield from child.blocks()
             yield from (child.image_tower, child.text_tower)
-        elif next(child.parameters(), None) is not None and not isinstance(child, Temperature):
+        elif next(child.parameters(), None) is not None and not isinstance(child, ALONE):
             yield child
 
 

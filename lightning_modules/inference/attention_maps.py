@@ -19,7 +19,7 @@ from lightning_modules.inference.evaluation_model import EvaluationModel
 ATTENTION, SIMILARITY = "attention, multiples of the even share", "cosine of patch and text"
 
 
-def heat_maps(model: EvaluationModel, texts: Float[Tensor, "T D"], dense: Float[Tensor, "1 P D"]) -> Heat:
+def heat_maps(model: EvaluationModel, texts: Float[Tensor, "T D"], dense: Float[Tensor, "1 D h w"]) -> Heat:
     """Maps of unit text vectors over the patches of one image, not normalised."""
     image = torch.zeros(len(texts), dtype=torch.long, device=dense.device)
     if model.pooling is None:

@@ -9,9 +9,8 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from datamodules.batching.tokenizer import Tokenizer
-from datamodules.datamodule import normalise
-from lightning_modules.networks import DualEncoder, ImageFeatures, TextConditionedPooling, pool_regions, with_grid
+from lightning_modules.networks import Encoder, ImageFeatures, TextConditionedPooling, pool_regions
+from lightning_modules.networks.contract import patch_tokens, plain_config
 from lightning_modules.networks.normalize import unit
 from lightning_modules.networks.text_encoding import encode_strings
 
@@ -19,14 +18,12 @@ from lightning_modules.networks.text_encoding import encode_strings
 class EvaluationModel:
     """The encoder, put into evaluation mode on ``device``; ``pooling`` is its text-conditioned attention, if any."""
 
-    def __init__(
-        self, encoder: DualEncoder, device: torch.device, pooling: TextConditionedPooling | None = None
-    ) -> None:
+    def __init__(self, encoder: Encoder, device: torch.device, pooling: TextConditionedPooling | None = None) -> None:
         self.encoder, self.device = encoder.eval().to(device), device
         self.pooling = None if pooling is None else pooling.eval().to(device)
-        self.image_size = encoder.config.image_size
-        self.context_length = encoder.config.context_length
-        self._tokenizer = Tokenizer(self.context_length)
+        self.image_size = encoder.image_size
+        self.context_length = encoder.context_length
+        self.tokenizer = encoder.tokenizer
         self._weights = ""
 
     @property
@@ -41,7 +38,7 @@ class EvaluationModel:
         return self._weights
 
     def _sha256(self) -> str:
-        digest = hashlib.sha256(str(self.encoder.config).encode())
+        digest = hashlib.sha256(str(plain_config(self.encoder.config)).encode())
         for name, weight in self.encoder.state_dict().items():
             raw = weight.detach().cpu().contiguous().flatten().view(torch.uint8)
             digest.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
@@ -50,42 +47,42 @@ class EvaluationModel:
 
     def token_count(self, text: str) -> int:
         """Tokens of the whole text."""
-        return self._tokenizer.length(text)
+        return self.tokenizer.length(text)
 
     def with_grid(self, side: int) -> EvaluationModel:
         """The same model on larger images."""
-        return EvaluationModel(with_grid(self.encoder, side), self.device, self.pooling)
+        return EvaluationModel(self.encoder.with_grid(side), self.device, self.pooling)
 
     @torch.no_grad()
     def encode_image(self, squares: UInt8[Tensor, "B 3 S S"]) -> ImageFeatures:
         """Features of the images."""
-        pixels = normalise(squares.to(self.device))
-        return self.encoder.encode_image(pixels.to(self.encoder.image_tower.projection.weight.dtype))
+        pixels = self.encoder.input_format.normalise(squares.to(self.device))
+        return self.encoder.encode_image(pixels.to(self.encoder.dtype))
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
         """Unit vectors of the texts; a text beyond the context is cut and keeps its EOT."""
-        return encode_strings(self.encoder, texts, self._tokenizer, self.device)
+        return encode_strings(self.encoder, texts, self.device)
 
     @torch.no_grad()
     def pool_regions(
-        self, dense: Float[Tensor, "B P D"], boxes: Float[Tensor, "R 4"], image: Int[Tensor, " R"]
+        self, dense: Float[Tensor, "B D h w"], boxes: Float[Tensor, "R 4"], image: Int[Tensor, " R"]
     ) -> Float[Tensor, "R D"]:
         """Unit vectors of the boxes."""
         return pool_regions(dense, boxes, image)
 
     @torch.no_grad()
     def attend(
-        self, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B P D"], image: Int[Tensor, " T"]
+        self, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B D h w"], image: Int[Tensor, " T"]
     ) -> Float[Tensor, "T P"]:
         """Attention of each text over its image's patches."""
-        return self._block().attention(texts[:, None], unit(dense)[image])[:, 0]
+        return self._block().attention(texts[:, None], unit(patch_tokens(dense))[image])[:, 0]
 
     @torch.no_grad()
     def condition(
-        self, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B P D"], image: Int[Tensor, " T"]
+        self, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B D h w"], image: Int[Tensor, " T"]
     ) -> Float[Tensor, "T D"]:
         """Each text's image as that text sees it."""
-        return self._block()(texts[:, None], unit(dense)[image])[:, 0]
+        return self._block()(texts[:, None], unit(patch_tokens(dense))[image])[:, 0]
 
     def _block(self) -> TextConditionedPooling:
         if self.pooling is None:

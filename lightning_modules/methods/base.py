@@ -7,8 +7,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,7 +18,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from datamodules.batch import Batch, Grain, RaggedTexts, TextSlots
-from datamodules.batching.tokenizer import VOCAB_SIZE, Tokenizer
+from datamodules.batching.tokenizer import VOCAB_SIZE
 from datamodules.datamodule import GranularityData
 from lightning_modules.checkpoints.metadata import KEY, provenance, warn_of_changed_settings
 from lightning_modules.checkpoints.weight_interpolation import fit_averaged
@@ -28,8 +27,11 @@ from lightning_modules.methods.data_check import DataCheck, MethodError
 from lightning_modules.methods.gradient_cache import MemoryConfig, encode_by_parts
 from lightning_modules.methods.optimizers import OptimConfig, adamw, clamp_temperatures, clip_gradients, warmup_cosine
 from lightning_modules.methods.validation_metrics import MeanLosses, Validation
-from lightning_modules.networks import DualEncoder, EncoderConfig, ImageFeatures, TextConditionedPooling, TextFeatures
+from lightning_modules.networks import Encoder, EncoderConfig, ImageFeatures, TextConditionedPooling, TextFeatures
+from lightning_modules.networks.contract import EncoderSizes, build_encoder, load_encoder, plain_config
+from lightning_modules.networks.temperature import LogitBias
 from lightning_modules.networks.text_encoding import encode_strings
+from losses import ClipLoss, MultiPositiveClipLoss, SigmoidLoss
 
 torch.serialization.add_safe_globals([EncoderConfig, MemoryConfig, OptimConfig])  # checkpoints contain them
 
@@ -56,13 +58,17 @@ class Method(LightningModule, ABC):
         optim: learning rates and schedule.
         pretrained: hub id, folder or file of a CLIP checkpoint to start from; None: from scratch.
         memory: how memory is saved.
+        global_loss: of whole images and whole texts: ``softmax`` (CLIP), ``sigmoid`` (SigLIP), or what the encoder was
+            made with (``auto``: sigmoid where it has a logit bias).
 
     Raises:
-        ValueError: where the checkpoint's images have another size than ``encoder.image_size``, or the vocabulary is
-            smaller than the tokenizer's.
+        ValueError: where the checkpoint's images have another size than ``encoder.image_size``, the vocabulary is
+            smaller than the tokenizer's, or the method needs patch features and the image tower gives none.
     """
 
     student_share = 1.0  # of the inference weights; the rest is the teacher's
+    softmax_loss: type[ClipLoss | MultiPositiveClipLoss] = ClipLoss
+    needs_dense = False  # True where the losses read patch features
     extra_metric_groups: Collection[str] = ()  # prefixes of the tags of ``extra_metrics``, for TensorBoard's charts
 
     def __init__(
@@ -71,20 +77,54 @@ class Method(LightningModule, ABC):
         optim: OptimConfig = OptimConfig(),
         pretrained: str | None = None,
         memory: MemoryConfig = MemoryConfig(),
+        global_loss: Literal["auto", "softmax", "sigmoid"] = "auto",
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        if encoder.vocab_size < VOCAB_SIZE:
+        if isinstance(encoder, EncoderConfig) and encoder.vocab_size < VOCAB_SIZE:
             raise ValueError(
                 f"encoder.vocab_size must be at least {VOCAB_SIZE}, the tokenizer's, got {encoder.vocab_size}"
             )
-        self.encoder = DualEncoder(encoder) if pretrained is None else _pretrained(pretrained, encoder)
+        if global_loss not in ("auto", "softmax", "sigmoid"):
+            raise ValueError(f"global_loss must be auto, softmax or sigmoid, got {global_loss!r}")
+        self.encoder: Encoder = build_encoder(encoder) if pretrained is None else _pretrained(pretrained, encoder)
+        if self.needs_dense and not self.encoder.has_dense:
+            name = type(self).__name__
+            raise ValueError(
+                f"{name} compares texts with patches, and the image tower of {pretrained} gives none: "
+                "train it with ClipFinetune or MultiPositiveClip"
+            )
+        self.clip, self.logit_bias = self._global_loss(global_loss)
         self.encoder.set_grad_checkpointing(memory.activation_checkpointing)
-        self.averaged: DualEncoder | None = None  # the running average of the encoder, where a callback keeps one
+        self.averaged: Encoder | None = None  # the running average of the encoder, where a callback keeps one
         self.optim, self.memory = optim, memory
         self.validation, self.validation_losses = Validation(), MeanLosses()
         self.numbers: dict[str, float] = {}  # of the last validation
-        self._validated: tuple[DualEncoder, ...] = ()  # the encoder, while it is validated; no submodule
+        self._validated: tuple[Encoder, ...] = ()  # the encoder, while it is validated; no submodule
+
+    def _global_loss(
+        self, kind: Literal["auto", "softmax", "sigmoid"]
+    ) -> tuple[ClipLoss | MultiPositiveClipLoss | SigmoidLoss, LogitBias | None]:
+        """The global loss, and the bias that it needs where the encoder has none."""
+        bias = self.encoder.bias
+        sigmoid = kind == "sigmoid" or (kind == "auto" and bias is not None)
+        if bias is not None:
+            bias.requires_grad_(sigmoid)  # DDP waits for the gradient of whatever asks for one
+        return (SigmoidLoss(), LogitBias() if bias is None else None) if sigmoid else (self.softmax_loss(), None)
+
+    def contrast_globally(
+        self,
+        image: Float[Tensor, "B D"],
+        text: Float[Tensor, "B D"] | Float[Tensor, "B K D"],
+        valid: Bool[Tensor, " B"] | Bool[Tensor, "B K"] | None = None,
+        text_id: Int[Tensor, " B"] | Int[Tensor, "B K"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """The contrast of whole images and whole texts, by softmax or sigmoid as ``global_loss`` says."""
+        scale = self.encoder.logit_scale
+        if not isinstance(self.clip, SigmoidLoss):
+            return self.clip(image, text, scale=scale, valid=valid, text_id=text_id)
+        bias = self.encoder.logit_bias if self.logit_bias is None else self.logit_bias()
+        return self.clip(image, text, scale=scale, bias=bias, valid=valid, text_id=text_id)
 
     @abstractmethod
     def losses(self, batch: Batch, features: Features) -> LossTerms:
@@ -111,13 +151,13 @@ class Method(LightningModule, ABC):
         del valid  # most methods have one positive each
         return {}
 
-    def inference_encoder(self) -> DualEncoder:
+    def inference_encoder(self) -> Encoder:
         """The encoder for validation, evaluation and export."""
         return self.encoder
 
     def logit_scales(self) -> dict[str, Float[Tensor, " 1"]]:
         """Temperatures by name, as the factor on the cosines."""
-        return {"global": self.encoder.scale}
+        return {"global": self.encoder.logit_scale}
 
     def required_grains(self) -> Collection[Grain]:
         """Grains whose text vectors the losses need; training encodes no others."""
@@ -173,10 +213,10 @@ class Method(LightningModule, ABC):
         return self._active_encoder().encode_image(pixels.to(self.device)).image
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
-        """Texts to unit vectors; a text beyond the context is cut and keeps its EOT."""
-        return encode_strings(self._active_encoder(), texts, Tokenizer(self.encoder.config.context_length), self.device)
+        """Texts to unit vectors; a text beyond the context is cut."""
+        return encode_strings(self._active_encoder(), texts, self.device)
 
-    def _active_encoder(self) -> DualEncoder:
+    def _active_encoder(self) -> Encoder:
         return self._validated[0] if self._validated else self.inference_encoder()
 
     @override
@@ -288,8 +328,8 @@ class Method(LightningModule, ABC):
         checkpoint[KEY] = provenance(self)
         settings = checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]
         sizes = self.encoder.config
-        is_config = type(settings["encoder"]) is EncoderConfig
-        settings |= {"pretrained": None, "encoder": sizes if is_config else asdict(sizes)}
+        is_plain = isinstance(settings["encoder"], dict)
+        settings |= {"pretrained": None, "encoder": plain_config(sizes) if is_plain else sizes}
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -327,11 +367,11 @@ def _scatter_rows(values: Float[Tensor, "n D"], rows: Int[Tensor, " n"], count: 
     return values.new_zeros(count, values.shape[1]).index_copy(0, rows, values)
 
 
-def _pretrained(source: str, config: EncoderConfig) -> DualEncoder:
-    encoder = DualEncoder.from_pretrained(source, context_length=config.context_length)
-    if encoder.config.image_size != config.image_size:
+def _pretrained(source: str, config: EncoderSizes) -> Encoder:
+    encoder = load_encoder(source, config.context_length)
+    if encoder.image_size != config.image_size:
         raise ValueError(
-            f"encoder.image_size must be {encoder.config.image_size}, the image size of {source}, "
+            f"encoder.image_size must be {encoder.image_size}, the image size of {source}, "
             f"got {config.image_size}: the data is scaled to it"
         )
     return encoder

@@ -25,7 +25,7 @@ from typing_extensions import override
 from datamodules.batch import Batch, Grain, join
 from lightning_modules.methods.base import Features, LossTerms, Method, check_weight
 from lightning_modules.networks import TextConditionedPooling
-from losses import BetaCalLoss, ClipLoss
+from losses import BetaCalLoss
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ class BetaClip(Method):
         ValueError: where an argument is out of its range.
     """
 
+    needs_dense = True
     extra_metric_groups = ("beta_cal_by_grain",)
 
     def __init__(
@@ -125,12 +126,12 @@ class BetaClip(Method):
         if global_weight == local_weight == 0:
             raise ValueError("global_weight or local_weight must be above 0, got 0 for both")
         super().__init__(**base)
-        self.clip, self.beta_cal = ClipLoss(), beta_cal.requires_grad_(local_weight > 0)
+        self.beta_cal = beta_cal.requires_grad_(local_weight > 0)
         self.global_weight, self.local_weight = global_weight, local_weight
         self.grain_weights = None if grain_weights == GrainWeights() else grain_weights
         self.pooling = None
         if local_weight > 0:
-            self.pooling = TextConditionedPooling(self.encoder.config.embed_dim, pooling_heads, pooling_gain)
+            self.pooling = TextConditionedPooling(self.encoder.embed_dim, pooling_heads, pooling_gain)
 
     @override
     def required_grains(self) -> Collection[Grain]:
@@ -139,7 +140,7 @@ class BetaClip(Method):
     @override
     def losses(self, batch: Batch, features: Features) -> LossTerms:
         captions = features.texts_at(batch.grains[Grain.CAPTION])[:, 0]
-        terms = {"global": self.global_weight * self.clip(features.images.image, captions, self.encoder.scale)}
+        terms = {"global": self.global_weight * self.contrast_globally(features.images.image, captions)}
         if self.pooling is not None:
             local = self.beta_cal(*pool_views(self.pooling, batch, features), self._weights(batch))
             terms["beta_cal"] = self.local_weight * local

@@ -12,7 +12,6 @@ from typing_extensions import override
 
 from datamodules.batch import Batch, Grain
 from lightning_modules.methods.base import Features, LossTerms, Method
-from losses import ClipLoss
 
 
 class ClipFinetune(Method):
@@ -31,7 +30,6 @@ class ClipFinetune(Method):
             raise ValueError(f"grain must be 'caption' or 'summary', got {grain!r}")
         super().__init__(**base)
         self.grain = Grain[grain.upper()]
-        self.clip = ClipLoss()
 
     @override
     def required_grains(self) -> Collection[Grain]:
@@ -40,4 +38,4 @@ class ClipFinetune(Method):
     @override
     def losses(self, batch: Batch, features: Features) -> LossTerms:
         texts = features.texts_at(batch.grains[self.grain])[:, 0]
-        return {"global": self.clip(features.images.image, texts, self.encoder.scale)}
+        return {"global": self.contrast_globally(features.images.image, texts)}

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from datamodules.batch import RaggedTexts
 from lightning_modules.distributed.wrapping import calls_on_all_ranks
-from lightning_modules.networks import DualEncoder, ImageFeatures, TextFeatures
+from lightning_modules.networks import Encoder, ImageFeatures, TextFeatures
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class MemoryConfig:
 
 
 def encode_by_parts(
-    encoder: DualEncoder, pixels: Float[Tensor, "B 3 H W"], texts: RaggedTexts, part: int
+    encoder: Encoder, pixels: Float[Tensor, "B 3 H W"], texts: RaggedTexts, part: int
 ) -> tuple[ImageFeatures, TextFeatures]:
     """Encode a batch in parts: ``part`` images and as large a share of the texts at a time.
 

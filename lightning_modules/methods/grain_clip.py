@@ -30,7 +30,7 @@ from lightning_modules.methods.data_check import MethodError
 from lightning_modules.methods.harmo_region_losses import contrast_phrases
 from lightning_modules.networks import TextConditionedPooling, pool_regions
 from lightning_modules.networks.temperature import Temperature
-from losses import BetaCalLoss, ClipLoss, LexemeRegionLoss, SparseWeights, SubcaptionLoss
+from losses import BetaCalLoss, LexemeRegionLoss, SparseWeights, SubcaptionLoss
 from losses.lexeme_region import SameLemma
 from losses.subcaption import aggregate
 
@@ -57,6 +57,7 @@ class GrainClip(Method):
         ValueError: where an argument is out of its range.
     """
 
+    needs_dense = True
     extra_metric_groups = ("regions",)
 
     def __init__(
@@ -76,12 +77,12 @@ class GrainClip(Method):
         beta_cal, contrast = BetaCalLoss("ce", beta), LexemeRegionLoss(same_lemma)  # bad values stop here, first
         super().__init__(**base)
         self.local_weight, self.region_weight, self.sentence_weight = weights.values()
-        self.clip, self.beta_cal, self.contrast, self.subcaption = ClipLoss(), beta_cal, contrast, SubcaptionLoss()
+        self.beta_cal, self.contrast, self.subcaption = beta_cal, contrast, SubcaptionLoss()
         self.aggregation = SparseWeights()
         self.pooling = None
         if local_weight > 0:
-            self.pooling = TextConditionedPooling(self.encoder.config.embed_dim, pooling_heads, pooling_gain)
-        start = float(self.encoder.scale.detach())
+            self.pooling = TextConditionedPooling(self.encoder.embed_dim, pooling_heads, pooling_gain)
+        start = float(self.encoder.logit_scale.detach())
         self.region_temperature = Temperature(start) if region_weight > 0 else None
 
     @override
@@ -96,7 +97,7 @@ class GrainClip(Method):
     @override
     def losses(self, batch: Batch, features: Features) -> LossTerms:
         captions = features.texts_at(batch.grains[Grain.CAPTION])[:, 0]
-        terms = {"global": self.clip(features.images.image, captions, self.encoder.scale)}
+        terms = {"global": self.contrast_globally(features.images.image, captions)}
         if self.pooling is not None:
             terms["beta_cal"] = self.local_weight * self.beta_cal(*pool_views(self.pooling, batch, features))
         if self.region_temperature is not None:
@@ -114,7 +115,7 @@ class GrainClip(Method):
         texts, ids = features.texts_at(sentences), batch.texts.ids[sentences.index]
         valid = sentences.valid & ~self._boxed(batch)[:, None]
         gathered = aggregate(features.images.patches, texts, valid, self.aggregation)
-        return self.subcaption(gathered, texts, valid, self.encoder.scale, ids)
+        return self.subcaption(gathered, texts, valid, self.encoder.logit_scale, ids)
 
     def _boxed(self, batch: Batch) -> Bool[Tensor, " B"]:
         """Images with a box that a phrase names; none where boxes are not used."""

@@ -38,11 +38,11 @@ from lightning_modules.methods.harmo_region_losses import (
     RegionInputs,
     RegionTarget,
 )
-from lightning_modules.networks import DualEncoder, pool_regions
+from lightning_modules.networks import Encoder, pool_regions
 from lightning_modules.networks.lexemes import pool_lexemes
 from lightning_modules.networks.normalize import unit
 from lightning_modules.networks.temperature import Temperature
-from losses import ClipLoss, LexemeRegionLoss
+from losses import LexemeRegionLoss
 from losses.core.pairs import Negatives
 from losses.lexeme_region import SameLemma
 
@@ -72,6 +72,7 @@ class HarmoClip(Method):
         ValueError: where an argument is out of its range.
     """
 
+    needs_dense = True
     extra_metric_groups = ("regions",)
 
     def __init__(
@@ -106,13 +107,13 @@ class HarmoClip(Method):
         self.global_weight, self.lexeme_weight = global_weight, lexeme_weight
         self.lexeme: Literal["mean", "last", "phrase"] = lexeme
         self.region_losses: Sequence[RegionTarget] = region_losses
-        self.clip, self.contrast = ClipLoss(), contrast
-        width = self.encoder.config.embed_dim
+        self.contrast = contrast
+        width = self.encoder.embed_dim
         self.projection = None
         if lexeme_projection == "own" and lexeme_weight > 0:
             self.projection = nn.Linear(width, width, bias=False)
             nn.init.eye_(self.projection.weight)
-        start = float(self.encoder.scale.detach()) if isinstance(temperature, str) else temperature
+        start = float(self.encoder.logit_scale.detach()) if isinstance(temperature, str) else temperature
         self.contrasts = lexeme_weight > 0 or any(isinstance(loss, PhraseTarget) for loss in self.region_losses)
         self.temperature = Temperature(start) if self.contrasts and temperature != "shared" else None
         self.encoder.text_tower.requires_grad_(text_tower == "trained")
@@ -130,7 +131,7 @@ class HarmoClip(Method):
     @override
     def losses(self, batch: Batch, features: Features) -> LossTerms:
         captions = features.texts_at(batch.grains[Grain.CAPTION])[:, 0]
-        terms = {"global": self.global_weight * self.clip(features.images.image, captions, self.encoder.scale)}
+        terms = {"global": self.global_weight * self.contrast_globally(features.images.image, captions)}
         regions = pool_regions(features.images.dense, batch.regions.boxes, batch.regions.image)
         if self.lexeme_weight > 0:
             terms["lexeme_region"] = self.lexeme_weight * self._lexeme_region(batch, features, regions)
@@ -158,7 +159,7 @@ class HarmoClip(Method):
 
     def region_scale(self) -> Float[Tensor, " 1"]:
         """The logit scale of regions and texts."""
-        return self.encoder.scale if self.temperature is None else self.temperature()
+        return self.encoder.logit_scale if self.temperature is None else self.temperature()
 
     def _encode_crops(
         self, batch: Batch, teacher: Literal["self_detached", "trained", "frozen"]
@@ -230,7 +231,7 @@ class HarmoClip(Method):
         return {**super().logit_scales(), "region": self.region_scale()} if self.contrasts else super().logit_scales()
 
     @override
-    def inference_encoder(self) -> DualEncoder:
+    def inference_encoder(self) -> Encoder:
         if self.teacher is None or self.student_share == 1:
             return self.encoder
         averaged = copy.deepcopy(self.encoder)

@@ -17,6 +17,7 @@ of each other. The patches keep to themselves in the last block (`networks.image
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -33,7 +34,7 @@ from lightning_modules.methods.data_check import MethodError
 from lightning_modules.networks import TokenCalibration
 from lightning_modules.networks.calibration import attention_perplexity, mean_cosine
 from lightning_modules.networks.normalize import unit
-from losses import ClimLoss, ClipLoss, PatchWeighting, SparseWeights, SubcaptionLoss, WordPatchLoss
+from losses import ClimLoss, PatchWeighting, SparseWeights, SubcaptionLoss, WordPatchLoss
 from losses.subcaption import aggregate, patch_weights
 
 SHARE = 0.2  # calibrated tokens per patch: 39 of 196, as in FineLIP
@@ -112,6 +113,7 @@ class MulClip(Method):
         ValueError: where an argument is out of its range.
     """
 
+    needs_dense = True
     extra_metric_groups = ("calibration", "reconstruction", "subcaption")
 
     def __init__(
@@ -135,26 +137,25 @@ class MulClip(Method):
             raise ValueError(f"patches must be calibrated or raw, got {patches!r}")
         super().__init__(**base)
         self.short_weight, self.word_weight, self.subcaption_weight = weights.values()
-        self.clip, self.subcaption = ClipLoss(), SubcaptionLoss()
+        self.subcaption = SubcaptionLoss()
         self.aggregation = SparseWeights() if aggregation is None else aggregation
         self.patches = patches
         self.image_calibration, self.text_calibration = self._calibrations(calibration)
-        width, self.word_loss = self.encoder.config.embed_dim, None
+        width, self.word_loss = self.encoder.embed_dim, None
         if word_weight > 0:
             self.word_loss = ClimLoss() if word_loss == "clim" else reconstruction.loss(width)
 
     def _calibrations(self, settings: Calibration | None) -> tuple[TokenCalibration | None, TokenCalibration | None]:
         """The image's and the text's calibration; None where no term needs it."""
-        config = self.encoder.config
         if settings is None:
             return None, None
-        patches = (config.image_size // config.patch_size) ** 2
+        width, patches = self.encoder.embed_dim, math.prod(self.encoder.grid)
         image_tokens = max(1, int(SHARE * patches)) if settings.image_tokens is None else settings.image_tokens
         text_tokens = image_tokens if settings.text_tokens is None else settings.text_tokens
         needs_image = self.word_weight > 0 or (self.subcaption_weight > 0 and self.patches == "calibrated")
         return (
-            TokenCalibration(config.embed_dim, image_tokens, settings.gain) if needs_image else None,
-            TokenCalibration(config.embed_dim, text_tokens, settings.gain) if self.word_weight > 0 else None,
+            TokenCalibration(width, image_tokens, settings.gain) if needs_image else None,
+            TokenCalibration(width, text_tokens, settings.gain) if self.word_weight > 0 else None,
         )
 
     @override
@@ -164,12 +165,12 @@ class MulClip(Method):
 
     @override
     def losses(self, batch: Batch, features: Features) -> LossTerms:
-        image, scale = features.images.image, self.encoder.scale
+        image, scale = features.images.image, self.encoder.logit_scale
         captions, summaries, sentences = (batch.grains[g] for g in (Grain.CAPTION, Grain.SUMMARY, Grain.SENTENCE))
-        terms = {"global": self.clip(image, features.texts_at(captions)[:, 0], scale)}
+        terms = {"global": self.contrast_globally(image, features.texts_at(captions)[:, 0])}
         if self.short_weight > 0:
             short, ids = features.texts_at(summaries)[:, 0], batch.texts.ids[summaries.index][:, 0]
-            terms["short"] = self.short_weight * self.clip(image, short, scale, summaries.valid[:, 0], ids)
+            terms["short"] = self.short_weight * self.contrast_globally(image, short, summaries.valid[:, 0], ids)
         patches = self.image_tokens(features)
         if self.word_loss is not None:
             terms["word_patch"] = self.word_weight * self.word_loss(patches, *self.text_tokens(batch, features))
@@ -184,7 +185,7 @@ class MulClip(Method):
         """An image's calibrated tokens V', or its patches; unit norm."""
         if self.image_calibration is None:
             return features.images.patches
-        return self.image_calibration(features.images.dense).tokens
+        return self.image_calibration(features.images.tokens).tokens
 
     def text_tokens(
         self, batch: Batch, features: Features
@@ -202,7 +203,7 @@ class MulClip(Method):
         """
         metrics: LossTerms = {}
         words = caption_words(batch, features)
-        inputs = {"image": (self.image_calibration, (features.images.dense,)), "text": (self.text_calibration, words)}
+        inputs = {"image": (self.image_calibration, (features.images.tokens,)), "text": (self.text_calibration, words)}
         for name, (calibration, tokens) in inputs.items():
             if calibration is not None:
                 calibrated = calibration(*tokens)

@@ -31,12 +31,13 @@ class MultiPositiveClip(Method):
         ValueError: where no grain is named, or one twice.
     """
 
+    softmax_loss = MultiPositiveClipLoss
+
     def __init__(self, grains: Sequence[Grain] = (Grain.CAPTION, Grain.SENTENCE), **base: Any) -> None:
         if not grains or len(set(grains)) < len(grains):
             raise ValueError(f"grains must name one or more different grains, got {[g.value for g in grains]}")
         super().__init__(**base)
         self.grains = tuple(grains)
-        self.clip = MultiPositiveClipLoss()
 
     @override
     def required_grains(self) -> Collection[Grain]:
@@ -47,4 +48,4 @@ class MultiPositiveClip(Method):
         texts = join(*(batch.grains[grain] for grain in self.grains))
         ids = batch.texts.ids[texts.index]
         vectors = features.texts_at(texts)
-        return {"global": self.clip(features.images.image, vectors, texts.valid, self.encoder.scale, ids)}
+        return {"global": self.contrast_globally(features.images.image, vectors, texts.valid, ids)}

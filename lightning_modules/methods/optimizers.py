@@ -88,7 +88,7 @@ def adamw(model: nn.Module, new_modules: Iterable[nn.Module], config: OptimConfi
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        temperature = name.endswith(("log_scale", "beta_cal.bias"))  # what shifts and scales logits
+        temperature = name.endswith(("log_scale", "beta_cal.bias", "logit_bias"))  # what shifts and scales logits
         part = "temperatures" if temperature else "new" if id(parameter) in new else "towers"
         decayed = parameter.ndim >= 2 and not temperature
         label = part if decayed or temperature else f"{part}_no_decay"

@@ -2,8 +2,8 @@
 
 from lightning_modules.networks.calibration import Calibrated, TokenCalibration
 from lightning_modules.networks.config import EncoderConfig, vit_b_16, vit_l_14
-from lightning_modules.networks.encoder import DualEncoder, ImageFeatures, TextFeatures
-from lightning_modules.networks.image_positions import with_grid
+from lightning_modules.networks.contract import Encoder, ImageFeatures, TextFeatures, build_encoder, load_encoder
+from lightning_modules.networks.encoder import DualEncoder
 from lightning_modules.networks.long_context import PositionTable, stretch_positions
 from lightning_modules.networks.pooling import TextConditionedPooling
 from lightning_modules.networks.regions import pool_regions
@@ -11,15 +11,17 @@ from lightning_modules.networks.regions import pool_regions
 __all__ = [
     "Calibrated",
     "DualEncoder",
+    "Encoder",
     "EncoderConfig",
     "ImageFeatures",
     "PositionTable",
     "TextConditionedPooling",
     "TextFeatures",
     "TokenCalibration",
+    "build_encoder",
+    "load_encoder",
     "pool_regions",
     "stretch_positions",
     "vit_b_16",
     "vit_l_14",
-    "with_grid",
 ]

@@ -1,22 +1,22 @@
-"""The dual encoder: CLIP's two towers, with dense image features and texts of any grain in one pass.
-
-Everything that a method or a benchmark compares has unit norm. What must be averaged first (patches inside a box,
-tokens of a phrase) is also there as it was before normalisation: ``dense`` and ``tokens``.
-"""
+"""CLIP's two towers, with dense image features and texts of any grain in one pass."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from datamodules.batch import RaggedTexts
+from datamodules.batching.tokenizer import Tokenizer
 from lightning_modules.networks.config import EncoderConfig
+from lightning_modules.networks.contract import Encoder, ImageFeatures, TextFeatures
+from lightning_modules.networks.flops import training_flops
+from lightning_modules.networks.image_positions import stretch_grid
 from lightning_modules.networks.image_tower import ImageTower
 from lightning_modules.networks.long_context import CLIP_CONTEXT, KEPT, PositionTable, stretch_positions
 from lightning_modules.networks.normalize import unit
@@ -27,55 +27,78 @@ from lightning_modules.networks.weights.export import save_open_clip, save_trans
 from lightning_modules.networks.weights.parameter_map import POSITIONS, State, complain
 from lightning_modules.networks.weights.towers import read_towers
 
+IMAGE_POSITIONS = "image_tower.pos_embed"
 POSITION_PARTS = tuple(POSITIONS.removesuffix("weight") + part for part in ("frozen", "trained"))
 
 
-class ImageFeatures(NamedTuple):
-    """Output of the image tower."""
+class DualEncoder(Encoder):
+    """A CLIP: a vision transformer and a causal text transformer."""
 
-    image: Float[Tensor, "B D"]  # CLIP's image embedding (class token), unit norm
-    dense: Float[Tensor, "B P D"]  # patch tokens, row by row, not normalised: pool, then normalise
-
-    @property
-    def patches(self) -> Float[Tensor, "B P D"]:
-        """Patch tokens of unit norm."""
-        return unit(self.dense)
-
-
-class TextFeatures(NamedTuple):
-    """Output of the text tower."""
-
-    text: Float[Tensor, "U D"]  # one vector per unique text (its EOT), unit norm
-    tokens: Float[Tensor, "T D"]  # every token, in the order of ``RaggedTexts.tokens``, not normalised
-
-
-class DualEncoder(nn.Module):
-    """Two towers and a temperature.
-
-    All parameters are used inside the forward of a tower or of ``temperature``, so FSDP2 can gather each by itself.
-    """
+    settings = EncoderConfig
+    formats = ("transformers", "open_clip")
+    image_tower: ImageTower
+    text_tower: TextTower
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.config = config
+        self._config = config
         self.image_tower = ImageTower(config)
         self.text_tower = TextTower(config)
         self.temperature = Temperature(config.init_scale)
 
     @property
-    def scale(self) -> Float[Tensor, " 1"]:
-        """The logit scale, the factor on cosines in the loss: one over the temperature."""
-        return self.temperature()
+    @override
+    def config(self) -> EncoderConfig:
+        return self._config
 
+    @property
+    @override
+    def grid(self) -> tuple[int, int]:
+        side = self.config.image_size // self.config.patch_size
+        return side, side
+
+    @property
+    @override
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer(self.config.context_length)
+
+    @override
+    def image_blocks(self) -> list[nn.Module]:
+        return list(self.image_tower.blocks)
+
+    @override
+    def text_blocks(self) -> list[nn.Module]:
+        return list(self.text_tower.transformer.encoder.layers)
+
+    @override
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade compute for memory in both towers: activations are recomputed in the backward pass."""
         self.image_tower.set_grad_checkpointing(enable)
         self.text_tower.set_grad_checkpointing(enable)
 
-    def blocks(self) -> list[nn.Module]:
-        """The transformer blocks of both towers: what is sharded, and compiled, one by one."""
-        return [*self.image_tower.blocks, *self.text_tower.transformer.encoder.layers]
+    @override
+    def fix_row_lengths(self, lengths: Sequence[int]) -> None:
+        self.text_tower.row_lengths = tuple(lengths)
 
+    @override
+    def with_grid(self, side: int) -> DualEncoder:
+        """The same encoder on larger images: more patches of the same size. All weights but the table of image
+        positions, which is stretched, are shared with this one. Raises ValueError for a side below 1.
+        """
+        if side < 1:
+            raise ValueError(f"side must be at least 1 patch, got {side}")
+        state = dict(self.state_dict(keep_vars=True))
+        state[IMAGE_POSITIONS] = nn.Parameter(stretch_grid(state[IMAGE_POSITIONS].detach(), side))
+        with torch.device("meta"):
+            larger = DualEncoder(replace(self.config, image_size=side * self.config.patch_size))
+        larger.load_state_dict(state, assign=True)
+        larger.text_tower, larger.temperature = self.text_tower, self.temperature
+        return larger.train(self.training)
+
+    @override
+    def training_flops(self, images: float, tokens: float, squares: float) -> float:
+        return training_flops(self.config, images, tokens, squares)
+
+    @override
     def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> ImageFeatures:
         """Normalised pixels, of any precision, to features.
 
@@ -85,9 +108,10 @@ class DualEncoder(nn.Module):
         side = self.config.image_size
         if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, side, side):
             raise ValueError(f"pixels must have shape [B, 3, {side}, {side}], got {list(pixels.shape)}")
-        tokens = self.image_tower(pixels.to(self.image_tower.projection.weight.dtype))
-        return ImageFeatures(unit(tokens[:, 0]), tokens[:, 1:])
+        tokens = self.image_tower(pixels.to(self.dtype))
+        return ImageFeatures(unit(tokens[:, 0]), tokens[:, 1:].mT.unflatten(2, self.grid))
 
+    @override
     def encode_text(self, texts: RaggedTexts) -> TextFeatures:
         """Unique texts to features, one vector each and one for each of their tokens.
 
@@ -97,6 +121,16 @@ class DualEncoder(nn.Module):
         tokens = self.text_tower(texts)
         last = texts.offsets[1:].to(tokens.device) - 1
         return TextFeatures(unit(tokens[last]), tokens)
+
+    @classmethod
+    @override
+    def reads(cls, weights: Path) -> bool:
+        return True  # what no other family reads; a file that is no CLIP is refused with its parameters' names
+
+    @classmethod
+    @override
+    def load(cls, source: str | Path, weights: Path, context_length: int | None = None) -> DualEncoder:
+        return cls.from_pretrained(source, context_length)
 
     @classmethod
     def from_pretrained(
@@ -151,6 +185,7 @@ class DualEncoder(nn.Module):
         load_state(encoder, state, source)
         return encoder
 
+    @override
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write a folder that ``transformers.CLIPModel.from_pretrained`` loads, with the same embeddings.
 
@@ -160,13 +195,16 @@ class DualEncoder(nn.Module):
         """
         save_transformers(self.config, _as(dtype, whole_state(self)), folder)
 
+    @override
+    def save(self, folder: str | Path, format: str, dtype: torch.dtype = torch.float32) -> None:
+        if format == "open_clip":
+            self.save_open_clip(folder, dtype)
+        else:
+            super().save(folder, format, dtype)
+
     def save_open_clip(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write a folder that open_clip loads as ``local-dir:FOLDER``; arguments as in ``save_pretrained``."""
         save_open_clip(self.config, _as(dtype, whole_state(self)), folder)
-
-    def forward(self, pixels: Float[Tensor, "B 3 H W"], texts: RaggedTexts) -> tuple[ImageFeatures, TextFeatures]:
-        """Both towers."""
-        return self.encode_image(pixels), self.encode_text(texts)
 
 
 def _as(dtype: torch.dtype, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -29,3 +29,21 @@ class Temperature(nn.Module):
     def forward(self) -> Float[Tensor, " 1"]:
         """The logit scale, the factor on similarities."""
         return self.log_scale.exp()
+
+
+class LogitBias(nn.Module):
+    """A learned bias of a sigmoid loss's logits, a module of its own as `Temperature` is. Calling it gives the bias.
+
+    Args:
+        start: SigLIP's is -10.
+    """
+
+    def __init__(self, start: float = -10.0) -> None:
+        super().__init__()
+        if not math.isfinite(start):
+            raise ValueError(f"start must be finite, got {start}")
+        self.logit_bias = nn.Parameter(torch.tensor([float(start)]))
+
+    def forward(self) -> Float[Tensor, " 1"]:
+        """The bias, a summand of scaled similarities."""
+        return self.logit_bias * 1  # a tensor of its own: FSDP2 takes the parameter away after this call

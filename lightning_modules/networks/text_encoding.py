@@ -9,15 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from datamodules.batching.collate import pack_texts
-from datamodules.batching.tokenizer import Tokenizer
-from lightning_modules.networks import DualEncoder
+from lightning_modules.networks.contract import Encoder
 
 
 @torch.no_grad()
-def encode_strings(
-    encoder: DualEncoder, texts: Sequence[str], tokenizer: Tokenizer, device: torch.device
-) -> Float[Tensor, "N D"]:
-    """Unit vectors of the texts, on the encoder's ``device``; a text beyond the context is cut and keeps its EOT."""
-    unique, index = pack_texts(texts, tokenizer)
+def encode_strings(encoder: Encoder, texts: Sequence[str], device: torch.device) -> Float[Tensor, "N D"]:
+    """Unit vectors of the texts, on the encoder's ``device``; a text beyond the context is cut."""
+    unique, index = pack_texts(texts, encoder.tokenizer)
     moved = type(unique)(*(part.to(device) for part in unique))
     return encoder.encode_text(moved).text[index.to(device)]

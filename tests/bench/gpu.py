@@ -61,8 +61,9 @@ def measure(work: Work, device: torch.device, steps: int, compiled: bool, backen
     """One row of the table."""
     from lightning_modules import BetaClip, OptimConfig
     from lightning_modules.callbacks import CompileBlocks
-    from lightning_modules.callbacks.flops import peak_flops, training_flops
+    from lightning_modules.callbacks.peak_flops import peak_flops
     from lightning_modules.methods.optimizers import adamw
+    from lightning_modules.networks.flops import training_flops
 
     torch.manual_seed(0)
     torch._dynamo.reset()
@@ -120,7 +121,7 @@ def loss_seconds(method: BetaClip, data: Sequence[Batch], steps: int, device: to
         features, valid, ids = given[number % BATCHES]
         image, texts, views = (feature.detach().requires_grad_() for feature in features)
         with autocast(device):
-            loss = method.clip(image, texts[:, 0], method.encoder.scale)
+            loss = method.clip(image, texts[:, 0], method.encoder.logit_scale)
             loss = loss + method.beta_cal(views, texts, valid, method.pooling.scale, ids)
         loss.backward()
 

@@ -24,8 +24,8 @@ class Knowing:
         return 3
 
     def encode_image(self, squares):
-        dense = torch.full((len(squares), 16, 2), 0.1)
-        dense[:, 2 * 4 + 1, 0 if self.right else 1] = 1.0  # row 2, column 1 of 4
+        dense = torch.full((len(squares), 2, 4, 4), 0.1)
+        dense[:, 0 if self.right else 1, 2, 1] = 1.0  # row 2, column 1 of 4
 
         class Snapshot:
             image = torch.ones(len(squares), 2) / 2**0.5

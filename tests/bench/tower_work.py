@@ -69,7 +69,7 @@ def step(side: str, device: str = "cpu", images: int = STEP_IMAGES) -> Callable[
         features, found = encoder(pixels, texts)
         text = found.text[index]
         views = pooling(text, features.patches)
-        return clip(features.image, text[:, 0], encoder.scale) + beta_cal(views, text, valid, pooling.scale)
+        return clip(features.image, text[:, 0], encoder.logit_scale) + beta_cal(views, text, valid, pooling.scale)
 
     def old() -> Tensor:
         from tests.bench.dense_beta_cal import dense_beta_cal
@@ -78,7 +78,7 @@ def step(side: str, device: str = "cpu", images: int = STEP_IMAGES) -> Callable[
         parts = [_encode_padded(encoder.text_tower, ids) for ids in (long, short)]
         text = functional.normalize(torch.cat(parts, dim=1), dim=-1)
         views = pooling(text, features.patches)
-        logits = encoder.scale * features.image @ text[:, 0].T
+        logits = encoder.logit_scale * features.image @ text[:, 0].T
         target = torch.arange(images, device=device)
         contrast = (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
         return contrast + dense_beta_cal("ce", views, text, valid, pooling.scale, 0.5)[0]

@@ -93,7 +93,7 @@ def test_lexemes_decode_to_their_phrase():
     for b, sample in enumerate(samples):
         for k, phrase in enumerate(sample.phrases):
             first, last = batch.lexemes.span[b, k].tolist()
-            assert Tokenizer.decode(text_of(batch, captions[b])[first:last]) == phrase.text.lower()
+            assert Tokenizer().decode(text_of(batch, captions[b])[first:last]) == phrase.text.lower()
             assert batch.lexemes.lemma[b, k] == word_hash(phrase.lemma)
 
 

@@ -28,8 +28,8 @@ class ColourModel:
         self.texts: list[str] = []
 
     def encode_image(self, squares):
-        dense = functional.avg_pool2d(squares.float() / 255, 4).flatten(2).mT
-        return SimpleNamespace(image=functional.normalize(dense.mean(1), dim=-1), dense=dense)
+        dense = functional.avg_pool2d(squares.float() / 255, 4)
+        return SimpleNamespace(image=functional.normalize(dense.mean((2, 3)), dim=-1), dense=dense)
 
     def with_grid(self, side):
         larger = copy(self)

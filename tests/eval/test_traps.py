@@ -38,7 +38,7 @@ def test_a_box_of_a_fraction_of_a_pixel_counts():
     box = fraction_box((10.0, 10.0, 0.07, 5.0), (40, 20), counts)
     assert counts == {}
     assert box is not None
-    dense = torch.randn(1, 16, 3)
+    dense = torch.randn(1, 3, 4, 4)
     vector = Boxes([[box]], [ImageFile(None, "a", (40, 20))], squash)(ColourModel(), dense, [0], [1])
     assert vector.isfinite().all()
     assert float(vector.norm()) == pytest.approx(1)

@@ -30,4 +30,4 @@ class SigLip(Method):
         captions = batch.grains[Grain.CAPTION]
         images, texts = features.images.image[:, None], features.texts_at(captions)[:, :1]
         valid = torch.ones(images.shape[:2], dtype=torch.bool, device=images.device)
-        return {"sigmoid": self.sigmoid(images, texts, valid, self.encoder.scale)}
+        return {"sigmoid": self.sigmoid(images, texts, valid, self.encoder.logit_scale)}

@@ -11,7 +11,7 @@ from lightning import Trainer
 
 from datamodules import GrainSampling, GranularityData
 from datamodules.batch import Grain
-from datamodules.datamodule import normalise
+from datamodules.batching.image_transforms import normalise
 from lightning_modules import BetaClip
 from lightning_modules.methods.beta_clip import GRAINS, GrainWeights
 from tests.helpers.tiny import make_sample, write_tar

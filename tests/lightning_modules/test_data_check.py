@@ -94,6 +94,6 @@ def test_one_image_a_batch(tmp_path, caplog):
 def test_no_weight_at_all(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="a region loss's weight must be above 0, got 0 for all"):
         HarmoClip(encoder=TINY, global_weight=0, lexeme_weight=0, region_losses=[CropTarget(weight=0)])
-    monkeypatch.setattr(ClipFinetune, "losses", lambda self, *_: {"none": 0 * self.encoder.scale.sum()})
+    monkeypatch.setattr(ClipFinetune, "losses", lambda self, *_: {"none": 0 * self.encoder.logit_scale.sum()})
     with pytest.raises(MethodError, match="ClipFinetune learns nothing: its loss was exactly 0 in the first 3 batches"):
         train(write(tmp_path), ClipFinetune)

@@ -17,8 +17,9 @@ from lightning_modules import BetaClip, ClipFinetune, OptimConfig
 from lightning_modules.boards.layout import LAYOUT
 from lightning_modules.boards.statistics import kinds
 from lightning_modules.callbacks import Benchmarks, DataMonitor, Diagnostics, Throughput
-from lightning_modules.callbacks.flops import peak_flops, training_flops
+from lightning_modules.callbacks.peak_flops import peak_flops
 from lightning_modules.networks import DualEncoder
+from lightning_modules.networks.flops import training_flops
 from lightning_modules.networks.sequence_packing import empty_share
 from tests.helpers.tiny_methods import METHODS, method_data
 from tests.helpers.tiny_run import TINY, data, fit, fit_method
@@ -108,7 +109,7 @@ def test_the_layout_has_a_chart_for_what_is_measured_now_and_then(tmp_path):
 
 def test_scales_are_called_so(run):
     trainer, events, _ = run
-    scale = trainer.model.encoder.scale.item()
+    scale = trainer.model.encoder.logit_scale.item()
     assert events.Scalars("logit_scale/global")[-1].value == pytest.approx(scale, rel=1e-3)
     assert not [tag for tag in events.Tags()["scalars"] if tag.startswith("temperature")]
 

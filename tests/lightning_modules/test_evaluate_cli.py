@@ -186,7 +186,7 @@ def _mean_inside(dense, box):
     from torchvision.ops import roi_align
 
     rois = torch.cat([torch.zeros(1), box])[None]
-    return roi_align(dense.T.unflatten(1, (2, 2))[None], rois, 1, aligned=True).flatten()
+    return roi_align(dense[None], rois, 1, aligned=True).flatten()
 
 
 @torch.no_grad()

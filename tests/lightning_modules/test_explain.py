@@ -44,7 +44,7 @@ def test_attention_drawn_is_the_pooling_blocks(run):
     state = {name: weight.double() for name, weight in saved["state_dict"].items()}
     pixels = torch.tensor(list(image.resize((16, 16), Image.Resampling.BICUBIC).tobytes())).view(16, 16, 3)
     seen = model.encode_image(pixels.permute(2, 0, 1)[None].to(torch.uint8))
-    patches, texts = unit(seen.dense[0].double()), model.encode_text(TEXTS).double()
+    patches, texts = unit(seen.tokens[0].double()), model.encode_text(TEXTS).double()
     w, b = state["pooling.attn.in_proj_weight"], state["pooling.attn.in_proj_bias"]
     width, heads = len(b) // 3, saved[KEY]["settings"]["pooling_heads"]
     size = width // heads

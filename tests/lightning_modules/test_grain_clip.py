@@ -67,7 +67,7 @@ def test_sentences_take_the_images_whose_boxes_teach_nothing(batch):
     texts, valid = features.texts_at(sentences)[others], sentences.valid[others]
     gathered = aggregate(features.images.patches[others], texts, valid, SparseWeights())
     ids = batch.texts.ids[sentences.index][others]
-    expected = SubcaptionLoss()(gathered, texts, valid, method.encoder.scale, ids)
+    expected = SubcaptionLoss()(gathered, texts, valid, method.encoder.logit_scale, ids)
     found = method.losses(batch, features)["sentence"]
     torch.testing.assert_close(found, 0.4 * expected, rtol=0, atol=1e-13)
     assert method.extra_metrics(batch, features)["regions/boxed_image_share"] == len(boxed) / len(batch.images)

@@ -40,11 +40,11 @@ def terms(batch, **settings):
     return method.losses(batch, method.features(batch))
 
 
-def pooled_by_hand(dense, box):
+def pooled_by_hand(tokens, box):
     """Mean of bilinear samples of a 2 × 2 grid, as RoIAlign takes them."""
     x0, y0, x1, y1 = (2 * v for v in box)
     ny, nx = max(1, math.ceil(y1 - y0)), max(1, math.ceil(x1 - x0))
-    grid, total = dense.view(2, 2, -1), 0
+    grid, total = tokens.reshape(2, 2, -1), 0
     for i in range(ny):
         for j in range(nx):
             y, x = y0 + (i + 0.5) * (y1 - y0) / ny - 0.5, x0 + (j + 0.5) * (x1 - x0) / nx - 0.5
@@ -60,13 +60,13 @@ def test_terms_are_the_specs(batch):
     features = method.features(batch)
     found = method.losses(batch, features)
     assert set(found) == {"global", "lexeme_region", "region_crop", "region_phrase", "region_image"}
-    image, scale = features.images.image, method.encoder.scale
+    image, scale = features.images.image, method.encoder.logit_scale
     captions = batch.grains[Grain.CAPTION].index[:, 0]
     torch.testing.assert_close(found["global"], ClipLoss()(image, features.texts.text[captions], scale))
 
     at = batch.regions.image.tolist()
     boxes = batch.regions.boxes.tolist()
-    regions = torch.stack([pooled_by_hand(features.images.dense[b], box) for b, box in zip(at, boxes, strict=True)])
+    regions = torch.stack([pooled_by_hand(features.images.tokens[b], box) for b, box in zip(at, boxes, strict=True)])
     lexemes, phrases, lemmas, lexeme_image, links, row = [], [], [], [], [], {}
     offsets = batch.texts.offsets.tolist()
     for region, slot in batch.regions.links.tolist():
@@ -156,8 +156,8 @@ def test_texts_that_no_term_reads_are_not_encoded(batch, settings):
 
 def test_temperatures(batch):
     own, cool, shared = (make(temperature=t) for t in ("own", 7.0, "shared"))
-    torch.testing.assert_close(own.region_scale(), own.encoder.scale)
-    assert own.region_scale() is not own.encoder.scale
+    torch.testing.assert_close(own.region_scale(), own.encoder.logit_scale)
+    assert own.region_scale() is not own.encoder.logit_scale
     torch.testing.assert_close(cool.region_scale(), torch.tensor([7.0], dtype=torch.float64))
     assert len(list(shared.parameters())) == len(list(cool.parameters())) - 1
     wanted = own.losses(batch, own.features(batch))["lexeme_region"]

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from datamodules import GrainSampling, GranularityData
-from datamodules.datamodule import normalise
+from datamodules.batching.image_transforms import normalise
 from lightning_modules import BetaClip, ClipFinetune, HarmoClip
 from lightning_modules.methods.data_check import MethodError
 from lightning_modules.methods.gradient_cache import MemoryConfig

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from datamodules import GrainSampling, GranularityData
 from datamodules.batch import Grain
-from datamodules.datamodule import normalise
+from datamodules.batching.image_transforms import normalise
 from lightning_modules import MulClip, OptimConfig
 from lightning_modules.methods.mul_clip import Calibration, Reconstruction, caption_words
 from losses import ClimLoss, ClipLoss, SoftmaxWeights, SparseWeights, SubcaptionLoss, TopWeights, WordPatchLoss
@@ -75,7 +75,7 @@ def test_terms_are_the_papers(batch):
     """Every term from the encoder's features, text by text."""
     method = make()
     features = method.features(batch)
-    image, scale = features.images.image, method.encoder.scale
+    image, scale = features.images.image, method.encoder.logit_scale
     texts = {grain: features.texts.text[slots.index] for grain, slots in batch.grains.items()}
     found = method.losses(batch, features)
     assert set(found) == {"global", "short", "word_patch", "subcaption"}
@@ -86,7 +86,7 @@ def test_terms_are_the_papers(batch):
 
     assert method.image_calibration is not None
     assert method.text_calibration is not None
-    patches = method.image_calibration(features.images.dense).tokens
+    patches = method.image_calibration(features.images.tokens).tokens
     offsets, words = batch.texts.offsets.tolist(), []
     for (caption,) in batch.grains[Grain.CAPTION].index.tolist():
         tokens = features.texts.tokens[offsets[caption] : offsets[caption + 1] - 1]  # SOT and content, no EOT

@@ -92,7 +92,7 @@ class Looks(Callback):
 @pytest.mark.parametrize(("scale", "bound"), [(1.02, 0.0), (99.99, 4.605170)])
 def test_no_one_sees_a_temperature_beyond_its_bound(tmp_path, monkeypatch, scale, bound):
     looks, sign = Looks(), -1 if bound else 1  # a loss that pulls towards the bound
-    monkeypatch.setattr(ClipFinetune, "losses", lambda self, *_: {"pull": sign * self.encoder.scale.sum()})
+    monkeypatch.setattr(ClipFinetune, "losses", lambda self, *_: {"pull": sign * self.encoder.logit_scale.sum()})
     trainer = fit(
         tmp_path, looks, AverageWeights(0.5), epochs=1, method=ClipFinetune, encoder=replace(TINY, init_scale=scale)
     )

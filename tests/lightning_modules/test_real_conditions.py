@@ -26,7 +26,7 @@ from typing import get_args
 import pytest
 import torch
 
-from datamodules.datamodule import normalise
+from datamodules.batching.image_transforms import normalise
 from lightning_modules.methods.gradient_cache import MemoryConfig
 from tests.helpers.ranks import run_on_ranks
 from tests.helpers.tiny import make_sample, write_tar

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
-from losses import BetaCalLoss, ClipLoss, MultiPositiveClipLoss
+from losses import BetaCalLoss, ClipLoss, MultiPositiveClipLoss, SigmoidLoss
 from losses.core import pairs
 from tests.helpers.ranks import run_on_ranks
 
@@ -34,6 +34,7 @@ class Model(nn.Module):
         torch.manual_seed(0)
         self.towers = nn.ModuleList([nn.Linear(6, 6) for _ in range(2)])
         self.log_scale = nn.Parameter(torch.tensor([1.5]))
+        self.bias = nn.Parameter(torch.tensor([-2.0]))
         self.losses = nn.ModuleDict({name: BetaCalLoss(**options) for name, options in MODES.items()})
         self.to(dtype)
 
@@ -45,6 +46,8 @@ class Model(nn.Module):
             return ClipLoss()(pooled[:, 0], text[:, 0], scale, valid[:, 0], text_id[:, 0])
         if mode == "multi-positive":
             return MultiPositiveClipLoss()(pooled[:, 0], text, valid, scale, text_id)
+        if mode == "sigmoid":
+            return SigmoidLoss()(pooled[:, 0], text, scale, self.bias, valid, text_id)
         extra = (text_id, weight) if "ids" in mode else ()
         return self.losses[mode](pooled, text, valid, scale, *extra)
 
@@ -68,7 +71,7 @@ def losses_and_gradients(dtype):
     rank, sizes = dist.get_rank(), SPLITS[dist.get_world_size()]
     model = DistributedDataParallel(Model(dtype), find_unused_parameters=True)  # each mode uses some parameters
     results = {}
-    for mode in (*MODES, "clip", "multi-positive"):
+    for mode in (*MODES, "clip", "multi-positive", "sigmoid"):
         model.zero_grad(set_to_none=True)
         loss = model(mode, batch_of(rank, sizes, dtype))
         loss.backward()
@@ -79,7 +82,7 @@ def losses_and_gradients(dtype):
 
 def alone(dtype):
     model, results = Model(dtype), {}
-    for mode in (*MODES, "clip", "multi-positive"):
+    for mode in (*MODES, "clip", "multi-positive", "sigmoid"):
         model.zero_grad(set_to_none=True)
         loss = model(mode, batch_of(0, SPLITS[1], dtype))
         loss.backward()

@@ -113,7 +113,7 @@ def test_all_ways_against_loops(tmp_path, monkeypatch):
 
     image = Image.open(tmp_path / "val2017" / "000000000005.png")
     square = pad(resize(image, [48, 64], InterpolationMode.BICUBIC), [0, 0, 0, 16])
-    dense = functional.normalize(model.with_grid(8).encode_image(as_pixels(square)[None]).dense[0].double(), dim=1)
+    dense = functional.normalize(model.with_grid(8).encode_image(as_pixels(square)[None]).tokens[0].double(), dim=1)
     boxes = {1: (3, 2, 17.5, 23)} | {n: tight(ids == n) for n in (2, 3)}
     cuts = {1: (0, 0, 25, 30)} | {n: (x, y, x + w, y + h) for n, (x, y, w, h) in boxes.items() if n > 1}
     expected, vectors = {}, {}

@@ -58,7 +58,7 @@ def test_single_boxes_and_the_cache(tmp_path):
 
 
 def test_patches_are_pooled_as_they_are():
-    dense = torch.randn(2, 4, 8)
+    dense = torch.randn(2, 8, 2, 2)
     assert FG_CLIP.prepare(dense) is dense
 
 
@@ -223,7 +223,7 @@ def test_photographs_equal_a_loop_over_the_dense_map(shared):
     for image in document["images"]:
         photograph = Image.open(root / "val2017" / image["file_name"])
         pixels = np.array(photograph.convert("RGB").resize((64, 64), Image.Resampling.BICUBIC))
-        dense = model.encode_image(torch.from_numpy(pixels).permute(2, 0, 1)[None]).dense
+        dense = model.encode_image(torch.from_numpy(pixels).permute(2, 0, 1)[None]).dense.flatten(2).mT
         grid = dense[0].double().numpy().reshape(8, 8, -1)
         for annotation in document["annotations"]:
             if annotation["image_id"] == image["id"]:

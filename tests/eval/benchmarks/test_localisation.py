@@ -36,7 +36,7 @@ class Attentive(ColourModel):
     """Looks where the colour is; what it sees is what it was asked for."""
 
     def attend(self, texts, dense, image):
-        return (30 * dense[image] * texts[:, None]).sum(2).softmax(1)
+        return (30 * dense.flatten(2).mT[image] * texts[:, None]).sum(2).softmax(1)
 
     def condition(self, texts, dense, image):
         return texts
@@ -193,10 +193,10 @@ def test_attention_is_asked_of_a_model_that_has_it(tmp_path):
         <= benchmark("refcoco_attention")(model, EvalContext(tmp_path)).numbers["refcoco_attention/val/box_accuracy"]
         <= 1
     )
-    texts, dense = torch.nn.functional.normalize(torch.randn(3, 16), dim=1), torch.randn(2, 4, 16)
+    texts, dense = torch.nn.functional.normalize(torch.randn(3, 16), dim=1), torch.randn(2, 16, 2, 2)
     image = torch.tensor([1, 0, 1])
     heat = model.attend(texts, dense, image)
-    patches = torch.nn.functional.normalize(dense, dim=-1)
+    patches = torch.nn.functional.normalize(dense.flatten(2).mT, dim=-1)
     for t in range(3):
         expected = pooling.attention(texts[t][None, None], patches[image[t]][None])[0, 0]
         torch.testing.assert_close(heat[t], expected)

@@ -52,8 +52,8 @@ def test_a_tight_box_goes_from_the_first_pixel_to_the_last():
 
 
 def test_patches_weigh_alike_before_pooling():
-    dense = torch.randn(2, 4, 8) * torch.rand(2, 4, 1)
-    torch.testing.assert_close(FINECLIP.prepare(dense), functional.normalize(dense, dim=-1))
+    dense = torch.randn(2, 8, 2, 2) * torch.rand(2, 1, 2, 2)
+    torch.testing.assert_close(FINECLIP.prepare(dense), functional.normalize(dense, dim=1))
 
 
 @pytest.mark.parametrize(

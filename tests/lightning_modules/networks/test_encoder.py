@@ -31,24 +31,25 @@ def test_vit_b_16_is_transformers_clip(random_texts, ragged):
         images, texts = ours(pixels, ragged(text))
     torch.testing.assert_close(images.image, expected.image_embeds, rtol=0, atol=1e-4)
     torch.testing.assert_close(texts.text, expected.text_embeds, rtol=0, atol=1e-4)
-    torch.testing.assert_close(ours.scale[0], theirs.logit_scale.exp())
+    torch.testing.assert_close(ours.logit_scale[0], theirs.logit_scale.exp())
 
 
 def test_everything_compared_has_unit_norm(encoder, small, random_texts, ragged):
     images, texts = encoder(torch.randn(2, 3, 32, 32), ragged(random_texts((9, 4, 30))))
     assert images.image.shape == (2, 32)
-    assert images.patches.shape == images.dense.shape == (2, 16, 32)
+    assert images.patches.shape == images.tokens.shape == (2, 16, 32)
+    assert images.dense.shape == (2, 32, 4, 4)
     assert texts.text.shape == (3, 32)
     assert texts.tokens.shape == (43, 32)
     for vectors in (images.image, images.patches, texts.text):
         torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(vectors.shape[:-1]))
-    torch.testing.assert_close(images.patches * images.dense.norm(dim=-1, keepdim=True), images.dense)
+    torch.testing.assert_close(images.patches * images.tokens.norm(dim=-1, keepdim=True), images.tokens)
 
 
 def test_every_parameter_gets_a_gradient_from_clip_alone(encoder, random_texts, ragged):
     """DDP waits for all of them."""
     images, texts = encoder(torch.randn(2, 3, 32, 32), ragged(random_texts((9, 60))))
-    (encoder.scale * images.image @ texts.text.T).square().sum().backward()
+    (encoder.logit_scale * images.image @ texts.text.T).square().sum().backward()
     assert not [name for name, parameter in encoder.named_parameters() if parameter.grad is None]
 
 

@@ -106,7 +106,7 @@ def test_features(golden, model, texts):
     caption = functional.normalize(golden["out.caption_eot"], dim=-1)
     torch.testing.assert_close(queries[:, 0], caption, rtol=0, atol=1e-5)
     torch.testing.assert_close(pooled, functional.normalize(golden["out.pooled"], dim=-1), rtol=0, atol=1e-5)
-    torch.testing.assert_close(encoder.scale[0], golden["out.scale"])
+    torch.testing.assert_close(encoder.logit_scale[0], golden["out.scale"])
     torch.testing.assert_close(model[1].scale[0], golden["out.scale_pool"])
 
 
@@ -114,7 +114,7 @@ def test_features(golden, model, texts):
 def test_losses_and_gradients(golden, model, texts, weights, sizes, objective):
     encoder, pooling = model
     image, queries, pooled = features(golden, model, texts)
-    whole = clip_loss(image, queries[:, 0], encoder.scale)
+    whole = clip_loss(image, queries[:, 0], encoder.logit_scale)
     parts = beta_cal_loss(pooled, queries, pooling.scale, objective)
     torch.testing.assert_close(whole.squeeze(), golden[f"out.loss_{objective}_global"], rtol=1e-5, atol=0)
     torch.testing.assert_close(parts.squeeze(), golden[f"out.loss_{objective}_beta_cal"], rtol=1e-5, atol=0)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_modules.networks import DualEncoder, with_grid
+from lightning_modules.networks import DualEncoder
 from lightning_modules.networks.image_positions import stretch_grid
 from tests.helpers.tiny_run import TINY
 
@@ -37,20 +37,20 @@ def test_the_same_grid_gives_the_same_features_and_a_larger_one_shares_all_other
     torch.manual_seed(0)
     encoder = DualEncoder(TINY).eval()
     pixels = torch.randn(2, 3, 16, 16)
-    same = with_grid(encoder, 2).encode_image(pixels)
+    same = encoder.with_grid(2).encode_image(pixels)
     for one, other in zip(same, encoder.encode_image(pixels), strict=True):
         torch.testing.assert_close(one, other)
-    larger = with_grid(encoder, 5)
+    larger = encoder.with_grid(5)
     assert larger.config.image_size == 40
     assert not larger.training
-    assert larger.encode_image(torch.randn(1, 3, 40, 40)).dense.shape == (1, 25, 16)
+    assert larger.encode_image(torch.randn(1, 3, 40, 40)).dense.shape == (1, 16, 5, 5)
     own = {name: weight.data_ptr() for name, weight in encoder.named_parameters()}
     differ = [name for name, weight in larger.named_parameters() if weight.data_ptr() != own[name]]
     assert differ == ["image_tower.pos_embed"]
     assert not [name for name, weight in larger.named_buffers() if weight.is_meta]
-    assert encoder.encode_image(pixels).dense.shape == (2, 4, 16)  # untouched
+    assert encoder.encode_image(pixels).dense.shape == (2, 16, 2, 2)  # untouched
 
 
 def test_a_side_below_one_is_refused():
     with pytest.raises(ValueError, match="side must be at least 1 patch, got 0"):
-        with_grid(DualEncoder(TINY), 0)
+        DualEncoder(TINY).with_grid(0)

@@ -206,7 +206,7 @@ def test_two_towers_from_two_places(encoder, small, same_embeddings, agrees, tmp
     text.save_pretrained(tmp_path / "text")
     joined = DualEncoder.from_towers(tmp_path / "model.safetensors", tmp_path / "text")
     same_embeddings(vit, lambda tokens: text(input_ids=tokens).text_embeds, encoder=joined)
-    assert joined.scale.item() == pytest.approx(1 / 0.07)
+    assert joined.logit_scale.item() == pytest.approx(1 / 0.07)
 
     encoder.save_pretrained(tmp_path / "whole")
     whole = DualEncoder.from_towers(tmp_path, tmp_path / "whole")

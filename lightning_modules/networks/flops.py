@@ -7,12 +7,7 @@ what is divided by the hardware's peak is the work that had to be done (model FL
 
 from __future__ import annotations
 
-import torch
-from lightning.fabric.utilities.throughput import get_available_flops
-
 from lightning_modules.networks.config import EncoderConfig
-
-HALF = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
 def training_flops(config: EncoderConfig, images: float, tokens: float, squares: float) -> float:
@@ -31,11 +26,3 @@ def training_flops(config: EncoderConfig, images: float, tokens: float, squares:
     text = 2 * tokens * (config.text_layers * 12 * config.text_width**2 + config.text_width * config.embed_dim)
     text += 4 * config.text_layers * squares * config.text_width
     return 3.0 * (images * image + text)
-
-
-def peak_flops(device: torch.device, precision: str) -> float | None:
-    """Operations a second that the device could do at best; None where that is not known (as of any CPU)."""
-    if device.type != "cuda":
-        return None
-    dtype = next((half for name, half in HALF.items() if precision.startswith(name)), torch.float32)
-    return get_available_flops(device, dtype)

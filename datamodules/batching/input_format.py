@@ -1,0 +1,29 @@
+"""How a model wants its inputs: the tokenizer of its texts, the mean and the standard deviation of its pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from datamodules.batching.image_transforms import CLIP_MEAN, CLIP_STD, Channels, normalise
+from datamodules.batching.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True)
+class InputFormat:
+    """Preparation of texts and pixels.
+
+    Args:
+        tokenizer: texts to token ids.
+        mean: of pixels that range from 0 to 1, by channel.
+        std: their standard deviation, by channel.
+    """
+
+    tokenizer: TextTokenizer
+    mean: Channels = CLIP_MEAN
+    std: Channels = CLIP_STD
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] -> float32, (x / 255 - mean) / std."""
+        return normalise(images, self.mean, self.std)
