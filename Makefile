@@ -1,7 +1,7 @@
 # `make` lists what there is to do. Every target that runs our code first sees to it that .venv is there and up to date.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage test-long test-slurm lint format bench bench-gpu base study mutation clean
+.PHONY: help setup demo test coverage test-slow test-long test-slurm lint format bench bench-gpu base study mutation clean
 
 BIN := .venv/bin
 PYTHONS ?= python3.12 python3.11 python3.10 python3
@@ -55,8 +55,11 @@ setup: ## build .venv if it is missing, update it if pyproject.toml has changed
 demo: setup ## fine-tune a small CLIP on long captions (three minutes on two cores) and print before and after
 	$(BIN)/lightning demo
 
-test: setup ## run the tests
+test: setup ## run the tests, but for the slow ones
 	$(BIN)/python -m pytest -q --durations=10 -n auto --dist loadfile --no-loadscope-reorder
+
+test-slow: setup ## run the tests that take more than five seconds each
+	$(BIN)/python -m pytest -q -m 'slow and not long' --durations=10 -n auto --dist loadfile --no-loadscope-reorder
 
 test-long: setup ## run the tests that take minutes: every method on 2 and 4 ranks, twenty faults
 	$(BIN)/python -m pytest -q -m 'long and not slurm' --durations=10
@@ -64,8 +67,8 @@ test-long: setup ## run the tests that take minutes: every method on 2 and 4 ran
 test-slurm: setup ## start a Slurm on this machine (root, Debian), run the job scripts under it, stop it
 	$(BIN)/python -m pytest -q -m slurm tests/slurm --durations=10
 
-coverage: setup ## run the tests and count which lines and branches they reach
-	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
+coverage: setup ## run the tests, slow ones too, and count which lines and branches they reach
+	$(BIN)/python -m pytest -q -m 'not long' -n auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
 lint: setup ## check style, format and types
 	$(BIN)/ruff check .

@@ -166,7 +166,7 @@ class GranularityData(LightningDataModule):
 
     def _follow_encoder(self) -> None:
         """Prepare texts and pixels as the encoder that is trained wants them."""
-        model = None if self.trainer is None else self.trainer.lightning_module
+        model = getattr(self.trainer, "lightning_module", None)
         wanted = getattr(getattr(model, "encoder", None), "input_format", None)
         if isinstance(wanted, InputFormat):
             clip = isinstance(wanted.tokenizer, Tokenizer) and isinstance(self.input_format.tokenizer, Tokenizer)

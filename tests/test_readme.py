@@ -62,6 +62,7 @@ ELSEWHERE = {  # the start of a command: the file with its test, and what stands
     "make demo": ("tests/lightning_modules/test_cli.py", "configs/beta_bce.yaml"),
     "make test-slurm": ("tests/slurm", "sbatch"),
     "make test-long": ("Makefile", "-m 'long"),
+    "make test-slow": ("Makefile", "-m 'slow"),
     "make test": ("Makefile", "pytest"),
     "make lint": (".ci/run", "make lint"),
     "make format": ("Makefile", "ruff format ."),
