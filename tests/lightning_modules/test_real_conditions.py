@@ -11,8 +11,8 @@ is covered) with one choice of each condition:
 
 Not the full product: the choices cover all pairs of conditions, and each condition with each method; a test says so.
 Data are uneven: captions of one sentence or two, many boxes or none, so that ranks differ in crops, texts and parts.
-Each row is held against the same run on one rank in fp32. `make test-slow` has the rows by which all pairs are covered, in a
-minute and a half of processor time; `make test-long` has the others, one for each setting that is left.
+Each row is held against the same run on one rank in fp32. `make test-slow` has the rows by which all pairs are covered,
+in a minute and a half of processor time; `make test-long` has the others, one for each setting that is left.
 
 A few rows more, one for each method, make three passes over a thousand samples of which one is bad.
 """

@@ -159,7 +159,8 @@ def failing(tests: Collection[str], planted: _Planted | None = None, limit: floa
             _put_before_the_shape_checks(planted)
         import pytest
 
-        failed = int(pytest.main(["-x", "-q", "-m", "not long", "-p", "no:cacheprovider", "--rootdir", str(ROOT), *tests]) != 0)
+        options = ("-x", "-q", "-m", "not long", "-p", "no:cacheprovider", "--rootdir", str(ROOT))
+        failed = int(pytest.main([*options, *tests]) != 0)
         os._exit(failed if planted is None or planted.imported else NOT_IMPORTED)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status == NOT_IMPORTED:
