@@ -24,7 +24,7 @@ import json, pathlib, sys
 words = sys.argv[1:]
 value = lambda name: words[words.index(name) + 1]
 if words[0] == "measure":
-    model = pathlib.Path(words[1])
+    model = pathlib.Path(words[3])  # after --split and its value
     run = model.parent.parent / "run.json"
     numbers = json.loads(run.read_text()) if run.is_file() else {"R@1": 0.7, "weight": 0}
     pathlib.Path(value("--out")).write_text(json.dumps({"numbers": numbers}))
@@ -38,6 +38,8 @@ if "tests.study.step_cost.StepCost" in words:
     sys.exit()
 (folder / "run.json").write_text(json.dumps(numbers))
 """
+real = training._run
+SEARCHES = sorted(f"search/{file.stem}" for file in (study.STUDIES / "search").glob("*.yaml"))
 TINY = Study(
     name="tiny",
     start="first",
@@ -141,7 +143,7 @@ def test_a_run_that_fails_names_its_log_and_is_done_again(program):
     with pytest.raises(RuntimeError, match=r"status 1: see .*log.txt"):
         fit("method.yaml", program / "x", [*given, "--fail"], threads=1)
     assert "this went wrong" in (program / "x/log.txt").read_text()
-    then = training.MEASURE
+    then = (*training.MEASURE, "--split", "dev")
     assert fit("method.yaml", program / "x", given, threads=1, then=then)["numbers"]["weight"] == 1
 
 
@@ -194,7 +196,7 @@ def test_one_seed_tells_nothing_of_a_claim():
     assert verdict(TINY, claim, found) == ("open: one seed", "+10.0")
 
 
-@pytest.mark.parametrize("name", all_studies())
+@pytest.mark.parametrize("name", [*all_studies(), *SEARCHES])
 def test_claims_and_figures_name_rows_and_columns(name):
     found = read_study(name)
     other, done = ({c: 0.1 * n for c in found.shown()} for n in (1, 2))
@@ -231,8 +233,7 @@ def test_all_of_it(program, monkeypatch, capsys):
 
 
 def test_results_are_taken_over_into_the_page(program, monkeypatch):
-    monkeypatch.setattr(publish, "PAGE", program / "README.md")
-    monkeypatch.setattr(publish, "RESULTS", program / "results")
+    monkeypatch.setattr(study, "STUDIES", program)
     monkeypatch.setattr(publish, "read_study", lambda name: TINY)
     (program / "README.md").write_text("before\n<!-- study: tiny -->\n<!-- end of study -->\nafter\n")
     (program / "a.svg").write_text("<svg/>")
@@ -244,7 +245,7 @@ def test_results_are_taken_over_into_the_page(program, monkeypatch):
     assert "![a and b](results/a.svg)" in shown
     text = (program / "README.md").read_text()
     assert text == f"before\n<!-- study: tiny -->\n\n{shown}\n\n<!-- end of study -->\nafter\n"
-    assert publish.filled(text) == text
+    assert publish.filled(program / "README.md") == text
     assert (program / "results/a.svg").read_text() == "<svg/>"
     known = json.loads((program / "results/results.json").read_text())["tiny"]
     assert from_json(TINY, known) == record
@@ -253,22 +254,41 @@ def test_results_are_taken_over_into_the_page(program, monkeypatch):
             from_json(changed, known)
 
 
-def test_the_page_shows_the_results_that_are_kept():
-    page = publish.PAGE.read_text(encoding="utf-8")
-    assert {block[2] for block in publish.BLOCK.finditer(page)} == set(all_studies())
-    assert publish.filled(page) == page
-    known = json.loads((publish.RESULTS / "results.json").read_text(encoding="utf-8"))
-    assert known.keys() <= set(all_studies())
+@pytest.mark.parametrize(("folder", "names"), [(study.STUDIES, all_studies()), (study.STUDIES / "search", SEARCHES)])
+def test_the_page_shows_the_results_that_are_kept(folder, names):
+    page, results = folder / "README.md", folder / publish.RESULTS
+    text = page.read_text(encoding="utf-8")
+    assert {block[2] for block in publish.BLOCK.finditer(text)} == set(names)
+    assert publish.filled(page) == text
+    known = json.loads(results.read_text(encoding="utf-8"))
+    assert known.keys() <= set(names)
     for name in known:
         for figure in read_study(name).figures:
-            assert b"<svg" in (publish.RESULTS / figure).read_bytes()
+            assert b"<svg" in (results.parent / figure).read_bytes()
 
 
 def test_a_study_that_was_not_run_says_so(program, monkeypatch):
-    (program / "results").mkdir()
-    (program / "results/results.json").write_text("{}")
-    monkeypatch.setattr(publish, "RESULTS", program / "results")
-    monkeypatch.setattr(publish, "PAGE", program / "README.md")
     monkeypatch.setattr(publish, "read_study", lambda name: TINY)
-    block = "<!-- study: tiny -->\n{}<!-- end of study -->\n"
-    assert publish.filled(block.format("old")) == block.format("\nNot run yet: `make study STUDIES=tiny`.\n\n")
+    block, page = "<!-- study: tiny -->\n{}<!-- end of study -->\n", program / "README.md"
+    page.write_text(block.format("old"))
+    assert publish.filled(page) == block.format("\nNot run yet: `make study STUDIES=tiny`.\n\n")
+
+
+def test_a_search_is_measured_on_dev_and_times_no_step(program, monkeypatch):
+    (program / "studies/search").mkdir(parents=True)
+    search = {key: value for key, value in TINY._asdict().items() if key != "name"}
+    search |= {"split": "dev", "figures": {}, "learned": "b is better."}
+    (program / "studies/search/tiny.yaml").write_text(yaml.safe_dump(search, sort_keys=False))
+    (program / "studies/search/README.md").write_text("<!-- study: search/tiny -->\n<!-- end of study -->\n")
+    monkeypatch.setattr(study, "STUDIES", program / "studies")
+    measured = []
+    monkeypatch.setattr(training, "_run", lambda command, *rest: measured.append(command) or real(command, *rest))
+    monkeypatch.setattr(sys, "argv", ["run.py", "search/tiny", "--seeds", "1", "--publish", "--out", str(program)])
+    run.main()
+    measures = [command for command in measured if "measure" in command]
+    assert len(measures) == 3  # the start and both rows
+    assert all(command[command.index("--split") + 1] == "dev" for command in measures)
+    assert not [command for command in measured if "tests.study.step_cost.StepCost" in command]
+    page = (program / "studies/search/README.md").read_text()
+    assert "| + b | 0.0 |\n\nb is better.\n" in page
+    assert all_studies() == []

@@ -34,6 +34,7 @@ from lightning_modules.methods.data_check import MethodError
 from lightning_modules.networks import TokenCalibration
 from lightning_modules.networks.calibration import attention_perplexity, mean_cosine
 from lightning_modules.networks.normalize import unit
+from lightning_modules.networks.temperature import Temperature
 from losses import ClimLoss, PatchWeighting, SparseWeights, SubcaptionLoss, WordPatchLoss
 from losses.subcaption import aggregate, patch_weights
 
@@ -107,6 +108,8 @@ class MulClip(Method):
         aggregation: makes weights of the similarities of a sentence and the patches; None: ``losses.SparseWeights()``.
         patches: what sentences gather: ``calibrated`` tokens (the plain patches where ``calibration`` is None), or
             ``raw`` patches.
+        subcaption_temperature: of L_Sub: ``shared`` with the global terms; ``own``, learnt, which starts as theirs; or
+            the logit scale at which its own starts.
         base: ``encoder``, ``optim``, ``pretrained`` and ``memory``, as in ``Method``.
 
     Raises:
@@ -126,6 +129,7 @@ class MulClip(Method):
         calibration: Calibration | None = Calibration(),
         aggregation: PatchWeighting | None = None,
         patches: Literal["calibrated", "raw"] = "calibrated",
+        subcaption_temperature: Literal["own", "shared"] | float = "shared",
         **base: Any,
     ) -> None:
         weights = {"short_weight": short_weight, "word_weight": word_weight, "subcaption_weight": subcaption_weight}
@@ -135,12 +139,17 @@ class MulClip(Method):
             raise ValueError(f"word_loss must be reconstruction or clim, got {word_loss!r}")
         if patches not in ("calibrated", "raw"):
             raise ValueError(f"patches must be calibrated or raw, got {patches!r}")
+        if isinstance(subcaption_temperature, str) and subcaption_temperature not in ("own", "shared"):
+            raise ValueError(f"subcaption_temperature must be own, shared or a number, got {subcaption_temperature!r}")
         super().__init__(**base)
         self.short_weight, self.word_weight, self.subcaption_weight = weights.values()
         self.subcaption = SubcaptionLoss()
         self.aggregation = SparseWeights() if aggregation is None else aggregation
         self.patches = patches
         self.image_calibration, self.text_calibration = self._calibrations(calibration)
+        start, self.temperature = subcaption_temperature, None
+        if start != "shared" and subcaption_weight > 0:
+            self.temperature = Temperature(float(self.encoder.logit_scale.detach()) if start == "own" else start)
         width, self.word_loss = self.encoder.embed_dim, None
         if word_weight > 0:
             self.word_loss = ClimLoss() if word_loss == "clim" else reconstruction.loss(width)
@@ -165,7 +174,7 @@ class MulClip(Method):
 
     @override
     def losses(self, batch: Batch, features: Features) -> LossTerms:
-        image, scale = features.images.image, self.encoder.logit_scale
+        image = features.images.image
         captions, summaries, sentences = (batch.grains[g] for g in (Grain.CAPTION, Grain.SUMMARY, Grain.SENTENCE))
         terms = {"global": self.contrast_globally(image, features.texts_at(captions)[:, 0])}
         if self.short_weight > 0:
@@ -178,8 +187,14 @@ class MulClip(Method):
             texts, ids = features.texts_at(sentences), batch.texts.ids[sentences.index]
             source = features.images.patches if self.patches == "raw" else patches
             regions = aggregate(source, texts, sentences.valid, self.aggregation)
+            scale = self.encoder.logit_scale if self.temperature is None else self.temperature()
             terms["subcaption"] = self.subcaption_weight * self.subcaption(regions, texts, sentences.valid, scale, ids)
         return terms
+
+    @override
+    def logit_scales(self) -> dict[str, Float[Tensor, " 1"]]:
+        own = {} if self.temperature is None else {"subcaption": self.temperature()}
+        return {**super().logit_scales(), **own}
 
     def image_tokens(self, features: Features) -> Float[Tensor, "B N D"]:
         """An image's calibrated tokens V', or its patches; unit norm."""

@@ -100,6 +100,24 @@ def test_terms_are_the_papers(batch):
     torch.testing.assert_close(found["subcaption"], wanted)
 
 
+def test_the_sentences_may_have_a_temperature_of_their_own(batch):
+    """At its own start the loss is the shared one's; the global scale then has no part in it."""
+    shared, own, sharp = (
+        make(short_weight=0, word_weight=0, calibration=None, patches="raw", subcaption_temperature=t)
+        for t in ("shared", "own", 50.0)
+    )
+    values = [method.losses(batch, method.features(batch))["subcaption"] for method in (shared, own, sharp)]
+    torch.testing.assert_close(values[0], values[1])
+    assert not torch.isclose(values[1], values[2])
+    assert sharp.logit_scales()["subcaption"].item() == pytest.approx(50)
+    assert list(shared.logit_scales()) == ["global"]
+    values[1].backward()
+    assert own.temperature.log_scale.grad is not None
+    assert own.encoder.temperature.log_scale.grad is None
+    with pytest.raises(ValueError, match="subcaption_temperature must be own, shared or a number, got 'none'"):
+        make(subcaption_temperature="none")
+
+
 def test_weights_of_terms(batch):
     plain = terms(batch)
     weighed = terms(batch, short_weight=0.25, word_weight=3.0, subcaption_weight=0.1)

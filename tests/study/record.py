@@ -29,7 +29,11 @@ def kept(study: Study, numbers: Numbers) -> Numbers:
 def to_json(study: Study, record: Record) -> dict[str, Any]:
     """The record with each row's config and fields, which ``from_json`` compares."""
     rows = {
-        row: {**_asked(study, row), "seconds of a step": round(record.steps[row], 4), "seeds": seeds}
+        row: {
+            **_asked(study, row),
+            **({"seconds of a step": round(record.steps[row], 4)} if row in record.steps else {}),
+            "seeds": seeds,
+        }
         for row, seeds in record.rows.items()
     }
     return {"start": {"model": study.start, "numbers": record.start}, "rows": rows}
@@ -48,7 +52,7 @@ def from_json(study: Study, found: dict[str, Any]) -> Record:
     return Record(
         start["numbers"],
         {row: own["seeds"] for row, own in rows.items()},
-        {row: own["seconds of a step"] for row, own in rows.items()},
+        {row: own["seconds of a step"] for row, own in rows.items() if "seconds of a step" in own},
     )
 
 

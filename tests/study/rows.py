@@ -19,11 +19,18 @@ class Study(NamedTuple):
     name: str
     start: str | None  # the model that all rows start from, as their configs say; None: rows train from scratch
     config: str  # of the method
-    settings: dict[str, Any]  # fields of every row
+    settings: dict[str, Any]  # fields of every row that has no config of its own
     rows: dict[str, dict[str, Any]]  # fields of each; ``config`` is another file in place of the study's
     columns: dict[str, str | list[str]]  # headings and the numbers below; of a list, its mean as a share of the start's
     claims: dict[str, dict[str, str]]  # the paper's: ``column``, ``row``, and the row it is ``over`` or ``not_below``
     figures: dict[str, dict[str, Any]]  # by file name; see ``figures.py``
+    split: str = "held_out"  # the scenes that rows are measured on; a search for settings has ``dev``
+    learned: str = ""  # in a search: what the rows show
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the study's file: of its page ``README.md`` and its ``results``."""
+        return (STUDIES / self.name).parent
 
     def shown(self) -> list[str]:
         """Names of the numbers that its columns are made of."""
@@ -43,8 +50,9 @@ class Run(NamedTuple):
 
     def settings(self) -> dict[str, Any]:
         """Its further settings, without the seed."""
-        own = {key: value for key, value in self.study.rows[self.row].items() if key != "config"}
-        return self.study.settings | own
+        row = self.study.rows[self.row]
+        shared = {} if "config" in row else self.study.settings
+        return shared | {key: value for key, value in row.items() if key != "config"}
 
     def fields(self) -> dict[str, Any]:
         """Its further settings, with the seed."""
@@ -68,7 +76,7 @@ def read_study(name: str) -> Study:
 
 
 def all_studies() -> list[str]:
-    """Names of the studies."""
+    """Names of the studies of the papers' claims; the searches for settings, ``search/NAME``, are not among them."""
     return sorted(file.stem for file in STUDIES.glob("*.yaml"))
 
 

@@ -6,6 +6,8 @@ give the same numbers on any number of cores. A finished run is never done again
 config has changed; one that was broken off starts anew. At the end each row trains a few steps more, one row at a time,
 to tell what a step costs. ``runs/study`` holds the runs, ``results.json`` with all numbers, ``results.md`` with the
 tables, and the figures; ``--publish`` takes numbers, tables and figures over into ``configs/study``.
+
+``configs/study/search`` has the searches by which settings were chosen, measured on the dev scenes: ``search/mulclip``.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from tests.study.training import fine_tune, start_numbers, step_cost
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", nargs="*", help=f"of {', '.join(all_studies())} (default: all)")
+    parser.add_argument("studies", nargs="*", help=f"of {', '.join(all_studies())} (default: these), search/NAME")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each row, from 0 (default: 3)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side (default: one a core)")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "study", help="folder (default: runs/study)")
@@ -46,7 +48,7 @@ def main() -> None:
     found = []
     for study in studies:
         start, steps = starts[study.name], {}
-        for row in study.rows:
+        for row in study.rows if study.split == "held_out" else ():
             show(f"{study.name}, {row}: what a step takes")
             steps[row] = step_cost(Run(study, row, 0), out)
         found.append((study, Record(None if start is None else kept(study, start), rows[study.name], steps)))

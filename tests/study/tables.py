@@ -30,13 +30,15 @@ def cell(percent: list[float]) -> str:
 
 
 def results_table(study: Study, record: Record) -> str:
-    """A study's rows; the last column is what a step costs, the cheapest row's being 1."""
-    lines = [f"| | {' | '.join(study.columns)} | step |", f"|---|{'---|' * len(study.columns)}---|"]
-    cheapest = min(record.steps.values())
+    """A study's rows; the last column, where steps were timed, is what a step costs, the cheapest row's being 1."""
+    headings = [*study.columns, *(["step"] if record.steps else [])]
+    lines = [f"| | {' | '.join(headings)} |", f"|---|{'---|' * len(headings)}"]
+    cheapest = min(record.steps.values(), default=1.0)
     for row, runs in record.with_start().items():
         cells = [cell(values(study, column, runs, record.start)) for column in study.columns]
-        cost = f"{record.steps[row] / cheapest:.2f}" if row in record.steps else ""
-        lines.append(f"| {row} | {' | '.join(cells)} | {cost} |")
+        if record.steps:
+            cells.append(f"{record.steps[row] / cheapest:.2f}" if row in record.steps else "")
+        lines.append(f"| {row} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -72,7 +74,7 @@ def claims_table(study: Study, record: Record) -> str:
 
 def section(study: Study, record: Record, figures: str) -> str:
     """All that a reader is shown of a study; its figures lie in the folder ``figures``."""
-    parts = [results_table(study, record)]
+    parts = [results_table(study, record), *([study.learned.strip()] if study.learned else [])]
     if study.claims:
         parts.append(claims_table(study, record))
     parts += [f"![{wanted['title']}]({figures}{name})" for name, wanted in study.figures.items()]

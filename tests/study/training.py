@@ -59,16 +59,17 @@ def start_numbers(study: Study, out: Path) -> dict[str, float] | None:
     """The numbers of the model that a study's rows start from; None where they train from scratch."""
     if study.start is None:
         return None
-    folder = out / study.start
+    folder = out / study.start / study.split
     if not (folder / MEASURED).is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        _measured([*MEASURE, study.start], folder, threads=None)
+        _measured([*MEASURE, "--split", study.split, study.start], folder, threads=None)
     return json.loads((folder / MEASURED).read_text(encoding="utf-8"))["numbers"]
 
 
 def fine_tune(run: Run, out: Path) -> dict[str, Any]:
-    """Train one row with one seed, and measure it on the held-out scenes."""
-    return fit(run.config(), run.folder(out), [*words(run.fields()), *QUIET], threads=1, then=MEASURE)
+    """Train one row with one seed, and measure it on the study's split of the scenes."""
+    then = (*MEASURE, "--split", run.study.split)
+    return fit(run.config(), run.folder(out), [*words(run.fields()), *QUIET], threads=1, then=then)
 
 
 def step_cost(run: Run, out: Path) -> float:
