@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from datamodules.formats.layout import LayoutError, is_number, require_file
+from datamodules.formats.layout import LayoutError, is_number, require_file, text_lines
+from datamodules.formats.tokenised_captions import tokeniser_spaces
 from datamodules.granularity.cutting import Span
 from datamodules.sample import Box
 
@@ -60,7 +60,7 @@ def read_split(path: Path) -> list[str]:
         LayoutError: a line is no id, or stands twice.
     """
     ids: dict[str, None] = {}
-    for number, line in _lines(path):
+    for number, line in text_lines(path):
         if not re.fullmatch(r"[\w-]+", line):
             raise LayoutError(f"{path}: line {number} must be an image's id, letters and digits, got {line!r:.200}")
         if line in ids:
@@ -76,7 +76,7 @@ def read_sentences(path: Path) -> list[Line]:
         FileNotFoundError: there is no such file.
         LayoutError: an entity is not ``[/EN#CHAIN/TYPE words]``.
     """
-    return [_line(line, f"{path}: line {number}") for number, line in _lines(path)]
+    return [_line(line, f"{path}: line {number}") for number, line in text_lines(path)]
 
 
 def read_objects(path: Path) -> Objects:
@@ -109,17 +109,6 @@ def read_objects(path: Path) -> Objects:
     return Objects((sides[0], sides[1]), boxes)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, with their numbers from 1."""
-    require_file(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise LayoutError(f"{path} is not UTF-8: {error}") from error
-    numbered = ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1))
-    return ((number, line) for number, line in numbered if line)
-
-
 def _number(element: ElementTree.Element, field: str, where: str) -> float:
     value = element.findtext(field)
     if value is None or not re.fullmatch(r"\s*-?\d+(\.\d+)?\s*", value):
@@ -144,24 +133,9 @@ def _line(line: str, where: str) -> Line:
     text += line[last:]
     if "/EN#" in text:
         raise LayoutError(f"{where} must mark entities as [/EN#CHAIN/TYPE words], got {line!r:.300}")
-    spaces = _tokeniser_spaces(text)
+    spaces = tokeniser_spaces(text)
     moved = [
         entity._replace(span=Span(*(index - bisect_left(spaces, index) for index in entity.span)))  # by removed spaces
         for entity in entities
     ]
     return Line("".join(c for index, c in enumerate(text) if index not in spaces), moved)
-
-
-_BEFORE_MARK = re.compile(r" (?=(?:[.,;:!?)%]+|['’](?:s|re|ve|ll|d|m)|n['’]t)(?!\S))|(?<=s) (?=['’](?!\S))", re.I)
-_AFTER_BRACKET = re.compile(r"(?<!\S)\( ")
-_QUOTE = re.compile(r'(?<!\S)"(?!\S)')
-
-
-def _tokeniser_spaces(text: str) -> list[int]:
-    """The indices of the spaces that the tokeniser inserted: before ``. , 's n't``, inside brackets and quotes."""
-    spaces = {match.start() for match in _BEFORE_MARK.finditer(text)}
-    spaces |= {match.end() - 1 for match in _AFTER_BRACKET.finditer(text)}
-    quotes = [match.start() for match in _QUOTE.finditer(text)]
-    if len(quotes) % 2 == 0:  # else which one opens is not known
-        spaces |= {index + 1 for index in quotes[::2]} | {index - 1 for index in quotes[1::2]}
-    return sorted(spaces)

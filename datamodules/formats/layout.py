@@ -95,6 +95,24 @@ def parse_json(path: Path, data: bytes) -> Any:
         raise LayoutError(f"{path} is not JSON: {error}") from error
 
 
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 text that are not blank, without surrounding space, with their numbers from 1.
+
+    A line ends by LF or CR LF alone: captions may hold other characters that Python takes for an end.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        LayoutError: it is not UTF-8.
+    """
+    require_file(path)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LayoutError(f"{path} is not UTF-8: {error}") from error
+    numbered = ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1))
+    return ((number, line) for number, line in numbered if line)
+
+
 class AnnotationFile:
     """A JSON object of lists of records, in COCO's manner, and the file's SHA-256 for the results.
 

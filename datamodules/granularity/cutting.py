@@ -16,7 +16,7 @@ from typing import NamedTuple
 from datamodules.granularity.extractors import NLTK, Extractor
 from datamodules.sample import Phrase
 
-CUTTING = 2  # raise it with any change of how captions are cut: shards of two versions must not be mixed
+CUTTING = 3  # raise it with any change of how captions are cut: shards of two versions must not be mixed
 
 
 class Span(NamedTuple):

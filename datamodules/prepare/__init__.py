@@ -3,6 +3,7 @@
 from datamodules.prepare.coco import prepare_coco
 from datamodules.prepare.dci import prepare_dci
 from datamodules.prepare.docci import prepare_docci
+from datamodules.prepare.flickr8k import prepare_flickr8k
 from datamodules.prepare.flickr30k_entities import prepare_flickr30k_entities
 from datamodules.prepare.grit import prepare_grit
 from datamodules.prepare.imageinwords import prepare_imageinwords
@@ -17,6 +18,7 @@ SOURCES = (
     prepare_coco,
     prepare_dci,
     prepare_docci,
+    prepare_flickr8k,
     prepare_flickr30k_entities,
     prepare_grit,
     prepare_grounded,

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.granularity.cutting import cut_phrases, split_sentences
+from datamodules.granularity.extractors import Extractor
 from datamodules.prepare.boxes import from_pixels, usable_boxes
 from datamodules.prepare.images import check_image, read_image, require_images, sample_key
 from datamodules.prepare.job import PrepareJob
 from datamodules.prepare.rejected import Rejected, Rejects
 from datamodules.prepare.shard_jobs import Manifest, in_units, write_units
-from datamodules.prepare.text_cleaning import mended, tidy, without_repeats
+from datamodules.prepare.text_cleaning import as_sentence, mended, tidy, without_repeats
 from datamodules.sample import Box, Region, Sample
 
 
@@ -25,12 +26,15 @@ class RecordBox(NamedTuple):
 
 
 class ImageRecord(NamedTuple):
-    """One image with its texts and boxes in a data set. ``image`` is its file; ``name`` is for reports."""
+    """One image with its texts and boxes in a data set. ``image`` is its file; ``name`` is for reports.
+
+    ``caption`` is a text, which is cut into sentences, or several captions, each of which is one.
+    """
 
     key: str
     name: str
     image: Path
-    caption: str
+    caption: str | Sequence[str]
     summary: str | None = None
     boxes: Sequence[RecordBox] = ()
 
@@ -43,6 +47,7 @@ def write_records(
     settings: dict[str, Any],
     listed_in: Path,
     skip_missing: bool,
+    rejects: Rejects | None = None,
 ) -> Manifest | None:
     """Write shards of the records that ``records`` gives; see ``write_units``.
 
@@ -58,7 +63,8 @@ def write_records(
     if not skip_missing:
         require_images((record.image for record in records()), listed_in)
     units = in_units(records(), job.samples_per_shard)
-    return write_units(units, partial(samples_of, source=source, job=job), job, source=source, settings=settings)
+    to_samples = partial(samples_of, source=source, job=job)
+    return write_units(units, to_samples, job, source=source, settings=settings, rejects=rejects)
 
 
 def samples_of(records: list[ImageRecord], rejects: Rejects, *, source: str, job: PrepareJob) -> Iterator[Sample]:
@@ -72,12 +78,14 @@ def samples_of(records: list[ImageRecord], rejects: Rejects, *, source: str, job
 
 def to_sample(record: ImageRecord, data: bytes, rejects: Rejects, *, source: str, job: PrepareJob) -> Sample:
     """The sample of a record and its encoded image ``data``. Raises ``Rejected``."""
-    text, extractor = without_repeats(mended(record.caption)), job.text_extractor
-    sentences = [" ".join(s.split()) for s in split_sentences(text, extractor)]  # line breaks end some of them
-    caption = " ".join(text.split())
+    extractor = job.text_extractor
+    caption, sentences = _cut(record.caption, extractor)
     if not sentences:
         raise Rejected("no caption")
     image = check_image(data)
+    if not isinstance(record.caption, str):
+        for _ in range(len(record.caption) - len(sentences)):
+            rejects.add("caption without words", record.name)
     summary = tidy(record.summary) if record.summary else ""
     boxes = usable_boxes(
         record.boxes, lambda box: from_pixels(box.corners, image.width, image.height), rejects, lambda _: record.name
@@ -97,6 +105,16 @@ def to_sample(record: ImageRecord, data: bytes, rejects: Rejects, *, source: str
         source=source,
         extension=image.extension,
     )
+
+
+def _cut(caption: str | Sequence[str], extractor: Extractor) -> tuple[str, list[str]]:
+    """The caption on one line, and its sentences; captions without words are left out."""
+    if not isinstance(caption, str):
+        sentences = [sentence for text in caption if (sentence := as_sentence(text))]
+        return " ".join(sentences), sentences
+    text = without_repeats(mended(caption))
+    sentences = [" ".join(s.split()) for s in split_sentences(text, extractor)]  # line breaks end some of them
+    return " ".join(text.split()), sentences
 
 
 def path_key(path: str) -> str:

@@ -11,6 +11,7 @@ import re
 
 import ftfy
 
+from datamodules.formats.tokenised_captions import full_sentence
 from datamodules.granularity.cutting import Span
 from datamodules.prepare.rejected import Rejected
 
@@ -45,10 +46,7 @@ def without_repeats(text: str) -> str:
 
 def as_sentence(text: str) -> str:
     """``text`` tidied and ended by a full stop where it ends without one; "" where it holds no letter or digit."""
-    sentence = tidy(text).rstrip(" ,;:-–—")
-    if not re.search(r"\w", sentence):
-        return ""
-    return sentence if sentence[-1] in ".!?…" else sentence + "."
+    return full_sentence(tidy(text))
 
 
 def tidy_span(text: str, tidied: str, span: Span) -> Span:

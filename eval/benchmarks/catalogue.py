@@ -25,6 +25,7 @@ _FILES: Mapping[str, tuple[str, ...]] = {
     "dci": ("dci", "dci_extra", "dci_long"),
     "iiw": ("iiw",),
     "coco_captions": ("coco_karpathy", "coco_karpathy_1k", "coco_val2017", "coco_val2017_all"),
+    "flickr8k": ("flickr8k", "flickr8k_joined", "flickr8k_dev", "flickr8k_dev_joined"),
     "flickr30k": ("flickr30k", "flickr30k_val", "flickr30k_all"),
     "fgovd": ("fgovd", "fgovd_crop", "fgovd_attributes", "fgovd_attributes_crop"),
     "sugarcrepe": ("sugarcrepe",),

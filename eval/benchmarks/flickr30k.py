@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
+from datamodules.formats.flickr_captions import read_captions
 from eval.data.find_file import find_path, first_file
-from eval.data.records import file_sha256, read_text
+from eval.data.records import file_sha256
 from eval.interfaces import EvalContext, Model, Result
 from eval.protocols.image_text_retrieval import gather_files, retrieve
 from eval.protocols.karpathy import read_karpathy
@@ -39,14 +40,7 @@ def flickr30k_val(model: Model, run: EvalContext) -> Result:
 def flickr30k_all(model: Model, run: EvalContext) -> Result:
     """All 31,783 images."""
     path = find_path(run.root, "results_20130124.token", "flickr30k/results_20130124.token")
-    captions: dict[str, list[str]] = {}
-    for line_number, line in enumerate(read_text(path).splitlines(), 1):
-        head, tab, caption = line.partition("\t")
-        name, mark, number = head.rpartition("#")
-        if not (tab and mark and name and number.isdigit() and caption.strip()):
-            raise ValueError(f"{path}, line {line_number} must be NAME#N, a tab and a caption, got {line!r:.80}")
-        captions.setdefault(name, []).append(caption)
-    records = [(first_file(_files(run.root, None, name)), name, texts) for name, texts in captions.items()]
+    records = [(first_file(_files(run.root, None, name)), name, texts) for name, texts in read_captions(path).items()]
     protocol = "Long-CLIP: all images, any of an image's own captions is right; published numbers R@1, R@5, R@10"
     data = gather_files(records, path, {path.name: file_sha256(path)}, run)
     return retrieve("flickr30k_all", model, run, data, protocol)

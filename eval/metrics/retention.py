@@ -11,7 +11,7 @@ from collections.abc import Mapping
 HEADLINES = {
     **{
         name: tuple(f"{name}/{direction}/R@1" for direction in ("text_to_image", "image_to_text"))
-        for name in ("coco_karpathy", "coco_val2017", "flickr30k", "flickr30k_all")
+        for name in ("coco_karpathy", "coco_val2017", "flickr8k", "flickr30k", "flickr30k_all")
     },
     **{name: (f"{name}/top1",) for name in ("imagenet", "imagenet_v2")},
 }

@@ -27,6 +27,7 @@ DCI = {"image": "1.jpg", "short_caption": "A dog.", "extra_caption": "", "mask_d
 DOCCI = {"split": "train", "image_file": "1.jpg", "description": "A dog."}
 NARRATIVE = {"dataset_id": "open_images", "image_id": "1", "annotator_id": 3, "caption": "A dog."}
 SHARED = [{"image": "1.jpg", "conversations": [{"from": "gpt", "value": "A dog."}]}]
+FLICKR8K = {"f/Flickr8k.token.txt": "1.jpg#0\tA dog .\n", "f/Flickr_8k.trainImages.txt": "1.jpg\n"}
 XML = (
     "<annotation><size><width>48</width><height>40</height></size><object><name>1</name><bndbox>"
     "<xmin>1</xmin><ymin>1</ymin><xmax>XMAX</xmax><ymax>20</ymax></bndbox></object></annotation>"
@@ -94,6 +95,9 @@ REFUSED = [
         "'xmax' must be a number of pixels",
     ),
     ("flickr30k_entities", {"e/x": ""}, ("--annotations", "@e"), "train.txt does not exist"),
+    ("flickr8k", {"f/x": ""}, ("--annotations", "@f"), "Flickr8k.token.txt does not exist"),
+    ("flickr8k", {**FLICKR8K, "f/Flickr8k.token.txt": "1.jpg A dog"}, ("--annotations", "@f"), "line 1 must be NAME#N"),
+    ("flickr8k", {**FLICKR8K, "f/Flickr_8k.devImages.txt": "1.jpg"}, ("--annotations", "@f"), "must be of one split"),
 ]  # fmt: skip
 
 

@@ -152,6 +152,22 @@ def write_flickr(root: Path) -> Path:
     return file
 
 
+def write_flickr8k(root: Path) -> Path:
+    """Two test images, two of dev and one of train, in windows' lines; five captions of an image that no list names."""
+    folder, lines = root / "flickr8k", []
+    splits = {"test": ("red", "blue"), "dev": ("green", "red"), "train": ("blue",)}
+    for split, colours in splits.items():
+        names = [f"{split}_{number}.jpg" for number in range(len(colours))]
+        for name, colour in zip(names, colours, strict=True):
+            plain(folder / "Flicker8k_Dataset" / name, colour)
+            lines += [f"{name}#{n}\tA {colour} thing , {n} of five{' .' if n else ''}\r\n" for n in range(5)]
+        (folder / f"Flickr_8k.{split}Images.txt").write_bytes("\r\n".join(names).encode())
+    lines += [f"2258277193_586949ec62.jpg.1#{n}\tA dog .\r\n" for n in range(5)]
+    file = folder / "Flickr8k.token.txt"
+    file.write_bytes("".join(lines).encode())
+    return file
+
+
 def write_csv(file: Path, rows: list[dict], delimiter: str = ",") -> Path:
     with file.open("w", newline="") as out:
         writer = csv.DictWriter(out, list(rows[0]), delimiter=delimiter)

@@ -39,7 +39,7 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for write in (
         *(write_coco, write_lvis, write_panoptic, releases.write_urban1k, releases.write_docci, releases.write_dci),
-        *(releases.write_iiw, releases.write_val2017, releases.write_flickr, write_fgovd),
+        *(releases.write_iiw, releases.write_val2017, releases.write_flickr, releases.write_flickr8k, write_fgovd),
         *(write_sugarcrepe, write_aro, write_entities, write_refcoco, write_segmentation, releases.write_cifar),
     ):
         write(folder)

@@ -209,7 +209,7 @@ def test_flickr_s_sets_differ_and_quotes_stay_outside(tmp_path):
         "1.jpg#0\t ",
     ):
         file.write_text(f"{line}\n")
-        with pytest.raises(ValueError, match=r"token, line 1 must be NAME#N, a tab and a caption, got '(1|#0)"):
+        with pytest.raises(ValueError, match=r"token: line 1 must be NAME#N, a tab and a caption, got '(1|#0)"):
             flickr30k_all(model, EvalContext(tmp_path))
 
 
