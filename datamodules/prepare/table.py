@@ -1,16 +1,26 @@
-"""Any table of image files and captions as shards."""
+"""Any table of image files and captions as shards.
+
+Several rows may name the same image. Contrastive losses take the captions of other samples for wrong answers, so that
+each of them would push away the others' captions of its own image: ``join_rows`` makes one sample of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from datamodules.formats.layout import PATH, LayoutError, Rule, described
 from datamodules.formats.row_readers import EncodingError, table_rows
+from datamodules.formats.tokenised_captions import full_sentence
 from datamodules.prepare.job import PrepareJob
 from datamodules.prepare.records import ImageRecord, path_key, write_records
 from datamodules.prepare.shard_jobs import Manifest
+from datamodules.spelling import did_you_mean
+
+logger = logging.getLogger("grainclip")
 
 
 def prepare_table(
@@ -22,6 +32,7 @@ def prepare_table(
     summary_column: str | None = None,
     encoding: str | None = None,
     skip_missing: bool = False,
+    join_rows: bool = False,
 ) -> Manifest | None:
     """Write shards from a table of image files and captions: .csv, .tsv, .jsonl, .json (an array) or .parquet.
 
@@ -34,6 +45,7 @@ def prepare_table(
         summary_column: the column of short captions, where there is one.
         encoding: of the table's text; without it UTF-8, or what its byte order mark says (Excel's plain CSV: cp1252).
         skip_missing: leave out images whose file is missing, and count them; otherwise they stop the run.
+        join_rows: make one sample of the rows in succession that name the same image; otherwise each row is a sample.
 
     Returns:
         The manifest; None while other parts are at work.
@@ -48,26 +60,54 @@ def prepare_table(
     columns = {"image": image_column, "caption": caption_column} | (
         {"summary": summary_column} if summary_column else {}
     )
+    repeated = 0
 
     def records() -> Iterator[ImageRecord]:
-        for number, row in enumerate(_rows(annotations, encoding)):
-            for column in columns.values():
-                if column not in row:
-                    raise LayoutError(f"{annotations}: row {number} has no column {column!r}; it has {', '.join(row)}")
-            where = f"{annotations}: row {number}'s"
-            PATH.check(f"{where} '{image_column}'", row[image_column])
-            for column in [caption_column, *filter(None, [summary_column])]:
-                _TEXT.check(f"{where} '{column}'", row[column])
-            file, summary = row[image_column], row[summary_column] if summary_column else None
-            yield ImageRecord(path_key(file), file, images / file, row[caption_column] or "", summary)
+        nonlocal repeated
+        repeated = 0
+        for _, group in groupby(_checked_rows(annotations, encoding, columns), lambda row: row[image_column]):
+            rows = list(group)
+            repeated += len(rows) - 1
+            for part in [rows] if join_rows else ([row] for row in rows):
+                yield _record(part, images, columns)
 
-    settings = {"annotations": described(annotations), "encoding": encoding, **columns}
-    return write_records(
+    settings = {"annotations": described(annotations), "encoding": encoding, "join_rows": join_rows, **columns}
+    manifest = write_records(
         records, job, source=annotations.stem, settings=settings, listed_in=annotations, skip_missing=skip_missing
     )
+    if repeated and not join_rows:
+        logger.warning(
+            "rows that name the image of the row above: %s; each is a sample of its own, and training takes their "
+            "captions for wrong answers to each other; --join_rows true makes one sample of them",
+            repeated,
+        )
+    return manifest
 
 
 _TEXT = Rule("a text, or empty", lambda v: v is None or isinstance(v, str))
+
+
+def _checked_rows(table: Path, encoding: str | None, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """The rows, each with ``columns``, by what they hold ("image", "caption", "summary"), of the right type."""
+    for number, row in enumerate(_rows(table, encoding)):
+        for content, column in columns.items():
+            if column not in row:
+                names = ", ".join(f"{name:.30}" for name in row)
+                raise LayoutError(
+                    f"{table}: row {number} has no column {column!r}; it has {names:.60} "
+                    f"(--{content}_column names it{did_you_mean(column, row)})"
+                )
+            rule = PATH if content == "image" else _TEXT
+            rule.check(f"{table}: row {number}'s '{column}'", row[column])
+        yield row
+
+
+def _record(rows: list[dict[str, Any]], images: Path, columns: Mapping[str, str]) -> ImageRecord:
+    """One image from its rows: each text a paragraph of the caption, the first summary that is not empty."""
+    file, texts = rows[0][columns["image"]], [row[columns["caption"]] or "" for row in rows]
+    caption = texts[0] if len(texts) == 1 else "\n\n".join(full_sentence(text.strip()) for text in texts)
+    summaries = [row[columns["summary"]] for row in rows] if "summary" in columns else []
+    return ImageRecord(path_key(file), file, images / file, caption, next(filter(None, summaries), None))
 
 
 def _rows(table: Path, encoding: str | None) -> Iterator[dict[str, Any]]:

@@ -18,7 +18,7 @@ from eval.data.records import Records, read_records
 from eval.interfaces import EvalContext, Model, PathBenchmark, Result
 from eval.protocols.image_text_retrieval import LONG_KS, ImageTexts, gather_files, retrieve
 
-IMAGES = ("image", "filename", "filepath", "file_name", "image_path", "path")
+IMAGES = ("image", "file", "filename", "filepath", "file_name", "image_path", "path")
 CAPTIONS = ("caption", "captions", "title", "raw", "text", "description")
 TEXTS = Rule(
     "a text or a list of texts",

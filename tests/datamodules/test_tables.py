@@ -54,6 +54,13 @@ def test_delimiters_and_byte_order_marks(tmp_path, delimiter, encoding, name):
     assert data.captions == [[caption] for _, caption in ROWS]
 
 
+@pytest.mark.parametrize("names", [("file", "text"), ("filename", "caption"), ("path", "description")])
+def test_columns_of_other_names(tmp_path, names):
+    table = put(tmp_path, text_of(head="{}{{}}{}\n".format(*names)))
+    assert captions(tmp_path, table, image_column=names[0], caption_column=names[1]) == WANTED
+    assert read_table(EvalContext(tmp_path), str(table)).captions == [[caption] for _, caption in ROWS]
+
+
 def test_what_excel_and_other_systems_add(tmp_path):
     for text in (
         "sep=;\r\n" + text_of(";", ends="\r\n"),
@@ -102,7 +109,15 @@ def test_damaged_letters_in_json(tmp_path, kind):
         ("image,caption\n1.jpg,A cube, red.\n", "line 2 must have as many fields as the head line, 2, got 3"),
         ("image,caption\n1.jpg\n", "line 2 must have as many fields"),
         ("image,caption,caption\n1.jpg,a,b\n", "columns must have names of their own, got 'caption' twice"),
-        ("file,caption\n1.jpg,a\n", "row 0 has no column 'image'; it has file, caption"),
+        ("file,caption\n1.jpg,a\n", r"row 0 has no column 'image'; it has file, caption \(--image_column names it\)"),
+        (
+            "Image,Text\n1.jpg,a\n",
+            r"has no column 'image'; it has Image, Text \(--image_column names it; did you mean Image\?",
+        ),
+        (
+            f"1.jpg,{'A dog runs ' * 40}\n2.jpg,A cat.\n",
+            r"it has 1\.jpg, A dog runs A dog runs A dog ru \(--image_column",
+        ),
         ("image,caption\n../1.jpg,a\n", "must be a path inside the images' folder"),
         ("image,caption\n", "no sample of 't' was left"),
         ("", "no sample of 't' was left"),
@@ -111,6 +126,30 @@ def test_damaged_letters_in_json(tmp_path, kind):
 def test_tables_that_are_none(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         captions(tmp_path, put(tmp_path, text))
+
+
+REPEATED = "image,caption,short\n1.jpg,A red cube,\n1.jpg,A ball .,A ball\n2.jpg,A star. It glows.,s\n1.jpg,A cone,c\n"
+
+
+def test_rows_of_one_image_are_samples_of_their_own_and_that_is_said(tmp_path, caplog):
+    table = put(tmp_path, REPEATED)
+    with caplog.at_level("WARNING", "grainclip"):
+        assert captions(tmp_path, table) == ["A red cube", "A ball .", "A star. It glows.", "A cone"]
+    assert "rows that name the image of the row above: 1; each" in caplog.text
+    caplog.clear()
+    captions(tmp_path, put(tmp_path, text_of()))
+    assert "image of the row above" not in caplog.text
+
+
+def test_rows_of_one_image_become_one_sample(tmp_path, caplog):
+    table = put(tmp_path, REPEATED)
+    joined = captions(tmp_path, table, join_rows=True, summary_column="short")
+    assert joined == ["A red cube. A ball .", "A star. It glows.", "A cone"]
+    first, second, _ = read(tmp_path / "out").values()
+    assert first.sentences == ("A red cube.", "A ball .")
+    assert second.sentences == ("A star.", "It glows.")
+    assert [sample.summary for sample in read(tmp_path / "out").values()] == ["A ball", "s", "c"]
+    assert "image of the row above" not in caplog.text
 
 
 @pytest.mark.parametrize("caption", [3, ["a", "b"], {"a": 1}, True])
