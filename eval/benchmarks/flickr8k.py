@@ -5,10 +5,10 @@ Read from the release, unpacked into one folder or two::
     flickr8k/Flickr8k.token.txt  flickr8k/Flickr_8k.{test,dev}Images.txt
     flickr8k/Flicker8k_Dataset/*.jpg
 
-======================================  ==============================================================================
-``flickr8k``, ``flickr8k_dev``          5000 captions, as they stand; any of an image's own is right
-``flickr8k_joined``, ``..._dev_joined``  an image's five captions as one text of about sixty words, 1000 to 1000
-======================================  ==============================================================================
+========================================  =============================================================================
+``flickr8k``, ``flickr8k_dev``            5000 captions, as they stand; any of an image's own is right
+``flickr8k_joined``, ``..._dev_joined``   an image's five captions as one text of 63 tokens on average, 1000 to 1000
+========================================  =============================================================================
 
 The joined captions are mended as ``lightning prepare flickr8k`` mends them, so that each ends by a full stop. The
 photographs stand in Flickr30k too: a model that was trained on Flickr30k has seen them.
