@@ -33,11 +33,18 @@ def provenance(method: Method) -> dict[str, Any]:
         "method": type(method).__name__,
         "encoder": plain_config(method.encoder.config),
         "student_share": method.student_share,
+        "lora": None if method.lora is None else asdict(method.lora),
+        "start": method.start,
         "settings": _settings(method),
         "data": data.describe() if isinstance(data, GranularityData) else {},
         "steps": method.trainer.global_step,
         "numbers": dict(method.numbers),
     }
+
+
+def named_source(source: str) -> str:
+    """A source of weights as a checkpoint records it: a file or folder by its whole path, a hub id as it is."""
+    return str(Path(source).resolve()) if Path(source).exists() else source
 
 
 def warn_of_changed_settings(method: Method, checkpoint: Mapping[str, Any]) -> None:

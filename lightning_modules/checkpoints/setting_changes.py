@@ -23,6 +23,11 @@ FREE = (
     "data.skip",
     "data.val_batch_size",
 )
+LATER = {  # settings that older runs do not record, and the value that stands for how they were trained
+    "model.optim.layer_decay": 1.0,
+    "model.freeze.image_tower": "none",
+    "model.freeze.text_tower": "none",
+}
 Flat = dict[str, Any]
 
 
@@ -55,6 +60,7 @@ def recorded(config: Mapping[str, Any]) -> Flat:
 
 def changes(old: Flat, new: Flat) -> list[Change]:
     """The settings that differ, sorted by name. Settings within a class that itself differs are left out."""
+    old = {name: value for name, value in LATER.items() if name in new} | old
     names = sorted(old.keys() | new.keys())
     differing = [Change(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
     classes = [c.name for c in differing if _is_class(c.old) or _is_class(c.new)]

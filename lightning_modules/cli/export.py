@@ -6,21 +6,25 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lightning_modules.checkpoints.atomic_save import AtomicCheckpointIO
 from lightning_modules.checkpoints.metadata import KEY
 from lightning_modules.checkpoints.model_card import model_card
 from lightning_modules.checkpoints.sharded import put_together, read_sharded
-from lightning_modules.checkpoints.weight_interpolation import AVERAGED, TRAINED, average
+from lightning_modules.checkpoints.weight_interpolation import AVERAGED, TRAINED, interpolated
 from lightning_modules.cli.output_paths import make_folder
 from lightning_modules.errors import fail
 from lightning_modules.methods.known_methods import know_all_methods
 from lightning_modules.networks import Encoder, TextConditionedPooling, build_encoder
+from lightning_modules.networks.adapters import merged
 from lightning_modules.networks.contract import config_of
+from lightning_modules.networks.lora import LoraConfig
 from lightning_modules.networks.weights.unreadable import UNREADABLE, why_unreadable
 from lightning_modules.runs.checkpoint import RUN
 
@@ -59,7 +63,8 @@ def export(
 
 
 def encoder_of(saved: dict[str, Any], weights: str = "trained") -> Encoder:
-    """The encoder that a checkpoint, as `read` returns it, stands for; averaged with its teacher where the run asked.
+    """The encoder that a checkpoint, as `read` returns it, stands for: adapters merged, and averaged with its teacher
+    where the run asked.
 
     Raises ValueError where its running average (``averaged``) is asked for and there is none.
     """
@@ -70,8 +75,15 @@ def encoder_of(saved: dict[str, Any], weights: str = "trained") -> Encoder:
     )
     if not student:
         raise ValueError(f"the checkpoint holds no {weights} weights: the callback AverageWeights keeps an average")
+    encoder = _filled(origin, student)
+    return interpolated(encoder, _filled(origin, teacher), origin["student_share"]) if teacher else encoder
+
+
+def _filled(origin: Mapping[str, Any], state: dict[str, Tensor]) -> Encoder:
+    """An encoder of a checkpoint's sizes with weights of it, adapters merged."""
+    lora = origin.get("lora")
     encoder = build_encoder(config_of(origin["encoder"]))
-    encoder.load_state_dict(average(student, teacher, origin["student_share"]) if teacher else student)
+    encoder.load_state_dict(state if lora is None else merged(state, LoraConfig(**lora).scale))
     return encoder
 
 

@@ -48,6 +48,7 @@ from lightning_modules.errors import fail
 from lightning_modules.methods.base import Method, MethodError
 from lightning_modules.methods.known_methods import know_all_methods
 from lightning_modules.methods.optimizers import ScheduleError
+from lightning_modules.methods.parameter_counts import parameter_counts, total
 from lightning_modules.runs.start import Resume
 
 logger = logging.getLogger("grainclip")
@@ -170,13 +171,14 @@ class GrainCli(LightningCLI):
 
     @override
     def after_instantiate_classes(self) -> None:
-        weights = [(p.numel(), p.requires_grad) for p in self.model.parameters()]
         if self.trainer.is_global_zero:
+            counts = parameter_counts(self.model)
             logger.info(
-                "%s: %.4g M weights, %.4g M of them trained; on %d x %s in %s",
-                *(type(self.model).__name__, sum(n for n, _ in weights) / 1e6, sum(n for n, t in weights if t) / 1e6),
-                *(self.trainer.world_size, self.trainer.strategy.root_device.type, self.trainer.precision),
+                "%s: %s; on %d x %s in %s",
+                *(type(self.model).__name__, total(counts.values()), self.trainer.world_size),
+                *(self.trainer.strategy.root_device.type, self.trainer.precision),
             )
+            logger.info("parameters: %s", "; ".join(f"{part} {count}" for part, count in counts.items()))
 
     @override
     def _run_subcommand(self, subcommand: str) -> None:

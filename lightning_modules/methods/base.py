@@ -5,6 +5,7 @@ its paper.
 from __future__ import annotations
 
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -20,20 +21,23 @@ from typing_extensions import override
 from datamodules.batch import Batch, Grain, RaggedTexts, TextSlots
 from datamodules.batching.tokenizer import VOCAB_SIZE
 from datamodules.datamodule import GranularityData
-from lightning_modules.checkpoints.metadata import KEY, provenance, warn_of_changed_settings
+from lightning_modules.checkpoints.metadata import KEY, named_source, provenance, warn_of_changed_settings
 from lightning_modules.checkpoints.weight_interpolation import fit_averaged
 from lightning_modules.distributed.wrapping import shard, sharded
 from lightning_modules.methods.data_check import DataCheck, MethodError
+from lightning_modules.methods.freezing import FreezeConfig, freeze_towers
 from lightning_modules.methods.gradient_cache import MemoryConfig, encode_by_parts
 from lightning_modules.methods.optimizers import OptimConfig, adamw, clamp_temperatures, clip_gradients, warmup_cosine
 from lightning_modules.methods.validation_metrics import MeanLosses, Validation
 from lightning_modules.networks import Encoder, EncoderConfig, ImageFeatures, TextConditionedPooling, TextFeatures
 from lightning_modules.networks.contract import EncoderSizes, build_encoder, load_encoder, plain_config
+from lightning_modules.networks.lora import LoraConfig, add_adapters
 from lightning_modules.networks.temperature import LogitBias
 from lightning_modules.networks.text_encoding import encode_strings
 from losses import ClipLoss, MultiPositiveClipLoss, SigmoidLoss
 
-torch.serialization.add_safe_globals([EncoderConfig, MemoryConfig, OptimConfig])  # checkpoints contain them
+SETTINGS = (EncoderConfig, FreezeConfig, LoraConfig, MemoryConfig, OptimConfig)  # checkpoints contain them
+torch.serialization.add_safe_globals(list(SETTINGS))
 
 PLURALS = {grain: "summaries" if grain is Grain.SUMMARY else f"{grain.value}s" for grain in Grain}
 LossTerms = dict[str, Float[Tensor, ""]]  # a method's loss terms by name, weighted
@@ -60,10 +64,13 @@ class Method(LightningModule, ABC):
         memory: how memory is saved.
         global_loss: of whole images and whole texts: ``softmax`` (CLIP), ``sigmoid`` (SigLIP), or what the encoder was
             made with (``auto``: sigmoid where it has a logit bias).
+        freeze: parts of the towers that are not trained.
+        lora: low-rank adapters to train in place of a tower's weights; None: none.
 
     Raises:
         ValueError: where the checkpoint's images have another size than ``encoder.image_size``, the vocabulary is
-            smaller than the tokenizer's, or the method needs patch features and the image tower gives none.
+            smaller than the tokenizer's, the method needs patch features and the image tower gives none, or ``freeze``
+            or ``lora`` does not fit the towers.
     """
 
     student_share = 1.0  # of the inference weights; the rest is the teacher's
@@ -78,6 +85,8 @@ class Method(LightningModule, ABC):
         pretrained: str | None = None,
         memory: MemoryConfig = MemoryConfig(),
         global_loss: Literal["auto", "softmax", "sigmoid"] = "auto",
+        freeze: FreezeConfig = FreezeConfig(),
+        lora: LoraConfig | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -95,9 +104,13 @@ class Method(LightningModule, ABC):
                 "train it with ClipFinetune or MultiPositiveClip"
             )
         self.clip, self.logit_bias = self._global_loss(global_loss)
+        freeze_towers(self.encoder, freeze, lora)
+        if lora is not None:
+            add_adapters(self.encoder, lora)
         self.encoder.set_grad_checkpointing(memory.activation_checkpointing)
         self.averaged: Encoder | None = None  # the running average of the encoder, where a callback keeps one
-        self.optim, self.memory = optim, memory
+        self.optim, self.memory, self.lora = optim, memory, lora
+        self.start = None if pretrained is None else named_source(pretrained)  # the weights before training
         self.validation, self.validation_losses = Validation(), MeanLosses()
         self.numbers: dict[str, float] = {}  # of the last validation
         self._validated: tuple[Encoder, ...] = ()  # the encoder, while it is validated; no submodule
@@ -229,6 +242,13 @@ class Method(LightningModule, ABC):
         shard(self, self.device_mesh["data_parallel"])
 
     @override
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Draw the adapters' dropout from the step, so that a resumed run draws what the whole run would."""
+        if self.lora is not None and self.lora.dropout > 0:
+            seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) + self.current_epoch * 2**32
+            torch.manual_seed(seed + batch_idx * self.trainer.world_size + self.global_rank)
+
+    @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         features = self.features(batch)
         terms = self.losses(batch, features)
@@ -334,6 +354,7 @@ class Method(LightningModule, ABC):
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.numbers = checkpoint.get(KEY, {}).get("numbers", {})
+        self.start = self.start or checkpoint.get(KEY, {}).get("start")
         fit_averaged(checkpoint.get("state_dict", {}), self.averaged is not None)
         data = getattr(self._trainer, "datamodule", None)
         if isinstance(data, GranularityData):

@@ -94,7 +94,7 @@ class BetaClip(Method):
         pooling_gain: the block starts as plain attention by similarity, sharpened by this gain (for training from
             scratch; see ``TextConditionedPooling.start_transparent``); None: at random, as in the paper.
         published_numerics: reproduce the published loss, its padding included (see ``losses/beta_cal.py``).
-        base: ``encoder``, ``optim``, ``pretrained`` and ``memory``, as in ``Method``.
+        base: ``encoder``, ``optim``, ``pretrained``, ``memory``, ``freeze`` and ``lora``, as in ``Method``.
 
     Raises:
         ValueError: where an argument is out of its range.

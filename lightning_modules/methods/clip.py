@@ -19,7 +19,7 @@ class ClipFinetune(Method):
 
     Args:
         grain: text of an image that is used: its ``caption``, or its ``summary`` alone, as in CLIP's own training.
-        base: ``encoder``, ``optim``, ``pretrained`` and ``memory``, as in ``Method``.
+        base: ``encoder``, ``optim``, ``pretrained``, ``memory``, ``freeze`` and ``lora``, as in ``Method``.
 
     Raises:
         ValueError: where ``grain`` is neither of these.

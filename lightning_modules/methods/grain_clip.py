@@ -51,7 +51,7 @@ class GrainClip(Method):
             ``negative``.
         pooling_heads: attention heads of β-CAL's pooling block.
         pooling_gain: the block starts as attention by similarity, sharpened by this gain; None: at random, as β-CLIP.
-        base: ``encoder``, ``optim``, ``pretrained`` and ``memory``, as in ``Method``.
+        base: ``encoder``, ``optim``, ``pretrained``, ``memory``, ``freeze`` and ``lora``, as in ``Method``.
 
     Raises:
         ValueError: where an argument is out of its range.

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from datamodules.batch import Batch, Grain
-from lightning_modules.checkpoints.weight_interpolation import average
+from lightning_modules.checkpoints.weight_interpolation import interpolated
 from lightning_modules.distributed.wrapping import calls_on_all_ranks
 from lightning_modules.methods.base import Features, LossTerms, Method, check_weight
 from lightning_modules.methods.data_check import MethodError
@@ -65,8 +65,7 @@ class HarmoClip(Method):
         temperature: lexemes and regions have their ``own`` (FG-CLIP), which starts where CLIP's stands, or CLIP's
             (``shared``, FineCLIP); or their own, whose factor on the cosines starts at this number (features that are
             not aligned yet learn badly at a trained CLIP's 100).
-        text_tower: ``trained``, or ``frozen`` (FineCLIP's code), where only ``lexeme_projection: own`` can adapt.
-        base: ``encoder``, ``optim``, ``pretrained`` and ``memory``, as in ``Method``.
+        base: ``encoder``, ``optim``, ``pretrained``, ``memory``, ``freeze`` and ``lora``, as in ``Method``.
 
     Raises:
         ValueError: where an argument is out of its range.
@@ -85,7 +84,6 @@ class HarmoClip(Method):
         same_lemma: SameLemma = "ignore",
         negatives: Negatives = "all",
         temperature: Literal["own", "shared"] | float = "own",
-        text_tower: Literal["trained", "frozen"] = "trained",
         **base: Any,
     ) -> None:
         check_weight("global_weight", global_weight)
@@ -93,7 +91,6 @@ class HarmoClip(Method):
         for name, value, choices in (
             ("lexeme", lexeme, ("mean", "last", "phrase")),
             ("lexeme_projection", lexeme_projection, ("shared", "own")),
-            ("text_tower", text_tower, ("trained", "frozen")),
         ):
             if value not in choices:
                 raise ValueError(f"{name} must be {' or '.join(choices)}, got {value!r}")
@@ -116,7 +113,6 @@ class HarmoClip(Method):
         start = float(self.encoder.logit_scale.detach()) if isinstance(temperature, str) else temperature
         self.contrasts = lexeme_weight > 0 or any(isinstance(loss, PhraseTarget) for loss in self.region_losses)
         self.temperature = Temperature(start) if self.contrasts and temperature != "shared" else None
-        self.encoder.text_tower.requires_grad_(text_tower == "trained")
         self.crop_losses = [loss for loss in self.region_losses if isinstance(loss, CropTarget)]
         frozen = [loss for loss in self.crop_losses if loss.teacher == "frozen"]
         self.student_share = min((loss.student_share for loss in frozen), default=1.0)
@@ -234,6 +230,4 @@ class HarmoClip(Method):
     def inference_encoder(self) -> Encoder:
         if self.teacher is None or self.student_share == 1:
             return self.encoder
-        averaged = copy.deepcopy(self.encoder)
-        averaged.load_state_dict(average(self.encoder.state_dict(), self.teacher.state_dict(), self.student_share))
-        return averaged
+        return interpolated(self.encoder, self.teacher, self.student_share)

@@ -110,7 +110,7 @@ class MulClip(Method):
             ``raw`` patches.
         subcaption_temperature: of L_Sub: ``shared`` with the global terms; ``own``, learnt, which starts as theirs; or
             the logit scale at which its own starts.
-        base: ``encoder``, ``optim``, ``pretrained`` and ``memory``, as in ``Method``.
+        base: ``encoder``, ``optim``, ``pretrained``, ``memory``, ``freeze`` and ``lora``, as in ``Method``.
 
     Raises:
         ValueError: where an argument is out of its range.

@@ -25,7 +25,7 @@ class MultiPositiveClip(Method):
 
     Args:
         grains: their texts are the positives of an image.
-        base: ``encoder``, ``optim``, ``pretrained`` and ``memory``, as in ``Method``.
+        base: ``encoder``, ``optim``, ``pretrained``, ``memory``, ``freeze`` and ``lora``, as in ``Method``.
 
     Raises:
         ValueError: where no grain is named, or one twice.

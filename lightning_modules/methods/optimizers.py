@@ -1,6 +1,6 @@
-"""AdamW in named groups, linear warm-up, cosine decay.
+"""AdamW in named groups (`parameter_groups`), linear warm-up, cosine decay.
 
-Towers, new modules (β-CLIP's pooling block...) and temperatures have learning rates of their own. Parameters of one
+Each tower, new modules (β-CLIP's pooling block...) and temperatures have learning rates of their own. Parameters of one
 axis (norms, biases, temperatures) are not decayed; class token and position tables are, as in the published code. The
 schedule counts optimiser steps. The published β-CLIP run: towers 1e-5, pooling 1e-3, AdamW (0.9, 0.98), weight decay
 0.01, warm-up over 1 % of an epoch.
@@ -20,6 +20,9 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
+from lightning_modules.methods.parameter_groups import parameter_groups
+from lightning_modules.networks import Encoder
+
 MAX_LOG_SCALE = math.log(100.0)
 
 
@@ -29,8 +32,12 @@ class OptimConfig:
 
     Args:
         lr: peak learning rate of the towers.
-        added_modules_lr: of modules that the method adds (pooling block); None: as the towers.
-        temperature_lr: of all temperatures; None: as the towers.
+        image_lr: of the image tower; None: ``lr``.
+        text_lr: of the text tower; None: ``lr``.
+        layer_decay: factor on the rate from a tower's block to the one before it; the last block has the tower's rate,
+            the embeddings the least. 1: none.
+        added_modules_lr: of modules that the method adds (pooling block) and of LoRA's adapters; None: ``lr``.
+        temperature_lr: of all temperatures; None: ``lr``.
         weight_decay: on matrices; vectors (norms, biases, temperatures) are not decayed.
         betas: AdamW's running averages.
         eps: AdamW's epsilon.
@@ -39,6 +46,9 @@ class OptimConfig:
     """
 
     lr: float = 1e-3
+    image_lr: float | None = None
+    text_lr: float | None = None
+    layer_decay: float = 1.0
     added_modules_lr: float | None = None
     temperature_lr: float | None = None
     weight_decay: float = 0.01
@@ -48,10 +58,12 @@ class OptimConfig:
     final_lr_ratio: float = 0.01
 
     def __post_init__(self) -> None:
-        for name in ("lr", "added_modules_lr", "temperature_lr"):
+        for name in ("lr", "image_lr", "text_lr", "added_modules_lr", "temperature_lr"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"optim.{name} must be 0 or more, got {value}")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"optim.layer_decay must lie in (0, 1], got {self.layer_decay}")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise ValueError(f"optim.weight_decay must be 0 or more, got {self.weight_decay}")
         if not all(0 <= b < 1 for b in self.betas):
@@ -77,36 +89,45 @@ class ScheduleError(ValueError):
 
 
 def adamw(model: nn.Module, new_modules: Iterable[nn.Module], config: OptimConfig, fused: bool = True) -> AdamW:
-    """AdamW over all trainable parameters of ``model``, in the named groups towers, new, temperatures (± decay)."""
-    new = {id(p) for module in new_modules for p in module.parameters()}
-    rate = {
-        "towers": config.lr,
-        "new": config.lr if config.added_modules_lr is None else config.added_modules_lr,
-        "temperatures": config.lr if config.temperature_lr is None else config.temperature_lr,
-    }
-    groups: dict[str, dict] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        temperature = name.endswith(("log_scale", "beta_cal.bias", "logit_bias"))  # what shifts and scales logits
-        part = "temperatures" if temperature else "new" if id(parameter) in new else "towers"
-        decayed = parameter.ndim >= 2 and not temperature
-        label = part if decayed or temperature else f"{part}_no_decay"
-        decay = config.weight_decay if decayed else 0.0
-        group = groups.setdefault(label, {"name": label, "params": [], "lr": rate[part], "weight_decay": decay})
-        group["params"].append(parameter)
-    optimizer = AdamW(list(groups.values()), lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
-    optimizer.register_load_state_dict_pre_hook(_keep_settings)
+    """AdamW over all trained parameters of ``model``, whose module ``encoder`` has the towers, in named groups."""
+    encoder = model.get_submodule("encoder")
+    assert isinstance(encoder, Encoder)
+    groups = parameter_groups(model, encoder, new_modules, config)
+    optimizer = AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
+    optimizer.register_load_state_dict_pre_hook(_fit_state)
     return optimizer
 
 
-def _keep_settings(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint's state with the settings of ``optimizer``: averages and counts are loaded, settings are not."""
-    current = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
-    if len(current) != len(state["param_groups"]):
+def _fit_state(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's state in the groups and with the settings of ``optimizer``: averages and counts are loaded by the
+    parameters' names, settings are not. Newly trained parameters start without averages; those no longer trained lose
+    theirs.
+    """
+    key_of = _keys_by_name(state["param_groups"])
+    if key_of is None and len(state["param_groups"]) != len(optimizer.param_groups):
         return state  # PyTorch reports the difference
-    groups = [group | settings for group, settings in zip(state["param_groups"], current, strict=True)]
-    return {**state, "param_groups": groups}
+    groups = []
+    for number, group in enumerate(optimizer.param_groups):
+        settings = {name: value for name, value in group.items() if name != "params"}
+        if key_of is None:
+            keys = state["param_groups"][number]["params"]
+        else:
+            keys = [key_of.get(name, name) for name in group["param_names"]]
+        groups.append(settings | {"params": keys})
+    loaded = {key for group in groups for key in group["params"]}
+    return {**state, "state": {k: v for k, v in state["state"].items() if k in loaded}, "param_groups": groups}
+
+
+def _keys_by_name(groups: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+    """The key of each parameter's averages in a saved state; None where it has no names. FSDP2's keys are the names."""
+    keys: dict[str, Any] = {}
+    for group in groups:
+        is_named = all(isinstance(key, str) for key in group["params"])
+        names = group["params"] if is_named else group.get("param_names")
+        if names is None:
+            return None
+        keys |= dict(zip(names, group["params"], strict=True))
+    return keys
 
 
 def clip_gradients(optimizer: Optimizer, limit: float, by_value: bool = False) -> None:

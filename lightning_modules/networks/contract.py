@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -138,6 +139,14 @@ class Encoder(nn.Module, ABC):
     def text_blocks(self) -> list[nn.Module]:
         """The blocks of the text tower, from the tokens up."""
 
+    def image_embeddings(self) -> list[nn.Parameter]:
+        """Parameters of the image tower that act before its first block: patches, class token, positions, norm."""
+        return _before(self.image_tower, self.image_blocks())
+
+    def text_embeddings(self) -> list[nn.Parameter]:
+        """Parameters of the text tower that act before its first block: tokens and positions."""
+        return _before(self.text_tower, self.text_blocks())
+
     @abstractmethod
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade compute for memory in both towers: activations are recomputed in the backward pass."""
@@ -247,6 +256,14 @@ class Encoder(nn.Module, ABC):
     def forward(self, pixels: Float[Tensor, "B 3 H W"], texts: RaggedTexts) -> tuple[ImageFeatures, TextFeatures]:
         """Both towers."""
         return self.encode_image(pixels), self.encode_text(texts)
+
+
+def _before(tower: nn.Module, blocks: Sequence[nn.Module]) -> list[nn.Parameter]:
+    """Parameters that the tower registered before its first block's. A family that registers a projection or a final
+    norm there names its embeddings itself.
+    """
+    first = {id(parameter) for block in blocks[:1] for parameter in block.parameters()}
+    return [] if not first else list(takewhile(lambda parameter: id(parameter) not in first, tower.parameters()))
 
 
 def load_encoder(source: str | Path, context_length: int | None = None) -> Encoder:

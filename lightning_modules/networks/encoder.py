@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from datamodules.batch import RaggedTexts
 from datamodules.batching.tokenizer import Tokenizer
+from lightning_modules.networks.adapters import adapter_scale, merged, plain_state
 from lightning_modules.networks.config import EncoderConfig
 from lightning_modules.networks.contract import Encoder, ImageFeatures, TextFeatures
 from lightning_modules.networks.flops import training_flops
@@ -86,7 +87,7 @@ class DualEncoder(Encoder):
         """
         if side < 1:
             raise ValueError(f"side must be at least 1 patch, got {side}")
-        state = dict(self.state_dict(keep_vars=True))
+        state = merged(self.state_dict(keep_vars=True), adapter_scale(self))
         state[IMAGE_POSITIONS] = nn.Parameter(stretch_grid(state[IMAGE_POSITIONS].detach(), side))
         with torch.device("meta"):
             larger = DualEncoder(replace(self.config, image_size=side * self.config.patch_size))
@@ -219,8 +220,8 @@ def position_table(encoder: DualEncoder) -> PositionTable:
 
 
 def whole_state(encoder: DualEncoder) -> State:
-    """The state dict with the position table in one piece, as every other layout has it."""
-    state = {name: tensor for name, tensor in encoder.state_dict().items() if name not in POSITION_PARTS}
+    """The state dict with the position table in one piece and adapters merged, as every other layout has it."""
+    state = {name: tensor for name, tensor in plain_state(encoder).items() if name not in POSITION_PARTS}
     return {**state, POSITIONS: position_table(encoder).weight.detach()}
 
 

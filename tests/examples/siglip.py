@@ -18,7 +18,7 @@ class SigLip(Method):
 
     Args:
         bias: where the learnt bias of the logits starts.
-        base: ``encoder``, ``optim``, ``pretrained`` and ``memory``, as in ``Method``.
+        base: ``encoder``, ``optim``, ``pretrained``, ``memory``, ``freeze`` and ``lora``, as in ``Method``.
     """
 
     def __init__(self, bias: float = -10.0, **base: Any) -> None:

@@ -20,8 +20,10 @@ from datamodules.sample import Region
 from lightning_modules import BetaClip, CropTarget, GrainClip, HarmoClip, Method, MulClip, OptimConfig, PhraseTarget
 from lightning_modules.callbacks import AverageWeights, CompileBlocks
 from lightning_modules.distributed.fsdp2 import FullySharded
+from lightning_modules.methods.freezing import FreezeConfig
 from lightning_modules.methods.gradient_cache import MemoryConfig
 from lightning_modules.methods.mul_clip import Calibration
+from lightning_modules.networks.lora import LoraConfig
 from tests.helpers.tiny import make_sample, write_tar
 from tests.helpers.tiny_run import TINY
 
@@ -53,6 +55,8 @@ class Spec:
     save: str | None = None  # a checkpoint half-way
     averaged: bool = False
     compiled: bool = False
+    freeze: FreezeConfig = FreezeConfig()
+    lora: LoraConfig | None = None
 
 
 @dataclass
@@ -123,7 +127,9 @@ def train(spec: Spec, shards: list[str], ranks: int, *callbacks: Callback) -> Re
     )  # fmt: skip
     memory = MemoryConfig(spec.grad_cache_chunk, spec.recompute)
     encoder = replace(TINY, frozen_positions=20)
-    method: Method = METHODS[spec.method](encoder=encoder, optim=OPTIM, memory=memory)
+    method: Method = METHODS[spec.method](
+        encoder=encoder, optim=OPTIM, memory=memory, freeze=spec.freeze, lora=spec.lora
+    )
     trainer.fit(method, data, ckpt_path=spec.resume)
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights = get_model_state_dict(method, options=options) if spec.strategy != "ddp" else method.state_dict()

@@ -11,16 +11,18 @@ from datamodules.batching.region_sampling import RegionSampling
 from datamodules.shards.download import FetchPolicy
 from lightning_modules import CropTarget, ImageTarget, OptimConfig, PhraseTarget
 from lightning_modules.methods.beta_clip import GrainWeights
+from lightning_modules.methods.freezing import FreezeConfig
 from lightning_modules.methods.gradient_cache import MemoryConfig
 from lightning_modules.methods.mul_clip import Calibration, Reconstruction
 from lightning_modules.networks import EncoderConfig
+from lightning_modules.networks.lora import LoraConfig
 
 
 @pytest.mark.parametrize(
     "settings",
     [
         OptimConfig, EncoderConfig, MemoryConfig, GrainWeights, GrainSampling, RegionSampling, SceneSet, SkipPolicy,
-        FetchPolicy, CropTarget, ImageTarget, PhraseTarget, Calibration, Reconstruction,
+        FetchPolicy, FreezeConfig, LoraConfig, CropTarget, ImageTarget, PhraseTarget, Calibration, Reconstruction,
     ],
 )  # fmt: skip
 def test_they_are_frozen(settings):

@@ -1,0 +1,69 @@
+"""Parts of the towers that are not trained.
+
+A frozen parameter has no gradient and no state in the optimiser; it still lies in checkpoints. Frozen are a whole tower
+(LiT, arXiv 2111.07991: the image tower), a tower's first blocks, or all of it but its normalisation layers. Autograd
+keeps no activations of what stands before the first trained parameter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from lightning_modules.networks import Encoder
+from lightning_modules.networks.lora import LoraConfig
+from lightning_modules.networks.tower_parts import TowerParts, norms, towers
+
+WORDS = ("none", "all", "all_but_norms")
+Extent = Literal["none", "all", "all_but_norms"] | int
+
+
+@dataclass(frozen=True)
+class FreezeConfig:
+    """Frozen parts of both towers.
+
+    Args:
+        image_tower: ``none``; ``all``, projection included; ``all_but_norms``: only normalisation layers are trained;
+            or a number of blocks: the embeddings and so many blocks from the input on (0: the embeddings alone).
+        text_tower: the same.
+    """
+
+    image_tower: Extent = "none"
+    text_tower: Extent = "none"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or (value not in WORDS and not (isinstance(value, int) and value >= 0)):
+                raise ValueError(f"freeze.{field.name} must be {', '.join(WORDS)} or a number of blocks, got {value!r}")
+
+
+def freeze_towers(encoder: Encoder, config: FreezeConfig, lora: LoraConfig | None) -> None:
+    """Freeze parts of the encoder.
+
+    Raises:
+        ValueError: where a tower has fewer blocks, or gets adapters, which freeze it anyway.
+    """
+    for tower in towers(encoder):
+        extent: Extent = getattr(config, tower.name)
+        if extent == "none":
+            continue
+        if lora is not None and lora.adapts(tower.name):
+            raise ValueError(
+                f"freeze.{tower.name} must be none where lora.{tower.name} adapts the tower (adapters freeze all its "
+                f"other weights), got {extent!r}"
+            )
+        if isinstance(extent, int):
+            _freeze_first(tower, extent)
+        else:
+            tower.module.requires_grad_(False)
+        if extent == "all_but_norms":
+            for parameter in norms(tower.module):
+                parameter.requires_grad_(True)
+
+
+def _freeze_first(tower: TowerParts, count: int) -> None:
+    if count > len(tower.blocks):
+        raise ValueError(f"freeze.{tower.name} must be at most {len(tower.blocks)}, the tower's blocks, got {count}")
+    for parameter in (*tower.embeddings, *(p for block in tower.blocks[:count] for p in block.parameters())):
+        parameter.requires_grad_(False)
