@@ -45,6 +45,16 @@ def sections(numbers: Mapping[str, float]) -> list[Section]:
     return [Section(tuple(c.replace("_", " ") for c in columns), lines) for columns, lines in tables.items()]
 
 
+def side_by_side(numbers_by_column: Mapping[str, Mapping[str, float]]) -> Section:
+    """The same numbers of several models: a row a number, a column a model."""
+    models = list(numbers_by_column.values())
+    rows = [
+        (name.replace("/", " · ").replace("_", " "), *(_cell(name.rpartition("/")[2], m[name]) for m in models))
+        for name in models[0]
+    ]
+    return Section(tuple(numbers_by_column), rows)
+
+
 def narrow(section: Section, width: int) -> list[Section]:
     """Split the columns into as few tables as fit ``width`` characters, of about equal width, without cutting cells."""
     widths = [
@@ -111,11 +121,13 @@ def table(numbers: Mapping[str, float], title: str | None = None) -> Tables:
 
 def markdown(numbers: Mapping[str, float]) -> str:
     """The same tables as GitHub Markdown."""
-    tables = []
-    for section in sections(numbers):
-        lines = [("", *section.columns), ("---", *["---:"] * len(section.columns)), *section.rows]
-        tables.append("\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines))
-    return "\n\n".join(tables) + "\n"
+    return "\n\n".join(section_markdown(section) for section in sections(numbers)) + "\n"
+
+
+def section_markdown(section: Section) -> str:
+    """One table as GitHub Markdown."""
+    lines = [("", *section.columns), ("---", *["---:"] * len(section.columns)), *section.rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 
 
 def latex(numbers: Mapping[str, float]) -> str:

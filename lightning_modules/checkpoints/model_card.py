@@ -56,6 +56,7 @@ def model_card(origin: Mapping[str, Any], format: str) -> str:
         f"Trained with GrainCLIP {origin['version']} (commit {origin['commit']}), {origin['steps']} steps. "
         "Image and text embeddings are plain CLIP's; what the method added for training is not part of it. "
         "The text tower reads texts one by one, up to the given number of tokens.",
+        *_interpolation(origin),
         f"## Use\n\n```python\n{USE[format]}\n```",
         *([CROP] if format == "transformers" else []),
         "## Numbers on the validation set\n\n" + (markdown(numbers) if numbers else "Not measured in this run."),
@@ -64,6 +65,16 @@ def model_card(origin: Mapping[str, Any], format: str) -> str:
         f"## Settings\n\n```json\n{json.dumps(origin['settings'] | {'encoder': encoder}, indent=2, default=str)}\n```",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _interpolation(origin: Mapping[str, Any]) -> list[str]:
+    share = origin.get("interpolation")
+    if share is None:
+        return []
+    return [
+        f"Its weights are {share:g} of the trained ones and {1 - share:g} of {origin['start']}'s, from which training "
+        "started (WiSE-FT, arXiv 2109.01903). The numbers below are of the trained ones."
+    ]
 
 
 def _changes(history: Sequence[Mapping[str, Any]]) -> list[str]:

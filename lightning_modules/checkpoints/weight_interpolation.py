@@ -24,8 +24,8 @@ def average(trained: Mapping[str, Tensor], start: Mapping[str, Tensor], share: f
 
 
 def interpolated(trained: Encoder, start: Encoder, share: float) -> Encoder:
-    """An encoder like ``trained``, on its device, with ``share`` of its weights and the rest of the start's. Adapters are
-    merged before.
+    """An encoder like ``trained``, on its device, with ``share`` of its weights and the rest of the start's; adapters
+    are merged before.
 
     Raises:
         ValueError: where both are of different families or sizes.

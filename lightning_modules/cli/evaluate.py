@@ -11,6 +11,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,12 @@ from eval.data.image_preprocessing import FITS
 from eval.interfaces import Benchmark, EvalContext, T
 from eval.metrics.gather import rank
 from eval.results.per_item import parquet
-from eval.results.tables import table
+from eval.results.tables import Tables, side_by_side, table
 from lightning_modules.checkpoints.metadata import KEY, commit
 from lightning_modules.cli.evaluate_outputs import Evaluation, Folder, compare
-from lightning_modules.cli.export import encoder_of, pooling_of, read
+from lightning_modules.cli.interpolation import Line, line_of
 from lightning_modules.cli.model_names import model_names
+from lightning_modules.cli.read_checkpoint import encoder_of, pooling_of, read
 from lightning_modules.errors import fail
 from lightning_modules.inference.evaluation_model import EvaluationModel
 from lightning_modules.networks import Encoder, TextConditionedPooling, load_encoder
@@ -87,7 +89,20 @@ def evaluate(
     Raises:
         ValueError, FileNotFoundError: the model, a file or an image is at fault; the message says which.
     """
-    model, words = load_model(source, device)
+    return measure(*load_model(source, device), benchmarks, run, keep, name, check)
+
+
+def measure(
+    model: EvaluationModel,
+    words: dict[str, Any],
+    benchmarks: Sequence[Benchmark],
+    run: EvalContext,
+    keep: Callable[[Evaluation], None] | None = None,
+    name: str | None = None,
+    check: Callable[[Evaluation], None] | None = None,
+) -> Evaluation:
+    """As ``evaluate``, for a model that is loaded, and plain words about it. Collective."""
+    source: str = words["source"]
     settings = {"model": words | {"sha256": model.digest}, "version": version("grainclip"), "commit": commit()}
     settings |= {"batch_size": run.batch_size, "benchmarks": {}}
     evaluation = Evaluation(source, name or model_names([source])[0], settings, {})
@@ -116,7 +131,10 @@ def run(args: Namespace) -> int:
         device = wanted_device(args.device)
         if args.items:
             parquet()
+        line = _line(args)
         names = model_names(args.model)
+        if line is not None:
+            names = [f"{names[0]}-{share:g}" for share in args.interpolate]
         out = Folder(args.out, names, args.items, args.bootstrap, args.tensorboard)
         with TorchrunGroup(device):
             settings = EvalContext(
@@ -129,19 +147,39 @@ def run(args: Namespace) -> int:
                 next((wording for wording in WORDINGS if wording.__name__ == args.captions), None),
             )
             titles = [benchmark.__name__ for benchmark in benchmarks]
+            sources = args.model if line is None else args.interpolate
+            load = partial(load_model if line is None else line.model, device=device)
             evaluations = [
-                evaluate(source, benchmarks, settings, device, out.writer(name), name, lambda e: out.check(e, titles))
-                for source, name in zip(args.model, names, strict=True)
+                measure(*load(source), benchmarks, settings, out.writer(name), name, lambda e: out.check(e, titles))
+                for source, name in zip(sources, names, strict=True)
             ]
             if rank() == 0:
-                _show(evaluations, out, args.bootstrap)
+                _show(evaluations, out, args.bootstrap, args.interpolate)
     except (ValueError, OSError, ImportError) as error:
         fail(str(error))
     return 0
 
 
-def _show(evaluations: list[Evaluation], out: Folder, draws: int) -> None:
+def _line(args: Namespace) -> Line | None:
+    """The line of ``--interpolate``; None where it is not asked for."""
+    if args.interpolate is None:
+        if args.start is not None:
+            raise ValueError(f"--start goes with --interpolate, got {args.start} alone")
+        return None
+    if len(args.model) > 1 or Path(args.model[0]).suffix != ".ckpt":
+        raise ValueError(f"--interpolate takes one --model, the .ckpt file of a run, got {', '.join(args.model)}")
+    checkpoint = Path(args.model[0])
+    return line_of(checkpoint, read(checkpoint), args.start)
+
+
+def _show(evaluations: list[Evaluation], out: Folder, draws: int, shares: Sequence[float] | None) -> None:
     console = Console()
+    if shares is not None:
+        by_share = {f"{share:g}": evaluation for share, evaluation in zip(shares, evaluations, strict=True)}
+        title = f"{evaluations[0].source}, by the share of its weights"
+        console.print(Tables([side_by_side({share: e.numbers for share, e in by_share.items()})], title))
+        out.write_line(by_share)
+        return
     for evaluation in evaluations:
         console.print(table(evaluation.numbers, title=evaluation.name))
     for evaluation in evaluations[1:]:

@@ -15,7 +15,7 @@ from eval.interfaces import Result
 from eval.metrics.retention import retention
 from eval.results.compare import Difference, differences, intervals
 from eval.results.per_item import write_items
-from eval.results.tables import Section, Tables, latex, markdown, write_json
+from eval.results.tables import Section, Tables, latex, markdown, section_markdown, side_by_side, write_json
 from lightning_modules.cli.output_paths import make_folder, make_room, not_a_run
 
 logger = logging.getLogger("grainclip")
@@ -167,6 +167,16 @@ class Folder:
         lines = [HEAD, ("---", *["---:"] * (len(HEAD) - 1)), *comparison.rows()]
         text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         write_text(self.out / f"{file}.md", f"{comparison.title}\n\n{text}\n")
+
+    def write_line(self, by_share: Mapping[str, Evaluation]) -> None:
+        """Write ``interpolation.json`` and ``.md`` into the folder: all numbers by the share of the trained weights."""
+        if self.out is None or self.file:
+            return
+        numbers = {f"{name}/{share}": value for share, e in by_share.items() for name, value in e.numbers.items()}
+        model = next(iter(by_share.values())).settings["model"]
+        write_json(self.out / "interpolation.json", numbers, {name: model[name] for name in ("source", "start")})
+        section = side_by_side({share: evaluation.numbers for share, evaluation in by_share.items()})
+        write_text(self.out / "interpolation.md", section_markdown(section) + "\n")
 
     def _intervals(self, results: Mapping[str, Result]) -> dict[str, list[float]]:
         return {

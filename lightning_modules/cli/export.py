@@ -6,29 +6,21 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lightning_modules.checkpoints.atomic_save import AtomicCheckpointIO
 from lightning_modules.checkpoints.metadata import KEY
 from lightning_modules.checkpoints.model_card import model_card
-from lightning_modules.checkpoints.sharded import put_together, read_sharded
-from lightning_modules.checkpoints.weight_interpolation import AVERAGED, TRAINED, interpolated
+from lightning_modules.checkpoints.sharded import put_together
+from lightning_modules.cli.interpolation import line_of
 from lightning_modules.cli.output_paths import make_folder
+from lightning_modules.cli.read_checkpoint import encoder_of, read
 from lightning_modules.errors import fail
 from lightning_modules.methods.known_methods import know_all_methods
-from lightning_modules.networks import Encoder, TextConditionedPooling, build_encoder
-from lightning_modules.networks.adapters import merged
-from lightning_modules.networks.contract import config_of
-from lightning_modules.networks.lora import LoraConfig
-from lightning_modules.networks.weights.unreadable import UNREADABLE, why_unreadable
 from lightning_modules.runs.checkpoint import RUN
-
-TEACHER, POOLING = "teacher.", "pooling."  # prefixes of their weights' names in a checkpoint
 
 
 def export(
@@ -37,6 +29,8 @@ def export(
     format: str = "transformers",
     weights: str = "trained",
     dtype: torch.dtype = torch.float32,
+    interpolate: float | None = None,
+    start: str | None = None,
 ) -> None:
     """Write weights, configuration, processor files and a model card.
 
@@ -46,82 +40,39 @@ def export(
         format: ``transformers`` or ``open_clip``.
         weights: the ``trained`` ones, or their running average (``averaged``).
         dtype: of the weights in the file.
+        interpolate: share of these weights; the rest is of those that the run started from. None: all.
+        start: source of the weights to start from; None: the run's ``pretrained``.
 
     Raises:
-        ValueError: where the checkpoint is damaged or of another program, or holds no average, or the folder is not
-            empty or cannot be written to.
+        ValueError: where the checkpoint is damaged or of another program, or holds no average, its start cannot be
+            loaded, or the folder is not empty or cannot be written to.
         FileNotFoundError: where there is no such checkpoint.
     """
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: choose another folder, or empty it")
     saved = read(checkpoint)
-    origin = saved[KEY] | {"history": saved.get(RUN, {}).get("history", [])}
-    encoder = encoder_of(saved, weights)
+    origin: dict[str, Any] = saved[KEY] | {"history": saved.get(RUN, {}).get("history", [])}
+    if interpolate is None:
+        encoder = encoder_of(saved, weights)
+    else:
+        line = line_of(checkpoint, saved, start, weights)
+        encoder, origin = line.at(interpolate), origin | {"interpolation": interpolate, "start": line.words["start"]}
     make_folder(folder, "FOLDER")
     encoder.save(folder, format, dtype)
     (folder / "README.md").write_text(model_card(origin, format), encoding="utf-8")
 
 
-def encoder_of(saved: dict[str, Any], weights: str = "trained") -> Encoder:
-    """The encoder that a checkpoint, as `read` returns it, stands for: adapters merged, and averaged with its teacher
-    where the run asked.
-
-    Raises ValueError where its running average (``averaged``) is asked for and there is none.
-    """
-    origin = saved[KEY]
-    student, teacher = (
-        {n.removeprefix(prefix): t for n, t in saved["state_dict"].items() if n.startswith(prefix)}
-        for prefix in (AVERAGED if weights == "averaged" else TRAINED, TEACHER)
-    )
-    if not student:
-        raise ValueError(f"the checkpoint holds no {weights} weights: the callback AverageWeights keeps an average")
-    encoder = _filled(origin, student)
-    return interpolated(encoder, _filled(origin, teacher), origin["student_share"]) if teacher else encoder
-
-
-def _filled(origin: Mapping[str, Any], state: dict[str, Tensor]) -> Encoder:
-    """An encoder of a checkpoint's sizes with weights of it, adapters merged."""
-    lora = origin.get("lora")
-    encoder = build_encoder(config_of(origin["encoder"]))
-    encoder.load_state_dict(state if lora is None else merged(state, LoraConfig(**lora).scale))
-    return encoder
-
-
-def pooling_of(saved: dict[str, Any]) -> TextConditionedPooling | None:
-    """The text-conditioned pooling in a checkpoint, as `read` returns it; None where its method has none."""
-    state = {n.removeprefix(POOLING): t for n, t in saved["state_dict"].items() if n.startswith(POOLING)}
-    if not state:
-        return None
-    pooling = TextConditionedPooling(state["norm.weight"].shape[0], saved[KEY]["settings"]["pooling_heads"])
-    pooling.load_state_dict(state)
-    return pooling
-
-
-def read(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint's content: of one file, read without running code, or of a sharded one's folder."""
-    if not checkpoint.exists():
-        raise FileNotFoundError(f"{checkpoint}: no such checkpoint")
-    know_all_methods()
-    try:
-        if checkpoint.is_dir():
-            saved = read_sharded(checkpoint)
-        else:
-            saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        if checkpoint.is_dir() and isinstance(error, ValueError):
-            raise  # it names the folder and the reason
-        raise ValueError(f"{checkpoint} is truncated or no checkpoint: {why_unreadable(error)}") from error
-    if not isinstance(saved, dict) or KEY not in saved:
-        raise ValueError(f"{checkpoint} was not written by GrainCLIP: it has no entry {KEY!r}")
-    return saved
-
-
 def run(args: Namespace) -> int:
     """The command; ``SystemExit(2)`` with one line on bad input."""
     try:
+        if args.start is not None and args.interpolate is None:
+            raise ValueError(f"--start goes with --interpolate, got {args.start} alone")
         if args.format == "checkpoint":
+            if args.interpolate is not None:
+                raise ValueError("--interpolate makes a model: --format must be transformers or open_clip")
             return _whole(args.checkpoint, args.folder)
-        export(args.checkpoint, args.folder, args.format, args.weights, getattr(torch, args.dtype))
+        dtype = getattr(torch, args.dtype)
+        export(args.checkpoint, args.folder, args.format, args.weights, dtype, args.interpolate, args.start)
     except (ValueError, OSError) as error:
         fail(str(error))
     sys.stdout.write(f"{args.folder}: {', '.join(sorted(p.name for p in args.folder.iterdir()))}\n")

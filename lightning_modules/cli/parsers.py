@@ -7,6 +7,7 @@ Neither torch nor transformers is imported here, so ``--help`` and errors come a
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ FITS = ("centre_crop", "squash", "squash_bilinear", "longest", "letterbox")
 WORDINGS = ("raw", "first_line", "first_filled_line", "one_line", "lotlip", "deduplicated")
 KINDS = ("image", "caption", "sentence", "phrase")
 MODEL = ".ckpt file of a run, or folder, weights file, hub id of a CLIP"
+START = "with --interpolate: the model that the run started from; without it the run's model.pretrained"
 SHARDS = "tars, folders of tars, globs or braces"
 DEVICE = "cpu, cuda, cuda:1, mps; without it a GPU where there is one"
 
@@ -72,6 +74,9 @@ def evaluate() -> CommandParser:
     parser.add_argument("--skip_missing", action="store_true", help="leave out, and count, images that are missing")
     _choice(parser, "--fit", FITS, "how images become squares; else as published")
     _choice(parser, "--captions", WORDINGS, "what is done to captions of retrieval")
+    shares = "shares of the run's weights, as 0,0.5,1; the rest is of those that it started from; a table by share"
+    parser.add_argument("--interpolate", type=_shares, metavar="SHARES", help=shares)
+    parser.add_argument("--start", metavar="MODEL", help=START)
     draws = "draws for the 95 %% intervals; 0: none"
     parser.add_argument("--bootstrap", type=_at_least(0), default=1000, metavar="N", help=draws)
     return parser
@@ -104,6 +109,9 @@ def export() -> CommandParser:
     _choice(parser, "--format", ("transformers", "open_clip", "checkpoint"), "what is written", "transformers")
     _choice(parser, "--weights", ("trained", "averaged"), "the trained ones, or their running average", "trained")
     _choice(parser, "--dtype", ("float32", "float16", "bfloat16"), "of the weights in the file", "float32")
+    share = "share of these weights, from 0 to 1; the rest is of those that the run started from"
+    parser.add_argument("--interpolate", type=_share, metavar="SHARE", help=share)
+    parser.add_argument("--start", metavar="MODEL", help=START)
     return parser
 
 
@@ -192,6 +200,20 @@ def _at_least(bound: int) -> Callable[[str], int]:
         return int(word)
 
     return number
+
+
+def _share(word: str) -> float:
+    try:
+        share = float(word)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, got {word!r}")
+    return share
+
+
+def _shares(words: str) -> list[float]:
+    return [float(share) for share in _each_once([f"{_share(word):g}" for word in _split(words)], words)]
 
 
 def _split(words: str) -> list[str]:

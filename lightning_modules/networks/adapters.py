@@ -3,7 +3,7 @@
     W = W0 + (alpha / rank) B A
 
 The names are those of the library peft: ``X.base_layer.weight`` is W0 of the linear module X,
-``X.lora_A.default.weight`` is A and ``X.lora_B.default.weight`` is B. Whoever only reads such a checkpoint needs no peft.
+``X.lora_A.default.weight`` is A and ``X.lora_B.default.weight`` is B. To read such a checkpoint no peft is needed.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from eval.interfaces import EvalContext
 from eval.protocols.phrase_grounding import Maps, Phrase, by_attention, by_similarity, ground_phrases
 from lightning_modules.checkpoints.metadata import KEY
 from lightning_modules.cli.evaluate import load_model
-from lightning_modules.cli.export import read
+from lightning_modules.cli.read_checkpoint import read
 from lightning_modules.inference.evaluation_model import EvaluationModel
 from lightning_modules.networks import DualEncoder, TextConditionedPooling
 

@@ -10,8 +10,8 @@ from lightning import Callback
 
 from lightning_modules import BetaClip, ClipFinetune
 from lightning_modules.callbacks import AverageWeights
-from lightning_modules.cli.export import encoder_of, read
 from lightning_modules.cli.main import main
+from lightning_modules.cli.read_checkpoint import encoder_of, read
 from tests.helpers.tiny_run import TINY, fit
 
 

@@ -37,7 +37,7 @@ def checkpoint(tmp_path_factory):
 READ = """
 import sys
 from pathlib import Path
-from lightning_modules.cli.export import read
+from lightning_modules.cli.read_checkpoint import read
 from lightning_modules.runs.checkpoint import read_facts
 for place in map(Path, sys.argv[1:]):
     assert read(place)["hyper_parameters"] and read_facts(place).step == 3, place

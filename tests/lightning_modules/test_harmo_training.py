@@ -9,7 +9,7 @@ from lightning import seed_everything
 from datamodules.batching.region_sampling import RegionSampling
 from lightning_modules import CropTarget, HarmoClip, OptimConfig
 from lightning_modules.callbacks import BestCheckpoint, LastCheckpoint
-from lightning_modules.cli.export import encoder_of, read
+from lightning_modules.cli.read_checkpoint import encoder_of, read
 from tests.helpers.tiny_regions import region_data, write_regions
 from tests.helpers.tiny_run import TINY, fit_method
 

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 from lightning import Callback
-from transformers import CLIPModel
+from transformers import CLIPModel, CLIPProcessor
 
-from datamodules.batching.tokenizer import Tokenizer
 from lightning_modules import BetaClip, ClipFinetune, CropTarget, HarmoClip, OptimConfig
 from lightning_modules.callbacks import AverageWeights
-from lightning_modules.cli.export import encoder_of, read
 from lightning_modules.cli.main import main
+from lightning_modules.cli.read_checkpoint import encoder_of, read
 from lightning_modules.methods.gradient_cache import MemoryConfig
 from lightning_modules.methods.parameter_counts import parameter_counts
 from lightning_modules.networks.adapters import is_adapter, merged
 from lightning_modules.networks.lora import LoraConfig
+from lightning_modules.networks.text_encoding import encode_strings
 from tests.helpers.tiny import picture
 from tests.helpers.tiny_methods import method_data
 from tests.helpers.tiny_run import TINY, assert_caching_changes_nothing, first_batch, fit, fit_method
@@ -118,16 +118,13 @@ def test_an_export_is_the_adapted_model(run, tmp_path, weights):
     model = CLIPModel.from_pretrained(tmp_path / "out").eval()
     method = trainer.lightning_module.eval()
     encoder = method.encoder if weights == "trained" else method.averaged
-    pixels = torch.rand(3, 3, 16, 16)
-    ids = torch.tensor([Tokenizer(77).encode("a red cube beside two cats")])
+    pixels, texts = torch.rand(2, 3, 16, 16), ["a red cube beside two cats", "a boat"]
+    ids = CLIPProcessor.from_pretrained(tmp_path / "out").tokenizer(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
-        ours, theirs = encoder.encode_image(pixels).image, model.get_image_features(pixel_values=pixels)
-        texts = method.encode_text(["a red cube beside two cats"])
-        text = model.get_text_features(input_ids=ids)
-    theirs, text = (getattr(t, "pooler_output", t) for t in (theirs, text))
-    torch.testing.assert_close(torch.nn.functional.normalize(theirs, dim=-1), ours, rtol=0, atol=1e-5)
-    if weights == "trained":
-        torch.testing.assert_close(torch.nn.functional.normalize(text, dim=-1), texts, rtol=0, atol=1e-5)
+        theirs = model(pixel_values=pixels, **ids)
+        ours = encoder.encode_image(pixels).image, encode_strings(encoder, texts, torch.device("cpu"))
+    torch.testing.assert_close(theirs.image_embeds, ours[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(theirs.text_embeds, ours[1], rtol=0, atol=1e-5)
 
 
 def test_every_command_reads_the_checkpoint(run, tmp_path):

@@ -20,8 +20,9 @@ import torch
 from lightning_modules.checkpoints.atomic_save import AtomicCheckpointIO, CheckpointError, is_whole, put_in_place
 from lightning_modules.checkpoints.sharded import _WholePlanner, put_together
 from lightning_modules.cli.evaluate import load_model
-from lightning_modules.cli.export import encoder_of, export, read
+from lightning_modules.cli.export import export
 from lightning_modules.cli.main import main
+from lightning_modules.cli.read_checkpoint import encoder_of, read
 from lightning_modules.distributed.fsdp2 import FullySharded
 from tests.helpers.ranks import run_on_ranks
 from tests.lightning_modules.ranked_run import METHODS, Result, Spec, train, train_all, write_uneven

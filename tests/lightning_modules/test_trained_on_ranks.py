@@ -1,4 +1,4 @@
-"""Frozen parts and LoRA on two ranks, by DDP and FSDP2: the losses and weights of one rank, and checkpoints that go on."""
+"""Frozen parts and LoRA on two ranks, by DDP and FSDP2: losses and weights of one rank, and checkpoints that go on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lightning_modules.cli.export import encoder_of, read
+from lightning_modules.cli.read_checkpoint import encoder_of, read
 from lightning_modules.methods.freezing import FreezeConfig
 from lightning_modules.networks.lora import LoraConfig
 from tests.helpers.ranks import run_on_ranks
@@ -70,5 +70,6 @@ def test_a_sharded_run_with_adapters_goes_on_and_is_read(two, shards, folder):
     weight = encoder.get_parameter("text_tower.transformer.encoder.layers.0.mlp.fc1.weight")
     assert not torch.equal(weight, base)
     assert torch.equal(
-        encoder.get_parameter("image_tower.projection.weight"), two[7][0].weights["encoder.image_tower.projection.weight"]
+        encoder.get_parameter("image_tower.projection.weight"),
+        two[7][0].weights["encoder.image_tower.projection.weight"],
     )

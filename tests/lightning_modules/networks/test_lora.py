@@ -10,15 +10,18 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 
-from lightning_modules.networks import DualEncoder, with_grid
+from lightning_modules.networks import DualEncoder
 from lightning_modules.networks.adapters import adapter_scale, merged, plain_state
-from lightning_modules.networks.lora import LoraConfig, add_adapters, adapter_parameters
+from lightning_modules.networks.lora import LoraConfig, adapter_parameters, add_adapters
 from tests.helpers.tiny_run import TINY
 
 PIXELS = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
-def adapted(config=LoraConfig(), encoder=TINY):
+PLAIN = LoraConfig()
+
+
+def adapted(config=PLAIN, encoder=TINY):
     """An encoder whose adapters are not zero, and the same without them."""
     torch.manual_seed(1)
     plain = DualEncoder(encoder)
@@ -109,9 +112,9 @@ def test_larger_images_have_the_adapters_in_their_weights():
     """As the benchmarks of boxes embed them while a model trains."""
     encoder, _ = adapted()
     torch.testing.assert_close(
-        with_grid(encoder, 2).encode_image(PIXELS).image, encoder.encode_image(PIXELS).image, rtol=0, atol=1e-5
+        encoder.with_grid(2).encode_image(PIXELS).image, encoder.encode_image(PIXELS).image, rtol=0, atol=1e-5
     )
-    assert with_grid(encoder, 4).encode_image(torch.rand(1, 3, 32, 32)).image.isfinite().all()
+    assert encoder.with_grid(4).encode_image(torch.rand(1, 3, 32, 32)).image.isfinite().all()
 
 
 def test_half_precision_is_merged_in_single_precision():
