@@ -23,6 +23,7 @@ from lightning_modules.networks.long_context import CLIP_CONTEXT, KEPT, Position
 from lightning_modules.networks.normalize import unit
 from lightning_modules.networks.temperature import Temperature
 from lightning_modules.networks.text_tower import TextTower
+from lightning_modules.networks.tower_parts import towers
 from lightning_modules.networks.weights.checkpoint import Checkpoint, read_checkpoint
 from lightning_modules.networks.weights.export import save_open_clip, save_transformers
 from lightning_modules.networks.weights.parameter_map import POSITIONS, State, complain
@@ -97,7 +98,8 @@ class DualEncoder(Encoder):
 
     @override
     def training_flops(self, images: float, tokens: float, squares: float) -> float:
-        return training_flops(self.config, images, tokens, squares)
+        image, text = towers(self)
+        return training_flops(self.config, images, tokens, squares, (image.passes(), text.passes()))
 
     @override
     def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> ImageFeatures:

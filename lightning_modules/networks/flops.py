@@ -1,8 +1,9 @@
 """The useful arithmetic of a training step: matrix products of both towers, forward and backward, on real tokens.
 
 A weight costs 2 operations a token forward, an attention 4 · length · width a token and layer; backward is twice the
-forward. Norms, biases, losses, the methods' own small modules and recomputed blocks do not count, padding neither:
-what is divided by the hardware's peak is the work that had to be done (model FLOPs utilisation).
+forward, once for the activations and once for the weights: less where parts are frozen (``TowerParts.passes``). Norms,
+biases, losses, the methods' own small modules and recomputed blocks do not count, padding neither: what is divided by
+the hardware's peak is the work that had to be done (model FLOPs utilisation).
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 from lightning_modules.networks.config import EncoderConfig
 
 
-def training_flops(config: EncoderConfig, images: float, tokens: float, squares: float) -> float:
+def training_flops(
+    config: EncoderConfig, images: float, tokens: float, squares: float, passes: tuple[float, float] = (3.0, 3.0)
+) -> float:
     """Operations of a step.
 
     Args:
@@ -18,6 +21,7 @@ def training_flops(config: EncoderConfig, images: float, tokens: float, squares:
         images: encoded.
         tokens: of all texts encoded.
         squares: sum of the squares of their lengths.
+        passes: of each tower, the image tower first: what a step costs in units of a forward pass.
     """
     patches = (config.image_size // config.patch_size) ** 2
     length, width, depth = patches + 1, config.image_width, config.image_layers
@@ -25,4 +29,4 @@ def training_flops(config: EncoderConfig, images: float, tokens: float, squares:
     image += 2 * patches * 3 * config.patch_size**2 * width + 2 * length * width * config.embed_dim
     text = 2 * tokens * (config.text_layers * 12 * config.text_width**2 + config.text_width * config.embed_dim)
     text += 4 * config.text_layers * squares * config.text_width
-    return 3.0 * (images * image + text)
+    return passes[0] * images * image + passes[1] * text

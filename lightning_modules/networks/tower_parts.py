@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from lightning_modules.networks.adapters import is_adapter
 from lightning_modules.networks.contract import Encoder
 
 NORMS = (nn.LayerNorm, nn.RMSNorm)
@@ -31,6 +32,23 @@ class TowerParts(NamedTuple):
         for depth, block in enumerate(self.blocks, start=1):
             depths |= {id(parameter): depth for parameter in block.parameters()}
         return depths
+
+    def passes(self) -> float:
+        """Cost of a training step in units of a forward pass: 3 where all is trained, 1 where nothing is.
+
+        A block costs one pass more where it or what comes before it is trained (the gradient of its activations), and
+        its trained share more (that of its weights). Adapters are too small to count; parts that are not blocks count
+        as the mean of the blocks.
+        """
+        if not self.blocks:
+            return 3.0
+        reached, cost = any(parameter.requires_grad for parameter in self.embeddings), 0.0
+        for block in self.blocks:
+            sizes = [(p.numel(), p.requires_grad) for name, p in block.named_parameters() if not is_adapter(name)]
+            reached = reached or any(parameter.requires_grad for parameter in block.parameters())
+            share = sum(size for size, is_trained in sizes if is_trained) / sum(size for size, _ in sizes)
+            cost += 1 + reached + share
+        return cost / len(self.blocks)
 
 
 def towers(encoder: Encoder) -> tuple[TowerParts, TowerParts]:

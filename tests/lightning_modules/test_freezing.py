@@ -13,6 +13,7 @@ from lightning_modules.callbacks import AverageWeights
 from lightning_modules.methods.freezing import FreezeConfig
 from lightning_modules.methods.gradient_cache import MemoryConfig
 from lightning_modules.methods.parameter_counts import Count, parameter_counts, total
+from lightning_modules.networks.flops import training_flops
 from lightning_modules.networks.lora import LoraConfig
 from tests.helpers.tiny_run import TINY, assert_caching_changes_nothing, first_batch, fit
 
@@ -179,3 +180,23 @@ def test_a_tower_has_so_many_blocks():
 def test_adapters_freeze_the_tower_themselves():
     with pytest.raises(ValueError, match=r"freeze\.text_tower must be none where lora\.text_tower adapts the tower"):
         ClipFinetune(encoder=TINY, freeze=FreezeConfig("all", 1), lora=LoraConfig(image_tower=()))
+
+
+@pytest.mark.parametrize(
+    ("freeze", "lora", "passes"),
+    [
+        (FreezeConfig(), None, 3.0),
+        (FreezeConfig("all"), None, 1.0),
+        (FreezeConfig(0), None, 3.0),
+        (FreezeConfig(1), None, 2.0),  # one pass of the first block, three of the second
+        (FreezeConfig(2), None, 1.0),
+        (FreezeConfig("all_but_norms"), None, 2.0 + 64 / (12 * 16 * 16 + 13 * 16)),
+        (FreezeConfig(), LoraConfig(), 2.0),
+    ],
+)
+def test_frozen_parts_cost_less(freeze, lora, passes):
+    """In forward passes of the image tower, which has two blocks."""
+    encoder = ClipFinetune(encoder=TINY, freeze=freeze, lora=lora).encoder
+    text = 2.0 if lora else 3.0
+    assert encoder.training_flops(4, 0, 0) == pytest.approx(training_flops(TINY, 4, 0, 0) * passes / 3)
+    assert encoder.training_flops(0, 90, 900) == pytest.approx(training_flops(TINY, 0, 90, 900) * text / 3)

@@ -25,7 +25,7 @@ SPECS = [
     Spec("harmo_clip", "ddp", steps=6, freeze=PARTS, recompute=True),
     Spec("harmo_clip", "whole", steps=6, freeze=FIRST, recompute=True, accumulate=2, save="first.ckpt"),
     Spec("beta_clip", "sharded", steps=6, freeze=PARTS, averaged=True),
-    Spec("beta_clip", "ddp", steps=6, lora=LORA),
+    Spec("beta_clip", "ddp", steps=6, lora=LORA, compiled=True),
     Spec("beta_clip", "whole", steps=6, lora=LORA, averaged=True, grad_cache_chunk=3, recompute=True),
     Spec("harmo_clip", "sharded", steps=6, lora=replace(LORA, image_tower=()), freeze=TOWER, save="lora.ckpt"),
 ]
@@ -48,7 +48,7 @@ def two(shards, folder):
 
 
 def alone(spec, shards):
-    return train(replace(spec, strategy="ddp", save=None, resume=None), shards, 1)
+    return train(replace(spec, strategy="ddp", save=None, resume=None, compiled=False), shards, 1)
 
 
 @pytest.mark.parametrize("number", range(len(SPECS)), ids=lambda n: f"{SPECS[n].method}-{SPECS[n].strategy}-{n}")
