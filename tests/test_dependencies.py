@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("lightning_modules", "datamodules", "losses", "eval", "configs")
-OPTIONAL = {"spacy": "spacy", "pyarrow": "parquet"}  # import: the extra that brings it
+OPTIONAL = {"spacy": "spacy", "pyarrow": "parquet", "peft": "lora"}  # import: the extra that brings it
 
 
 def imported(folder: Path) -> dict[str, Path]:

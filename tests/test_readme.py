@@ -43,6 +43,12 @@ ADDED = {
     "lightning export runs/beta_bce/checkpoints/best.ckpt beta-clip": "",
     "lightning export runs/vitb16_sharegpt4v/checkpoints/best.ckpt my-clip": "",
     "lightning export runs/vitb16_sharegpt4v/checkpoints/best.ckpt my-open-clip --format open_clip": "",
+    "lightning fit --config configs/clip.yaml --config configs/recipes/lora.yaml": SMALL,
+    "lightning fit --config configs/clip.yaml --config configs/recipes/lit.yaml": SMALL,
+    "lightning export runs/lora/checkpoints/best.ckpt my-lora": "",
+    "lightning export runs/lit/checkpoints/best.ckpt my-half --interpolate 0.5": "",
+    "lightning evaluate --model runs/lit/checkpoints/best.ckpt --interpolate 0,0.5,1 --benchmark urban1k --root DATA "
+    "--out line": MEASURE,
     "lightning fit --config configs/beta_ce.yaml --config configs/recipes/ddp.yaml": f"{SMALL} --trainer.strategy auto",
     "lightning fit --config configs/beta_ce.yaml --config configs/recipes/fsdp2.yaml": "--print_config",
     "lightning evaluate --model runs/beta_ce/checkpoints/best.ckpt --benchmark urban1k,fgovd --root DATA "
@@ -147,7 +153,15 @@ def test_all_of_them_in_order(stage, monkeypatch, capsys):
             assert yaml.safe_load(capsys.readouterr().out)["model"]["class_path"]
         else:
             assert main(given) == 0, one
-    for made in ("results/results.json", "both", "cat.html", "report.html", "page.html", "my-clip"):
+    for made in (
+        "results/results.json",
+        "both",
+        "cat.html",
+        "report.html",
+        "page.html",
+        "my-clip",
+        "line/interpolation.md",
+    ):
         assert (stage / made).exists(), made
     assert any((stage / "embeddings").iterdir())
 

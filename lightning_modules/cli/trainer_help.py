@@ -32,7 +32,13 @@ The settings that people use, with their defaults; ways to see the others stand 
   --model.encoder.context_length 248   tokens of the longest text; data follows
   --model.encoder.embed_dim 128        width of the joint space
   --model.optim.lr 0.001               peak learning rate of the towers
-  --model.optim.added_modules_lr RATE            of what the method adds; without it as the towers
+  --model.optim.image_lr RATE          of the image tower; without it lr
+  --model.optim.text_lr RATE           of the text tower; without it lr
+  --model.optim.layer_decay 1.0        factor on the rate from a block to the one before it
+  --model.optim.added_modules_lr RATE  of what the method adds, and of LoRA's adapters; without it lr
+  --model.freeze.image_tower none      all, all_but_norms, or so many of the first blocks
+  --model.freeze.text_tower none       the same
+  --model.lora.rank N                  LoRA: trains adapters in place of the towers' weights (needs peft)
   --model.optim.weight_decay 0.01      of matrices
   --model.optim.warmup_steps 100       steps of linear warm-up; then a cosine down to the end
   --model.memory.grad_cache_chunk N          gradient caching: images whose activations are in memory at a time

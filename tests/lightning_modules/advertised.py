@@ -27,7 +27,7 @@ PAIR = re.compile(r" *(--[\w.]+|\.[\w.]+) ('[^']*'|[^\s;]+)")
 OR = re.compile(r"\(or ([^()]*)\)")
 OF_RECIPES = {  # the config that a recipe is laid over
     "vitb16_sharegpt4v": "beta_ce", "vitl14_sharegpt4v": "beta_bce", "mulclip_vitb16_docci": "mulclip",
-    "harmoclip_vitb16_coco": "harmoclip",
+    "harmoclip_vitb16_coco": "harmoclip", "lora": "clip", "lit": "clip",
 }  # fmt: skip
 SIZES = {
     "image_size": 16, "patch_size": 4, "image_width": 16, "image_layers": 2, "image_heads": 2, "text_width": 16,

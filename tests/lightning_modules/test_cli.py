@@ -64,7 +64,9 @@ def test_every_config_opens_with_its_story(config):
         assert word in header
 
 
-RECIPES = [p for p in sorted((ROOT / "configs/recipes").glob("*.yaml")) if p.stem not in ("ddp", "fsdp2")]
+RECIPES = [
+    p for p in sorted((ROOT / "configs/recipes").glob("*.yaml")) if p.stem not in ("ddp", "fsdp2", "lora", "lit")
+]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda c: c.stem)
@@ -93,6 +95,22 @@ def test_recipes_for_many_gpus_go_on_top_of_any_config(recipe, strategy, capsys)
     trainer = yaml.safe_load(capsys.readouterr().out)["trainer"]
     assert trainer["strategy"]["class_path"].endswith(strategy)
     assert trainer["strategy"]["init_args"]["timeout"] == "0:10:00"
+
+
+@pytest.mark.parametrize("recipe", ["lora", "lit"])
+def test_recipes_of_what_is_trained_go_on_top_of_any_config(recipe, capsys):
+    files = ["configs/beta_ce.yaml", "configs/recipes/vitb16_sharegpt4v.yaml", f"configs/recipes/{recipe}.yaml"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *(f"--config={ROOT / file}" for file in files), "--print_config"])
+    assert not stopped.value.code
+    settings = yaml.safe_load(capsys.readouterr().out)
+    model, text = settings["model"]["init_args"], (ROOT / files[-1]).read_text()
+    assert settings["name"] == recipe
+    assert model["optim"]["lr"] == 1e-5
+    assert (model["lora"] or {}).get("rank") == (16 if recipe == "lora" else None)
+    assert model["freeze"] == {"image_tower": "none" if recipe == "lora" else "all", "text_tower": "none"}
+    for word in ("arXiv", f"--config configs/clip.yaml --config configs/recipes/{recipe}.yaml", "Memory", "Time"):
+        assert word in text
 
 
 def test_overlays_and_overrides(tmp_path, capsys):
