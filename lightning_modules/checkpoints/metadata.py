@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from torch.optim import Optimizer
 
 from datamodules import GranularityData
 from lightning_modules.networks.contract import plain_config
@@ -35,11 +37,18 @@ def provenance(method: Method) -> dict[str, Any]:
         "student_share": method.student_share,
         "lora": None if method.lora is None else asdict(method.lora),
         "start": method.start,
+        "groups": group_sizes(method.trainer.optimizers),
         "settings": _settings(method),
         "data": data.describe() if isinstance(data, GranularityData) else {},
         "steps": method.trainer.global_step,
         "numbers": dict(method.numbers),
     }
+
+
+def group_sizes(optimizers: Iterable[Optimizer]) -> dict[str, int]:
+    """The number of parameters in each of the optimisers' groups, by the group's name: what is trained."""
+    groups = (group for optimizer in optimizers for group in optimizer.param_groups)
+    return {group["name"]: len(group["params"]) for group in groups}
 
 
 def named_source(source: str) -> str:

@@ -1,4 +1,4 @@
-"""What the commands read of a run's checkpoint: its content, its encoder, its text-conditioned pooling."""
+"""Reads a run's checkpoint for the commands: its content, its encoder, its text-conditioned pooling."""
 
 from __future__ import annotations
 

@@ -13,11 +13,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from typing_extensions import override
 
 from datamodules.atomic_write import draft_name
-from lightning_modules.checkpoints.atomic_save import put_in_place, remove
+from lightning_modules.checkpoints.atomic_save import CheckpointError, put_in_place, remove
+from lightning_modules.checkpoints.metadata import KEY, group_sizes
+from lightning_modules.checkpoints.sharded import META
 from lightning_modules.distributed.wrapping import sharded
 
 
@@ -67,6 +70,21 @@ class FullySharded(ModelParallelStrategy):
         finally:
             for unit in units:
                 unit.set_requires_gradient_sync(True, recurse=False)
+
+    @override
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Raises ``CheckpointError`` where other parts were trained, or rates were parted otherwise: PyTorch puts
+        slices of the optimiser's state back into the same groups only.
+        """
+        path = Path(self.broadcast(checkpoint_path))
+        file = path / META if path.is_dir() else path
+        groups = torch.load(file, map_location="cpu", mmap=True, weights_only=True).get(KEY, {}).get("groups")
+        if self.optimizers and groups and groups != group_sizes(self.optimizers):
+            raise CheckpointError(
+                f"{path} was trained with other frozen parts, adapters or rates by part (model.freeze, lora, optim): "
+                "FSDP2 goes on with the same ones only; without FSDP2 these may change"
+            )
+        return super().load_checkpoint(checkpoint_path, weights_only)
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lightning_modules.checkpoints.atomic_save import CheckpointError
 from lightning_modules.cli.read_checkpoint import encoder_of, read
 from lightning_modules.methods.freezing import FreezeConfig
 from lightning_modules.networks.lora import LoraConfig
@@ -60,6 +61,26 @@ def test_two_ranks_are_one(number, two, shards):
 def test_a_run_with_frozen_blocks_goes_on_alone(two, shards, folder):
     spec = placed(replace(SPECS[3], strategy="ddp", save=None, resume="first.ckpt"), folder)
     check_alike([train(spec, shards, 1)], alone(SPECS[3], shards), last=6)
+
+
+def other_parts(spec, shards):
+    """The error of a run that goes on under FSDP2."""
+    try:
+        train_all([spec], shards)
+    except CheckpointError as error:
+        return str(error)
+    return "none"
+
+
+@pytest.mark.parametrize("number", [3, 7])
+def test_fsdp2_does_not_go_on_with_other_parts(number, two, shards, folder):
+    spec = placed(replace(SPECS[number], save=None, resume=SPECS[number].save, freeze=FreezeConfig(2)), folder)
+    spec = (
+        replace(spec, lora=None) if number == 3 else replace(spec, lora=LoraConfig(image_tower=(), text_tower=("fc1",)))
+    )
+    told = run_on_ranks(other_parts, 1, spec, shards)[0]
+    assert "was trained with other frozen parts, adapters or rates by part" in told
+    assert "\n" not in told
 
 
 def test_a_sharded_run_with_adapters_goes_on_and_is_read(two, shards, folder):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules.checkpoints.setting_changes import Change, accepted, changes, recorded
+from lightning_modules.checkpoints.setting_changes import LATER, Change, accepted, changes, recorded
 from lightning_modules.runs.start import refusal
 
 CONFIG = {
@@ -101,3 +101,14 @@ def test_the_line_names_what_differs_and_what_to_do():
     assert len(line) <= 200
     assert "model.setting_0: 0 → 1, " in line
     assert f"and {30 - line.count('→')} more" in line
+
+
+def test_an_older_run_goes_on_though_it_knows_nothing_of_later_settings():
+    old = {"model.optim.lr": 1e-3}
+    new = {**old, **LATER, "model.optim.image_lr": None, "model.lora": None}
+    assert not changes(old, new)
+    changed = changes(old, {**new, "model.freeze.image_tower": "all", "model.optim.image_lr": 1e-4})
+    assert [str(change) for change in changed] == [
+        "model.freeze.image_tower: none → all", "model.optim.image_lr: null → 0.0001",
+    ]  # fmt: skip
+    assert [change.name for change in changes(new, old | LATER | {"model.lora.rank": 4})] == ["model.lora.rank"]
