@@ -31,7 +31,7 @@ SURFACE = {
     "DataMonitor Diagnostics LastCheckpoint Preemption RankConsistency RateMonitor "
     "ResultTable SampleImages Throughput",
     "lightning_modules.networks": "Calibrated DualEncoder Encoder EncoderConfig ImageFeatures PositionTable "
-    "TextConditionedPooling TextFeatures TokenCalibration build_encoder load_encoder pool_regions "
+    "SiglipEncoder SiglipSettings TextConditionedPooling TextFeatures TokenCalibration build_encoder load_encoder pool_regions "
     "stretch_positions vit_b_16 vit_l_14",
 }
 

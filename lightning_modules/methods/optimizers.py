@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import AdamW, Optimizer
@@ -22,8 +21,7 @@ from typing_extensions import override
 
 from lightning_modules.methods.parameter_groups import parameter_groups
 from lightning_modules.networks import Encoder
-
-MAX_LOG_SCALE = math.log(100.0)
+from lightning_modules.networks.temperature import Temperature
 
 
 @dataclass(frozen=True)
@@ -141,12 +139,11 @@ def clip_gradients(optimizer: Optimizer, limit: float, by_value: bool = False) -
         clip_grad_norm_(parameters, limit)
 
 
-@torch.no_grad()
 def clamp_temperatures(model: nn.Module) -> None:
-    """Keep all logit scales between 1 and 100, as in CLIP."""
-    for name, parameter in model.named_parameters():
-        if name.endswith("log_scale"):
-            parameter.clamp_(0.0, MAX_LOG_SCALE)
+    """Keep all logit scales in their range: between 1 and 100, as in CLIP, where their family sets no other."""
+    for module in model.modules():
+        if isinstance(module, Temperature):
+            module.clamp_()
 
 
 def warmup_cosine(optimizer: AdamW, config: OptimConfig, total_steps: float) -> LambdaLR:

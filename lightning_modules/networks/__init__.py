@@ -7,6 +7,8 @@ from lightning_modules.networks.encoder import DualEncoder
 from lightning_modules.networks.long_context import PositionTable, stretch_positions
 from lightning_modules.networks.pooling import TextConditionedPooling
 from lightning_modules.networks.regions import pool_regions
+from lightning_modules.networks.siglip import SiglipEncoder
+from lightning_modules.networks.siglip_settings import SiglipSettings
 
 __all__ = [
     "Calibrated",
@@ -15,6 +17,8 @@ __all__ = [
     "EncoderConfig",
     "ImageFeatures",
     "PositionTable",
+    "SiglipEncoder",
+    "SiglipSettings",
     "TextConditionedPooling",
     "TextFeatures",
     "TokenCalibration",

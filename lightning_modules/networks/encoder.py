@@ -214,20 +214,20 @@ def _as(dtype: torch.dtype, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.to(dtype) for name, tensor in state.items()}
 
 
-def position_table(encoder: DualEncoder) -> PositionTable:
+def position_table(encoder: Encoder) -> PositionTable:
     """The module that holds the text positions."""
     table = encoder.text_tower.get_submodule("transformer.embeddings.position_embedding")
     assert isinstance(table, PositionTable)
     return table
 
 
-def whole_state(encoder: DualEncoder) -> State:
+def whole_state(encoder: Encoder) -> State:
     """The state dict with the position table in one piece and adapters merged, as every other layout has it."""
     state = {name: tensor for name, tensor in plain_state(encoder).items() if name not in POSITION_PARTS}
     return {**state, POSITIONS: position_table(encoder).weight.detach()}
 
 
-def load_state(encoder: DualEncoder, state: Mapping[str, Tensor], source: str = "the state dict") -> None:
+def load_state(encoder: Encoder, state: Mapping[str, Tensor], source: str = "the state dict") -> None:
     """Fill the encoder; the position table is stretched, or cut, to the encoder's context.
 
     Raises:

@@ -18,17 +18,24 @@ class Temperature(nn.Module):
 
     Args:
         scale: at the start; CLIP's is 1 / 0.07.
+        largest: an optimiser's step leaves the scale between 1 and this; CLIP's is 100, SigLIP has none.
     """
 
-    def __init__(self, scale: float = 1 / 0.07) -> None:
+    def __init__(self, scale: float = 1 / 0.07, largest: float = 100.0) -> None:
         super().__init__()
         if not (math.isfinite(scale) and scale > 0):
             raise ValueError(f"scale must be positive and finite, got {scale}")
+        self.largest = largest
         self.log_scale = nn.Parameter(torch.tensor([math.log(scale)]))
 
     def forward(self) -> Float[Tensor, " 1"]:
         """The logit scale, the factor on similarities."""
         return self.log_scale.exp()
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Keep the scale between 1 and ``largest``."""
+        self.log_scale.clamp_(0.0, math.log(self.largest))
 
 
 class LogitBias(nn.Module):

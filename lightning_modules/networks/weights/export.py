@@ -30,7 +30,7 @@ def save_transformers(config: EncoderConfig, state: Mapping[str, Tensor], folder
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     theirs = write(transformers_clip.links(config.image_layers, config.text_layers), state)
-    _save(theirs, path / "model.safetensors")
+    save_weights(theirs, path / "model.safetensors")
     transformers_clip.model_config(config).save_pretrained(path)
     processor(config).save_pretrained(path)
 
@@ -56,13 +56,13 @@ def save_open_clip(config: EncoderConfig, state: Mapping[str, Tensor], folder: s
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     theirs = write(openai_clip.links(config.image_layers, config.text_layers), state)
-    _save(theirs, path / "open_clip_model.safetensors")
+    save_weights(theirs, path / "open_clip_model.safetensors")
     preprocess = {"mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic", "resize_mode": "shortest"}
     settings = {"model_cfg": openai_clip.model_config(config), "preprocess_cfg": preprocess}
     (path / "open_clip_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def _save(state: Mapping[str, Tensor], file: Path) -> None:
+def save_weights(state: Mapping[str, Tensor], file: Path) -> None:
     """Write the weights file whole or not at all, readable by whoever may read new files of this user."""
     with atomic_write(file) as draft:
         try:
