@@ -65,10 +65,12 @@ class SamplePreprocessor:
     regions: RegionSampling = RegionSampling()
 
     def __call__(self, sample: Sample, rng: random.Random) -> PreparedSample:
-        """Raises ``SampleError`` (reason ``image``) where the image cannot be used."""
+        """Raises ``SampleError`` (reason ``image``) where the image cannot be used, ``ForeignTokens`` where the stored
+        token ids are of another tokenizer.
+        """
         distinct_boxes = list(dict.fromkeys(r.box for r in sample.regions))
         boxes = np.array(distinct_boxes, dtype=np.float64).reshape(-1, 4)
-        stored_tokens = read_tokens(sample)
+        stored_tokens = read_tokens(sample, self.tokenizer)
         image, counts = open_image(sample.image), Counter[str]()
         large = self.regions.large(boxes, *image.size) | (not self.random_texts)
         pixels, square_boxes, in_square = self.transform(image, boxes, self.image_size, rng)

@@ -13,11 +13,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from datamodules.batching.tokenizer import EOT, SOT, VOCAB_SIZE, Tokenizer, is_plain
+from datamodules.batching.tokenizer import EOT, SOT, VOCAB_SIZE, TextTokenizer, Tokenizer, is_plain
 from datamodules.sample import Sample, SampleError
 
 _MAGIC = b"BPE1"
 _HEAD = struct.Struct("<4sII")
+
+
+class ForeignTokens(ValueError):
+    """Stored ids that the model's tokenizer did not make."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,19 @@ def with_tokens(sample: Sample) -> Sample:
     return replace(sample, tokens=head + b"".join(part.tobytes() for part in parts))
 
 
-def read_tokens(sample: Sample) -> StoredTokens | None:
-    """The tokens stored with ``sample``; None where there are none.
+def read_tokens(sample: Sample, tokenizer: TextTokenizer | None = None) -> StoredTokens | None:
+    """The tokens stored with ``sample``, for a model of this tokenizer (None: CLIP's); None where there are none.
 
     Raises:
         SampleError: (reason ``tokens``) it is damaged, or belongs to other texts.
+        ForeignTokens: the model's tokenizer is not CLIP's.
     """
     if not sample.tokens:
         return None
+    if not isinstance(tokenizer, Tokenizer | None):
+        raise ForeignTokens(
+            "its stored token ids are CLIP's and the model has another tokenizer: prepare the shards without --tokens"
+        )
     texts, data = _texts(sample), sample.tokens
     magic, count, phrases = _HEAD.unpack_from(data) if len(data) >= _HEAD.size else (b"", 0, 0)
     if magic != _MAGIC or (count, phrases) != (len(texts), len(sample.phrases)):

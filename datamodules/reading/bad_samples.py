@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from datamodules.batch import Batch, Skip
+from datamodules.batching.stored_tokens import ForeignTokens
 from datamodules.bounds import at_least
 from datamodules.reading.ranks import gather, rank_count
 from datamodules.sample import SampleError
@@ -69,6 +70,8 @@ class SkipNotes:
             yield
         except SampleError as error:
             self.add(Skip(error.reason, shard, key, str(error)))
+        except ForeignTokens as error:
+            raise DataError(f"{shard}: {error}") from error
         except Exception as error:
             raise DataError(f"{shard}, sample {key!r}: {error!r}") from error
 

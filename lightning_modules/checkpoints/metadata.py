@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from torch.optim import Optimizer
 
 from datamodules import GranularityData
-from lightning_modules.networks.contract import plain_config
+from lightning_modules.networks.contract import plain_config, shown_config
 
 if TYPE_CHECKING:
     from lightning_modules.methods.base import Method
@@ -89,4 +89,4 @@ def _settings(method: Method) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(item) for item in value]
-    return asdict(value) if hasattr(value, "__dataclass_fields__") else value
+    return shown_config(asdict(value)) if hasattr(value, "__dataclass_fields__") else value

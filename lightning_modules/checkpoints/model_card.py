@@ -10,9 +10,12 @@ import yaml
 
 from eval import markdown
 from lightning_modules.checkpoints.setting_changes import Change
+from lightning_modules.networks import EncoderConfig, SiglipSettings
+from lightning_modules.networks.contract import shown_config
 
+CLIP, SIGLIP = EncoderConfig.__name__, SiglipSettings.__name__  # families, by their settings
 USE = {
-    "transformers": """from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+    (CLIP, "transformers"): """from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 from transformers import CLIPModel, CLIPProcessor
 
 model, processor = CLIPModel.from_pretrained(FOLDER), CLIPProcessor.from_pretrained(FOLDER)
@@ -21,20 +24,37 @@ square = Compose([Resize(side, InterpolationMode.BICUBIC), CenterCrop(side)])  #
 images = [square(image) for image in images]  # upright, RGB
 inputs = processor(text=texts, images=images, padding=True, truncation=True, return_tensors="pt")
 outputs = model(**inputs)  # image_embeds and text_embeds have unit norm""",
-    "open_clip": """import open_clip
+    (CLIP, "open_clip"): """import open_clip
 
 model, preprocess = open_clip.create_model_from_pretrained("local-dir:" + FOLDER)
 tokenizer = open_clip.get_tokenizer("local-dir:" + FOLDER)
 image = model.encode_image(preprocess(picture)[None], normalize=True)
 text = model.encode_text(tokenizer(texts), normalize=True)""",
+    (SIGLIP, "transformers"): """from transformers import SiglipModel, SiglipProcessor
+
+model, processor = SiglipModel.from_pretrained(FOLDER), SiglipProcessor.from_pretrained(FOLDER)
+inputs = processor(  # upright RGB images; the padding is part of what the model reads
+    text=texts, images=images, padding="max_length", truncation=True, return_tensors="pt"
+)
+outputs = model(**inputs)  # image_embeds and text_embeds have unit norm
+probabilities = outputs.logits_per_image.sigmoid()""",
 }
 
-
-CROP = (
-    "`square` is OpenAI CLIP's crop. The processor's own rounds another way where the resized image's longer side "
+NOTES = {
+    (
+        CLIP,
+        "transformers",
+    ): "`square` is OpenAI CLIP's crop. The processor's own rounds another way where the resized image's longer side "
     "exceeds the square by 3, 7, 11, ... pixels (a quarter of COCO's images): there it is one pixel further left or "
-    "up, and the embedding slightly another."
-)
+    "up, and the embedding slightly another.",
+    (
+        SIGLIP,
+        "transformers",
+    ): "Texts are in lower case: the processor's tokenizer sees to it. The processor resizes the "
+    "whole image to a square, whatever its aspect ratio; `lightning evaluate --fit squash` (bicubic) or "
+    "`squash_bilinear` does the same, as `resample` in its settings says (3 or 2).",
+}
+NAMES = {CLIP: "CLIP", SIGLIP: "SigLIP"}
 
 
 def model_card(origin: Mapping[str, Any], format: str) -> str:
@@ -44,21 +64,23 @@ def model_card(origin: Mapping[str, Any], format: str) -> str:
         origin: what ``checkpoints.metadata`` put into the checkpoint; with ``history`` where the run has one.
         format: of the folder, ``transformers`` or ``open_clip``.
     """
-    encoder, numbers = origin["encoder"], origin["numbers"]
+    encoder, numbers = shown_config(origin["encoder"]), origin["numbers"]
+    family = encoder.get("family", CLIP)
+    name = NAMES[family]
     head = {
         "library_name": format,
         "pipeline_tag": "zero-shot-image-classification",
-        "tags": ["clip", "grainclip", origin["method"]],
+        "tags": [name.lower(), "grainclip", origin["method"]],
     }
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {origin['method']}, {encoder['image_size']} px, {encoder['context_length']} tokens",
         f"Trained with GrainCLIP {origin['version']} (commit {origin['commit']}), {origin['steps']} steps. "
-        "Image and text embeddings are plain CLIP's; what the method added for training is not part of it. "
+        f"Image and text embeddings are plain {name}'s; what the method added for training is not part of it. "
         "The text tower reads texts one by one, up to the given number of tokens.",
         *_interpolation(origin),
-        f"## Use\n\n```python\n{USE[format]}\n```",
-        *([CROP] if format == "transformers" else []),
+        f"## Use\n\n```python\n{USE[family, format]}\n```",
+        *([NOTES[family, format]] if (family, format) in NOTES else []),
         "## Numbers on the validation set\n\n" + (markdown(numbers) if numbers else "Not measured in this run."),
         f"## Data\n\n```json\n{json.dumps(origin['data'], indent=2, default=str)}\n```",
         *_changes(origin.get("history", [])),

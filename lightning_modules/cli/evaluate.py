@@ -37,7 +37,7 @@ from lightning_modules.cli.read_checkpoint import encoder_of, pooling_of, read
 from lightning_modules.errors import fail
 from lightning_modules.inference.evaluation_model import EvaluationModel
 from lightning_modules.networks import Encoder, TextConditionedPooling, load_encoder
-from lightning_modules.networks.contract import plain_config
+from lightning_modules.networks.contract import plain_config, shown_config
 
 logger = logging.getLogger("grainclip")
 
@@ -65,10 +65,12 @@ def load(source: str) -> tuple[Encoder, dict[str, Any]]:
 def _load(source: str) -> tuple[Encoder, dict[str, Any], TextConditionedPooling | None]:
     if Path(source).suffix != ".ckpt":
         encoder = load_encoder(source)
-        return encoder, {"source": source, "encoder": plain_config(encoder.config)}, None
+        return encoder, {"source": source, "encoder": shown_config(plain_config(encoder.config))}, None
     saved = read(Path(source))
     origin = saved[KEY]
-    words = {name: origin[name] for name in ("method", "steps", "commit", "encoder")}
+    words = {name: origin[name] for name in ("method", "steps", "commit")} | {
+        "encoder": shown_config(origin["encoder"])
+    }
     return encoder_of(saved), {"source": source, **words}, pooling_of(saved)
 
 

@@ -21,6 +21,7 @@ from typing_extensions import override
 from datamodules.batch import Batch, Grain, RaggedTexts, TextSlots
 from datamodules.batching.tokenizer import VOCAB_SIZE
 from datamodules.datamodule import GranularityData
+from lightning_modules.checkpoints import instantiate
 from lightning_modules.checkpoints.metadata import KEY, named_source, provenance, warn_of_changed_settings
 from lightning_modules.checkpoints.weight_interpolation import fit_averaged
 from lightning_modules.distributed.wrapping import shard, sharded
@@ -350,6 +351,8 @@ class Method(LightningModule, ABC):
         sizes = self.encoder.config
         is_plain = isinstance(settings["encoder"], dict)
         settings |= {"pretrained": None, "encoder": plain_config(sizes) if is_plain else sizes}
+        if is_plain and not isinstance(sizes, EncoderConfig):
+            settings["_instantiator"] = instantiate.NAME
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ tokens of a phrase) is also there as it was before normalisation: ``dense`` and 
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import takewhile
@@ -24,6 +25,8 @@ from datamodules.batching.tokenizer import TextTokenizer
 from lightning_modules.networks.normalize import unit
 from lightning_modules.networks.temperature import LogitBias, Temperature
 from lightning_modules.networks.weights.files import fetch
+
+SHOWN = 200  # characters of a setting that people are shown
 
 
 class ImageFeatures(NamedTuple):
@@ -293,6 +296,16 @@ def plain_config(config: EncoderSizes) -> dict[str, Any]:
     """Settings as plain numbers and strings, with the name of their family where it is not CLIP's."""
     fields = {name: getattr(config, name) for name in config.__dataclass_fields__}
     return fields if type(config) is Encoder.families[0].settings else {"family": type(config).__name__} | fields
+
+
+def shown_config(plain: dict[str, Any]) -> dict[str, Any]:
+    """Plain settings for people: of a long text (a tokenizer) its digest and length."""
+    return {
+        name: f"sha256 {hashlib.sha256(value.encode()).hexdigest()[:12]}, {len(value)} characters"
+        if isinstance(value, str) and len(value) > SHOWN
+        else value
+        for name, value in plain.items()
+    }
 
 
 def config_of(plain: dict[str, Any]) -> EncoderSizes:

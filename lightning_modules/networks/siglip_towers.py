@@ -16,6 +16,7 @@ packed into rows, as CLIP's are: each has a row of its own, filled up here.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -51,7 +52,7 @@ class SiglipImageTower(nn.Module):
 
     def stretch(self, side: int) -> None:
         """Read images of ``side`` by ``side`` patches from now on."""
-        embeddings = self.transformer.embeddings
+        embeddings: Any = self.transformer.embeddings
         table = stretch_grid(embeddings.position_embedding.weight.detach()[None], side, leading=0)[0]
         embeddings.position_embedding = nn.Embedding.from_pretrained(table, freeze=False)
         embeddings.num_patches = embeddings.num_positions = side**2

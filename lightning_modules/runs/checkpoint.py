@@ -15,6 +15,7 @@ from lightning_modules.checkpoints.setting_changes import Change, Flat
 from lightning_modules.checkpoints.sharded import META
 from lightning_modules.checkpoints.weight_interpolation import AVERAGED
 from lightning_modules.methods.known_methods import know_all_methods
+from lightning_modules.networks.contract import shown_config
 from lightning_modules.networks.weights.unreadable import UNREADABLE, why_unreadable
 
 RUN = "grainclip_run"  # the key under which a checkpoint keeps its run's id, settings, config and history
@@ -90,12 +91,13 @@ def misfit(facts: Facts, method: str, shapes: Shapes, sizes: Mapping[str, Any]) 
     names = [name for name in (*current, *saved) if current.get(name) != saved.get(name)]
     if not names:
         return None
-    different = [name for name, size in facts.sizes.items() if name in sizes and size != sizes[name]]
+    there, here = shown_config(facts.sizes), shown_config(dict(sizes))
+    different = [name for name, size in there.items() if name in here and size != here[name]]
     if different:
-        changed = [str(Change(f"model.encoder.{name}", facts.sizes[name], sizes[name])) for name in different]
+        changed = [str(Change(f"model.encoder.{name}", there[name], here[name])) for name in different]
         return f"{facts.path} is of another size: {', '.join(changed)}"
-    there, here = _size(saved.get(names[0])), _size(current.get(names[0]))
-    return f"{facts.path} is of another size: {names[0]} is {there} there and {here} here"
+    old, new = _size(saved.get(names[0])), _size(current.get(names[0]))
+    return f"{facts.path} is of another size: {names[0]} is {old} there and {new} here"
 
 
 def _size(shape: tuple[int, ...] | None) -> str:

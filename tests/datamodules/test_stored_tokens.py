@@ -9,13 +9,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from datamodules import DataError, GranularityData
 from datamodules.batching.collate import SamplePreprocessor, collate
 from datamodules.batching.image_transforms import Squash
+from datamodules.batching.input_format import InputFormat
+from datamodules.batching.library_tokenizer import LibraryTokenizer
 from datamodules.batching.stored_tokens import read_tokens, with_tokens
 from datamodules.batching.text_sampling import GrainSampling
 from datamodules.batching.tokenizer import Tokenizer
 from datamodules.sample import Phrase, Sample, SampleError
-from tests.helpers.tiny import make_sample
+from tests.helpers.small_tokenizers import gemma
+from tests.helpers.tiny import make_sample, write_tar
 
 
 def odd(number: int) -> Sample:
@@ -73,3 +77,14 @@ def test_damaged_tokens_are_told(data):
     else:
         reason = "tokens" if known is None or all(len(ids) >= 2 for ids in known.ids.values()) else ""
     assert reason == "tokens"
+
+
+def test_a_model_of_another_tokenizer_refuses_them(tmp_path):
+    """With one line that names the shard, though a damaged sample would only be left out."""
+    shard = write_tar(tmp_path / "train-000.tar", [with_tokens(make_sample(number)) for number in range(4)])
+    data = GranularityData([str(shard)], batch_size=2, num_workers=0, image_size=16)
+    data.setup("fit")
+    next(iter(data.train_dataloader()))
+    data.input_format = InputFormat(LibraryTokenizer(gemma(), 64))
+    with pytest.raises(DataError, match=r"train-000\.tar: its stored token ids are CLIP's and the model has another"):
+        next(iter(data.train_dataloader()))

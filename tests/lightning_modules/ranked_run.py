@@ -57,6 +57,7 @@ class Spec:
     compiled: bool = False
     freeze: FreezeConfig = FreezeConfig()
     lora: LoraConfig | None = None
+    pretrained: str | None = None  # a folder to start from
 
 
 @dataclass
@@ -128,7 +129,7 @@ def train(spec: Spec, shards: list[str], ranks: int, *callbacks: Callback) -> Re
     memory = MemoryConfig(spec.grad_cache_chunk, spec.recompute)
     encoder = replace(TINY, frozen_positions=20)
     method: Method = METHODS[spec.method](
-        encoder=encoder, optim=OPTIM, memory=memory, freeze=spec.freeze, lora=spec.lora
+        encoder=encoder, optim=OPTIM, memory=memory, freeze=spec.freeze, lora=spec.lora, pretrained=spec.pretrained
     )
     trainer.fit(method, data, ckpt_path=spec.resume)
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)

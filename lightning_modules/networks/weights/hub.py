@@ -18,6 +18,10 @@ OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 TRANSFORMERS = ("model.safetensors", "pytorch_model.bin")
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 CONFIGS = (OPEN_CLIP_CONFIG, "config.json")
+PROCESSORS = (  # how a model's texts and images are prepared
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("preprocessor_config.json", "processor_config.json"),
+)
 SECONDS = 8.0  # for the hub's answer
 
 
@@ -31,7 +35,7 @@ def weights_of(names: Collection[str]) -> str | None:
 
 
 def from_hub(repository: str) -> Path:
-    """The weights file of a hub repository, its config files beside it; downloaded, or from the hub's cache.
+    """The weights file of a hub repository, its config and processor files beside it; downloaded, or from the cache.
 
     Raises:
         FileNotFoundError: where there is no such repository, it holds no weights, or it is not in the cache and the
@@ -49,7 +53,7 @@ def from_hub(repository: str) -> Path:
     weights = weights_of(names)
     if weights is None:
         raise FileNotFoundError(f"{repository} holds no weights: looked for {', '.join((*TRANSFORMERS, *OPEN_CLIP))}")
-    for name in names.intersection(CONFIGS):
+    for name in names.intersection((*CONFIGS, *PROCESSORS)):
         hf_hub_download(repository, name)
     return Path(hf_hub_download(repository, weights))
 

@@ -9,12 +9,10 @@ folders have it inside ``tokenizer.json``, so transformers' processor gives the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from tokenizers import Regex, normalizers
 from torch import Tensor
 from transformers import (
@@ -77,12 +75,12 @@ def read_siglip(weights: Path) -> tuple[SiglipSettings, State]:
         raise ValueError(f"{file}: architectures must name SiglipModel, got {', '.join(architectures)}")
     vision = SiglipVisionConfig.from_dict(fields.get("vision_config") or {})
     text = SiglipTextConfig.from_dict(fields.get("text_config") or {})
-    _check_towers(vision, text, str(file))
+    image_size, patch_size = _check_towers(vision, text, str(file))
     tokenization = read_tokenization(weights.parent, text.vocab_size)
     pixels = read_pixel_format(weights.parent)
     settings = SiglipSettings(
-        image_size=vision.image_size,
-        patch_size=vision.patch_size,
+        image_size=image_size,
+        patch_size=patch_size,
         image_width=vision.hidden_size,
         image_hidden=vision.intermediate_size,
         image_layers=vision.num_hidden_layers,
@@ -107,8 +105,11 @@ def read_siglip(weights: Path) -> tuple[SiglipSettings, State]:
     return settings, renamed(read_tensors(weights))
 
 
-def _check_towers(vision: SiglipVisionConfig, text: SiglipTextConfig, source: str) -> None:
-    """Raises ValueError where a tower is of a kind that the encoder does not build."""
+def _check_towers(vision: SiglipVisionConfig, text: SiglipTextConfig, source: str) -> tuple[int, int]:
+    """Sides of the image and of a patch. Raises ValueError where a tower is of a kind that is not built here."""
+    image, patch = vision.image_size, vision.patch_size
+    if not isinstance(image, int) or not isinstance(patch, int):
+        raise ValueError(f"{source}: image_size and patch_size must be numbers, for squares, got {image} and {patch}")
     for name in ("hidden_act", "layer_norm_eps"):
         if getattr(vision, name) != getattr(text, name):
             raise ValueError(f"{source}: {name} must agree, got {getattr(vision, name)} and {getattr(text, name)}")
@@ -119,6 +120,7 @@ def _check_towers(vision: SiglipVisionConfig, text: SiglipTextConfig, source: st
             f"{source}: text_config.projection_size must be the image tower's width, {vision.hidden_size}, "
             f"got {text.projection_size}"
         )
+    return image, patch
 
 
 def read_tokenization(folder: Path, vocab_size: int) -> Tokenization:

@@ -56,7 +56,8 @@ def test_one_weights_file_and_its_config_are_downloaded(encoder, agrees, tmp_pat
     (tmp_path / "pytorch_model.bin").touch()
     asked = holds(monkeypatch, tmp_path)
     agrees(DualEncoder.from_pretrained(NAME))
-    assert sorted(asked) == ["config.json", "model.safetensors"]
+    assert sorted(asked) == sorted(file.name for file in tmp_path.iterdir() if file.name != "pytorch_model.bin")
+    assert {"config.json", "model.safetensors", "tokenizer.json"} < set(asked)
 
 
 @pytest.mark.parametrize(
