@@ -17,7 +17,7 @@ from eval.data.image_preprocessing import centre_crop, fit_setting
 from eval.interfaces import EvalContext, PathBenchmark, Result
 from eval.metrics.bidirectional_ranking import rank_bidirectional
 from eval.metrics.similarity import unit_rows
-from eval.protocols.embed import batch_ranges, embed_texts, gather_batches, load_batches, pixels
+from eval.protocols.embed import batch_ranges, embed_texts, gather_batches, load_batches, patches_of, pixels
 from eval.protocols.image_text_retrieval import SHORT_KS, text_counts
 
 
@@ -39,7 +39,7 @@ class OracleFile(PathBenchmark):
 
         batches, rows = batch_ranges(len(captions), run.batch_size), []
         for batch, squares in load_batches(square, batches, run, name):
-            dense = model.encode_image(torch.stack(squares)).dense
+            dense = patches_of(model.encode_image(torch.stack(squares)))
             batch_texts = texts[batch.start : batch.stop].to(dense.device)
             views = model.condition(batch_texts, dense, torch.arange(len(batch), device=dense.device))
             rows.append(unit_rows(f"{name}: views", views).cpu())

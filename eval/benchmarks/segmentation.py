@@ -33,7 +33,7 @@ from eval.data.records import file_sha256, read_text
 from eval.data.sources import ImageFile
 from eval.interfaces import EvalContext, Model, PathBenchmark, Result
 from eval.metrics.gather import gather_rows, rank_share
-from eval.protocols.embed import embed_classes
+from eval.protocols.embed import embed_classes, patches_of
 from eval.protocols.phrase_grounding import turn_back
 from eval.protocols.prompts import folder_templates
 from eval.results.compare import numbers_of
@@ -154,7 +154,7 @@ def predict(
     total, windows = torch.zeros(classes, height, width), torch.zeros(height, width)
     for first in range(0, len(corners), batch_size):
         part = corners[first : first + batch_size]
-        dense = model.encode_image(torch.stack([resized[:, y : y + side, x : x + side] for y, x in part])).dense
+        dense = patches_of(model.encode_image(torch.stack([resized[:, y : y + side, x : x + side] for y, x in part])))
         cosines = functional.normalize(dense.float().flatten(2).mT, dim=-1) @ vectors.to(dense.device).float().T
         best = cosines.new_full((*cosines.shape[:2], classes), -torch.inf)
         best = best.scatter_reduce(2, owner.to(dense.device).expand_as(cosines), cosines, "amax")

@@ -22,7 +22,7 @@ from datamodules.reading.ranks import rank_count
 from eval.data.cache import digest
 from eval.data.image_preprocessing import Fit, fit_name
 from eval.data.sources import ImageSource
-from eval.interfaces import EvalContext, Model
+from eval.interfaces import EvalContext, ImageEmbeddings, Model
 from eval.metrics.gather import gather_rows, rank_share
 from eval.metrics.similarity import unit_rows
 from eval.protocols.prompts import class_vectors
@@ -51,6 +51,13 @@ def embed_images(
 
     stamps = (image.stamp() for image in images)
     return cached_rows(model, run, "images", len(images), stamps, compute, fit=fit_name(fit))
+
+
+def patches_of(features: ImageEmbeddings) -> Float[Tensor, "B D h w"]:
+    """The dense features of images. Raises ValueError where the model has none."""
+    if features.dense.shape[2] == 0:
+        raise ValueError("this needs patch features, and the image tower of --model gives none")
+    return features.dense
 
 
 def embed_texts(model: Model, run: EvalContext, texts: Sequence[str], label: str) -> Float[Tensor, "N D"]:

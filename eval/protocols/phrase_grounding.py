@@ -25,7 +25,7 @@ from eval.data.image_preprocessing import SQUASHED, squash, whole_fit
 from eval.data.records import read_json
 from eval.data.sources import ImageFile, ImageSource, Xywh
 from eval.interfaces import AttentiveModel, EvalContext, Model
-from eval.protocols.embed import as_pixels, batch_ranges, embed_texts, gather_batches, load_batches
+from eval.protocols.embed import as_pixels, batch_ranges, embed_texts, gather_batches, load_batches, patches_of
 from eval.results.per_item import Items, Mean
 
 ALPHA = 0.4
@@ -113,7 +113,7 @@ def ground_phrases(
     rows = []
     for batch, loaded in load_batches(load, batches, run, f"{name}: images"):
         span = spans[batch]
-        dense = model.encode_image(torch.stack([square for square, *_ in loaded])).dense
+        dense = patches_of(model.encode_image(torch.stack([square for square, *_ in loaded])))
         image = torch.tensor([phrases[n].image - batch[0] for n in span], device=dense.device)
         heats = maps(model, texts[span.start : span.stop].to(dense.device), dense, image).float().cpu()
         for n, heat in zip(span, heats, strict=True):

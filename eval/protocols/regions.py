@@ -20,7 +20,15 @@ from eval.data.cache import digest
 from eval.data.image_preprocessing import Fit, covered, fit_name
 from eval.data.sources import ImageFile
 from eval.interfaces import EvalContext, Model
-from eval.protocols.embed import as_pixels, batch_ranges, cached_rows, checked_rows, gather_batches, load_batches
+from eval.protocols.embed import (
+    as_pixels,
+    batch_ranges,
+    cached_rows,
+    checked_rows,
+    gather_batches,
+    load_batches,
+    patches_of,
+)
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in fractions of the image
 Prepare = Callable[[Float[Tensor, "B D h w"]], Float[Tensor, "B D h w"]]  # patch features, before they are pooled
@@ -113,7 +121,7 @@ def embed_regions(
     def compute() -> Float[Tensor, "R D"]:
         batches, rows = batch_ranges(len(images), run.batch_size), []
         for batch, loaded in load_batches(square, batches, run, f"{label}: regions"):
-            dense = model.encode_image(torch.stack([pixels for pixels, _ in loaded])).dense
+            dense = patches_of(model.encode_image(torch.stack([pixels for pixels, _ in loaded])))
             regions = pooling(model, dense, batch, [turn for _, turn in loaded])
             rows.append(checked_rows(label, regions))
         return gather_batches(rows, [range(ends[b[0]] - pooling.counts[b[0]], ends[b[-1]]) for b in batches])

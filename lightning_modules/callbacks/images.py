@@ -117,9 +117,10 @@ class SampleImages(Callback):
         self._last = step
 
     def _figures(self, method: Method, snapshot: Snapshot, step: int, labels: tuple[str, ...]) -> images.Tagged:
+        if snapshot.model.encoder.has_dense:
+            yield from images.attention(snapshot, self._chosen, step)
+            yield from images.boxes(snapshot, self._chosen, step, labels)
         yield from chain(
-            images.attention(snapshot, self._chosen, step),
-            images.boxes(snapshot, self._chosen, step, labels),
             images.similarities(snapshot, self._chosen, step),
             images.galleries(snapshot, self._chosen, step),
             images.targets(method, snapshot, self._chosen),

@@ -10,10 +10,18 @@ import yaml
 
 from eval import markdown
 from lightning_modules.checkpoints.setting_changes import Change
-from lightning_modules.networks import EncoderConfig, SiglipSettings
-from lightning_modules.networks.contract import shown_config
+from lightning_modules.networks import EncoderConfig, OpenClipConfig, SiglipSettings
+from lightning_modules.networks.contract import config_of, shown_config
 
 CLIP, SIGLIP = EncoderConfig.__name__, SiglipSettings.__name__  # families, by their settings
+OPEN_CLIP = OpenClipConfig.__name__
+BY_OPEN_CLIP = """import open_clip
+
+model, preprocess = open_clip.create_model_from_pretrained("local-dir:" + FOLDER)
+tokenizer = open_clip.get_tokenizer("local-dir:" + FOLDER)
+model.eval()
+image = model.encode_image(preprocess(picture)[None], normalize=True)
+text = model.encode_text(tokenizer(texts), normalize=True)"""
 USE = {
     (CLIP, "transformers"): """from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 from transformers import CLIPModel, CLIPProcessor
@@ -24,12 +32,8 @@ square = Compose([Resize(side, InterpolationMode.BICUBIC), CenterCrop(side)])  #
 images = [square(image) for image in images]  # upright, RGB
 inputs = processor(text=texts, images=images, padding=True, truncation=True, return_tensors="pt")
 outputs = model(**inputs)  # image_embeds and text_embeds have unit norm""",
-    (CLIP, "open_clip"): """import open_clip
-
-model, preprocess = open_clip.create_model_from_pretrained("local-dir:" + FOLDER)
-tokenizer = open_clip.get_tokenizer("local-dir:" + FOLDER)
-image = model.encode_image(preprocess(picture)[None], normalize=True)
-text = model.encode_text(tokenizer(texts), normalize=True)""",
+    (CLIP, "open_clip"): BY_OPEN_CLIP,
+    (OPEN_CLIP, "open_clip"): BY_OPEN_CLIP,
     (SIGLIP, "transformers"): """from transformers import SiglipModel, SiglipProcessor
 
 model, processor = SiglipModel.from_pretrained(FOLDER), SiglipProcessor.from_pretrained(FOLDER)
@@ -54,7 +58,7 @@ NOTES = {
     "whole image to a square, whatever its aspect ratio; `lightning evaluate --fit squash` (bicubic) or "
     "`squash_bilinear` does the same, as `resample` in its settings says (3 or 2).",
 }
-NAMES = {CLIP: "CLIP", SIGLIP: "SigLIP"}
+NAMES = {CLIP: "CLIP", SIGLIP: "SigLIP", OPEN_CLIP: "OpenCLIP"}
 
 
 def model_card(origin: Mapping[str, Any], format: str) -> str:
@@ -64,7 +68,7 @@ def model_card(origin: Mapping[str, Any], format: str) -> str:
         origin: what ``checkpoints.metadata`` put into the checkpoint; with ``history`` where the run has one.
         format: of the folder, ``transformers`` or ``open_clip``.
     """
-    encoder, numbers = shown_config(origin["encoder"]), origin["numbers"]
+    sizes, encoder, numbers = config_of(origin["encoder"]), shown_config(origin["encoder"]), origin["numbers"]
     family = encoder.get("family", CLIP)
     name = NAMES[family]
     head = {
@@ -74,7 +78,7 @@ def model_card(origin: Mapping[str, Any], format: str) -> str:
     }
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
-        f"# {origin['method']}, {encoder['image_size']} px, {encoder['context_length']} tokens",
+        f"# {origin['method']}, {sizes.image_size} px, {sizes.context_length} tokens",
         f"Trained with GrainCLIP {origin['version']} (commit {origin['commit']}), {origin['steps']} steps. "
         f"Image and text embeddings are plain {name}'s; what the method added for training is not part of it. "
         "The text tower reads texts one by one, up to the given number of tokens.",

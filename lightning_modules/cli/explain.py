@@ -19,7 +19,7 @@ from eval.data.sources import ImageFile
 from eval.drawing.canvas import scale_strip
 from eval.drawing.heat import Heat, overlay, resized, with_margin
 from eval.drawing.page import card, cards, image, page, png_of
-from eval.protocols.embed import as_pixels
+from eval.protocols.embed import as_pixels, patches_of
 from lightning_modules.cli.evaluate import load_model, wanted_device
 from lightning_modules.cli.model_names import model_names
 from lightning_modules.cli.output_paths import make_room
@@ -34,13 +34,13 @@ def explain(model: EvaluationModel, original: Image.Image, texts: Sequence[str])
     """A heat map for each text, and each text's cosine with the whole image.
 
     Raises:
-        ValueError: where there is no text, or an empty one.
+        ValueError: where there is no text, or an empty one, or the model has no patch features.
     """
     if not texts or not all(text.strip() for text in texts):
         raise ValueError(f"--text must be one or more texts that are not empty, got {list(texts)}")
     features = model.encode_image(as_pixels(squash(original, model.image_size))[None])
     vectors = model.encode_text(texts)
-    return heat_maps(model, vectors, features.dense), (vectors @ features.image[0]).tolist()
+    return heat_maps(model, vectors, patches_of(features)), (vectors @ features.image[0]).tolist()
 
 
 def explain_page(model: EvaluationModel, note: str, original: Image.Image, texts: Sequence[str], name: str) -> str:

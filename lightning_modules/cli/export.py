@@ -26,7 +26,7 @@ from lightning_modules.runs.checkpoint import RUN
 def export(
     checkpoint: Path,
     folder: Path,
-    format: str = "transformers",
+    format: str | None = None,
     weights: str = "trained",
     dtype: torch.dtype = torch.float32,
     interpolate: float | None = None,
@@ -37,7 +37,7 @@ def export(
     Args:
         checkpoint: ``.ckpt`` file or folder of a run.
         folder: written into; it must not hold other files.
-        format: ``transformers`` or ``open_clip``.
+        format: ``transformers`` or ``open_clip``; None: the first of the formats of the encoder's family.
         weights: the ``trained`` ones, or their running average (``averaged``).
         dtype: of the weights in the file.
         interpolate: share of these weights; the rest is of those that the run started from. None: all.
@@ -57,6 +57,8 @@ def export(
     else:
         line = line_of(checkpoint, saved, start, weights)
         encoder, origin = line.at(interpolate), origin | {"interpolation": interpolate, "start": line.words["start"]}
+    format = encoder.formats[0] if format is None else format
+    encoder.check_format(format)
     make_folder(folder, "FOLDER")
     encoder.save(folder, format, dtype)
     (folder / "README.md").write_text(model_card(origin, format), encoding="utf-8")

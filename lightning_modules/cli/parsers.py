@@ -22,7 +22,7 @@ from lightning_modules.errors import fail
 FITS = ("centre_crop", "squash", "squash_bilinear", "longest", "letterbox")
 WORDINGS = ("raw", "first_line", "first_filled_line", "one_line", "lotlip", "deduplicated")
 KINDS = ("image", "caption", "sentence", "phrase")
-MODEL = ".ckpt file of a run, or folder, weights file, hub id of a CLIP"
+MODEL = ".ckpt file of a run, or folder, weights file, hub id, open_clip:NAME/TAG of a CLIP"
 START = "with --interpolate: the model that the run started from; without it the run's model.pretrained"
 SHARDS = "tars, folders of tars, globs or braces"
 DEVICE = "cpu, cuda, cuda:1, mps; without it a GPU where there is one"
@@ -106,7 +106,8 @@ def export() -> CommandParser:
     parser = CommandParser("export", about + "go on from without FSDP2.")
     parser.add_argument("checkpoint", type=Path, help=".ckpt file, or folder, of a run")
     parser.add_argument("folder", type=Path, help="new folder for the model; with --format checkpoint a new .ckpt file")
-    _choice(parser, "--format", ("transformers", "open_clip", "checkpoint"), "what is written", "transformers")
+    formats = "what is written; else what the model's family is known by: transformers for CLIP"
+    _choice(parser, "--format", ("transformers", "open_clip", "checkpoint"), formats)
     _choice(parser, "--weights", ("trained", "averaged"), "the trained ones, or their running average", "trained")
     _choice(parser, "--dtype", ("float32", "float16", "bfloat16"), "of the weights in the file", "float32")
     share = "share of these weights, from 0 to 1; the rest is of those that the run started from"

@@ -2,7 +2,8 @@
 summary; hard negatives; and, where the data names the labels of its boxes, the classification of boxes.
 
 Retrieval uses plain CLIP embeddings (class token, EOT), as applications do. The others compare a text with the box it
-describes, by RoIAlign over the dense features (FG-OVD's and FG-CLIP's protocol).
+describes, by RoIAlign over the dense features (FG-OVD's and FG-CLIP's protocol); they are left out where an image tower
+gives none.
 """
 
 from __future__ import annotations
@@ -87,6 +88,8 @@ class Validation(nn.Module):
             text, image = slot_rows(batch.grains[grain])
             retrieval = cast(Retrieval, self.retrieval[grain.value])
             retrieval.update(images.image, texts.text[text], image, batch.ids, batch.texts.ids[text])
+        if images.dense.shape[2] == 0:
+            return  # no patch features, no boxes
         needed = slice(None) if len(batch.choices.region) or self._classes is not None else slice(0)
         owner = batch.regions.image[needed]
         regions = pool_regions(images.dense, batch.regions.boxes[needed], owner)

@@ -5,6 +5,7 @@ from lightning_modules.networks.config import EncoderConfig, vit_b_16, vit_l_14
 from lightning_modules.networks.contract import Encoder, ImageFeatures, TextFeatures, build_encoder, load_encoder
 from lightning_modules.networks.encoder import DualEncoder
 from lightning_modules.networks.long_context import PositionTable, stretch_positions
+from lightning_modules.networks.open_clip_encoder import OpenClipConfig, OpenClipEncoder
 from lightning_modules.networks.pooling import TextConditionedPooling
 from lightning_modules.networks.regions import pool_regions
 from lightning_modules.networks.siglip import SiglipEncoder
@@ -16,6 +17,8 @@ __all__ = [
     "Encoder",
     "EncoderConfig",
     "ImageFeatures",
+    "OpenClipConfig",
+    "OpenClipEncoder",
     "PositionTable",
     "SiglipEncoder",
     "SiglipSettings",

@@ -23,7 +23,8 @@ class EncoderConfig:
         text_heads: its attention heads; divide ``text_width``.
         embed_dim: width of the joint space.
         vocab_size: of the tokenizer.
-        context_length: the longest text in tokens, SOT and EOT included.
+        context_length: the longest text in tokens, SOT and EOT included. A pretrained model whose positions cannot be
+            stretched takes its own length where this is the default.
         activation: of both towers: "quick_gelu" (OpenAI's CLIP) or "gelu".
         frozen_positions: the first text positions, which are not trained; 20 for a stretched CLIP, 0 from scratch.
         init_scale: factor on cosines in the loss at the start of training.

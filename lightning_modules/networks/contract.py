@@ -8,6 +8,7 @@ tokens of a phrase) is also there as it was before normalisation: ``dense`` and 
 from __future__ import annotations
 
 import hashlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import takewhile
@@ -22,10 +23,12 @@ from datamodules.batch import RaggedTexts
 from datamodules.batching.image_transforms import CLIP_MEAN, CLIP_STD
 from datamodules.batching.input_format import InputFormat
 from datamodules.batching.tokenizer import TextTokenizer
+from lightning_modules.networks.config import EncoderConfig
 from lightning_modules.networks.normalize import unit
 from lightning_modules.networks.temperature import LogitBias, Temperature
 from lightning_modules.networks.weights.files import fetch
 
+logger = logging.getLogger("grainclip")
 SHOWN = 200  # characters of a setting that people are shown
 
 
@@ -110,6 +113,7 @@ class Encoder(nn.Module, ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         Encoder.families.append(cls)
+        torch.serialization.add_safe_globals([cls.settings])  # checkpoints contain them
 
     @property
     @abstractmethod
@@ -185,10 +189,14 @@ class Encoder(nn.Module, ABC):
         Raises:
             ValueError: where the family has no such format.
         """
+        self.check_format(format)
+        self.save_pretrained(folder, dtype)
+
+    def check_format(self, format: str) -> None:
+        """Raise ValueError where ``save`` has no such format."""
         if format not in self.formats:
             known = " or ".join(self.formats)
             raise ValueError(f"--format must be {known} for a model of {type(self).__name__}'s family, got {format}")
-        self.save_pretrained(folder, dtype)
 
     @property
     def has_dense(self) -> bool:
@@ -284,6 +292,21 @@ def load_encoder(source: str | Path, context_length: int | None = None) -> Encod
     weights = fetch(source)
     family = next(family for family in reversed(Encoder.families) if family.reads(weights))
     return family.load(source, weights, context_length)
+
+
+def check_fixed_context(source: str | Path, own: int, asked: int | None) -> None:
+    """Check the context that is asked of a family whose position tables are not stretched. None, and the default of
+    ``encoder.context_length``, ask for nothing: texts are then read up to the checkpoint's own length, and a line says
+    so.
+
+    Raises:
+        ValueError: where another context is asked for.
+    """
+    if asked in (None, own):
+        return
+    if asked != EncoderConfig.context_length:
+        raise ValueError(f"encoder.context_length must be {own}, that of {source}, which is not stretched; got {asked}")
+    logger.info("%s reads texts of %d tokens, its own; %d is the default of encoder.context_length", source, own, asked)
 
 
 def build_encoder(config: EncoderSizes) -> Encoder:

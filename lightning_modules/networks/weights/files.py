@@ -12,6 +12,8 @@ from torch import Tensor
 
 from datamodules.spelling import did_you_mean
 from lightning_modules.networks.weights.hub import OPEN_CLIP, TRANSFORMERS, from_hub, weights_of
+from lightning_modules.networks.weights.open_clip_names import PREFIX as PREFIX_OF_NAMES
+from lightning_modules.networks.weights.open_clip_names import from_name
 from lightning_modules.networks.weights.parameter_map import State
 from lightning_modules.networks.weights.unreadable import UNREADABLE, why_unreadable
 
@@ -23,12 +25,14 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 def fetch(source: str | Path) -> Path:
     """The weights file of a source: itself, the one in a folder, the one of a model that comes with the package
-    (``scenes-base``), or the one of a hub repository (then downloaded). A file or folder of that name goes first.
+    (``scenes-base``), of open_clip's list (``open_clip:NAME/TAG``) or of a hub repository (then downloaded). A file or
+    folder of that name goes first.
 
     Its config file, where there is one, lies beside it.
 
     Raises:
         FileNotFoundError: where there is none, or the hub cannot be reached.
+        ValueError: where open_clip has no such name or tag.
     """
     path = Path(source)
     if not path.exists() and str(source) in shipped_models():
@@ -40,6 +44,8 @@ def fetch(source: str | Path) -> Path:
         if weights is None:
             raise FileNotFoundError(f"{source} holds no weights: looked for {', '.join((*TRANSFORMERS, *OPEN_CLIP))}")
         return path / weights
+    if str(source).startswith(PREFIX_OF_NAMES):
+        return from_name(str(source))
     if HUB_ID.fullmatch(str(source)):
         return from_hub(str(source))
     known = shipped_models()

@@ -18,10 +18,11 @@ OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 TRANSFORMERS = ("model.safetensors", "pytorch_model.bin")
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 CONFIGS = (OPEN_CLIP_CONFIG, "config.json")
-PROCESSORS = (  # how a model's texts and images are prepared
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *("preprocessor_config.json", "processor_config.json"),
+TOKENIZER_FILES = (  # of transformers' tokenizers, whatever their kind
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model"),
 )
+PROCESSORS = (*TOKENIZER_FILES, "preprocessor_config.json", "processor_config.json")  # of a model's texts and images
 SECONDS = 8.0  # for the hub's answer
 
 
