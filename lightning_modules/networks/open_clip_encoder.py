@@ -61,7 +61,7 @@ class OpenClipConfig:
         text_model: the ``config.json`` of a text tower of transformers'; None for open_clip's own.
 
     Raises:
-        ValueError: where the image is no square.
+        ValueError: where the image is no square, or has not three means and deviations.
     """
 
     model_cfg: dict[str, Any]
@@ -73,6 +73,8 @@ class OpenClipConfig:
         size = self.model_cfg["vision_cfg"].get("image_size", 224)
         if isinstance(size, (list, tuple)) and len(set(size)) != 1:
             raise ValueError(f"vision_cfg.image_size must be that of a square, got {list(size)}")
+        for name in ("mean", "std"):
+            channels(self.preprocess_cfg, name)
 
     @property
     def image_size(self) -> int:
@@ -109,27 +111,18 @@ class OpenClipEncoder(Encoder):
         self._config = config
         self._tokenizer, self._rows = _tokenizer_of(json.dumps(config.model_cfg), config.tokenizer_files)
         self.image_tower = OpenClipImageTower(model.visual, config.image_size)
-        self.text_tower = OpenClipTextTower(model.text)
+        self.text_tower = OpenClipTextTower(model.text, config.context_length)
         self.temperature = Temperature()
         self.bias = None if model.logit_bias is None else LogitBias()
         with torch.no_grad():
             self.temperature.log_scale.copy_(model.logit_scale.reshape(1))
             if self.bias is not None:
                 self.bias.logit_bias.copy_(cast(Tensor, model.logit_bias).reshape(1))
-        self._check_vectors()
+        for name, shape in (("vision_cfg", self.image_tower.shape), ("text_cfg", self.text_tower.shape)):
+            if shape != [config.embed_dim]:
+                raise ValueError(f"{name} must make one vector of {config.embed_dim} numbers, got {shape}")
         self.image_mean = channels(config.preprocess_cfg, "mean")
         self.image_std = channels(config.preprocess_cfg, "std")
-
-    @torch.no_grad()
-    def _check_vectors(self) -> None:
-        """Raises ValueError where a tower gives no vector of the joint space, as without pooling."""
-        training, width = self.training, self.embed_dim
-        row, place = torch.zeros(1, self.context_length, dtype=torch.long), torch.zeros(1, dtype=torch.long)
-        text = list(self.eval().text_tower(row, place)[0].shape[1:])
-        for name, shape in (("vision_cfg", self.image_tower.shape), ("text_cfg", text)):
-            if shape != [width]:
-                raise ValueError(f"{name} must make one vector of {width} numbers, got {shape}")
-        self.train(training)
 
     @property
     @override

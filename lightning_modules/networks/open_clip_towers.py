@@ -13,8 +13,7 @@ alone, so it lies where embeddings lie and may be compared with them. By kind of
   mean pooling and a linear head the mean of the places is the embedding; with SigLIP's probe (``map``) the probe
   attends to this patch alone.
 
-A tower whose head cannot take a place by itself (attentional pooling in two stages, heads that read several tokens)
-has none.
+A tower whose head cannot take a place by itself (DeiT's, which reads two tokens) has none.
 """
 
 from __future__ import annotations
@@ -96,14 +95,11 @@ class OpenClipImageTower(nn.Module):
 
 def _head_of(visual: nn.Module) -> Any:
     """The function that gives embedding and dense features of a kind of tower; None where there is none."""
-    kind = type(visual).__name__
-    if kind == "VisionTransformer":
-        two_stages = getattr(visual, "attn_pool_contrastive", None) is not None
-        return None if two_stages else _vision_transformer
-    return {"ModifiedResNet": _modified_resnet, "TimmModel": _timm}.get(kind)
+    heads = {"VisionTransformer": _vision_transformer, "ModifiedResNet": _modified_resnet, "TimmModel": _timm}
+    return heads.get(type(visual).__name__)
 
 
-Features = tuple[Float[Tensor, "B D"], Float[Tensor, "B D h w"]]
+Features = tuple[Tensor, Tensor]  # [B, D], [B, D, h, w]; a head without pooling gives other shapes
 
 
 def _vision_transformer(visual: Any, pixels: Float[Tensor, "B 3 H W"]) -> Features:
@@ -163,17 +159,26 @@ def _places(trunk: Any, features: Tensor) -> tuple[Tensor, tuple[int, int]]:
 class OpenClipTextTower(nn.Module):
     """A text tower of open_clip's: its transformer, or one of transformers'.
 
+    Args:
+        text: open_clip's tower.
+        length: of a row of token ids.
+
+    Attributes:
+        shape: of a text's embedding, which should be a vector.
+
     Raises:
         ValueError: where it is of another kind.
     """
 
-    def __init__(self, text: nn.Module) -> None:
+    def __init__(self, text: nn.Module, length: int) -> None:
         super().__init__()
         self.text: Any = text
         kind = type(text).__name__
         if kind not in ("TextTransformer", "HFTextEncoder"):
             raise ValueError(f"the text tower must be open_clip's TextTransformer or HFTextEncoder, got {kind}")
         self._of_transformers = kind == "HFTextEncoder"
+        with torch.no_grad():
+            self.shape = list(self.text(torch.zeros(1, length, dtype=torch.long)).shape[1:])
         if not self._of_transformers:
             self.text.output_tokens = True
 
@@ -207,10 +212,11 @@ class OpenClipTextTower(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool) -> None:
         """Recompute the blocks' activations in the backward pass."""
-        if self._of_transformers and not enable:
-            self.text.transformer.gradient_checkpointing_disable()  # open_clip's own can only enable it
-        else:
+        if not self._of_transformers:
             self.text.set_grad_checkpointing(enable)
+        elif enable != self.text.transformer.is_gradient_checkpointing:  # open_clip's own can only enable it
+            model = self.text.transformer
+            (model.gradient_checkpointing_enable if enable else model.gradient_checkpointing_disable)()
 
     def _alone(self, states: Float[Tensor, "T C"]) -> Float[Tensor, "T C"]:
         """Each token's state as the pooling of transformers' class token, where there is one, makes it."""

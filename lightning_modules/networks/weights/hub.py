@@ -43,12 +43,9 @@ def from_hub(repository: str) -> Path:
             hub cannot be reached.
     """
     try:
-        siblings = HfApi().model_info(repository, timeout=SECONDS).siblings or []
-        names = {file.rfilename for file in siblings}
-    except (RepositoryNotFoundError, GatedRepoError) as error:
-        raise FileNotFoundError(
-            f"the hub has no model {repository} that may be read without a login: no such name, private or gated"
-        ) from error
+        names = _names(repository)
+    except FileNotFoundError:
+        raise
     except Exception as error:  # of whichever HTTP library the hub's client uses
         return _from_cache(repository, error)
     weights = weights_of(names)
@@ -59,17 +56,54 @@ def from_hub(repository: str) -> Path:
     return Path(hf_hub_download(repository, weights))
 
 
+def folder_from_hub(repository: str, wanted: Collection[str]) -> Path:
+    """The folder of the hub's cache with those of the ``wanted`` files that a repository has.
+
+    Raises:
+        FileNotFoundError: where it has none of them, or is not in the cache and the hub cannot be reached.
+    """
+    try:
+        names = _names(repository).intersection(wanted)
+        paths = [hf_hub_download(repository, name) for name in names]
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # of whichever HTTP library the hub's client uses
+        cached = [try_to_load_from_cache(repository, name) for name in wanted]
+        paths = [path for path in cached if isinstance(path, str)]
+        if not paths:
+            raise FileNotFoundError(f"{repository}: {_unreached(error)}, and its cache does not hold it") from error
+    if not paths:
+        raise FileNotFoundError(f"{repository} has none of {', '.join(sorted(wanted))}")
+    return Path(paths[0]).parent
+
+
+def _names(repository: str) -> set[str]:
+    """The names of a repository's files. Raises FileNotFoundError where there is none that may be read."""
+    try:
+        return {file.rfilename for file in HfApi().model_info(repository, timeout=SECONDS).siblings or []}
+    except (RepositoryNotFoundError, GatedRepoError) as error:
+        raise FileNotFoundError(
+            f"the hub has no model {repository} that may be read without a login: no such name, private or gated"
+        ) from error
+
+
+def _unreached(error: Exception) -> str:
+    """Why the hub gives nothing."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:60]
+    return (
+        "HF_HUB_OFFLINE is set" if isinstance(error, OfflineModeIsEnabled) else f"the hub cannot be reached ({reason})"
+    )
+
+
 def _from_cache(repository: str, error: Exception) -> Path:
     cached = {name: try_to_load_from_cache(repository, name) for name in (*TRANSFORMERS, *OPEN_CLIP, *CONFIGS)}
     files = {name: path for name, path in cached.items() if isinstance(path, str)}
     weights = weights_of(files)
-    offline = isinstance(error, OfflineModeIsEnabled)
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:60]
-    message = "HF_HUB_OFFLINE is set" if offline else f"the hub cannot be reached ({reason})"
+    message = _unreached(error)
     if weights is None:
         raise FileNotFoundError(
             f"{repository}: {message}, and its cache {constants.HF_HUB_CACHE} does not hold the model"
         )
-    if not offline:
+    if not isinstance(error, OfflineModeIsEnabled):
         logger.warning("%s: %s; it is taken from the cache", repository, message)
     return Path(files[weights])

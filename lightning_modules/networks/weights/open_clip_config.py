@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from datamodules.atomic_write import write_text
 from datamodules.batching.image_transforms import CLIP_MEAN, CLIP_STD, Channels
-from lightning_modules.networks.weights.hub import OPEN_CLIP_CONFIG, TOKENIZER_FILES
+from lightning_modules.networks.weights.hub import OPEN_CLIP_CONFIG, TOKENIZER_FILES, folder_from_hub
 
 SECTIONS = ("vision_cfg", "text_cfg")
 # What `weights.openai_clip` reads, and the only values of other keys that leave the model as it is without them.
@@ -91,18 +90,12 @@ def tokenizer_files(folder: Path, name: str) -> str:
     Raises:
         ValueError: where neither the folder nor the hub, nor its cache, has it.
     """
-    from transformers import AutoTokenizer
-
     beside = [folder / file for file in TOKENIZER_FILES if (folder / file).is_file()]
-    if beside:
-        return pack(beside)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except Exception as error:  # of the hub, of its HTTP library, or of the tokenizer's own
-        raise ValueError(f"{folder} holds no tokenizer, and {name} has none that loads: {_line(error)}") from error
-    with tempfile.TemporaryDirectory() as draft:
-        tokenizer.save_pretrained(draft)
-        return pack(path for path in Path(draft).iterdir() if path.name in TOKENIZER_FILES)
+        place = folder if beside else folder_from_hub(name, TOKENIZER_FILES)
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder} holds no tokenizer, and so does its text_cfg.hf_tokenizer_name: {error}") from error
+    return pack(place / file for file in TOKENIZER_FILES if (place / file).is_file())
 
 
 def text_model_config(name: str) -> dict[str, Any]:
@@ -111,16 +104,11 @@ def text_model_config(name: str) -> dict[str, Any]:
     Raises:
         ValueError: where it cannot be read.
     """
-    from transformers import AutoConfig
-
     try:
-        return json.loads(AutoConfig.from_pretrained(name).to_json_string(use_diff=False))
-    except Exception as error:  # of the hub, of its HTTP library, or of the configuration's own
-        raise ValueError(f"text_cfg.hf_model_name {name} has no config that loads: {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:100]
+        file = (Path(name) if Path(name).is_dir() else folder_from_hub(name, ["config.json"])) / "config.json"
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"text_cfg.hf_model_name has no config.json that reads: {error}") from error
 
 
 def pack(files: Iterable[Path]) -> str:
