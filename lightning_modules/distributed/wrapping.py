@@ -41,10 +41,11 @@ def shard(method: nn.Module, mesh: DeviceMesh) -> None:
         raise ValueError(f"a method's parameters must stand in submodules to be sharded, got {', '.join(stray)}")
     for tensor in (*method.parameters(), *method.buffers()):
         dist.broadcast(tensor.data, group=mesh.get_group(), group_src=0)
+    in_encoders = {module for child in method.children() if isinstance(child, Encoder) for module in child.modules()}
     for unit in units(method):
         fully_shard(unit, mesh=mesh, reshard_after_forward=True)
         for name in OTHER_ENTRANCES:
-            if hasattr(unit, name):
+            if hasattr(unit, name) and unit not in in_encoders:  # blocks of a tower are entered by forward alone
                 register_fsdp_forward_method(unit, name)
 
 

@@ -101,7 +101,7 @@ class Validation(nn.Module):
         """All numbers, the same on every rank; {} without batches. Collective."""
         numbers: dict[str, float] = {}
         for metric in self._metrics():
-            if metric is not self.boxes or self._classes is not None:
+            if metric.update_called and (metric is not self.boxes or self._classes is not None):
                 numbers |= metric.compute()
         return numbers
 

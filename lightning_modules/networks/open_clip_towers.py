@@ -176,6 +176,7 @@ class OpenClipTextTower(nn.Module):
         kind = type(text).__name__
         if kind not in ("TextTransformer", "HFTextEncoder"):
             raise ValueError(f"the text tower must be open_clip's TextTransformer or HFTextEncoder, got {kind}")
+        self._recomputes = False
         self._of_transformers = kind == "HFTextEncoder"
         with torch.no_grad():
             self.shape = list(self.text(torch.zeros(1, length, dtype=torch.long)).shape[1:])
@@ -214,9 +215,10 @@ class OpenClipTextTower(nn.Module):
         """Recompute the blocks' activations in the backward pass."""
         if not self._of_transformers:
             self.text.set_grad_checkpointing(enable)
-        elif enable != self.text.transformer.is_gradient_checkpointing:  # open_clip's own can only enable it
+        elif enable != self._recomputes:  # open_clip's own can only enable it
             model = self.text.transformer
             (model.gradient_checkpointing_enable if enable else model.gradient_checkpointing_disable)()
+        self._recomputes = enable
 
     def _alone(self, states: Float[Tensor, "T C"]) -> Float[Tensor, "T C"]:
         """Each token's state as the pooling of transformers' class token, where there is one, makes it."""
