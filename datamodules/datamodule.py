@@ -169,8 +169,10 @@ class GranularityData(LightningDataModule):
         model = getattr(self.trainer, "lightning_module", None)
         wanted = getattr(getattr(model, "encoder", None), "input_format", None)
         if isinstance(wanted, InputFormat):
-            clip = isinstance(wanted.tokenizer, Tokenizer) and isinstance(self.input_format.tokenizer, Tokenizer)
-            tokenizer = self.input_format.tokenizer if clip else wanted.tokenizer
+            own, tokenizer = self.input_format.tokenizer, wanted.tokenizer
+            shorter = own.context_length < tokenizer.context_length  # texts may be cut before the model's context
+            if isinstance(own, Tokenizer) and isinstance(tokenizer, Tokenizer) and shorter:
+                tokenizer = own
             self.input_format = replace(wanted, tokenizer=tokenizer)
 
     def train_dataloader(self) -> EpochLoader:

@@ -30,8 +30,8 @@ SURFACE = {
     "lightning_modules.callbacks": "AverageWeights Benchmarks BestCheckpoint CompileBlocks ConsoleLogger "
     "DataMonitor Diagnostics LastCheckpoint Preemption RankConsistency RateMonitor "
     "ResultTable SampleImages Throughput",
-    "lightning_modules.networks": "Calibrated DualEncoder Encoder EncoderConfig ImageFeatures PositionTable "
-    "SiglipEncoder SiglipSettings TextConditionedPooling TextFeatures TokenCalibration build_encoder load_encoder "
+    "lightning_modules.networks": "Calibrated DualEncoder Encoder EncoderConfig ImageFeatures OpenClipConfig "
+    "OpenClipEncoder PositionTable SiglipEncoder SiglipSettings TextConditionedPooling TextFeatures TokenCalibration build_encoder load_encoder "
     "pool_regions stretch_positions vit_b_16 vit_l_14",
 }
 

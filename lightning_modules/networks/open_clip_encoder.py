@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -112,7 +113,8 @@ class OpenClipEncoder(Encoder):
         self._tokenizer, self._rows = _tokenizer_of(json.dumps(config.model_cfg), config.tokenizer_files)
         self.image_tower = OpenClipImageTower(model.visual, config.image_size)
         self.text_tower = OpenClipTextTower(model.text, config.context_length)
-        self.temperature = Temperature()
+        largest = 100.0 if model.logit_bias is None else math.inf  # a sigmoid loss has no need of a bound
+        self.temperature = Temperature(largest=largest)
         self.bias = None if model.logit_bias is None else LogitBias()
         with torch.no_grad():
             self.temperature.log_scale.copy_(model.logit_scale.reshape(1))

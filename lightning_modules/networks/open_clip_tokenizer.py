@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from datamodules.batch import RaggedTexts
 from datamodules.batching.library_tokenizer import LibraryTokenizer
-from datamodules.batching.tokenizer import TextTokenizer
+from datamodules.batching.tokenizer import TextTokenizer, Tokenizer
 
 PROBES = ("", "A photo of two cats, on a mat.", "a b c d e f g h " * 64)  # texts by which the two are compared
 _PHRASE = 64  # characters of a phrase at most: phrases recur, captions do not
@@ -69,8 +69,8 @@ class TextRows:
 
 
 class SimpleTextTokenizer(TextTokenizer):
-    """open_clip's own byte-pair tokenizer (CLIP's vocabulary, with its function that cleans texts): SOT, the text's
-    tokens, EOT; a text beyond the context loses its last tokens and keeps EOT.
+    """open_clip's own byte-pair tokenizer where it cleans texts in another way than CLIP: SOT, the text's tokens, EOT.
+    A text beyond the context loses its last tokens and keeps EOT.
 
     Args:
         simple: an ``open_clip.SimpleTokenizer``.
@@ -144,7 +144,9 @@ def read_tokenizer(folder: Path, text: dict[str, Any]) -> tuple[TextTokenizer, T
     except Exception as error:  # of transformers: whatever a file is at fault with
         raise ValueError(f"{text.get('hf_tokenizer_name')}: no tokenizer that reads: {_line(error)}") from error
     if hasattr(theirs, "sot_token_id"):
-        tokenizer, rows = SimpleTextTokenizer(theirs), TextRows(theirs.context_length)
+        is_clips = not text.get("tokenizer_kwargs")
+        tokenizer = Tokenizer(theirs.context_length) if is_clips else SimpleTextTokenizer(theirs)
+        rows = TextRows(theirs.context_length)
     else:
         tokenizer, rows = _of_transformers(theirs)
     _compare(theirs, tokenizer, rows)

@@ -32,13 +32,11 @@ from lightning_modules.cli.main import main
 from lightning_modules.distributed.fsdp2 import FullySharded
 from lightning_modules.methods.gradient_cache import MemoryConfig
 from lightning_modules.networks import EncoderConfig, OpenClipEncoder, load_encoder
-from lightning_modules.networks.open_clip_tokenizer import SimpleTextTokenizer
 from losses import SigmoidLoss
 from tests.helpers.ranks import run_on_ranks
 from tests.helpers.small_open_clip import MODELS, PIXELS, write_model
-from tests.helpers.tiny import picture
+from tests.helpers.tiny import make_sample, picture
 from tests.helpers.tiny_regions import write_regions
-from tests.helpers.tiny_run import data
 
 METHODS = {
     "clip": ClipFinetune,
@@ -238,7 +236,8 @@ def test_the_other_commands_read_it(run_folder, tmp_path, capsys):
     numbers = tmp_path / "numbers.json"
     (tmp_path / "pairs.csv").write_text("image,caption\na.jpg,a boat\n")
     assert main(["evaluate", "--model", str(checkpoint), "--benchmark", f"retrieval:{tmp_path / 'pairs.csv'}",
-                 "--root", str(tmp_path), "--out", str(numbers), "--device", "cpu", "--bootstrap", "0"]) == 0  # fmt: skip
+                 "--root", str(tmp_path), "--out", str(numbers), "--device", "cpu",
+                 "--bootstrap", "0"]) == 0  # fmt: skip
     assert "sha256" in json.loads(numbers.read_text())["settings"]["model"]["encoder"]["tokenizer_files"]
     capsys.readouterr()
 
@@ -251,15 +250,17 @@ def test_explain_says_that_there_are_no_patches(folders, tmp_path, capsys):
     assert "this needs patch features, and the image tower of --model gives none" in capsys.readouterr().err
 
 
-def test_stored_tokens_are_clips_alone(folders, tmp_path):
-    """Shards may hold the tokens of CLIP's own tokenizer; another one reads the texts."""
-    module = data(tmp_path)
-    encoder = load_encoder(folders("clipa"))
-    module.trainer = trainer()
-    module.trainer.strategy.connect(start("clipa", folders("clipa"), "clip"))
-    module.setup("fit")
-    batch = next(iter(module.train_dataloader()))
-    assert int(batch.texts.tokens.max()) < 300
-    assert isinstance(load_encoder(folders("bias")).tokenizer, SimpleTextTokenizer)
-    assert encoder.tokenizer.decode(batch.texts.tokens[: int(batch.texts.offsets[1])].tolist()).startswith("a ")
-    assert open_clip.__version__
+def test_worker_processes_tokenise_for_the_model(folders, shards):
+    """Of the caption's tokens, by open_clip's own tokenizer and by one of transformers'."""
+    for name in ("bias", "clipa"):
+        module = regions_data(shards, side_of(name), workers=1)
+        module.trainer = trainer()
+        module.trainer.strategy.connect(start(name, folders(name), "clip"))
+        module.setup("fit")
+        batch = next(iter(module.train_dataloader()))
+        first, last = batch.texts.offsets[:2].tolist()
+        caption = batch.texts.tokens[first:last].tolist()
+        theirs = open_clip.get_tokenizer(f"local-dir:{folders(name)}")
+        keys = {make_sample(number).key: number for number in range(12)}
+        text = make_sample(keys[batch.keys[0].rpartition("/")[2]]).caption
+        assert theirs(text)[0, : last - first].tolist() == [0 if name == "clipa" and i == 3 else i for i in caption]

@@ -206,7 +206,7 @@ def test_tokens_lie_where_texts_lie(written):
                 torch.testing.assert_close(unit(text_of(features.tokens[first:last])), text, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["convnext", "siglip", "clipa"])
+@pytest.mark.parametrize("name", ["convnext", "attentional", "siglip", "clipa"])
 def test_a_phrase_is_found_among_the_tokens(written, name):
     tokenizer = written(name)[2].tokenizer
     caption = "A red boat and two cats"
