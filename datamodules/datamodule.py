@@ -329,6 +329,7 @@ class GranularityData(LightningDataModule):
             tokenizer=self.input_format.tokenizer,
             random_texts=training,
             regions=self.regions,
+            resampling=self.input_format.resampling,
         )
         rank = self.trainer.global_rank if self.trainer is not None else 0
         return ReaderSettings(prepare, batch_size, self.seed, rank, self._ranks(), self.skip, self.fetch)

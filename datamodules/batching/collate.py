@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from PIL.Image import Resampling
 from torch import Tensor
 
 from datamodules.batch import Batch, Crops, Grain, Lexemes, MultipleChoice, RaggedTexts, Regions, Skip, TextSlots
@@ -55,6 +56,7 @@ class SamplePreprocessor:
         tokenizer: also sets the context length.
         random_texts: draw texts and boxes at random (training), or take the first texts and all boxes (evaluation).
         regions: the boxes that are drawn, and those of them that are crops too.
+        resampling: of images that are resized.
     """
 
     image_size: int
@@ -63,6 +65,7 @@ class SamplePreprocessor:
     tokenizer: TextTokenizer
     random_texts: bool
     regions: RegionSampling = RegionSampling()
+    resampling: Resampling = Resampling.BICUBIC
 
     def __call__(self, sample: Sample, rng: random.Random) -> PreparedSample:
         """Raises ``SampleError`` (reason ``image``) where the image cannot be used, ``ForeignTokens`` where the stored
@@ -73,7 +76,7 @@ class SamplePreprocessor:
         stored_tokens = read_tokens(sample, self.tokenizer)
         image, counts = open_image(sample.image), Counter[str]()
         large = self.regions.large(boxes, *image.size) | (not self.random_texts)
-        pixels, square_boxes, in_square = self.transform(image, boxes, self.image_size, rng)
+        pixels, square_boxes, in_square = self.transform(image, boxes, self.image_size, rng, self.resampling)
         counts["dropped/small box"] += int((~large).sum())
         text_rng = rng if self.random_texts else None
         box_rows = self.regions.draw(np.flatnonzero(in_square & large).tolist(), text_rng)
@@ -98,7 +101,9 @@ class SamplePreprocessor:
                 for c in sample.choices
                 if (box := sample.regions[c.region].box) in row
             ],
-            crops=self.regions.cut(sample.image, boxes[box_rows[: self.regions.crops]], self.image_size),
+            crops=self.regions.cut(
+                sample.image, boxes[box_rows[: self.regions.crops]], self.image_size, self.resampling
+            ),
             counts=counts,
         )
 

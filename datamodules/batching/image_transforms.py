@@ -36,7 +36,12 @@ class ImageTransform(ABC):
         """The part of the upright image to keep, in pixels."""
 
     def __call__(
-        self, image: Image.Image, boxes: np.ndarray, size: int, rng: random.Random
+        self,
+        image: Image.Image,
+        boxes: np.ndarray,
+        size: int,
+        rng: random.Random,
+        resampling: Image.Resampling = Image.Resampling.BICUBIC,
     ) -> tuple[UInt8[Tensor, "3 S S"], Float[np.ndarray, "R 4"], Bool[np.ndarray, " R"]]:
         """The square of side ``size``, the boxes [R, 4] in fractions of it, and a mask of the boxes that stay.
 
@@ -49,7 +54,7 @@ class ImageTransform(ABC):
             draft(image, (int(width / shrink), int(height / shrink)))
             rgb = as_rgb(image)
             sx, sy = rgb.width / width, rgb.height / height
-            square = rgb.resize((size, size), Image.Resampling.BICUBIC, (left * sx, top * sy, right * sx, bottom * sy))
+            square = rgb.resize((size, size), resampling, (left * sx, top * sy, right * sx, bottom * sy))
         except UNREADABLE as error:
             raise SampleError("image", f"the image cannot be decoded: {error}") from error
         pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()

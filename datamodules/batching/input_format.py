@@ -1,9 +1,10 @@
-"""How a model wants its inputs: the tokenizer of its texts, the mean and the standard deviation of its pixels."""
+"""How a model wants its inputs: the tokenizer of its texts; resizing, mean and standard deviation of its pixels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from PIL.Image import Resampling
 from torch import Tensor
 
 from datamodules.batching.image_transforms import CLIP_MEAN, CLIP_STD, Channels, normalise
@@ -18,11 +19,18 @@ class InputFormat:
         tokenizer: texts to token ids.
         mean: of pixels that range from 0 to 1, by channel.
         std: their standard deviation, by channel.
+        interpolation: of images that are resized: ``bicubic``, ``bilinear``, or another of Pillow's names.
     """
 
     tokenizer: TextTokenizer
     mean: Channels = CLIP_MEAN
     std: Channels = CLIP_STD
+    interpolation: str = "bicubic"
+
+    @property
+    def resampling(self) -> Resampling:
+        """Pillow's filter for resizing."""
+        return Resampling[self.interpolation.upper()]
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] -> float32, (x / 255 - mean) / std."""

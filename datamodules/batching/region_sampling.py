@@ -58,7 +58,13 @@ class RegionSampling:
             return candidates
         return rng.sample(candidates, len(candidates))[: self.boxes]
 
-    def cut(self, data: bytes, boxes: Float[np.ndarray, "C 4"], size: int) -> UInt8[Tensor, "C 3 S S"]:
+    def cut(
+        self,
+        data: bytes,
+        boxes: Float[np.ndarray, "C 4"],
+        size: int,
+        resampling: Image.Resampling = Image.Resampling.BICUBIC,
+    ) -> UInt8[Tensor, "C 3 S S"]:
         """Crops around ``boxes`` (fractions of the upright image in ``data``) as squares of side ``size``.
 
         Raises ``SampleError`` (reason ``image``) where the image cannot be decoded.
@@ -74,6 +80,6 @@ class RegionSampling:
         for crop, box in zip(crops, boxes, strict=True):
             centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * self.context
             part = np.concatenate([(centre - half).clip(0, 1) * sides, (centre + half).clip(0, 1) * sides])
-            square = image.resize((size, size), Image.Resampling.BICUBIC, tuple(part.tolist()))
+            square = image.resize((size, size), resampling, tuple(part.tolist()))
             crop.copy_(torch.from_numpy(np.array(square)).permute(2, 0, 1))
         return crops

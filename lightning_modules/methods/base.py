@@ -393,6 +393,13 @@ def _scatter_rows(values: Float[Tensor, "n D"], rows: Int[Tensor, " n"], count: 
 
 def _pretrained(source: str, config: EncoderSizes) -> Encoder:
     encoder = load_encoder(source, config.context_length)
+    for name in ("image_tower", "image_weights"):
+        wanted, of_source = getattr(config, name, None), getattr(encoder.config, name, None)
+        if wanted not in (None, of_source):
+            raise ValueError(
+                f"encoder.{name} must be null where pretrained {source} brings the image tower"
+                f"{'' if of_source is None else f' {of_source}'}, got {wanted}"
+            )
     if encoder.image_size != config.image_size:
         raise ValueError(
             f"encoder.image_size must be {encoder.image_size}, the image size of {source}, "

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, fields
 
 ACTIVATIONS = ("quick_gelu", "gelu")
+TIMM = "timm/"  # how names of timm's models begin
+CLIP_SIZES = ("patch_size", "image_width", "image_layers", "image_heads")  # of CLIP's own image tower
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,15 @@ class EncoderConfig:
         vocab_size: of the tokenizer.
         context_length: the longest text in tokens, SOT and EOT included. A pretrained model whose positions cannot be
             stretched takes its own length where this is the default.
-        activation: of both towers: "quick_gelu" (OpenAI's CLIP) or "gelu".
+        activation: of both towers: "quick_gelu" (OpenAI's CLIP) or "gelu"; of the text tower alone where there is an
+            ``image_tower``.
         frozen_positions: the first text positions, which are not trained; 20 for a stretched CLIP, 0 from scratch.
         init_scale: factor on cosines in the loss at the start of training.
+        image_tower: ``timm/NAME``, any image model of timm, in place of CLIP's vision transformer. It has sizes of its
+            own: ``patch_size``, ``image_width``, ``image_layers`` and ``image_heads`` must then stay at their defaults.
+        image_weights: of that model: a weights file, a folder or a hub id with timm's names, or ``pretrained`` for
+            those that timm itself would load; None: random. Checkpoints carry the weights: their encoder's settings
+            have None here.
     """
 
     image_size: int = 64
@@ -44,6 +52,8 @@ class EncoderConfig:
     activation: str = "quick_gelu"
     frozen_positions: int = 0
     init_scale: float = 1 / 0.07
+    image_tower: str | None = None
+    image_weights: str | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -51,11 +61,16 @@ class EncoderConfig:
             least = 0 if field.name == "frozen_positions" else 1
             if isinstance(value, int) and value < least:
                 raise ValueError(f"{field.name} must be at least {least}, got {value}")
-        for whole, part in (
-            ("image_size", "patch_size"),
-            ("image_width", "image_heads"),
-            ("text_width", "text_heads"),
-        ):
+        image_parts = (("image_size", "patch_size"), ("image_width", "image_heads"))
+        if self.image_tower is None:
+            if self.image_weights is not None:
+                raise ValueError(
+                    f"image_weights are those of image_tower, which must then be timm/NAME, got {self.image_weights!r}"
+                )
+        else:
+            self._check_timm(self.image_tower)
+            image_parts = ()
+        for whole, part in (*image_parts, ("text_width", "text_heads")):
             if getattr(self, whole) % getattr(self, part):
                 raise ValueError(
                     f"{whole} must be a multiple of {part} = {getattr(self, part)}, got {getattr(self, whole)}"
@@ -68,6 +83,17 @@ class EncoderConfig:
             )
         if not (math.isfinite(self.init_scale) and self.init_scale > 0):
             raise ValueError(f"init_scale must be positive and finite, got {self.init_scale}")
+
+    def _check_timm(self, name: str) -> None:
+        if not name.startswith(TIMM) or name == TIMM:
+            raise ValueError(f"image_tower must be timm/NAME, a model of timm, or null for CLIP's own, got {name!r}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in CLIP_SIZES and value != field.default:
+                raise ValueError(
+                    f"{field.name} is of CLIP's own image tower: with image_tower {name}, which has its own, leave it "
+                    f"out (or {field.default}), got {value}"
+                )
 
 
 def vit_b_16() -> EncoderConfig:

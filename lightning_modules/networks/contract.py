@@ -93,6 +93,7 @@ class Encoder(nn.Module, ABC):
         temperature: the logit scale, the factor on cosines in the loss.
         bias: what a sigmoid loss adds to the scaled cosines; None where the family has none.
         image_mean, image_std: of the pixels, by channel, which range from 0 to 1.
+        interpolation: of images that are resized, as Pillow calls it: ``bicubic``, ``bilinear``.
         formats: of the folders that ``save`` writes, the family's own first.
     """
 
@@ -104,6 +105,7 @@ class Encoder(nn.Module, ABC):
     bias: LogitBias | None
     image_mean: tuple[float, float, float] = CLIP_MEAN
     image_std: tuple[float, float, float] = CLIP_STD
+    interpolation: str = "bicubic"
     formats: ClassVar[tuple[str, ...]] = ("transformers",)
 
     def __init__(self) -> None:
@@ -187,13 +189,13 @@ class Encoder(nn.Module, ABC):
         """Write a folder in one of the ``formats``; by default all of them are the family's own.
 
         Raises:
-            ValueError: where the family has no such format.
+            ValueError: as ``check_format``.
         """
         self.check_format(format)
         self.save_pretrained(folder, dtype)
 
     def check_format(self, format: str) -> None:
-        """Raise ValueError where ``save`` has no such format."""
+        """Raises ValueError where ``save`` cannot write such a folder of this model."""
         if format not in self.formats:
             known = " or ".join(self.formats)
             raise ValueError(f"--format must be {known} for a model of {type(self).__name__}'s family, got {format}")
@@ -236,7 +238,7 @@ class Encoder(nn.Module, ABC):
     @property
     def input_format(self) -> InputFormat:
         """How images and texts are prepared for this encoder."""
-        return InputFormat(self.tokenizer, self.image_mean, self.image_std)
+        return InputFormat(self.tokenizer, self.image_mean, self.image_std, self.interpolation)
 
     def blocks(self) -> list[nn.Module]:
         """The blocks of both towers."""

@@ -1,7 +1,10 @@
-"""CLIP's two towers, with dense image features and texts of any grain in one pass."""
+"""CLIP's two towers, or a model of timm beside CLIP's text tower, with dense image features and texts of any grain in
+one pass.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +19,14 @@ from datamodules.batching.tokenizer import Tokenizer
 from lightning_modules.networks.adapters import adapter_scale, merged, plain_state
 from lightning_modules.networks.config import EncoderConfig
 from lightning_modules.networks.contract import Encoder, ImageFeatures, TextFeatures
-from lightning_modules.networks.flops import training_flops
+from lightning_modules.networks.flops import text_flops
 from lightning_modules.networks.image_positions import stretch_grid
 from lightning_modules.networks.image_tower import ImageTower
 from lightning_modules.networks.long_context import CLIP_CONTEXT, KEPT, PositionTable, stretch_positions
 from lightning_modules.networks.normalize import unit
 from lightning_modules.networks.temperature import Temperature
 from lightning_modules.networks.text_tower import TextTower
+from lightning_modules.networks.timm_tower import TimmTower
 from lightning_modules.networks.tower_parts import towers
 from lightning_modules.networks.weights.checkpoint import Checkpoint, read_checkpoint
 from lightning_modules.networks.weights.export import save_open_clip, save_transformers
@@ -34,17 +38,20 @@ POSITION_PARTS = tuple(POSITIONS.removesuffix("weight") + part for part in ("fro
 
 
 class DualEncoder(Encoder):
-    """A CLIP: a vision transformer and a causal text transformer."""
+    """A CLIP: a vision transformer, or any image model of timm, and a causal text transformer."""
 
     settings = EncoderConfig
     formats = ("transformers", "open_clip")
-    image_tower: ImageTower
+    image_tower: ImageTower | TimmTower
     text_tower: TextTower
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self._config = config
-        self.image_tower = ImageTower(config)
+        self._config = replace(config, image_weights=None)  # read here once: a checkpoint has them
+        self.image_tower = ImageTower(config) if config.image_tower is None else TimmTower(config)
+        if isinstance(self.image_tower, TimmTower):
+            self.image_mean, self.image_std = self.image_tower.image_mean, self.image_tower.image_std
+            self.interpolation = self.image_tower.interpolation
         self.text_tower = TextTower(config)
         self.temperature = Temperature(config.init_scale)
 
@@ -56,8 +63,7 @@ class DualEncoder(Encoder):
     @property
     @override
     def grid(self) -> tuple[int, int]:
-        side = self.config.image_size // self.config.patch_size
-        return side, side
+        return self.image_tower.grid
 
     @property
     @override
@@ -84,10 +90,17 @@ class DualEncoder(Encoder):
     @override
     def with_grid(self, side: int) -> DualEncoder:
         """The same encoder on larger images: more patches of the same size. All weights but the table of image
-        positions, which is stretched, are shared with this one. Raises ValueError for a side below 1.
+        positions, which is stretched, are shared with this one. Raises ValueError for a side below 1, or one that the
+        image tower cannot have.
         """
         if side < 1:
             raise ValueError(f"side must be at least 1 patch, got {side}")
+        if isinstance(self.image_tower, TimmTower):
+            larger = copy.copy(self)
+            larger._modules = dict(self._modules)
+            larger.image_tower = self.image_tower.with_grid(side)
+            larger._config = replace(self.config, image_size=larger.image_tower.image_size)
+            return larger
         state = merged(self.state_dict(keep_vars=True), adapter_scale(self))
         state[IMAGE_POSITIONS] = nn.Parameter(stretch_grid(state[IMAGE_POSITIONS].detach(), side))
         with torch.device("meta"):
@@ -99,7 +112,8 @@ class DualEncoder(Encoder):
     @override
     def training_flops(self, images: float, tokens: float, squares: float) -> float:
         image, text = towers(self)
-        return training_flops(self.config, images, tokens, squares, (image.passes(), text.passes()))
+        cost = image.passes() * images * self.image_tower.forward_flops
+        return cost + text.passes() * text_flops(self.config, tokens, squares)
 
     @override
     def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> ImageFeatures:
@@ -190,13 +204,17 @@ class DualEncoder(Encoder):
 
     @override
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write a folder that ``transformers.CLIPModel.from_pretrained`` loads, with the same embeddings.
+        """Write a folder that ``transformers.CLIPModel.from_pretrained`` loads, with the same embeddings; one that
+        open_clip loads where the image tower is timm's.
 
         Args:
             folder: made where it is missing.
             dtype: of the weights in the file; float16 and bfloat16 halve it, and round the embeddings.
         """
-        save_transformers(self.config, _as(dtype, whole_state(self)), folder)
+        if isinstance(self.image_tower, TimmTower):
+            self.save_open_clip(folder, dtype)
+        else:
+            save_transformers(self.config, _as(dtype, whole_state(self)), folder)
 
     @override
     def save(self, folder: str | Path, format: str, dtype: torch.dtype = torch.float32) -> None:
@@ -205,13 +223,24 @@ class DualEncoder(Encoder):
         else:
             super().save(folder, format, dtype)
 
+    @override
+    def check_format(self, format: str) -> None:
+        super().check_format(format)
+        if isinstance(self.image_tower, TimmTower):
+            self.image_tower.check_format(format)
+
     def save_open_clip(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write a folder that open_clip loads as ``local-dir:FOLDER``; arguments as in ``save_pretrained``."""
-        save_open_clip(self.config, _as(dtype, whole_state(self)), folder)
+        """Write a folder that open_clip loads as ``local-dir:FOLDER``; arguments as in ``save_pretrained``.
+
+        Raises:
+            ValueError: where open_clip cannot hold the image tower.
+        """
+        self.check_format("open_clip")
+        save_open_clip(self.config, self.input_format, _as(dtype, whole_state(self)), folder)
 
 
 def _as(dtype: torch.dtype, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.to(dtype) for name, tensor in state.items()}
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
 def position_table(encoder: Encoder) -> PositionTable:

@@ -11,22 +11,21 @@ from __future__ import annotations
 from lightning_modules.networks.config import EncoderConfig
 
 
-def training_flops(
-    config: EncoderConfig, images: float, tokens: float, squares: float, passes: tuple[float, float] = (3.0, 3.0)
-) -> float:
-    """Operations of a step.
-
-    Args:
-        config: sizes of the towers.
-        images: encoded.
-        tokens: of all texts encoded.
-        squares: sum of the squares of their lengths.
-        passes: of each tower, the image tower first: what a step costs in units of a forward pass.
-    """
+def image_flops(config: EncoderConfig) -> float:
+    """Operations of CLIP's own image tower on one image, forward."""
     patches = (config.image_size // config.patch_size) ** 2
     length, width, depth = patches + 1, config.image_width, config.image_layers
     image = 2 * length * depth * 12 * width**2 + 4 * depth * length**2 * width
-    image += 2 * patches * 3 * config.patch_size**2 * width + 2 * length * width * config.embed_dim
+    return float(image + 2 * patches * 3 * config.patch_size**2 * width + 2 * length * width * config.embed_dim)
+
+
+def text_flops(config: EncoderConfig, tokens: float, squares: float) -> float:
+    """Operations of CLIP's text tower, forward.
+
+    Args:
+        config: sizes of the tower.
+        tokens: of all texts encoded.
+        squares: sum of the squares of their lengths.
+    """
     text = 2 * tokens * (config.text_layers * 12 * config.text_width**2 + config.text_width * config.embed_dim)
-    text += 4 * config.text_layers * squares * config.text_width
-    return passes[0] * images * image + passes[1] * text
+    return text + 4 * config.text_layers * squares * config.text_width

@@ -22,6 +22,7 @@ from typing_extensions import override
 
 from lightning_modules.networks.attention import attend
 from lightning_modules.networks.config import EncoderConfig
+from lightning_modules.networks.flops import image_flops
 
 
 class AttentionBlock(Block):
@@ -55,7 +56,12 @@ class ValueOnlyBlock(AttentionBlock):
 
 
 class ImageTower(VisionTransformer):
-    """Images to N = 1 + P tokens in the joint space, not normalised: the class token, then the patches row by row."""
+    """Images to N = 1 + P tokens in the joint space, not normalised: the class token, then the patches row by row.
+
+    Attributes:
+        grid: rows and columns of the patches.
+        forward_flops: operations of an image's forward pass.
+    """
 
     def __init__(self, config: EncoderConfig) -> None:
         width = config.image_width
@@ -76,6 +82,9 @@ class ImageTower(VisionTransformer):
         last = ValueOnlyBlock(width, config.image_heads, qkv_bias=True, norm_layer=nn.LayerNorm, act_layer=act)
         last.load_state_dict(self.blocks[-1].state_dict())  # the names are timm's, and so is the initialisation
         self.blocks[-1] = last
+        side = config.image_size // config.patch_size
+        self.grid = side, side
+        self.forward_flops = image_flops(config)
         self.projection = nn.Linear(width, config.embed_dim, bias=False)
         nn.init.normal_(self.projection.weight, std=width**-0.5)
 

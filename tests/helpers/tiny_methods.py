@@ -33,11 +33,12 @@ METHODS: dict[str, Callable[..., Method]] = {
 }
 
 
-def method_data(folder: Path, batch_size: int = 6) -> GranularityData:
+def method_data(folder: Path, batch_size: int = 6, image_size: int = 16) -> GranularityData:
     """Twelve samples with captions, sentences, phrases, boxes and crops."""
     folder.mkdir(parents=True, exist_ok=True)
     shards = write_regions(folder)
     return GranularityData(
-        shards, shards, batch_size=batch_size, val_batch_size=6, num_workers=0, image_size=16, context_length=77,
-        sampling=GrainSampling(2, 3, summaries=1), regions=RegionSampling(crops=1), train_transform=Squash(),
+        shards, shards, batch_size=batch_size, val_batch_size=6, num_workers=0, image_size=image_size,
+        context_length=77, sampling=GrainSampling(2, 3, summaries=1), regions=RegionSampling(crops=1),
+        train_transform=Squash(),
     )  # fmt: skip

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from lightning_modules.networks.config import ACTIVATIONS, EncoderConfig
 from lightning_modules.networks.long_context import KEPT
-from lightning_modules.networks.weights import beta_clip, openai_clip, transformers_clip
+from lightning_modules.networks.weights import beta_clip, openai_clip, timm_clip, transformers_clip
 from lightning_modules.networks.weights.checkpoint_format import Layout, Traceless, sizes
 from lightning_modules.networks.weights.files import fetch, read_tensors
+from lightning_modules.networks.weights.hub import OPEN_CLIP_CONFIG
 from lightning_modules.networks.weights.parameter_map import State
 
 LAYOUTS = (transformers_clip.LAYOUT, openai_clip.LAYOUT, beta_clip.LAYOUT)
@@ -29,7 +30,8 @@ class Checkpoint(NamedTuple):
 
 
 def read_checkpoint(source: str | Path, activation: str | None = None) -> Checkpoint:
-    """Read a transformers, OpenAI, open_clip, Long-CLIP or published β-CLIP checkpoint.
+    """Read a transformers, OpenAI, open_clip, Long-CLIP or published β-CLIP checkpoint, or an export of a model with
+    an image tower of timm.
 
     Args:
         source: a weights file, a folder, or a hub id.
@@ -42,6 +44,9 @@ def read_checkpoint(source: str | Path, activation: str | None = None) -> Checkp
     """
     path = fetch(source)
     state = read_tensors(path)
+    beside = path.with_name(OPEN_CLIP_CONFIG)
+    if beside.is_file() and timm_clip.is_plain(settings := read_json(beside).get("model_cfg", {})):
+        return Checkpoint(*timm_clip.read_state(settings, state, path))
     layout = recognise(state, str(path))
     long = TRAINED_TABLE in state
     hints = traceless(path, layout, "quick_gelu" if long and activation is None else activation)
@@ -74,7 +79,7 @@ def without_pooling(state: Mapping[str, Tensor]) -> State:
 
 def traceless(path: Path, layout: Layout, activation: str | None) -> Traceless:
     """Heads and activation, from the config file beside the weights or as given."""
-    transformers_config, open_clip_config = path.with_name("config.json"), path.with_name("open_clip_config.json")
+    transformers_config, open_clip_config = path.with_name("config.json"), path.with_name(OPEN_CLIP_CONFIG)
     if layout is transformers_clip.LAYOUT and transformers_config.is_file():
         return transformers_clip.traceless(read_json(transformers_config), str(transformers_config))
     if layout is openai_clip.LAYOUT and open_clip_config.is_file():

@@ -19,9 +19,10 @@ from transformers import CLIPImageProcessor, CLIPProcessor, CLIPTokenizer
 
 from datamodules.atomic_write import atomic_write
 from datamodules.batching.image_transforms import CLIP_MEAN, CLIP_STD
+from datamodules.batching.input_format import InputFormat
 from datamodules.batching.tokenizer import vocabulary
 from lightning_modules.networks.config import EncoderConfig
-from lightning_modules.networks.weights import openai_clip, transformers_clip
+from lightning_modules.networks.weights import openai_clip, timm_clip, transformers_clip
 from lightning_modules.networks.weights.parameter_map import write
 
 
@@ -51,14 +52,17 @@ def processor(config: EncoderConfig) -> CLIPProcessor:
     return CLIPProcessor(images, tokenizer)
 
 
-def save_open_clip(config: EncoderConfig, state: Mapping[str, Tensor], folder: str | Path) -> None:
+def save_open_clip(config: EncoderConfig, pixels: InputFormat, state: Mapping[str, Tensor], folder: str | Path) -> None:
     """Write ``open_clip_config.json`` and ``open_clip_model.safetensors`` for open_clip's ``local-dir:`` names."""
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    theirs = write(openai_clip.links(config.image_layers, config.text_layers), state)
-    save_weights(theirs, path / "open_clip_model.safetensors")
-    preprocess = {"mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic", "resize_mode": "shortest"}
-    settings = {"model_cfg": openai_clip.model_config(config), "preprocess_cfg": preprocess}
+    if config.image_tower is None:
+        links, model = openai_clip.links(config.image_layers, config.text_layers), openai_clip.model_config(config)
+    else:
+        links, model = timm_clip.written(config, state), timm_clip.model_config(config)
+    save_weights(write(links, state), path / "open_clip_model.safetensors")
+    preprocess = {"mean": pixels.mean, "std": pixels.std, "interpolation": pixels.interpolation}
+    settings = {"model_cfg": model, "preprocess_cfg": preprocess | {"resize_mode": "shortest"}}
     (path / "open_clip_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 

@@ -14,7 +14,6 @@ from lightning_modules.networks.weights.parameter_map import POSITIONS, Link, sa
 
 def links(image_layers: int, text_layers: int) -> list[Link]:
     """All parameters."""
-    tower = "text_tower.transformer."
     all_links = [
         Link(("temperature.log_scale",), ("logit_scale",), leading=1),
         Link(("image_tower.cls_token",), ("visual.class_embedding",), leading=2),
@@ -23,10 +22,7 @@ def links(image_layers: int, text_layers: int) -> list[Link]:
         *same("image_tower.patch_embed.proj", "visual.conv1", ".weight"),
         *same("image_tower.norm_pre", "visual.ln_pre"),
         *same("image_tower.norm", "visual.ln_post"),
-        Link((POSITIONS,), ("positional_embedding",)),
-        Link(("text_tower.projection.weight",), ("text_projection",), transposed=True),
-        *same(f"{tower}embeddings.token_embedding", "token_embedding", ".weight"),
-        *same(f"{tower}final_layer_norm", "ln_final"),
+        *text_links(text_layers),
     ]
     for i in range(image_layers):
         ours, theirs = f"image_tower.blocks.{i}.", f"visual.transformer.resblocks.{i}."
@@ -35,8 +31,20 @@ def links(image_layers: int, text_layers: int) -> list[Link]:
         parts = (("attn.proj", "attn.out_proj"), ("norm1", "ln_1"), ("norm2", "ln_2"))
         for part, name in (*parts, ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj")):
             all_links += same(ours + part, theirs + name)
-    for i in range(text_layers):
-        ours, theirs = f"{tower}encoder.layers.{i}.", f"transformer.resblocks.{i}."
+    return all_links
+
+
+def text_links(layers: int, prefix: str = "") -> list[Link]:
+    """The text tower's parameters, whose names there begin with ``prefix``."""
+    tower = "text_tower.transformer."
+    all_links = [
+        Link((POSITIONS,), (f"{prefix}positional_embedding",)),
+        Link(("text_tower.projection.weight",), (f"{prefix}text_projection",), transposed=True),
+        *same(f"{tower}embeddings.token_embedding", f"{prefix}token_embedding", ".weight"),
+        *same(f"{tower}final_layer_norm", f"{prefix}ln_final"),
+    ]
+    for i in range(layers):
+        ours, theirs = f"{tower}encoder.layers.{i}.", f"{prefix}transformer.resblocks.{i}."
         for kind in ("weight", "bias"):
             split = tuple(f"{ours}self_attn.{part}_proj.{kind}" for part in ("q", "k", "v"))
             all_links.append(Link(split, (f"{theirs}attn.in_proj_{kind}",)))
@@ -66,11 +74,16 @@ def model_config(config: EncoderConfig) -> dict[str, Any]:
             "head_width": config.image_width // config.image_heads,
             "patch_size": config.patch_size,
         },
-        "text_cfg": {
-            "context_length": config.context_length,
-            "vocab_size": config.vocab_size,
-            "width": config.text_width,
-            "heads": config.text_heads,
-            "layers": config.text_layers,
-        },
+        "text_cfg": text_config(config),
+    }
+
+
+def text_config(config: EncoderConfig) -> dict[str, Any]:
+    """The ``text_cfg`` in it."""
+    return {
+        "context_length": config.context_length,
+        "vocab_size": config.vocab_size,
+        "width": config.text_width,
+        "heads": config.text_heads,
+        "layers": config.text_layers,
     }
