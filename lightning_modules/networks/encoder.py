@@ -19,7 +19,7 @@ from datamodules.batching.tokenizer import Tokenizer
 from lightning_modules.networks.adapters import adapter_scale, merged, plain_state
 from lightning_modules.networks.config import EncoderConfig
 from lightning_modules.networks.contract import Encoder, ImageFeatures, TextFeatures
-from lightning_modules.networks.flops import text_flops
+from lightning_modules.networks.flops import training_flops
 from lightning_modules.networks.image_positions import stretch_grid
 from lightning_modules.networks.image_tower import ImageTower
 from lightning_modules.networks.long_context import CLIP_CONTEXT, KEPT, PositionTable, stretch_positions
@@ -112,8 +112,8 @@ class DualEncoder(Encoder):
     @override
     def training_flops(self, images: float, tokens: float, squares: float) -> float:
         image, text = towers(self)
-        cost = image.passes() * images * self.image_tower.forward_flops
-        return cost + text.passes() * text_flops(self.config, tokens, squares)
+        passes, forward = (image.passes(), text.passes()), self.image_tower.forward_flops
+        return training_flops(self.config, images, tokens, squares, passes, forward)
 
     @override
     def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> ImageFeatures:

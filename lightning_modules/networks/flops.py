@@ -19,13 +19,24 @@ def image_flops(config: EncoderConfig) -> float:
     return float(image + 2 * patches * 3 * config.patch_size**2 * width + 2 * length * width * config.embed_dim)
 
 
-def text_flops(config: EncoderConfig, tokens: float, squares: float) -> float:
-    """Operations of CLIP's text tower, forward.
+def training_flops(
+    config: EncoderConfig,
+    images: float,
+    tokens: float,
+    squares: float,
+    passes: tuple[float, float] = (3.0, 3.0),
+    image: float | None = None,
+) -> float:
+    """Operations of a step.
 
     Args:
-        config: sizes of the tower.
+        config: sizes of the towers.
+        images: encoded.
         tokens: of all texts encoded.
         squares: sum of the squares of their lengths.
+        passes: of each tower, the image tower first: what a step costs in units of a forward pass.
+        image: operations of the image tower on one image, forward; None: of CLIP's own.
     """
     text = 2 * tokens * (config.text_layers * 12 * config.text_width**2 + config.text_width * config.embed_dim)
-    return text + 4 * config.text_layers * squares * config.text_width
+    text += 4 * config.text_layers * squares * config.text_width
+    return passes[0] * images * (image_flops(config) if image is None else image) + passes[1] * text

@@ -58,6 +58,7 @@ class Spec:
     freeze: FreezeConfig = FreezeConfig()
     lora: LoraConfig | None = None
     pretrained: str | None = None  # a folder to start from
+    image_tower: str | None = None  # of timm, on larger images
 
 
 @dataclass
@@ -112,8 +113,12 @@ def strategy(name: str, ranks: int) -> Strategy | str:
 def train(spec: Spec, shards: list[str], ranks: int, *callbacks: Callback) -> Result:
     """The run ``spec`` as one of ``ranks``."""
     seed_everything(5)
+    encoder = replace(TINY, frozen_positions=20)
+    if spec.image_tower is not None:
+        sizes = {"image_size": 64, "patch_size": 8, "image_width": 128, "image_layers": 4, "image_heads": 4}
+        encoder = replace(encoder, image_tower=spec.image_tower, **sizes)
     data = GranularityData(
-        shards, batch_size=GLOBAL_BATCH // ranks, num_workers=0, image_size=16, context_length=77,
+        shards, batch_size=GLOBAL_BATCH // ranks, num_workers=0, image_size=encoder.image_size, context_length=77,
         sampling=GrainSampling(2, 3, summaries=1), regions=RegionSampling(crops=1), train_transform=Squash(),
         batches_per_epoch=20,
     )  # fmt: skip
@@ -127,7 +132,6 @@ def train(spec: Spec, shards: list[str], ranks: int, *callbacks: Callback) -> Re
         callbacks=[seen, *extras, *callbacks],
     )  # fmt: skip
     memory = MemoryConfig(spec.grad_cache_chunk, spec.recompute)
-    encoder = replace(TINY, frozen_positions=20)
     method: Method = METHODS[spec.method](
         encoder=encoder, optim=OPTIM, memory=memory, freeze=spec.freeze, lora=spec.lora, pretrained=spec.pretrained
     )

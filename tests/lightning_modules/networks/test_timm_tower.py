@@ -176,8 +176,8 @@ def test_what_pixels_a_tower_is_used_to():
     encoder = of("resnet10t")
     assert encoder.input_format.mean == pytest.approx((0.485, 0.456, 0.406))
     assert encoder.input_format.std == pytest.approx((0.229, 0.224, 0.225))
-    assert encoder.input_format.interpolation == "bilinear"
-    assert of("test_vit").input_format.interpolation == "bicubic"
+    assert encoder.input_format.interpolation == "bicubic"
+    assert of("test_resnet").input_format.interpolation == "bilinear"
 
 
 def test_operations_are_counted():
