@@ -9,7 +9,7 @@ WARNINGS = (  # about intended settings, or about internals of other packages
     *("does not have many workers", "exists and is not empty", "there is no last checkpoint available"),
     *("LeafSpec", "was deprecated in v4", "when logging on epoch level in distributed setting"),
     *("your dataloader is not resumable", "across ranks is zero"),  # GranularityData makes it resumable
-    "is not supported by the model summary",
+    *("is not supported by the model summary", "in eval mode at the start of training"),
 )
 MESSAGES = (  # a line of our own reports what matters of them
     *("litlogger", "litmodels", "GPU available:", "TPU available:", "HPU available:", "Automatic Mixed Precision"),
