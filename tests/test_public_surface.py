@@ -31,8 +31,8 @@ SURFACE = {
     "DataMonitor Diagnostics LastCheckpoint Preemption RankConsistency RateMonitor "
     "ResultTable SampleImages Throughput",
     "lightning_modules.networks": "Calibrated DualEncoder Encoder EncoderConfig ImageFeatures OpenClipConfig "
-    "OpenClipEncoder PositionTable SiglipEncoder SiglipSettings TextConditionedPooling TextFeatures "
-    "TokenCalibration build_encoder load_encoder pool_regions stretch_positions vit_b_16 vit_l_14",
+    "OpenClipEncoder PositionTable SiglipEncoder SiglipSettings TextConditionedPooling TextFeatures TokenCalibration "
+    "build_encoder load_encoder pool_regions stretch_positions vit_b_16 vit_l_14",
 }
 
 
