@@ -19,7 +19,6 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from datamodules.batch import Batch, Grain, RaggedTexts, TextSlots
-from datamodules.batching.tokenizer import VOCAB_SIZE
 from datamodules.datamodule import GranularityData
 from lightning_modules.checkpoints import instantiate
 from lightning_modules.checkpoints.metadata import KEY, named_source, provenance, warn_of_changed_settings
@@ -29,9 +28,10 @@ from lightning_modules.methods.data_check import DataCheck, MethodError
 from lightning_modules.methods.freezing import FreezeConfig, freeze_towers
 from lightning_modules.methods.gradient_cache import MemoryConfig, encode_by_parts
 from lightning_modules.methods.optimizers import OptimConfig, adamw, clamp_temperatures, clip_gradients, warmup_cosine
+from lightning_modules.methods.starting_encoder import starting_encoder
 from lightning_modules.methods.validation_metrics import MeanLosses, Validation
 from lightning_modules.networks import Encoder, EncoderConfig, ImageFeatures, TextConditionedPooling, TextFeatures
-from lightning_modules.networks.contract import EncoderSizes, build_encoder, load_encoder, plain_config
+from lightning_modules.networks.contract import plain_config
 from lightning_modules.networks.lora import LoraConfig, add_adapters
 from lightning_modules.networks.temperature import LogitBias
 from lightning_modules.networks.text_encoding import encode_strings
@@ -91,13 +91,9 @@ class Method(LightningModule, ABC):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        if isinstance(encoder, EncoderConfig) and encoder.vocab_size < VOCAB_SIZE:
-            raise ValueError(
-                f"encoder.vocab_size must be at least {VOCAB_SIZE}, the tokenizer's, got {encoder.vocab_size}"
-            )
         if global_loss not in ("auto", "softmax", "sigmoid"):
             raise ValueError(f"global_loss must be auto, softmax or sigmoid, got {global_loss!r}")
-        self.encoder: Encoder = build_encoder(encoder) if pretrained is None else _pretrained(pretrained, encoder)
+        self.encoder: Encoder = starting_encoder(encoder, pretrained)
         if self.needs_dense and not self.encoder.has_dense:
             name = type(self).__name__
             raise ValueError(
@@ -389,20 +385,3 @@ def check_weight(name: str, weight: float) -> None:
 def _scatter_rows(values: Float[Tensor, "n D"], rows: Int[Tensor, " n"], count: int) -> Float[Tensor, "count D"]:
     """A matrix of ``count`` rows with ``values`` in ``rows`` and zeros elsewhere."""
     return values.new_zeros(count, values.shape[1]).index_copy(0, rows, values)
-
-
-def _pretrained(source: str, config: EncoderSizes) -> Encoder:
-    encoder = load_encoder(source, config.context_length)
-    for name in ("image_tower", "image_weights"):
-        wanted, of_source = getattr(config, name, None), getattr(encoder.config, name, None)
-        if wanted not in (None, of_source):
-            raise ValueError(
-                f"encoder.{name} must be null where pretrained {source} brings the image tower"
-                f"{'' if of_source is None else f' {of_source}'}, got {wanted}"
-            )
-    if encoder.image_size != config.image_size:
-        raise ValueError(
-            f"encoder.image_size must be {encoder.image_size}, the image size of {source}, "
-            f"got {config.image_size}: the data is scaled to it"
-        )
-    return encoder
