@@ -29,6 +29,7 @@ The settings that people use, with their defaults; ways to see the others stand 
   --model.pretrained NAME              start from a CLIP: hub id, folder or file; without it from scratch
   --model.encoder.image_size 64        pixels of the square; data follows
   --model.encoder.patch_size 8         pixels of a patch's side
+  --model.encoder.image_tower NAME     another image tower, timm/resnet50; its weights: --model.encoder.image_weights
   --model.encoder.context_length 248   tokens of the longest text; data follows
   --model.encoder.embed_dim 128        width of the joint space
   --model.optim.lr 0.001               peak learning rate of the towers

@@ -12,7 +12,7 @@ from torch import nn
 from lightning_modules.networks.adapters import is_adapter
 from lightning_modules.networks.contract import Encoder
 
-NORMS = (nn.LayerNorm, nn.RMSNorm)
+NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
 
 class TowerParts(NamedTuple):

@@ -16,6 +16,7 @@ from lightning_modules.callbacks import AverageWeights
 from lightning_modules.cli.evaluate import load_model
 from lightning_modules.cli.export import encoder_of, read
 from lightning_modules.cli.main import main
+from lightning_modules.methods.freezing import FreezeConfig
 from lightning_modules.networks import DualEncoder
 from tests.helpers.ranks import run_on_ranks
 from tests.helpers.tiny import picture
@@ -182,3 +183,18 @@ def test_pretrained_brings_its_own_image_tower(tmp_path):
     weights = replace(EFFICIENTNET, image_weights="pretrained")
     with pytest.raises(ValueError, match=r"encoder.image_weights must be null where pretrained"):
         ClipFinetune(pretrained=str(tmp_path), encoder=weights)
+
+
+def test_frozen_stages_and_norms_that_alone_are_trained():
+    """Stem and stages stay, what follows is trained; ``all_but_norms`` leaves batch norm's scale and shift."""
+    blocks = len(make("clip").encoder.image_blocks())
+    method = make("clip", freeze=FreezeConfig(image_tower=blocks))
+    names = {name for name, p in method.encoder.image_tower.named_parameters() if p.requires_grad}
+    assert names == {"trunk.conv_head.weight", "trunk.bn2.weight", "trunk.bn2.bias", "projection.weight"}
+    method = make("clip", freeze=FreezeConfig(image_tower="all_but_norms"))
+    layers = [m for m in method.encoder.image_tower.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    trained = {id(p) for p in method.encoder.image_tower.parameters() if p.requires_grad}
+    assert trained == {id(p) for layer in layers for p in layer.parameters()}
+    batch = torch.randn(2, 3, SIDE, SIDE)
+    method.encoder.encode_image(batch).image.sum().backward()
+    assert all(p.grad is not None for p in method.encoder.image_tower.parameters() if p.requires_grad)

@@ -37,7 +37,7 @@ def test_each_setting_is_there_and_has_the_default_that_is_told(parser):
     for name, told in TOLD:
         if name.startswith("model.") and name != "model.help":
             assert name in methods, name
-            if "encoder" in name:
+            if "encoder" in name and not told.isupper():
                 assert told == str(getattr(sizes, name.rpartition(".")[2]))
         else:
             assert name in {action.dest for action in parser._actions}, name
