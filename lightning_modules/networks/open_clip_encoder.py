@@ -32,6 +32,7 @@ from lightning_modules.networks.normalize import unit
 from lightning_modules.networks.open_clip_tokenizer import TextRows, read_tokenizer
 from lightning_modules.networks.open_clip_towers import OpenClipImageTower, OpenClipTextTower
 from lightning_modules.networks.temperature import LogitBias, Temperature
+from lightning_modules.networks.weights import timm_clip
 from lightning_modules.networks.weights.export import save_weights
 from lightning_modules.networks.weights.hub import OPEN_CLIP, OPEN_CLIP_CONFIG
 from lightning_modules.networks.weights.open_clip_config import (
@@ -181,7 +182,10 @@ class OpenClipEncoder(Encoder):
     @override
     def reads(cls, weights: Path) -> bool:
         file = config_beside(weights)
-        return file.is_file() and not is_plain_clip(*read_config(file))
+        if not file.is_file():
+            return False
+        settings = read_config(file)
+        return not (is_plain_clip(*settings) or timm_clip.is_plain(*settings))
 
     @classmethod
     @override

@@ -16,6 +16,7 @@ from lightning_modules.networks.weights import beta_clip, openai_clip, timm_clip
 from lightning_modules.networks.weights.checkpoint_format import Layout, Traceless, sizes
 from lightning_modules.networks.weights.files import fetch, read_tensors
 from lightning_modules.networks.weights.hub import OPEN_CLIP_CONFIG
+from lightning_modules.networks.weights.open_clip_config import config_beside, read_config
 from lightning_modules.networks.weights.parameter_map import State
 
 LAYOUTS = (transformers_clip.LAYOUT, openai_clip.LAYOUT, beta_clip.LAYOUT)
@@ -44,9 +45,9 @@ def read_checkpoint(source: str | Path, activation: str | None = None) -> Checkp
     """
     path = fetch(source)
     state = read_tensors(path)
-    beside = path.with_name(OPEN_CLIP_CONFIG)
-    if beside.is_file() and timm_clip.is_plain(settings := read_json(beside).get("model_cfg", {})):
-        return Checkpoint(*timm_clip.read_state(settings, state, path))
+    beside = config_beside(path)
+    if beside.is_file() and timm_clip.is_plain(*(settings := read_config(beside))):
+        return Checkpoint(*timm_clip.read_state(settings[0], state, path))
     layout = recognise(state, str(path))
     long = TRAINED_TABLE in state
     hints = traceless(path, layout, "quick_gelu" if long and activation is None else activation)

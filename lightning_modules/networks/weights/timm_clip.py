@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from timm.models import get_pretrained_cfg
 from torch import Tensor
 
 from lightning_modules.networks.config import TIMM, EncoderConfig
 from lightning_modules.networks.weights.checkpoint_format import depth
+from lightning_modules.networks.weights.open_clip_config import channels
 from lightning_modules.networks.weights.openai_clip import text_config, text_links
 from lightning_modules.networks.weights.parameter_map import POSITIONS, Link, State, read, same
 
@@ -51,11 +53,17 @@ def model_config(config: EncoderConfig) -> dict[str, Any]:
     }
 
 
-def is_plain(settings: Mapping[str, Any]) -> bool:
-    """True if a ``model_cfg`` is one that ``model_config`` may have written."""
-    vision, text = settings.get("vision_cfg", {}), settings.get("text_cfg", {})
+def is_plain(model: Mapping[str, Any], preprocess: Mapping[str, Any]) -> bool:
+    """True if a ``model_cfg`` is one that ``model_config`` may have written, with the pixels of timm's model."""
+    vision, text = model["vision_cfg"], model["text_cfg"]
     plain = all(vision.get(name) == value for name, value in PLAIN_VISION.items())
-    return plain and vision.keys() == VISION and text.keys() == TEXT_SIZES and bool(settings.get("custom_text"))
+    if not (plain and vision.keys() == VISION and text.keys() == TEXT_SIZES and model.get("custom_text")):
+        return False
+    settings = get_pretrained_cfg(vision["timm_model_name"])
+    if settings is None:
+        return False
+    pixels = (channels(preprocess, "mean"), settings.mean), (channels(preprocess, "std"), settings.std)
+    return all(abs(ours - theirs) < 1e-6 for pair in pixels for ours, theirs in zip(*pair, strict=True))
 
 
 def read_state(settings: Mapping[str, Any], state: Mapping[str, Tensor], path: Path) -> tuple[EncoderConfig, State]:
