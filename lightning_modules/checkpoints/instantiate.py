@@ -2,8 +2,8 @@
 
 On the command line ``encoder`` has the sizes of a CLIP, and jsonargparse, by which Lightning builds a method anew,
 takes no others. Here the encoder's settings go round it. Checkpoints name this function, and Lightning calls it, since
-it stands in the list of those that may be called (private to Lightning). Like Lightning's own it builds the class that
-the program asks for, or a subclass of it, and no other.
+it stands in the list of those that may be called (private to Lightning). It is as strict as Lightning's own: a method
+that is not of the class that the program asks for is refused.
 """
 
 from __future__ import annotations

@@ -155,6 +155,10 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
     images = [Image.open(io.BytesIO(picture(n, 40, 30 + n, "PNG"))).convert("RGB") for n in range(2)]
     squares = normalise(torch.stack([as_pixels(squash_bilinear(image, 16)) for image in images]), HALF, HALF)
 
+    with pytest.raises(SystemExit):
+        main(["export", str(checkpoint), "exported", "--format", "open_clip"])
+    assert "--format must be transformers for a model of SiglipEncoder's family" in capsys.readouterr().err
+    assert not Path("exported").exists()
     assert main(["export", str(checkpoint), "exported"]) == 0
     card = (tmp_path / "exported/README.md").read_text()
     assert "plain SigLIP's" in card
