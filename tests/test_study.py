@@ -63,6 +63,7 @@ def program(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", all_studies())
 def test_every_row_sets_fields_that_exist(name, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", list(sys.argv))

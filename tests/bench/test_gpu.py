@@ -10,6 +10,7 @@ import torch
 from tests.bench import gpu
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_it_measures_a_step(tmp_path, monkeypatch):
     before = torch.get_float32_matmul_precision()

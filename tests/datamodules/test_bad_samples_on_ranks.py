@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch.distributed as dist
 
 from datamodules import GrainSampling, Squash
@@ -34,6 +35,7 @@ def verdicts(bad_rank: int, limits: list[float]) -> list[str]:
     return verdicts_of_rank
 
 
+@pytest.mark.slow
 def test_ranks_come_to_one_verdict():
     """10 % of rank 1's samples are 5 % of all: below a limit of 6 %; above one of 4 %, where both stop at one batch."""
     mine, other = run_on_ranks(verdicts, 2, 1, [0.06, 0.04])

@@ -49,6 +49,7 @@ def keys(out: Path) -> list[str]:
 WANTED = [f"{n:06d}" for n in range(40) if n % 10 != 7]
 
 
+@pytest.mark.slow
 def test_processes_and_parts_give_the_same_bytes(tmp_path):
     manifest = write(tmp_path / "one")
     assert manifest is not None

@@ -67,6 +67,7 @@ def served(server: FlakyServer, samples: int, shards: int) -> list[str]:
     return [server.url(path.name) for path in write_shards(server.folder, samples, shards)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_faults_at_random_lose_and_double_nothing(tmp_path, workers):
     """Every second request fails, in one of five ways: two passes of training and one of validation are whole."""
@@ -137,6 +138,7 @@ def test_a_lost_shard_counts_as_one_sample_where_no_size_is_known():
     assert counted(PassLoader(once(["file:nowhere/a.tar"], SHORT, SkipPolicy(1.0)), 0)) == {"skipped/shard": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_stop_and_go_on_with_a_shard_that_was_lost(tmp_path, workers):
     """Stopped after any batch, the rest is that of the run that was not stopped; losses are counted once."""

@@ -57,6 +57,7 @@ def test_evaluation_reads_every_sample_once(tmp_path, shards, ranks, workers):
         len(PassLoader(StreamPass(urls, ReaderSettings(PREPARE, 4)), 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shards", "ranks", "workers"), [(1, 1, 0), (6, 1, 3), (6, 2, 0), (2, 2, 2)])
 def test_stop_anywhere(tmp_path, shards, ranks, workers):
     """Five stops, from a checkpoint's counts and without: the batches of the uninterrupted run; whole passes."""

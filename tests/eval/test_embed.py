@@ -65,6 +65,7 @@ def test_damaged_files_of_the_cache_are_told(tmp_path):
         embed_texts(model, run, ["red", "blue", "red"], "x")
 
 
+@pytest.mark.slow
 def test_ranks_agree_where_a_cache_is_there_for_one_alone(tmp_path):
     releases.write_val2017(tmp_path)
     coco_val2017(ColourModel(), EvalContext(tmp_path, cache=Cache(tmp_path / "0")))

@@ -32,6 +32,7 @@ class Modes(Callback):
         self.seen.add(pl_module.encoder.training)
 
 
+@pytest.mark.slow
 def test_every_few_steps_and_training_goes_on(tmp_path):
     write_val2017(tmp_path / "data")
     modes = Modes()

@@ -42,6 +42,7 @@ def refused(capsys, *arguments: str) -> str:
     return lines[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.stem)
 def test_every_config_trains(config, tmp_path):
     assert main(["fit", "--config", str(config), *SHORT]) == 0

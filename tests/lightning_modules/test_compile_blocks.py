@@ -25,6 +25,7 @@ class Compiled(Callback):
         self.counts.append(self.counter.frame_count)
 
 
+@pytest.mark.slow
 def test_training_is_the_same_and_nothing_is_compiled_after_the_first_epochs(tmp_path):
     plain, compiled, counter = Losses(), Losses(), CompileCounter()
     counts = Compiled(counter)
@@ -36,6 +37,7 @@ def test_training_is_the_same_and_nothing_is_compiled_after_the_first_epochs(tmp
     assert counts.counts[1:] == [counts.counts[1]] * 3
 
 
+@pytest.mark.slow
 def test_compiled_blocks_can_be_recomputed(tmp_path):
     torch._dynamo.reset()
     losses, plain, memory = Losses(), Losses(), MemoryConfig(activation_checkpointing=True)

@@ -31,6 +31,7 @@ class MyBeta(BetaClip):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path(sys.executable).with_name("lightning").is_file(), reason="needs the installed command")
 def test_a_method_beside_me_trains_and_the_log_is_its_own(tmp_path):
     write_shards(tmp_path / "shards", 24, 2)

@@ -52,6 +52,7 @@ def ranks(tmp_path_factory):
     return folder, run_on_ranks(train_all, 2, str(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_only_the_first_rank_looks_and_nobody_waits(ranks, name):
     folder, runs = ranks

@@ -127,6 +127,7 @@ def columns(folder):
     return start.session_start_info.hparams, infos, first, results
 
 
+@pytest.mark.slow
 def test_every_method_has_the_same_columns_and_the_results_are_its_curves(tmp_path):
     found = {}
     for name, method in METHODS.items():

@@ -129,6 +129,7 @@ def alone(model, root, tmp_path_factory):
     return json.loads(out.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_change_no_number(model, root, alone, ranks, tmp_path):
     run_on_ranks(evaluate, ranks, model, root, ON_RANKS, tmp_path / "results.json")

@@ -44,6 +44,7 @@ for place in map(Path, sys.argv[1:]):
 """
 
 
+@pytest.mark.slow
 def test_a_new_process_reads_the_settings_of_every_method(tmp_path):
     """The command that reads a checkpoint has trained nothing: it must know the classes that stand in it by itself."""
     made = {name: make() for name, make in METHODS.items()}
@@ -106,6 +107,7 @@ def agree_open_clip(checkpoint, folder, pairs):
     torch.testing.assert_close(functional.normalize(text, dim=-1), own_text, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_card_s_code_embeds_as_we_do_at_every_size(checkpoint, tmp_path):
     """Longer sides that exceed the square by 0 to 7 pixels: transformers' own crop is another at 3 and 7."""
     assert main(["export", str(checkpoint), str(tmp_path / "out")]) == 0
@@ -173,6 +175,7 @@ def test_refusals(checkpoint, tmp_path, capsys):
     assert "is not empty" in refused(checkpoint, checkpoint.parent)
 
 
+@pytest.mark.slow
 def test_a_command_line_run_loads_from_its_checkpoint(tmp_path):
     """LightningCLI writes the settings in a form of its own."""
     import os

@@ -26,6 +26,7 @@ class Losses(Callback):
             trainer.should_stop = True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resume_from_an_epochs_end(tmp_path, workers):
     whole, first, second = Losses(), Losses(epochs=2), Losses()
@@ -62,6 +63,7 @@ class StopsAfter(Callback):
             raise RuntimeError("killed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resume_from_the_middle_of_an_epoch(tmp_path, workers):
     whole, first, second = Losses(), Losses(), Losses()
@@ -73,6 +75,7 @@ def test_resume_from_the_middle_of_an_epoch(tmp_path, workers):
     assert first.values[:4] + second.values == pytest.approx(whole.values, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_checkpoint_is_there_when_validation_fails(tmp_path):
     class FailingValidation(Callback):
         def on_validation_start(self, trainer, pl_module):
@@ -107,6 +110,7 @@ def test_logs_and_table(tmp_path, capsys):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_table_is_followed_by_the_best_value_and_its_step_also_of_a_run_that_went_on(tmp_path, capsys):
     for epochs in (3, 4):
         fit(tmp_path, ResultTable(), epochs=epochs)
@@ -128,6 +132,7 @@ class Values(Callback):
         pl_module.log("value", self.values[trainer.current_epoch])
 
 
+@pytest.mark.slow
 def test_a_worse_epoch_leaves_the_best_checkpoint_alone(tmp_path):
     best = BestCheckpoint(dirpath=str(tmp_path / "best"), monitor="value")
     fit(tmp_path, Values(0.2, 0.5, 0.4, 0.3), best)
@@ -148,6 +153,7 @@ def test_the_best_may_lie_inside_an_epoch(tmp_path):
     assert torch.load(tmp_path / "best" / "best.ckpt", weights_only=True)["global_step"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [ClipFinetune, BetaClip])
 def test_losses_fall(tmp_path, method):
     losses = Losses()

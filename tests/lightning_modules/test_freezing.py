@@ -136,6 +136,7 @@ class Stop(Callback):
             raise Stopped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [BetaClip, HarmoClip])
 def test_a_resumed_run_is_the_whole_run(tmp_path, method):
     settings = {"method": method, "freeze": FreezeConfig(1, "all_but_norms"), "epochs": 2}

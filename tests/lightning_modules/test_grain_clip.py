@@ -103,6 +103,7 @@ def test_every_parameter_learns_and_caching_changes_nothing(batch):
     assert_caching_changes_nothing(lambda: make(**WEIGHTS), batch)
 
 
+@pytest.mark.slow
 def test_it_trains(shards, tmp_path):
     method = GrainClip(encoder=TINY, optim=OptimConfig(lr=1e-2, warmup_steps=2))
     scalars = fit_method(tmp_path / "run", method, region_data(shards, sentences=2), epochs=16)

@@ -25,6 +25,7 @@ def fit(folder, datamodule, epochs=1, **settings):
     return method, fit_method(folder, method, datamodule, epochs, LastCheckpoint(), BestCheckpoint())
 
 
+@pytest.mark.slow
 def test_trains_and_shows_what_is_watched(tmp_path, shards):
     _, seen = fit(tmp_path / "run", region_data(shards), 20)
     for term in ("loss", "loss_global", "loss_lexeme_region", "loss_region_crop"):

@@ -36,6 +36,7 @@ def events(folder):
     return EventAccumulator(str(folder), {"images": 0}).Reload()
 
 
+@pytest.mark.slow
 def test_all_kinds_at_their_steps_and_training_goes_on(tmp_path):
     trainer = fit(tmp_path / "with", SampleImages(every_n_steps=2, samples=2), epochs=1)
     found = events(tmp_path / "with")
@@ -129,6 +130,7 @@ def test_every_logger_that_can_takes_the_images_and_the_others_are_told_of_once(
     assert told == ["no images with TakesNone: it takes none; TensorBoardLogger, WandbLogger and CSVLogger do"]
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_draws_nothing_twice(tmp_path):
     for epochs in (1, 2):
         fit(tmp_path, SampleImages(samples=1), epochs=epochs)

@@ -70,6 +70,7 @@ def test_adapters_learn_as_added_modules(run):
     assert counts["image tower"].trained == counts["text tower"].trained == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_a_resumed_run_is_the_whole_run_to_the_last_bit(tmp_path, dropout):
     settings = {"epochs": 2, "lora": LoraConfig(rank=2, dropout=dropout), "pooling_heads": 2}

@@ -260,6 +260,7 @@ def fit(folder, datamodule, epochs=1, **settings):
     return fit_method(folder, method, datamodule, epochs)
 
 
+@pytest.mark.slow
 def test_trains_and_shows_what_is_watched(tmp_path):
     shards = [str(shard) for shard in write_shards(tmp_path, 12, 2)]
     seen = fit(tmp_path / "run", data(shards), 20, calibration=Calibration(3, gain=10.0))

@@ -94,6 +94,7 @@ def shards(tmp_path_factory):
     return write_regions(tmp_path_factory.mktemp("shards"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "method"), [
     *(("convnext", method) for method in METHODS), *(("clipa", method) for method in ("beta", "mul", "harmo")),
     ("two_tokens", "clip"), ("roberta", "mul"), ("coca", "harmo"), ("batch_norm", "grain"), ("bias", "multi_positive"),
@@ -198,6 +199,7 @@ def run_folder(folders, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_by_the_command_and_its_export(run_folder, tmp_path, capsys):
     checkpoint = run_folder / "runs" / "siglip" / "checkpoints" / "last.ckpt"
     saved = torch.load(checkpoint, weights_only=True)

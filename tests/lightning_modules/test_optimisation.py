@@ -116,6 +116,7 @@ class Stop(Callback):
             raise Stopped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [BetaClip, partial(HarmoClip, region_losses=[])])
 def test_a_run_resumed_at_the_bound_is_the_whole_run_to_the_last_bit(tmp_path, method):
     """Stopped inside an epoch, from a checkpoint that callbacks wrote between two steps."""

@@ -66,6 +66,7 @@ def scontrol(tmp_path, monkeypatch) -> Path:
     return called
 
 
+@pytest.mark.slow
 def test_signals_to_one_of_two_ranks(tmp_path, shards, whole, warm, scontrol):
     """One signal to rank 1, later another to rank 0, later to both: every rank stops at the same step."""
     settings = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "77"}
@@ -104,6 +105,7 @@ def test_a_signal_while_gradients_accumulate(tmp_path, shards, warm):
     assert saved["GranularityData"]["samples"] == 4 * len(steps)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the workers by Linux's /proc")
 def test_workers_do_not_die_of_the_jobs_signal(tmp_path, shards, warm):
     """Slurm signals all processes of a job; loader workers must last until the checkpoint is there."""

@@ -91,6 +91,7 @@ def test_two_ranks_are_one(spec, two, alone):
     assert (moved - alone(replace(spec, steps=0)).weights["encoder.image_tower.projection.weight"]).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", EXTRAS, ids=lambda s: s.strategy)
 def test_the_average_and_compiled_blocks_on_two_ranks(spec, two, alone):
     check_alike(two[spec], alone(spec))
@@ -99,6 +100,7 @@ def test_the_average_and_compiled_blocks_on_two_ranks(spec, two, alone):
     assert (weights[f"averaged.{name}"] - weights[f"encoder.{name}"]).abs().max() > 1e-5
 
 
+@pytest.mark.slow
 def test_the_same_run_again_is_the_same_to_the_last_bit(two, shards):
     """In other processes."""
     again = run_on_ranks(train_all, 2, [EXTRAS[0]], shards)
@@ -114,11 +116,13 @@ def test_gradients_meet_once_per_step(two):
     assert [rank.reduced for rank in two[SHARDED]] == [20, 20]
 
 
+@pytest.mark.slow
 def test_a_whole_checkpoint_of_two_ranks_goes_on_alone(two, alone, folder, shards):
     resumed = train(placed(replace(WHOLE, strategy="ddp", save=None, resume=WHOLE.save), folder), shards, 1)
     check_alike([resumed], alone(WHOLE), last=10)
 
 
+@pytest.mark.slow
 def test_a_sharded_checkpoint_of_two_ranks_goes_on_with_one(two, alone, folder, shards):
     assert sorted(p.name for p in (folder / "sharded.ckpt").iterdir()) == [
         ".metadata", "__0_0.distcp", "__1_0.distcp", "meta.pt",

@@ -262,6 +262,7 @@ def compare(found, wanted):
     return (off / torch.cat([(wanted.weights[n] - wanted.started[n]).flatten() for n in names]).norm()).item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", rows(*(row for row in ROWS if row[1].resumed)))
 def test_a_run_resumed_at_the_bound_ends_in_the_same_bits(row, outcomes):
     for whole, rest in outcomes(row):

@@ -82,6 +82,7 @@ def shards(tmp_path_factory) -> list[str]:
     return [str(path) for path in write_shards(tmp_path_factory.mktemp("shards"), SAMPLES, 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("remote", [False, True])
 def test_five_stops(tmp_path, shards, remote):
@@ -102,6 +103,7 @@ def test_five_stops(tmp_path, shards, remote):
         assert sorted(seen) == [f"{n:06d}" for n in range(SAMPLES)]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("stops", [(6, 7, 8), (5, 6, 7, 12, 13, 17, 18)])
 def test_killed_right_after_saving(tmp_path, shards, stops, monkeypatch):
@@ -122,6 +124,7 @@ def test_killed_right_after_saving(tmp_path, shards, stops, monkeypatch):
         assert sorted(seen) == [f"{n:06d}" for n in range(SAMPLES)]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_from_one_rank_to_two_and_back(tmp_path, shards):
     whole = train(str(tmp_path / "whole"), shards, 1, 0)
@@ -149,6 +152,7 @@ def test_another_global_batch(tmp_path, shards, first, second):
     assert abs(len(seen) - SAMPLES * EPOCHS) <= max(first, second)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_checkpoint_cut_short_is_passed_over(tmp_path, shards):
     """By a disk or a copy, after it was written: the run goes on from the one before."""

@@ -104,6 +104,7 @@ def run(tmp_path_factory):
     return folder / "timm" / "checkpoints" / "last.ckpt", data, folder
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_and_its_checkpoint_is_the_trained_model(run):
     checkpoint, _, _ = run
     saved = read(checkpoint)

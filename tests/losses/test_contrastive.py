@@ -142,6 +142,7 @@ def test_autocast_and_half_inputs_keep_full_precision(loss):
     assert half.grads()[0].dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 def test_inside_a_compiled_step(loss):
     case = random_case(dtype=torch.float32)

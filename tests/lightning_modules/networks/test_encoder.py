@@ -13,6 +13,7 @@ from lightning_modules.networks.encoder import load_state
 from lightning_modules.networks.weights.transformers_clip import LAYOUT, model_config
 
 
+@pytest.mark.slow
 def test_vit_b_16_is_transformers_clip(random_texts, ragged):
     """Same random weights, context 77, QuickGELU: the same class and EOT embeddings."""
     config = replace(vit_b_16(), context_length=77, frozen_positions=0)

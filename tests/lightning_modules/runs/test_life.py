@@ -154,6 +154,7 @@ def test_what_cannot_be_measured(trained, commands, words, says):
     assert says in refused(commands, trained, "validate", "--config", "tiny.yaml", *words)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on(trained, commands):
     """From the step it stopped at, longer and with another logger; config.yaml goes with the weights."""
     first = ("--config", "tiny.yaml", "--name", "longer", "--trainer.max_steps", "4")
@@ -176,6 +177,7 @@ def test_a_run_that_goes_on(trained, commands):
     assert yaml.safe_load(text) == yaml.safe_load(record["config"])
 
 
+@pytest.mark.slow
 def test_accepted_settings(trained, commands):
     first = ("--config", "tiny.yaml", "--name", "accepted")
     assert commands.run("fit", *first, "--trainer.max_steps", "2")[0] == 0
@@ -197,6 +199,7 @@ def test_accepted_settings(trained, commands):
     assert '"beta": 0.2' in card
 
 
+@pytest.mark.slow
 def test_starting_anew_moves_the_old_run_aside(trained, commands):
     words = ("fit", "--config", "tiny.yaml", "--name", "anew", "--trainer.max_steps", "1")
     assert commands.run(*words)[0] == 0
@@ -210,6 +213,7 @@ def test_starting_anew_moves_the_old_run_aside(trained, commands):
         assert saved(run)[RUN]["id"] != saved(run.with_name(f"anew.old-{number}"))[RUN]["id"]
 
 
+@pytest.mark.slow
 def test_another_runs_checkpoint(trained, commands):
     """A run begins with it; the same command goes on from its own."""
     before, start = files(trained), "runs/tiny/checkpoints/last.ckpt"
@@ -224,6 +228,7 @@ def test_another_runs_checkpoint(trained, commands):
     assert files(trained) == before
 
 
+@pytest.mark.slow
 def test_moved_shards_are_the_same_data(trained, commands):
     words = ("fit", "--config", "tiny.yaml", "--name", "moved")
     assert commands.run(*words, "--trainer.max_steps", "1")[0] == 0
@@ -239,6 +244,7 @@ def test_moved_shards_are_the_same_data(trained, commands):
     assert "data.shards: " in line
 
 
+@pytest.mark.slow
 def test_two_at_once(trained, commands):
     """The second is told of the first, and does no harm; after a kill the lock is known to be stale."""
     words = ("fit", "--config", "tiny.yaml", "--name", "twice")
@@ -262,6 +268,7 @@ def assert_like(run: Path, other: Path) -> None:
     assert all(torch.equal(mine["state_dict"][name], weight) for name, weight in theirs["state_dict"].items())
 
 
+@pytest.mark.slow
 def test_stopped_and_gone_on_with(trained, commands):
     """By Ctrl-C, SIGTERM and kill -9, each in another part of the run: in the end it is the run that nobody stopped."""
     words = ("fit", "--config", "tiny.yaml", "--name", "stopped")
@@ -299,6 +306,7 @@ def test_a_second_interrupt_ends_at_once(trained, commands):
     assert saved(trained.parent / "hurried")["global_step"] == 2
 
 
+@pytest.mark.slow
 def test_two_ranks(trained, commands):
     """The second run is refused, an interrupt stops all, the finished run ends all: every rank alike."""
     ddp = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "4")
