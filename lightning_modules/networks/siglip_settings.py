@@ -1,7 +1,7 @@
 """The settings of a SigLIP, as plain numbers and strings that a checkpoint can carry.
 
 A run's checkpoint is whole without the folder that the run started from, so the tokenizer is one of the settings: the
-text of its ``tokenizer.json``, packed (some 8 MB for SigLIP 2's 256,000 word pieces, a thousandth of the checkpoint).
+text of its ``tokenizer.json``, packed (megabytes for SigLIP 2's 256,000 word pieces; their vectors take 800 MB).
 """
 
 from __future__ import annotations

@@ -149,7 +149,9 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
     method = ClipFinetune.load_from_checkpoint(checkpoint).eval()
     assert isinstance(method.encoder.config, SiglipSettings)
     assert (method.optim.lr, method.encoder.context_length) == (1e-3, 96)
-    with pytest.raises(ArgumentError, match="not a subclass of"):  # whatever a checkpoint says
+    with pytest.raises(
+        ArgumentError, match="does not correspond to a subclass of ClipFinetune"
+    ):  # whatever a checkpoint says
         instantiate(ClipFinetune, {"_class_path": "torch.nn.Flatten", "encoder": saved[KEY]["encoder"]})
     texts = ["A RED cube!", "It lies here. " * 40]
     images = [Image.open(io.BytesIO(picture(n, 40, 30 + n, "PNG"))).convert("RGB") for n in range(2)]
