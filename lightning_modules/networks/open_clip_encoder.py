@@ -2,8 +2,8 @@
 ViTamin), CLIPA, CLIP's ResNets, CoCa's contrastive part, towers and tokenizers of transformers'.
 
 The library builds the model, reads its weights and tokenises; image size, pixels' mean and deviation and the context
-are those of ``open_clip_config.json``. The context cannot be stretched. Patches and tokens are dropped by no tower
-(``patch_dropout`` is a way to train faster, without weights); CoCa's text decoder is left out.
+are those of ``open_clip_config.json``. The context cannot be stretched. Left out are ``patch_dropout``, by which a
+tower is trained faster on some of the patches, and CoCa's text decoder.
 """
 
 from __future__ import annotations
@@ -98,8 +98,13 @@ class OpenClipConfig:
 class OpenClipEncoder(Encoder):
     """A dual encoder whose towers and tokenizer are open_clip's.
 
+    Args:
+        config: its settings.
+        model: the library's, with its text tower as a module of its own; None: a new one with random weights.
+
     Raises:
-        ValueError: where open_clip does not build such a model, or its text tower is of an unknown kind.
+        ValueError: where open_clip does not build such a model, a tower makes no vectors of ``embed_dim`` numbers, or
+            the text tower or the tokenizer is of an unknown kind.
     """
 
     settings = OpenClipConfig
