@@ -165,6 +165,7 @@ def trained_on_ranks(jobs, shards):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore")
 def test_two_ranks_learn_what_one_learns(folders, shards):
     """DDP and FSDP2: a CNN with norms, attentional pooling, a SigLIP with transformers' tokenizer, and batch norms."""
@@ -225,6 +226,7 @@ def test_a_run_by_the_command_and_its_export(run_folder, tmp_path, capsys):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_the_other_commands_read_it(run_folder, tmp_path, capsys):
     checkpoint = run_folder / "runs" / "siglip" / "checkpoints" / "last.ckpt"
     (tmp_path / "a.jpg").write_bytes(picture(1, 60, 40))
