@@ -44,19 +44,13 @@ outputs = model(**inputs)  # image_embeds and text_embeds have unit norm
 probabilities = outputs.logits_per_image.sigmoid()""",
 }
 
-NOTES = {
-    (
-        CLIP,
-        "transformers",
-    ): "`square` is OpenAI CLIP's crop. The processor's own rounds another way where the resized image's longer side "
-    "exceeds the square by 3, 7, 11, ... pixels (a quarter of COCO's images): there it is one pixel further left or "
-    "up, and the embedding slightly another.",
-    (
-        SIGLIP,
-        "transformers",
-    ): "Texts are in lower case: the processor's tokenizer sees to it. The processor resizes the "
-    "whole image to a square, whatever its aspect ratio; `lightning evaluate --fit squash` (bicubic) or "
-    "`squash_bilinear` does the same, as `resample` in its settings says (3 or 2).",
+NOTES = {  # on the use with transformers
+    CLIP: "`square` is OpenAI CLIP's crop. The processor's own rounds another way where the resized image's longer "
+    "side exceeds the square by 3, 7, 11, ... pixels (a quarter of COCO's images): there it is one pixel further left "
+    "or up, and the embedding slightly another.",
+    SIGLIP: "Texts are in lower case: the processor's tokenizer sees to it. The processor resizes the whole image to a "
+    "square, whatever its aspect ratio; `lightning evaluate --fit squash` (bicubic) or `squash_bilinear` does the "
+    "same, as `resample` in its settings says (3 or 2).",
 }
 NAMES = {CLIP: "CLIP", SIGLIP: "SigLIP", OPEN_CLIP: "OpenCLIP"}
 
@@ -69,8 +63,8 @@ def model_card(origin: Mapping[str, Any], format: str) -> str:
         format: of the folder, ``transformers`` or ``open_clip``.
     """
     sizes, encoder, numbers = config_of(origin["encoder"]), shown_config(origin["encoder"]), origin["numbers"]
-    family = encoder.get("family", CLIP)
-    name = NAMES[family]
+    family: str = encoder.get("family", CLIP)
+    name, use = NAMES.get(family, family), USE.get((family, format))
     head = {
         "library_name": format,
         "pipeline_tag": "zero-shot-image-classification",
@@ -83,8 +77,8 @@ def model_card(origin: Mapping[str, Any], format: str) -> str:
         f"Image and text embeddings are plain {name}'s; what the method added for training is not part of it. "
         "The text tower reads texts one by one, up to the given number of tokens.",
         *_interpolation(origin),
-        f"## Use\n\n```python\n{USE[family, format]}\n```",
-        *([NOTES[family, format]] if (family, format) in NOTES else []),
+        *([] if use is None else [f"## Use\n\n```python\n{use}\n```"]),  # of a family from elsewhere nothing is known
+        *([NOTES[family]] if format == "transformers" and family in NOTES else []),
         "## Numbers on the validation set\n\n" + (markdown(numbers) if numbers else "Not measured in this run."),
         f"## Data\n\n```json\n{json.dumps(origin['data'], indent=2, default=str)}\n```",
         *_changes(origin.get("history", [])),

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import open_clip
 import pytest
@@ -19,8 +20,11 @@ from eval.data.image_preprocessing import centre_crop
 from eval.protocols.embed import as_pixels
 from lightning_modules import BetaClip, CropTarget, HarmoClip
 from lightning_modules.checkpoints.metadata import KEY
+from lightning_modules.checkpoints.model_card import model_card
 from lightning_modules.cli.main import main
 from lightning_modules.methods.beta_clip import GrainWeights
+from lightning_modules.networks import DualEncoder, Encoder, EncoderConfig
+from lightning_modules.networks.contract import plain_config
 from tests.datamodules.test_atomic_write import full_disk
 from tests.helpers.tiny import picture
 from tests.helpers.tiny_methods import METHODS
@@ -213,3 +217,24 @@ def test_a_full_disk_is_told_in_one_line(checkpoint, tmp_path, capsys):
     assert told.endswith("out/model.safetensors'")
     assert "\n" not in told
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_card_of_a_family_from_elsewhere_has_no_code(monkeypatch):
+    """Of a user's own family nobody knows which library loads its folders."""
+    monkeypatch.setattr(Encoder, "families", list(Encoder.families))
+
+    @dataclass(frozen=True)
+    class Other(EncoderConfig):
+        """Sizes of a family that is not of the package."""
+
+    class OtherEncoder(DualEncoder):
+        """It registers by being defined."""
+
+        settings = Other
+
+    origin = {"version": "1", "commit": "x", "method": "BetaClip", "steps": 3, "numbers": {}, "data": {}}
+    card = model_card(origin | {"settings": {}, "encoder": plain_config(Other())}, "transformers")
+    assert OtherEncoder in Encoder.families
+    assert "plain Other's" in card
+    assert "## Use" not in card
+    assert "crop" not in card
