@@ -99,7 +99,7 @@ def _show_messages() -> None:
     logger = logging.getLogger("grainclip")
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    if not logger.handlers:
+    if not any(_without_controls in handler.filters for handler in logger.handlers):
         handler = logging.StreamHandler()
         handler.addFilter(_without_controls)
         logger.addHandler(handler)

@@ -124,10 +124,10 @@ def test_methods_that_need_patches_say_so(folders, method):
 def test_parts_give_the_whole_batch_s_gradients(folders, shards):
     """Also with batch norms, whose own statistics would be those of a part."""
     for name in ("batch_norm", "clipa"):
-        gradients = []
+        gradients, folder = [], folders(name)  # made at random, so before the seed
         for part in (None, 2):
             seed_everything(1)
-            model = start(name, folders(name), "beta", memory=MemoryConfig(grad_cache_chunk=part)).double()
+            model = start(name, folder, "beta", memory=MemoryConfig(grad_cache_chunk=part)).double()
             module = regions_data(shards, side_of(name))
             module.trainer = trainer()
             module.trainer.strategy.connect(model)
