@@ -80,7 +80,8 @@ def test_every_recipe_overlays_the_config_that_it_names(recipe, capsys):
     assert not stopped.value.code
     whole, recipe_alone = yaml.safe_load(capsys.readouterr().out), yaml.safe_load(text)
     assert whole["name"] == recipe.stem
-    assert whole["model"]["init_args"]["pretrained"].startswith(("openai/clip-vit-", "google/siglip2-", "open_clip:"))
+    start = whole["model"]["init_args"]["pretrained"] or whole["model"]["init_args"]["encoder"]["image_weights"]
+    assert start.startswith(("pretrained", "openai/clip-vit-", "google/siglip2-", "open_clip:"))
     for name, value in recipe_alone["model"]["init_args"]["optim"].items():
         assert whole["model"]["init_args"]["optim"][name] == value
     for word in ("Hardware", "Time", "Expected"):
