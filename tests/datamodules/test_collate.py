@@ -194,6 +194,9 @@ def test_an_empty_batch_has_one_text_and_no_row_of_anything_else():
     assert {len(part) for part in parts} == {0}
     assert {slots.index.shape for slots in batch.grains.values()} == {(0, 1)}
     assert batch.texts.offsets.tolist() == [0, 2]  # of an empty text: its start and its end
+    assert batch.regions.links.shape == (0, 2)
+    assert batch.regions.boxes.shape == (0, 4)
+    assert batch.lexemes.span.shape == (0, 1, 2)
     assert (batch.keys, batch.counts) == ([], {"skipped/image": 1})
 
 

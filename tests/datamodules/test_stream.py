@@ -181,6 +181,14 @@ def test_a_shard_that_is_cut_is_read_as_far_as_it_goes(tmp_path):
     assert sum((Counter(b.counts) for b in batches), Counter())["skipped/shard"] >= 1
 
 
+@pytest.mark.parametrize(
+    ("shards", "owns"), [(3, False), (4, True), (5, False), (8, True), (31, False), (32, True), (33, True)]
+)
+def test_readers_have_shards_of_their_own_where_that_is_fair(shards, owns):
+    """Of 4 readers: equally many shards each, or at least eight, so that one more or less hardly matters."""
+    assert Share(1, 4).owns_shards(shards) == owns
+
+
 def test_skipping_counts_like_reading(tmp_path):
     """Any number of samples done, any share: the same rest of the sequence, whole windows being left out."""
     paths = write_shards(tmp_path, 17, 5)
