@@ -2,7 +2,8 @@
 
 Adapters stand beside linear modules of the transformer blocks. A module is named as in the encoder (``qkv``,
 ``q_proj``, ``fc1``); ``attention`` and ``mlp`` stand for all of a block's attention or MLP. CLIP's image tower has one
-fused ``qkv``, with one adapter. B starts at zero, so that the adapted encoder starts as the plain one.
+fused ``qkv``, with one adapter. In the attention of open_clip's own towers (``nn.MultiheadAttention``) no linear module
+is called, so only their MLPs are adapted. B starts at zero, so that the adapted encoder starts as the plain one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear  # of nn.MultiheadAttention, which never calls it
 
 from datamodules.spelling import did_you_mean
 from lightning_modules.networks.adapters import NAME, is_adapter
@@ -98,12 +100,13 @@ def _targets(encoder: Encoder, tower: TowerParts, wanted: Sequence[str]) -> list
         f"{path_of[id(block)]}.{path}": path.split(".")
         for block in tower.blocks
         for path, module in block.named_modules()
-        if isinstance(module, nn.Linear)
+        if isinstance(module, nn.Linear) and not isinstance(module, NonDynamicallyQuantizableLinear)
     }
     for target in wanted:
         if not any(_names(target, parts) for parts in linear.values()):
-            known = [*GROUPS, *sorted({parts[-1] for parts in linear.values()})]
-            hint = did_you_mean(target, known) or f"; they have {', '.join(known)}"
+            groups = [group for group in GROUPS if any(_names(group, parts) for parts in linear.values())]
+            known = [*groups, *sorted({parts[-1] for parts in linear.values()})]
+            hint = did_you_mean(target, known) or f"; they have {', '.join(known) or 'none'}"
             raise ValueError(f"lora.{tower.name}: the tower's blocks have no linear module {target!r}{hint}")
     return [name for name, parts in linear.items() if any(_names(target, parts) for target in wanted)]
 

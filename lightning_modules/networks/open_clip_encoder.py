@@ -156,6 +156,16 @@ class OpenClipEncoder(Encoder):
         return self.text_tower.blocks()
 
     @override
+    def image_embeddings(self) -> list[nn.Parameter]:
+        projection = getattr(self.image_tower.visual, "proj", None)  # registered beside the embeddings
+        return [parameter for parameter in super().image_embeddings() if parameter is not projection]
+
+    @override
+    def text_embeddings(self) -> list[nn.Parameter]:
+        projection = getattr(self.text_tower.text, "text_projection", None)
+        return [parameter for parameter in super().text_embeddings() if parameter is not projection]
+
+    @override
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         self.image_tower.visual.set_grad_checkpointing(enable)
         self.text_tower.set_grad_checkpointing(enable)

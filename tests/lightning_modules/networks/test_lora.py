@@ -10,9 +10,12 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 
-from lightning_modules.networks import DualEncoder
+from lightning_modules.networks import DualEncoder, load_encoder
 from lightning_modules.networks.adapters import adapter_scale, merged, plain_state
 from lightning_modules.networks.lora import LoraConfig, adapter_parameters, add_adapters
+from lightning_modules.networks.text_encoding import encode_strings
+from lightning_modules.networks.tower_parts import towers
+from tests.helpers.small_open_clip import write_model
 from tests.helpers.tiny_run import TINY
 
 PIXELS = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -149,6 +152,47 @@ def test_a_missing_peft_is_told_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ValueError, match=r"model\.lora needs the library peft: pip install 'grainclip\[lora\]'"):
         add_adapters(DualEncoder(TINY), LoraConfig())
+
+
+@pytest.fixture(scope="module")
+def of_open_clip(tmp_path_factory):
+    """An encoder with towers of open_clip's own, whose attention has no linear modules that are called."""
+    folder = tmp_path_factory.mktemp("clipa")
+    write_model(folder, "clipa")
+    return load_encoder(folder).eval()
+
+
+def test_towers_of_open_clip_have_adapters_in_their_mlps(of_open_clip):
+    encoder = copy.deepcopy(of_open_clip)
+    add_adapters(encoder, LoraConfig(rank=2, image_tower=("mlp",), text_tower=("c_fc",)))
+    adapters = adapter_parameters(encoder)
+    assert len(adapters) == 2 * (2 * 2 + 2)  # two matrices for each module of two blocks a tower
+    for parameter in adapters:
+        torch.nn.init.normal_(parameter, std=0.2)
+    pixels = torch.rand(2, 3, encoder.image_size, encoder.image_size)
+    image = encoder.encode_image(pixels).image
+    text = encode_strings(of_open_clip, ["a boat"], torch.device("cpu"))
+    assert not torch.equal(encode_strings(encoder, ["a boat"], torch.device("cpu")), text)
+    image.sum().backward()
+    assert all(p.grad is not None for n, p in encoder.image_tower.named_parameters() if "lora_" in n)
+    same = copy.deepcopy(of_open_clip)
+    same.load_state_dict(plain_state(encoder))
+    torch.testing.assert_close(same.encode_image(pixels).image, image, rtol=0, atol=1e-5)
+
+
+def test_an_attention_without_called_modules_is_refused(of_open_clip):
+    message = "lora.text_tower: .* no linear module 'attention'; they have mlp, c_fc, c_proj"
+    with pytest.raises(ValueError, match=message):
+        add_adapters(copy.deepcopy(of_open_clip), LoraConfig(image_tower=("mlp",)))
+
+
+def test_a_projection_that_stands_beside_the_embeddings_is_none(of_open_clip):
+    image, text = towers(of_open_clip)
+    head = len(image.blocks) + 1
+    assert image.depths()[id(of_open_clip.image_tower.visual.proj)] == head
+    assert text.depths()[id(of_open_clip.text_tower.text.text_projection)] == head
+    assert image.depths()[id(of_open_clip.image_tower.visual.positional_embedding)] == 0
+    assert text.depths()[id(of_open_clip.text_tower.text.token_embedding.weight)] == 0
 
 
 def test_blocks_of_other_sizes():
