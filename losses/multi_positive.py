@@ -11,12 +11,11 @@ another image is not a negative of that image.
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from losses.core.checks import check_slots
-from losses.core.contrastive import ContrastSide, Scalar, log_partition
+from losses.core.contrastive import Scalar, images_and_texts, log_partition
 from losses.core.pairs import Negatives, check_negatives
 from losses.core.process_group import shared_mean
 
@@ -56,15 +55,10 @@ class MultiPositiveClipLoss(nn.Module):
         if text.ndim != 3 or image.shape != text[:, 0].shape:
             raise ValueError(f"image must be [B, D] and text [B, K, D], got {list(image.shape)} and {list(text.shape)}")
         check_slots(text.shape[:2], "B, K", valid, text_id=text_id)
-        has_text = valid.any(1, keepdim=True)
-        images, texts = ContrastSide(image[:, None], has_text), ContrastSide(text, valid)
-        if text_id is not None:
-            first = text_id.gather(1, valid.int().argmax(1, keepdim=True))
-            ids = torch.where(valid, text_id, first)  # an image has the ids of its valid texts
-            images, texts = images._replace(ids=ids[:, None]), texts._replace(ids=text_id[..., None])
+        images, texts = images_and_texts(image, text, valid, text_id)
         logits = log_partition(images, texts, scale, negatives=self.negatives)
         positives, count = logits.within.squeeze(1), valid.sum(1)
         from_image = logits.row_partition.sum() - (positives.sum(1) / count.clamp(min=1)).sum()
         from_text = logits.col_partition.sum() - positives.sum()
-        images_mean = shared_mean(from_image, has_text.sum().to(positives))
+        images_mean = shared_mean(from_image, images.valid.sum().to(positives))
         return 0.5 * (images_mean + shared_mean(from_text, count.sum().to(positives)))

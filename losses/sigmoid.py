@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from losses.core.checks import check_slots
-from losses.core.contrastive import ContrastSide, Scalar, softplus_sum
+from losses.core.contrastive import Scalar, images_and_texts, softplus_sum
 from losses.core.pairs import Negatives, check_negatives
 from losses.core.process_group import shared_mean
 
@@ -63,12 +63,7 @@ class SigmoidLoss(nn.Module):
             valid = torch.ones(text.shape[:-1], dtype=torch.bool, device=text.device)
         if text.ndim == 2:
             text, valid, text_id = text[:, None], valid[:, None], None if text_id is None else text_id[:, None]
-        has_text = valid.any(1, keepdim=True)
-        images, texts = ContrastSide(image[:, None], has_text), ContrastSide(text, valid)
-        if text_id is not None:
-            first = text_id.gather(1, valid.int().argmax(1, keepdim=True))
-            ids = torch.where(valid, text_id, first)  # an image has the ids of its valid texts
-            images, texts = images._replace(ids=ids[:, None]), texts._replace(ids=text_id[..., None])
+        images, texts = images_and_texts(image, text, valid, text_id)
         logits = softplus_sum(images, texts, scale, bias, negatives=self.negatives)
         positives = -(F.logsigmoid(logits.within.squeeze(1)) * valid).sum()
-        return shared_mean(logits.total + positives, has_text.sum().to(positives))
+        return shared_mean(logits.total + positives, images.valid.sum().to(positives))

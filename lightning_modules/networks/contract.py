@@ -156,9 +156,10 @@ class Encoder(nn.Module, ABC):
         """Parameters of the text tower that act before its first block: tokens and positions."""
         return _before(self.text_tower, self.text_blocks())
 
-    @abstractmethod
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade compute for memory in both towers: activations are recomputed in the backward pass."""
+        self.image_tower.set_grad_checkpointing(enable)
+        self.text_tower.set_grad_checkpointing(enable)
 
     @abstractmethod
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:

@@ -79,11 +79,6 @@ class DualEncoder(Encoder):
         return list(self.text_tower.transformer.encoder.layers)
 
     @override
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.image_tower.set_grad_checkpointing(enable)
-        self.text_tower.set_grad_checkpointing(enable)
-
-    @override
     def fix_row_lengths(self, lengths: Sequence[int]) -> None:
         self.text_tower.row_lengths = tuple(lengths)
 

@@ -31,7 +31,6 @@ from lightning_modules.networks.siglip_towers import SiglipImageTower, SiglipTex
 from lightning_modules.networks.temperature import LogitBias, Temperature
 from lightning_modules.networks.weights.siglip import is_siglip, read_siglip, save_siglip
 
-torch.serialization.add_safe_globals([SiglipSettings])  # checkpoints contain them
 START_SCALE = 10.0  # both as in the paper, for a SigLIP from scratch
 START_BIAS = -10.0
 
@@ -75,11 +74,6 @@ class SiglipEncoder(Encoder):
     @override
     def text_blocks(self) -> list[nn.Module]:
         return list(self.text_tower.transformer.encoder.layers)
-
-    @override
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.image_tower.set_grad_checkpointing(enable)
-        self.text_tower.set_grad_checkpointing(enable)
 
     @override
     def with_grid(self, side: int) -> SiglipEncoder:

@@ -15,14 +15,12 @@ packed into rows, as CLIP's are: each has a row of its own, filled up here.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 from transformers import SiglipTextConfig, SiglipTextModel, SiglipVisionConfig, SiglipVisionModel
 
 from datamodules.batch import RaggedTexts
@@ -30,6 +28,7 @@ from lightning_modules.networks.attention import TEXT_ATTENTION
 from lightning_modules.networks.image_positions import stretch_grid
 from lightning_modules.networks.long_context import PositionTable
 from lightning_modules.networks.siglip_settings import SiglipSettings
+from lightning_modules.networks.text_tower import checkpoint_blocks
 
 
 class SiglipImageTower(nn.Module):
@@ -43,7 +42,7 @@ class SiglipImageTower(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block's activations in the backward pass instead of keeping them (while training)."""
-        _checkpoint_blocks(self.transformer, enable)
+        checkpoint_blocks(self.transformer, enable)
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B P D"]]:
         """Features of normalised pixels."""
@@ -85,7 +84,7 @@ class SiglipTextTower(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block's activations in the backward pass instead of keeping them (while training)."""
-        _checkpoint_blocks(self.transformer, enable)
+        checkpoint_blocks(self.transformer, enable)
 
     def forward(self, texts: RaggedTexts) -> tuple[Float[Tensor, "U D"], Float[Tensor, "T D"]]:
         """Features of texts and of tokens, in the order of ``texts.tokens``; of padding there are none.
@@ -108,11 +107,6 @@ class SiglipTextTower(nn.Module):
         rows = tokens.new_full((count * self.context_length,), self.pad_id).index_copy(0, places, tokens)
         output = self.transformer(input_ids=rows.view(count, self.context_length))
         return output.pooler_output, self.transformer.head(output.last_hidden_state.flatten(0, 1)[places])
-
-
-def _checkpoint_blocks(transformer: SiglipVisionModel | SiglipTextModel, enable: bool) -> None:
-    # the public switch changed its name within transformers 5; the method behind it did not
-    transformer._set_gradient_checkpointing(enable, partial(checkpoint, use_reentrant=False))
 
 
 def vision_config(settings: SiglipSettings) -> SiglipVisionConfig:

@@ -13,7 +13,7 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedModel
 
 from datamodules.batch import RaggedTexts
 from lightning_modules.networks.attention import TEXT_ATTENTION
@@ -38,8 +38,7 @@ class TextTower(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each layer's activations in the backward pass instead of keeping them (while training)."""
-        # the public switch changed its name within transformers 5; the method behind it did not
-        self.transformer._set_gradient_checkpointing(enable, partial(checkpoint, use_reentrant=False))
+        checkpoint_blocks(self.transformer, enable)
 
     def forward(self, texts: RaggedTexts) -> Float[Tensor, "T D"]:
         """Features of all tokens, in the order of ``texts.tokens``; text ``u`` is at ``texts.offsets[u + 1] - 1``.
@@ -59,6 +58,12 @@ class TextTower(nn.Module):
             input_ids=packed.tokens, attention_mask=packed.mask, position_ids=packed.positions
         ).last_hidden_state
         return self.projection(hidden.flatten(0, 1)[packed.slot])
+
+
+def checkpoint_blocks(transformer: PreTrainedModel, enable: bool) -> None:
+    """Recompute the activations of a transformers model's blocks in the backward pass instead of keeping them."""
+    # the public switch changed its name within transformers 5; the method behind it did not
+    transformer._set_gradient_checkpointing(enable, partial(checkpoint, use_reentrant=False))
 
 
 def text_config(config: EncoderConfig) -> CLIPTextConfig:

@@ -49,6 +49,24 @@ class ContrastSide(NamedTuple):
     ids: Int[Tensor, "B K R"] | None = None  # pairs of different blocks with a common id are not negatives
 
 
+def images_and_texts(
+    image: Float[Tensor, "B D"],
+    text: Float[Tensor, "B K D"],
+    valid: Bool[Tensor, "B K"],
+    text_id: Int[Tensor, "B K"] | None,
+) -> tuple[ContrastSide, ContrastSide]:
+    """Both sides of a contrast of images and their K texts; an image without a text is left out.
+
+    Given ``text_id``, an image has the ids of its valid texts: a text of the same id is not its negative.
+    """
+    images, texts = ContrastSide(image[:, None], valid.any(1, keepdim=True)), ContrastSide(text, valid)
+    if text_id is None:
+        return images, texts
+    first = text_id.gather(1, valid.int().argmax(1, keepdim=True))
+    ids = torch.where(valid, text_id, first)
+    return images._replace(ids=ids[:, None]), texts._replace(ids=text_id[..., None])
+
+
 class Logits(NamedTuple):
     """Scaled similarities within blocks (0 where either side is padded), and the log-partitions over all columns or
     rows (0 where padded)."""
