@@ -7,10 +7,11 @@ each of them would push away the others' captions of its own image: ``join_rows`
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from datamodules.formats.layout import PATH, LayoutError, Rule, described
 from datamodules.formats.row_readers import EncodingError, table_rows
@@ -33,6 +34,8 @@ def prepare_table(
     encoding: str | None = None,
     skip_missing: bool = False,
     join_rows: bool = False,
+    split: Literal["train", "val"] | None = None,
+    val_share: float = 0.1,
 ) -> Manifest | None:
     """Write shards from a table of image files and captions: .csv, .tsv, .jsonl, .json (an array) or .parquet.
 
@@ -46,6 +49,9 @@ def prepare_table(
         encoding: of the table's text; without it UTF-8, or what its byte order mark says (Excel's plain CSV: cp1252).
         skip_missing: leave out images whose file is missing, and count them; otherwise they stop the run.
         join_rows: make one sample of the rows in succession that name the same image; otherwise each row is a sample.
+        split: write these images only: `val`, a share chosen by a hash of their paths, or `train`, the others; without
+            it all images.
+        val_share: the share of `val`.
 
     Returns:
         The manifest; None while other parts are at work.
@@ -60,18 +66,26 @@ def prepare_table(
     columns = {"image": image_column, "caption": caption_column} | (
         {"summary": summary_column} if summary_column else {}
     )
+    if not 0 < val_share < 1:
+        raise ValueError(f"val_share must be above 0 and below 1, got {val_share}")
+    if split not in (None, "train", "val"):
+        raise ValueError(f"split must be train or val, got {split!r}")
     repeated = 0
 
     def records() -> Iterator[ImageRecord]:
         nonlocal repeated
         repeated = 0
-        for _, group in groupby(_checked_rows(annotations, encoding, columns), lambda row: row[image_column]):
+        for file, group in groupby(_checked_rows(annotations, encoding, columns), lambda row: row[image_column]):
             rows = list(group)
+            if split is not None and split != _split_of(file, val_share):
+                continue
             repeated += len(rows) - 1
             for part in [rows] if join_rows else ([row] for row in rows):
                 yield _record(part, images, columns)
 
     settings = {"annotations": described(annotations), "encoding": encoding, "join_rows": join_rows, **columns}
+    if split is not None:
+        settings |= {"split": split, "val_share": val_share}
     manifest = write_records(
         records, job, source=annotations.stem, settings=settings, listed_in=annotations, skip_missing=skip_missing
     )
@@ -82,6 +96,11 @@ def prepare_table(
             repeated,
         )
     return manifest
+
+
+def _split_of(file: str, val_share: float) -> Literal["train", "val"]:
+    """The split of an image, by its path alone: the same for all its rows, in any order and in longer tables."""
+    return "val" if zlib.crc32(file.encode()) < val_share * 2**32 else "train"
 
 
 _TEXT = Rule("a text, or empty", lambda v: v is None or isinstance(v, str))

@@ -43,6 +43,7 @@ ON_A_PATH: Mapping[str, tuple[str, str]] = {  # kind: file, class
     "folder": ("image_folder", "ImageFolder"),
     "wds": ("webdataset", "WebDataset"),
     "segmentation": ("segmentation", "Segmentation"),
+    "shards": ("shards", "Shards"),
     "oracle": ("oracle", "OracleFile"),
 }
 

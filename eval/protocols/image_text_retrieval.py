@@ -101,9 +101,13 @@ def retrieve(
     ks: Sequence[int] = SHORT_KS,
     wording: Wording = raw,
     fit: Fit = centre_crop,
+    image_rows: Float[Tensor, "N D"] | None = None,
 ) -> Result:
-    """Embed, rank, count; ``protocol`` describes the protocol in the results. Collective: all ranks return the same."""
-    embedded, settings = _embed(name, model, run, data, protocol, wording, fit)
+    """Embed, rank, count; ``protocol`` describes the protocol in the results. Collective: all ranks return the same.
+
+    ``image_rows`` are the images' unit vectors by this fit, where the caller has them already.
+    """
+    embedded, settings = _embed(name, model, run, data, protocol, wording, fit, image_rows)
     ranks = embedded.rank()
     return Result(_numbers(name, ranks, ks), settings, settings["counts"], _items(name, embedded, ranks, ks))
 
@@ -152,6 +156,7 @@ def _embed(
     protocol: str,
     wording: Wording = raw,
     fit: Fit = centre_crop,
+    image_rows: Float[Tensor, "N D"] | None = None,
 ) -> tuple[Embedded, dict[str, Any]]:
     """Embed images and captions; the run's wording and fit replace the benchmark's. Also the settings. Collective.
 
@@ -173,7 +178,7 @@ def _embed(
         "files": data.files,
         "counts": dict(data.counts | text_counts(model, texts)),
     }
-    images = embed_images(model, run, data.images, fit, name)
+    images = embed_images(model, run, data.images, fit, name) if image_rows is None else image_rows
     names = [image.name for image in data.images]
     return Embedded(images, embed_texts(model, run, texts, name), names, texts, owner), settings
 

@@ -152,6 +152,33 @@ def test_rows_of_one_image_become_one_sample(tmp_path, caplog):
     assert "image of the row above" not in caplog.text
 
 
+def test_train_and_val_share_no_image_and_lose_none(tmp_path):
+    files = [f"{number:03}.jpg" for number in range(60)]
+    for file in files:
+        (tmp_path / file).write_bytes(picture(3))
+    rows = [f"{file},A red ball number {number}." for file in files for number in range(2)]
+
+    def keys(lines: list[str], **options) -> list[str]:
+        (tmp_path / "t.csv").write_text("image,caption\n" + "\n".join(lines) + "\n")
+        job = PrepareJob(tmp_path / "out", extractor="rules", overwrite=True, quiet=True)
+        prepare_table(tmp_path, tmp_path / "t.csv", job, join_rows=True, **options)
+        return sorted(read(tmp_path / "out"))
+
+    train, val = keys(rows, split="train", val_share=0.25), keys(rows, split="val", val_share=0.25)
+    assert sorted(train + val) == [file.removesuffix(".jpg") for file in files]
+    assert 8 <= len(val) <= 22
+    assert keys(rows[:60], split="val", val_share=0.25) == [key for key in val if key < "030"]  # a longer table adds
+    assert set(keys(rows, split="val")) < set(val)  # a smaller share is part of a larger one
+
+
+@pytest.mark.parametrize("val_share", [0.0, 1.0, -0.1, float("nan")])
+def test_a_share_lies_between_0_and_1(tmp_path, val_share):
+    table = put(tmp_path, text_of())
+    with pytest.raises(ValueError, match=r"val_share must be above 0 and below 1, got"):
+        captions(tmp_path, table, split="val", val_share=val_share)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("caption", [3, ["a", "b"], {"a": 1}, True])
 def test_a_caption_is_a_text(tmp_path, caption):
     table = put(tmp_path, json.dumps([{"image": "1.jpg", "caption": caption}]), name="t.json")
