@@ -24,6 +24,7 @@ from datamodules.formats.layout import LayoutError, require_file
 DELIMITERS = {".csv": ",", ".tsv": "\t"}  # the defaults where the first line has none
 LINES = (".jsonl", ".jsonlines", ".ndjson")
 PARQUET = ".parquet"
+TABLES = (".json", *LINES, *DELIMITERS, PARQUET)
 _CHUNK = 1 << 20  # characters read at a time
 _MAX_ROW = 1 << 26  # characters
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import braceexpand
 
+from datamodules.formats.row_readers import TABLES
 from datamodules.sample import IMAGE_EXTENSIONS
 from datamodules.shards.tar_index import TarError, TarIndex, load_index
 
@@ -112,6 +113,8 @@ def _expand(pattern: str) -> list[str]:
             if not matches:
                 raise ShardError(f"no file matches {text!r}; quote the pattern and check the folder {path.parent}")
             paths += matches
+        elif path.is_file() and path.suffix.lower() in TABLES:
+            raise ShardError(f"{path} is a table; `lightning prepare table --annotations {path}` makes shards of it")
         elif path.is_file():
             paths.append(str(path))
         else:

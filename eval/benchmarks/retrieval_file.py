@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.formats.layout import NAME, PATH, Rule, checked
-from datamodules.formats.row_readers import DELIMITERS, LINES, PARQUET
+from datamodules.formats.row_readers import TABLES
 from eval.data.find_file import first_file, user_file
 from eval.data.records import Records, read_records
 from eval.interfaces import EvalContext, Model, PathBenchmark, Result
@@ -24,7 +24,6 @@ TEXTS = Rule(
     "a text or a list of texts",
     lambda v: NAME.holds(v) or (isinstance(v, list) and bool(v) and all(map(NAME.holds, v))),
 )
-KINDS = (".json", *LINES, *DELIMITERS, PARQUET)
 FOLDERS = ("", "images", "image", "photos")
 
 
@@ -47,8 +46,8 @@ def read_table(run: EvalContext, file: str) -> ImageTexts:
         ValueError: naming file, record, field and rule.
     """
     table = user_file(run.root, file)
-    if table.suffix.lower() not in KINDS:
-        raise ValueError(f"{table} must be one of {', '.join(KINDS)}")
+    if table.suffix.lower() not in TABLES:
+        raise ValueError(f"{table} must be one of {', '.join(TABLES)}")
     records = read_records(table, {})
     image, caption = (_field(records, known) for known in (IMAGES, CAPTIONS))
     captions: dict[str, list[str]] = {}

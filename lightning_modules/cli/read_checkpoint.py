@@ -60,7 +60,9 @@ def pooling_of(saved: dict[str, Any]) -> TextConditionedPooling | None:
 def read(checkpoint: Path) -> dict[str, Any]:
     """A checkpoint's content: of one file, read without running code, or of a sharded one's folder."""
     if not checkpoint.exists():
-        raise FileNotFoundError(f"{checkpoint}: no such checkpoint")
+        others = sorted(path.name for path in checkpoint.parent.glob("*.ckpt"))
+        beside = f"; beside it: {', '.join(others[:4])}" if others else ""
+        raise FileNotFoundError(f"{checkpoint}: no such checkpoint{beside}")
     know_all_methods()
     try:
         if checkpoint.is_dir():
