@@ -75,7 +75,7 @@ class Throughput(Callback):
             return
         lengths = torch.cat(self.lengths).double()
         tokens, squares = lengths.sum().item(), lengths.square().sum().item()
-        operations = pl_module.encoder.training_flops(self.images + self.crops, tokens, squares)
+        operations = pl_module.encoder.training_flops(self.images + self.crops, tokens, squares, pl_module.needs_dense)
         if operations is None:
             return
         flops = operations / self.elapsed

@@ -76,7 +76,7 @@ class Method(LightningModule, ABC):
 
     student_share = 1.0  # of the inference weights; the rest is the teacher's
     softmax_loss: type[ClipLoss | MultiPositiveClipLoss] = ClipLoss
-    needs_dense = False  # True where the losses read patch features
+    needs_dense = True  # False where the losses read no patch features: training then spares them where it can
     extra_metric_groups: Collection[str] = ()  # prefixes of the tags of ``extra_metrics``, for TensorBoard's charts
 
     def __init__(
@@ -98,7 +98,7 @@ class Method(LightningModule, ABC):
             name = type(self).__name__
             raise ValueError(
                 f"{name} compares texts with patches, and the image tower of {pretrained} gives none: "
-                "train it with ClipFinetune or MultiPositiveClip"
+                "train it with ClipFinetune or MultiPositiveClip (or say needs_dense = False in a method that reads none)"
             )
         self.clip, self.logit_bias = self._global_loss(global_loss)
         freeze_towers(self.encoder, freeze, lora)
@@ -214,8 +214,9 @@ class Method(LightningModule, ABC):
 
     def _encode(self, pixels: Float[Tensor, "B 3 H W"], texts: RaggedTexts) -> Features:
         if self.memory.grad_cache_chunk is not None and torch.is_grad_enabled():
-            return Features(*encode_by_parts(self.encoder, pixels, texts, self.memory.grad_cache_chunk))
-        return Features(self.encoder.encode_image(pixels), self.encoder.encode_text(texts))
+            chunk = self.memory.grad_cache_chunk
+            return Features(*encode_by_parts(self.encoder, pixels, texts, chunk, self.needs_dense))
+        return Features(self.encoder.encode_image(pixels, self.needs_dense), self.encoder.encode_text(texts))
 
     @torch.no_grad()
     def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:

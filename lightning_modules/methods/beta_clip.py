@@ -100,7 +100,6 @@ class BetaClip(Method):
         ValueError: where an argument is out of its range.
     """
 
-    needs_dense = True
     extra_metric_groups = ("beta_cal_by_grain",)
 
     def __init__(

@@ -25,6 +25,8 @@ class ClipFinetune(Method):
         ValueError: where ``grain`` is neither of these.
     """
 
+    needs_dense = False
+
     def __init__(self, grain: Literal["caption", "summary"] = "caption", **base: Any) -> None:
         if grain not in ("caption", "summary"):
             raise ValueError(f"grain must be 'caption' or 'summary', got {grain!r}")

@@ -44,9 +44,10 @@ class MemoryConfig:
 
 
 def encode_by_parts(
-    encoder: Encoder, pixels: Float[Tensor, "B 3 H W"], texts: RaggedTexts, part: int
+    encoder: Encoder, pixels: Float[Tensor, "B 3 H W"], texts: RaggedTexts, part: int, dense: bool = True
 ) -> tuple[ImageFeatures, TextFeatures]:
-    """Encode a batch in parts: ``part`` images and as large a share of the texts at a time.
+    """Encode a batch in parts: ``part`` images and as large a share of the texts at a time; ``dense`` as in
+    ``Encoder.encode_image``.
 
     Under FSDP2 all ranks run a tower equally often: a rank with fewer parts embeds an image, or a text, whose features
     are left out.
@@ -55,8 +56,8 @@ def encode_by_parts(
     image_parts = pixels.split(part)
     parts = calls_on_all_ranks(encoder, len(image_parts))
     text_parts = list(split_texts(texts, parts))
-    images = [replayed(encoder.encode_image, chunk) for chunk in image_parts]
-    images += [_no_rows(replayed(encoder.encode_image, pixels[:1])) for _ in range(parts - len(image_parts))]
+    images = [replayed(encoder.encode_image, chunk, dense) for chunk in image_parts]
+    images += [_no_rows(replayed(encoder.encode_image, pixels[:1], dense)) for _ in range(parts - len(image_parts))]
     encoded = [replayed(encoder.encode_text, chunk) for chunk in text_parts]
     encoded += [_no_rows(replayed(encoder.encode_text, text_parts[0])) for _ in range(parts - len(text_parts))]
     return (

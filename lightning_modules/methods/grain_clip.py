@@ -57,7 +57,6 @@ class GrainClip(Method):
         ValueError: where an argument is out of its range.
     """
 
-    needs_dense = True
     extra_metric_groups = ("regions",)
 
     def __init__(

@@ -71,7 +71,6 @@ class HarmoClip(Method):
         ValueError: where an argument is out of its range.
     """
 
-    needs_dense = True
     extra_metric_groups = ("regions",)
 
     def __init__(
@@ -165,8 +164,10 @@ class HarmoClip(Method):
         parts = batch.crops.pixels.split(self.memory.grad_cache_chunk or max(1, len(batch.images)))
         missing = calls_on_all_ranks(encoder, len(parts)) - len(parts)
         with torch.set_grad_enabled(teacher == "trained" and torch.is_grad_enabled()):
-            crops = [encoder.encode_image(part).image for part in parts]
-            crops += [encoder.encode_image(batch.images[:1]).image[:0] for _ in range(missing)]  # keep ranks in step
+            crops = [encoder.encode_image(part, dense=False).image for part in parts]
+            crops += [
+                encoder.encode_image(batch.images[:1], dense=False).image[:0] for _ in range(missing)
+            ]  # keep ranks in step
             return torch.cat(crops)
 
     @override

@@ -116,7 +116,6 @@ class MulClip(Method):
         ValueError: where an argument is out of its range.
     """
 
-    needs_dense = True
     extra_metric_groups = ("calibration", "reconstruction", "subcaption")
 
     def __init__(

@@ -31,6 +31,7 @@ class MultiPositiveClip(Method):
         ValueError: where no grain is named, or one twice.
     """
 
+    needs_dense = False
     softmax_loss = MultiPositiveClipLoss
 
     def __init__(self, grains: Sequence[Grain] = (Grain.CAPTION, Grain.SENTENCE), **base: Any) -> None:

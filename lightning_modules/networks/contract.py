@@ -133,8 +133,10 @@ class Encoder(nn.Module, ABC):
         """Texts to the token ids that ``encode_text`` reads."""
 
     @abstractmethod
-    def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> ImageFeatures:
-        """Normalised pixels, of any precision, to features."""
+    def encode_image(self, pixels: Float[Tensor, "B 3 H W"], dense: bool = True) -> ImageFeatures:
+        """Normalised pixels, of any precision, to features. With ``dense`` False the caller reads no patch features, and
+        a family whose tower is cheaper without them leaves them out (0 by 0).
+        """
 
     @abstractmethod
     def encode_text(self, texts: RaggedTexts) -> TextFeatures:
@@ -257,15 +259,16 @@ class Encoder(nn.Module, ABC):
             f"{type(self).__name__} reads images of {self.image_size} pixels only, not {side} patches a side"
         )
 
-    def training_flops(self, images: float, tokens: float, squares: float) -> float | None:
+    def training_flops(self, images: float, tokens: float, squares: float, dense: bool = True) -> float | None:
         """Useful operations of a training step; None where the family does not count them.
 
         Args:
             images: encoded.
             tokens: of all texts encoded.
             squares: sum of the squares of their lengths.
+            dense: True where the losses read patch features.
         """
-        del images, tokens, squares
+        del images, tokens, squares, dense
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"], texts: RaggedTexts) -> tuple[ImageFeatures, TextFeatures]:
         """Both towers."""

@@ -105,14 +105,15 @@ class DualEncoder(Encoder):
         return larger.train(self.training)
 
     @override
-    def training_flops(self, images: float, tokens: float, squares: float) -> float:
+    def training_flops(self, images: float, tokens: float, squares: float, dense: bool = True) -> float:
         image, text = towers(self)
-        passes, forward = (image.passes(), text.passes()), self.image_tower.forward_flops
+        passes, forward = (image.passes(), text.passes()), self.image_tower.forward_flops(dense)
         return training_flops(self.config, images, tokens, squares, passes, forward)
 
     @override
-    def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> ImageFeatures:
-        """Normalised pixels, of any precision, to features.
+    def encode_image(self, pixels: Float[Tensor, "B 3 H W"], dense: bool = True) -> ImageFeatures:
+        """Normalised pixels, of any precision, to features. With ``dense`` False CLIP's own image tower leaves patch
+        features out, and its last block runs on the class token alone.
 
         Raises:
             ValueError: where the image is not ``image_size`` pixels square.
@@ -120,8 +121,9 @@ class DualEncoder(Encoder):
         side = self.config.image_size
         if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, side, side):
             raise ValueError(f"pixels must have shape [B, 3, {side}, {side}], got {list(pixels.shape)}")
-        tokens = self.image_tower(pixels.to(self.dtype))
-        return ImageFeatures(unit(tokens[:, 0]), tokens[:, 1:].mT.unflatten(2, self.grid))
+        tokens = self.image_tower(pixels.to(self.dtype), dense)
+        grid = self.grid if tokens.shape[1] > 1 else (0, 0)
+        return ImageFeatures(unit(tokens[:, 0]), tokens[:, 1:].mT.unflatten(2, grid))
 
     @override
     def encode_text(self, texts: RaggedTexts) -> TextFeatures:

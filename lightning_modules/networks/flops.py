@@ -11,12 +11,15 @@ from __future__ import annotations
 from lightning_modules.networks.config import EncoderConfig
 
 
-def image_flops(config: EncoderConfig) -> float:
-    """Operations of CLIP's own image tower on one image, forward."""
+def image_flops(config: EncoderConfig, dense: bool = True) -> float:
+    """Operations of CLIP's own image tower on one image, forward; without patch features where not ``dense``."""
     patches = (config.image_size // config.patch_size) ** 2
     length, width, depth = patches + 1, config.image_width, config.image_layers
     image = 2 * length * depth * 12 * width**2 + 4 * depth * length**2 * width
-    return float(image + 2 * patches * 3 * config.patch_size**2 * width + 2 * length * width * config.embed_dim)
+    image += 2 * patches * 3 * config.patch_size**2 * width + 2 * length * width * config.embed_dim
+    # Without patch features the last block's output projection and MLP, and the projection, run on the class token.
+    spared = 0 if dense else 2 * patches * (9 * width**2 + width * config.embed_dim)
+    return float(image - spared)
 
 
 def training_flops(

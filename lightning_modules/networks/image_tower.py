@@ -16,8 +16,10 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from timm.layers.attention import Attention
+from timm.models import checkpoint_seq
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from lightning_modules.networks.attention import attend
@@ -46,7 +48,17 @@ class AttentionBlock(Block):
 
 
 class ValueOnlyBlock(AttentionBlock):
-    """The last block: token 0 attends, every other token passes on its own value."""
+    """The last block: token 0 attends, every other token passes on its own value; without ``dense`` it leaves token 0
+    alone.
+    """
+
+    @override
+    def forward(self, x: Float[Tensor, "B N C"], dense: bool = True) -> Float[Tensor, "B M C"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if dense:
+            return super().forward(x)
+        q, k, v = self.attn.qkv(self.norm1(x)).unflatten(-1, (3, self.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        x = x[:, :1] + self.attn.proj(attend(q[:, :, :1], k, v).transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norm2(x))
 
     @override
     def _attend(
@@ -60,7 +72,6 @@ class ImageTower(VisionTransformer):
 
     Attributes:
         grid: rows and columns of the patches.
-        forward_flops: operations of an image's forward pass.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -84,10 +95,24 @@ class ImageTower(VisionTransformer):
         self.blocks[-1] = last
         side = config.image_size // config.patch_size
         self.grid = side, side
-        self.forward_flops = image_flops(config)
+        self.config = config
         self.projection = nn.Linear(width, config.embed_dim, bias=False)
         nn.init.normal_(self.projection.weight, std=width**-0.5)
 
-    def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Tokens of normalised pixels."""
-        return self.projection(self.forward_features(pixels))
+    def forward_flops(self, dense: bool = True) -> float:
+        """Operations of an image's forward pass."""
+        return image_flops(self.config, dense)
+
+    def forward(self, pixels: Float[Tensor, "B 3 H W"], dense: bool = True) -> Float[Tensor, "B N D"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Tokens of normalised pixels; without ``dense`` the class token alone, N = 1."""
+        return self.projection(self.forward_features(pixels) if dense else self._class_token(pixels))
+
+    def _class_token(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 C"]:
+        """The class token of ``forward_features``, as timm computes it but for the last block."""
+        x = self.norm_pre(self._pos_embed(self.patch_embed(pixels)))
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            x = checkpoint_seq(self.blocks[:-1], x)
+            x = checkpoint(self.blocks[-1], x, False, use_reentrant=False)
+        else:
+            x = self.blocks[-1](self.blocks[:-1](x), False)
+        return self.norm(x)

@@ -171,8 +171,8 @@ class OpenClipEncoder(Encoder):
         self.text_tower.set_grad_checkpointing(enable)
 
     @override
-    def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> ImageFeatures:
-        """Normalised pixels, of any precision, to features.
+    def encode_image(self, pixels: Float[Tensor, "B 3 H W"], dense: bool = True) -> ImageFeatures:
+        """Normalised pixels, of any precision, to features; patch features whatever ``dense`` says.
 
         Raises:
             ValueError: where the image is not ``image_size`` pixels square.
@@ -180,8 +180,8 @@ class OpenClipEncoder(Encoder):
         side = self.image_size
         if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, side, side):
             raise ValueError(f"pixels must have shape [B, 3, {side}, {side}], got {list(pixels.shape)}")
-        pooled, dense = self.image_tower(pixels.to(self.dtype))
-        return ImageFeatures(unit(pooled), dense)
+        pooled, patches = self.image_tower(pixels.to(self.dtype))
+        return ImageFeatures(unit(pooled), patches)
 
     @override
     def encode_text(self, texts: RaggedTexts) -> TextFeatures:

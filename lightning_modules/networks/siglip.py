@@ -89,8 +89,8 @@ class SiglipEncoder(Encoder):
         return larger
 
     @override
-    def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> ImageFeatures:
-        """Normalised pixels, of any precision, to features.
+    def encode_image(self, pixels: Float[Tensor, "B 3 H W"], dense: bool = True) -> ImageFeatures:
+        """Normalised pixels, of any precision, to features; patch features only where ``dense``.
 
         Raises:
             ValueError: where the image is not ``image_size`` pixels square.
@@ -98,8 +98,8 @@ class SiglipEncoder(Encoder):
         side = self.config.image_size
         if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, side, side):
             raise ValueError(f"pixels must have shape [B, 3, {side}, {side}], got {list(pixels.shape)}")
-        image, patches = self.image_tower(pixels.to(self.dtype))
-        return ImageFeatures(unit(image), patches.mT.unflatten(2, self.grid))
+        image, patches = self.image_tower(pixels.to(self.dtype), dense)
+        return ImageFeatures(unit(image), patches.mT.unflatten(2, self.grid if dense else (0, 0)))
 
     @override
     def encode_text(self, texts: RaggedTexts) -> TextFeatures:

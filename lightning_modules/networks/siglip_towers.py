@@ -44,10 +44,13 @@ class SiglipImageTower(nn.Module):
         """Recompute each block's activations in the backward pass instead of keeping them (while training)."""
         checkpoint_blocks(self.transformer, enable)
 
-    def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B P D"]]:
-        """Features of normalised pixels."""
+    def forward(
+        self, pixels: Float[Tensor, "B 3 H W"], dense: bool = True
+    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B P D"]]:
+        """Features of normalised pixels; P = 0 without ``dense``."""
         output = self.transformer(pixel_values=pixels)
-        return output.pooler_output, patch_features(self.transformer.head, output.last_hidden_state)
+        patches = output.last_hidden_state[:, : None if dense else 0]
+        return output.pooler_output, patch_features(self.transformer.head, patches)
 
     def stretch(self, side: int) -> None:
         """Read images of ``side`` by ``side`` patches from now on."""

@@ -44,13 +44,13 @@ class Probe(NamedTuple):
     Args:
         side: of the square feature map in positions; 0 where there is none.
         width: channels of the head's features.
-        operations: of the image's forward pass.
+        operations: of the image's forward pass, with the head on each position and without.
         blocks: the names of the blocks, in the order in which they ran.
     """
 
     side: int
     width: int
-    operations: float
+    operations: tuple[float, float]
     blocks: list[str]
 
 
@@ -89,22 +89,25 @@ class TimmTower(nn.Module):
         """Rows and columns of the last feature map; 0 and 0 where the model gives no map."""
         return self.probe.side, self.probe.side
 
-    @property
-    def forward_flops(self) -> float:
+    def forward_flops(self, dense: bool = True) -> float:
         """Operations of an image's forward pass."""
-        tokens = 1 + self.probe.side**2
-        return self.probe.operations + 2.0 * tokens * self.projection.in_features * self.projection.out_features
+        tokens = 1 + dense * self.probe.side**2
+        return (
+            self.probe.operations[not dense] + 2.0 * tokens * self.projection.in_features * self.projection.out_features
+        )
 
-    def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
-        """Tokens of normalised pixels."""
-        return self.projection(self._features(pixels))
+    def forward(self, pixels: Float[Tensor, "B 3 H W"], dense: bool = True) -> Float[Tensor, "B N D"]:
+        """Tokens of normalised pixels; without ``dense`` the pooled one alone, N = 1."""
+        return self.projection(self._features(pixels, dense))
 
-    def _features(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N C"]:
+    def _features(self, pixels: Float[Tensor, "B 3 H W"], dense: bool = True) -> Float[Tensor, "B N C"]:
         # channels last: EfficientNet-Lite0 is then 1.4 to 3 times as fast on a CPU, the same numbers but for rounding
         features = self.trunk.forward_features(pixels.contiguous(memory_format=torch.channels_last))
         if not isinstance(features, Tensor):
             raise ValueError("it gives several feature maps, not a last one")
         pooled = self.trunk.forward_head(features)[:, None]
+        if not dense:
+            return pooled
         positions = self._positions(features)
         if positions is None:
             return pooled
@@ -201,14 +204,17 @@ class TimmTower(nn.Module):
         try:
             with torch.enable_grad(), FlopCounterMode(display=False) as counter:  # it wants gradients of weights
                 features = self.eval()._features(pixels.to(next(self.trunk.parameters()).dtype))
+            times = Counter(calls)
+            with torch.enable_grad(), FlopCounterMode(display=False) as pooled_counter:
+                self._features(pixels.to(next(self.trunk.parameters()).dtype), dense=False)
         finally:
             for hook in hooks:
                 hook.remove()
             for module, mode in modes.items():
                 module.training = mode
-        times = Counter(calls)
-        once = [name for name in calls if times[name] == 1]
-        return Probe(math.isqrt(features.shape[1] - 1), features.shape[2], float(counter.get_total_flops()), once)
+        once = [name for name in times if times[name] == 1]
+        operations = float(counter.get_total_flops()), float(pooled_counter.get_total_flops())
+        return Probe(math.isqrt(features.shape[1] - 1), features.shape[2], operations, once)
 
 
 def _note(calls: list[str], name: str, *_: object) -> None:

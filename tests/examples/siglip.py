@@ -21,6 +21,8 @@ class SigLip(Method):
         base: ``encoder``, ``optim``, ``pretrained``, ``memory``, ``freeze`` and ``lora``, as in ``Method``.
     """
 
+    needs_dense = False
+
     def __init__(self, bias: float = -10.0, **base: Any) -> None:
         super().__init__(**base)
         self.sigmoid = BetaCalLoss("bce", beta=0.0, normalize_by="row", bias=bias)

@@ -81,7 +81,7 @@ def test_a_rank_with_fewer_parts_calls_the_towers_as_often_and_adds_no_row(batch
     images, texts = encode_by_parts(encoder, pixels, batch.texts, 4)
     calls = []
     encode = encoder.encode_image
-    monkeypatch.setattr(encoder, "encode_image", lambda chunk: calls.append(len(chunk)) or encode(chunk))
+    monkeypatch.setattr(encoder, "encode_image", lambda chunk, dense: calls.append(len(chunk)) or encode(chunk, dense))
     monkeypatch.setattr(gradient_cache, "calls_on_all_ranks", lambda encoder, calls: calls + 2)
     more_images, more_texts = encode_by_parts(encoder, pixels, batch.texts, 4)
     assert calls == [4, 4, 2, 1, 1]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_modules.networks.image_tower import ImageTower
 
@@ -125,3 +126,29 @@ def test_sizes_and_activation_come_from_the_config(small):
     assert tower.patch_embed.proj.bias is None
     assert {norm.eps for norm in tower.modules() if isinstance(norm, nn.LayerNorm)} == {1e-5}
     assert {type(block.mlp.act).__name__ for block in tower.blocks} == {"QuickGELU"}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_class_token_alone_is_the_class_token_of_all(tower, pixels, checkpointing):
+    """Values, and gradients of every weight, where nothing but the class token is read."""
+    tower.train().set_grad_checkpointing(checkpointing)
+    gradients = []
+    for dense in (True, False):
+        tokens = tower(pixels, dense)
+        assert tokens.shape[1] == (1 + tower.grid[0] * tower.grid[1] if dense else 1)
+        tower.zero_grad()
+        tokens[:, 0].square().sum().backward()
+        gradients.append([tokens[:, 0].detach(), *(weight.grad.clone() for weight in tower.parameters())])
+    for with_patches, alone in zip(*gradients, strict=True):
+        torch.testing.assert_close(alone, with_patches, rtol=1e-10, atol=1e-12)
+
+
+def test_operations_are_those_of_a_forward_pass(tower, pixels):
+    counts = []
+    for dense in (True, False):
+        with FlopCounterMode(display=False) as counter:
+            tower(pixels, dense)
+        counts.append(counter.get_total_flops())
+        assert len(pixels) * tower.forward_flops(dense) == pytest.approx(counts[-1], rel=0.15)
+    spared = len(pixels) * (tower.forward_flops() - tower.forward_flops(False))
+    assert counts[0] - counts[1] == pytest.approx(spared, rel=0.05)

@@ -184,8 +184,11 @@ def test_operations_are_counted():
     encoder = of("test_resnet")
     with FlopCounterMode(display=False) as counter:
         encoder.encode_image(torch.randn(3, 3, 64, 64))
-    assert 3 * encoder.image_tower.forward_flops == counter.get_total_flops()
-    assert encoder.training_flops(4, 0, 0) == 12 * encoder.image_tower.forward_flops
+    assert 3 * encoder.image_tower.forward_flops() == counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter:
+        encoder.encode_image(torch.randn(3, 3, 64, 64), dense=False)
+    assert 3 * encoder.image_tower.forward_flops(dense=False) == counter.get_total_flops()
+    assert encoder.training_flops(4, 0, 0) == 12 * encoder.image_tower.forward_flops()
 
 
 def classifier_of(name, folder, form=".safetensors"):
