@@ -98,7 +98,7 @@ class Method(LightningModule, ABC):
             name = type(self).__name__
             raise ValueError(
                 f"{name} compares texts with patches, and the image tower of {pretrained} gives none: "
-                "train it with ClipFinetune or MultiPositiveClip (or say needs_dense = False in a method that reads none)"
+                "train it with ClipFinetune or MultiPositiveClip (or set needs_dense = False if its losses read none)"
             )
         self.clip, self.logit_bias = self._global_loss(global_loss)
         freeze_towers(self.encoder, freeze, lora)

@@ -165,9 +165,8 @@ class HarmoClip(Method):
         missing = calls_on_all_ranks(encoder, len(parts)) - len(parts)
         with torch.set_grad_enabled(teacher == "trained" and torch.is_grad_enabled()):
             crops = [encoder.encode_image(part, dense=False).image for part in parts]
-            crops += [
-                encoder.encode_image(batch.images[:1], dense=False).image[:0] for _ in range(missing)
-            ]  # keep ranks in step
+            one = batch.images[:1]  # keeps ranks in step
+            crops += [encoder.encode_image(one, dense=False).image[:0] for _ in range(missing)]
             return torch.cat(crops)
 
     @override

@@ -134,8 +134,9 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def encode_image(self, pixels: Float[Tensor, "B 3 H W"], dense: bool = True) -> ImageFeatures:
-        """Normalised pixels, of any precision, to features. With ``dense`` False the caller reads no patch features, and
-        a family whose tower is cheaper without them leaves them out (0 by 0).
+        """Normalised pixels, of any precision, to features.
+
+        With ``dense`` False the caller reads no patch features: a family that is cheaper without leaves them out.
         """
 
     @abstractmethod

@@ -110,7 +110,7 @@ class ImageTower(VisionTransformer):
     def _class_token(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 C"]:
         """The class token of ``forward_features``, as timm computes it but for the last block."""
         x = self.norm_pre(self._pos_embed(self.patch_embed(pixels)))
-        if self.grad_checkpointing and not torch.jit.is_scripting():
+        if self.grad_checkpointing:
             x = checkpoint_seq(self.blocks[:-1], x)
             x = checkpoint(self.blocks[-1], x, False, use_reentrant=False)
         else:
