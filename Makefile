@@ -1,7 +1,7 @@
 # `make` lists what there is to do. Every target that runs our code first sees to it that .venv is there and up to date.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage test-slow test-long test-slurm lint format bench bench-gpu base study mutation clean
+.PHONY: help setup demo test coverage test-slow test-long test-slurm lint format bench gpu base study mutation clean
 
 BIN := .venv/bin
 PYTHONS ?= python3.12 python3.11 python3.10 python3
@@ -82,8 +82,8 @@ format: setup ## format the code and mend what ruff can mend
 bench: setup ## measure speed and memory of the losses and the data path
 	$(BIN)/python tests/bench/run.py
 
-bench-gpu: setup ## measure whole steps of ViT-B/16 and L/14 on the GPU, compiled and not
-	$(BIN)/python tests/bench/gpu.py
+gpu: setup ## what a GPU changes, in eight minutes: losses, methods, speed; goes on where it stopped
+	$(BIN)/python tests/gpu/run.py
 
 base: setup ## train scenes-base, what the configs fine-tune (80 minutes on two cores; goes on where it stopped)
 	$(BIN)/lightning fit --config configs/base.yaml

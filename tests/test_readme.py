@@ -70,6 +70,7 @@ ELSEWHERE = {  # the start of a command: the file with its test, and what stands
     "make test-long": ("Makefile", "-m 'long"),
     "make test-slow": ("Makefile", "-m 'slow"),
     "make test": ("Makefile", "pytest"),
+    "make gpu": ("tests/gpu/test_gpu.py", "run.main("),
     "make lint": (".ci/run", "make lint"),
     "make format": ("Makefile", "ruff format ."),
     "make bench": ("tests/bench/run.py", "def main"),

@@ -19,9 +19,9 @@ def dense_beta_cal(
     images, texts, _ = pooled.shape
     u, v, mask = pooled.flatten(0, 1), text.flatten(0, 1), valid.flatten()
     to_text, to_image = scale * (u @ v.T), scale * (v @ u.T)
-    image = torch.arange(images * texts) // texts
+    image = torch.arange(images * texts, device=pooled.device) // texts
     same_image = (image[:, None] == image[None, :]).float()
-    itself = torch.eye(images * texts)
+    itself = torch.eye(images * texts, device=pooled.device)
     counted = mask[:, None] & mask[None, :]
     positive = (same_image * counted.float(), itself + beta * (same_image * (1 - itself)))
     if objective == "ce":

@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.bench.texts import PHRASES, SENTENCES, captions, padded
+
+if TYPE_CHECKING:
+    from lightning_modules.networks import EncoderConfig
 
 TEXT_IMAGES, STEP_IMAGES = 8, 8  # the more images, the longer the longest text, to which the old side pads
 
@@ -38,15 +42,18 @@ def text_tower(side: str) -> Callable[[], None]:
     return work
 
 
-def step(side: str, device: str = "cpu", images: int = STEP_IMAGES) -> Callable[[], None]:
-    """ViT-B/16, β-CLIP with CE: both towers, pooling, both losses, gradients and the optimiser's step."""
+def step(
+    side: str, device: str = "cpu", images: int = STEP_IMAGES, config: EncoderConfig | None = None
+) -> Callable[[], None]:
+    """β-CLIP with CE: both towers (ViT-B/16 by default), pooling, both losses, gradients and the optimiser's step."""
     from datamodules.batching.collate import pack_texts
     from datamodules.batching.tokenizer import Tokenizer
     from lightning_modules.networks import DualEncoder, TextConditionedPooling, vit_b_16
     from losses import BetaCalLoss, ClipLoss
 
     torch.manual_seed(0)
-    encoder, pooling = DualEncoder(vit_b_16()).to(device), TextConditionedPooling(512).to(device)
+    config = config or vit_b_16()
+    encoder, pooling = DualEncoder(config).to(device), TextConditionedPooling(config.embed_dim).to(device)
     optimizer = torch.optim.AdamW([*encoder.parameters(), *pooling.parameters()], 1e-5)
     _, grains = captions(images)
     slots = 1 + SENTENCES + PHRASES
@@ -62,7 +69,8 @@ def step(side: str, device: str = "cpu", images: int = STEP_IMAGES) -> Callable[
             taken += size
     long, short = (ids.to(device) for ids in _published(grains))
     texts = type(texts)(*(t.to(device) for t in texts))
-    index, valid, pixels = index.to(device), valid.to(device), torch.randn(images, 3, 224, 224, device=device)
+    index, valid = index.to(device), valid.to(device)
+    pixels = torch.randn(images, 3, config.image_size, config.image_size, device=device)
     clip, beta_cal = ClipLoss(), BetaCalLoss("ce")
 
     def new() -> Tensor:
