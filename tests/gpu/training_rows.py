@@ -2,8 +2,8 @@
 beside the plain run in fp32.
 
 ``difference`` is the largest difference of a weight from the plain run's, as a share of the largest weight of its
-tensor; of ``deterministic`` it is that of two such runs, which must be 0. In bf16 compare the losses: weights that start
-at 0 move by the sign of rounded gradients.
+tensor; of ``deterministic`` it is that of two such runs, which must be 0. In bf16 compare the losses: weights that
+start at 0 move by the sign of rounded gradients.
 """
 
 from __future__ import annotations
