@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any
+
+_NESTED = re.compile(r"(?P<outer>--model\.(init_args\.)?(?!init_args\.)[^.=]+)\.(?P<inner>[^=]+)(=(?P<value>.*))?")
+_NULLS = ("null", "Null", "NULL", "~")
 
 
 def flat(settings: Any, head: str = "") -> Iterator[tuple[str, Any]]:
@@ -24,6 +28,28 @@ def flat(settings: Any, head: str = "") -> Iterator[tuple[str, Any]]:
                 if hasattr(value, "__dict__"):
                     yield from flat(value, head)
         yield head, settings
+
+
+def nested_nulls(arguments: Sequence[str]) -> list[str]:
+    """The arguments with ``--model.optim.final null`` as ``--model.optim {"final": null}``.
+
+    jsonargparse 4.53 makes the text "None" of a null that stands two or more levels below a class.
+    """
+    rest, written = list(arguments), []
+    while rest:
+        argument = rest.pop(0)
+        match = _NESTED.fullmatch(argument)
+        value = match and (match["value"] or (rest[0] if rest and match["value"] is None else ""))
+        if match is None or value not in _NULLS:
+            written.append(argument)
+            continue
+        if match["value"] is None:
+            rest.pop(0)
+        inner: Any = None
+        for key in reversed(match["inner"].split(".")):
+            inner = {key: inner}
+        written += [match["outer"], json.dumps(inner)]
+    return written
 
 
 def class_of(path: str) -> Any:

@@ -42,7 +42,7 @@ from lightning_modules.cli.log_noise import silence
 from lightning_modules.cli.parser_errors import MOST, named, one_line, shortened
 from lightning_modules.cli.precision import best_precision
 from lightning_modules.cli.run_command import RunCommand
-from lightning_modules.cli.setting_names import class_names, class_settings, flat, settings_of
+from lightning_modules.cli.setting_names import class_names, class_settings, flat, nested_nulls, settings_of
 from lightning_modules.cli.trainer_settings import SettingError, check_settings
 from lightning_modules.errors import fail
 from lightning_modules.methods.base import Method, MethodError
@@ -239,7 +239,7 @@ def unconnected(error: Exception) -> str:
 
 def run(arguments: list[str]) -> int:
     """Parse ``arguments`` and run; 0, or ``SystemExit(2)`` with one line on bad input."""
-    sys.argv[1:] = arguments  # the DDP launcher starts its other ranks with this command line
+    sys.argv[1:] = nested_nulls(arguments)  # the DDP launcher starts its other ranks with this command line
     silence()
     know_all_methods()
     try:

@@ -56,9 +56,6 @@ class EncoderConfig:
     image_weights: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("image_tower", "image_weights"):
-            if getattr(self, name) == "None":  # what jsonargparse makes of a null on the command line, two levels down
-                object.__setattr__(self, name, None)
         for field in fields(self):
             value = getattr(self, field.name)
             least = 0 if field.name == "frozen_positions" else 1
