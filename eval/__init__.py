@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from eval.metrics.boxes import BoxAccuracy
     from eval.metrics.hard_negatives import HardNegatives
     from eval.metrics.ranking import Ranks, Ties, rank_embeddings, rank_matrix, recall_at_k
+    from eval.metrics.reranking import rerank
     from eval.metrics.retrieval import Retrieval, slot_rows
     from eval.results.tables import markdown, table, write_json
 
@@ -20,6 +21,7 @@ _MODULES = {
     "metrics.boxes": ("BoxAccuracy",),
     "metrics.hard_negatives": ("HardNegatives",),
     "metrics.ranking": ("Ranks", "Ties", "rank_embeddings", "rank_matrix", "recall_at_k"),
+    "metrics.reranking": ("rerank",),
     "results.tables": ("markdown", "table", "write_json"),
     "metrics.retrieval": ("Retrieval", "slot_rows"),
 }
@@ -34,6 +36,7 @@ __all__ = [
     "rank_embeddings",
     "rank_matrix",
     "recall_at_k",
+    "rerank",
     "slot_rows",
     "table",
     "write_json",

@@ -115,6 +115,7 @@ class EvalContext:
         cache: stores embeddings.
         fit: how images become squares; replaces the benchmark's own fit.
         wording: how captions are preprocessed; replaces the benchmark's own wording.
+        rerank: candidates of each query that retrieval scores anew, by text-conditioned pooling; None: none.
     """
 
     root: Path
@@ -124,10 +125,13 @@ class EvalContext:
     cache: Cache | None = None
     fit: Fit | None = None
     wording: Wording | None = None
+    rerank: int | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.rerank is not None and self.rerank < 1:
+            raise ValueError(f"rerank must be at least 1, got {self.rerank}")
 
 
 class Result(NamedTuple):

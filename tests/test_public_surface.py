@@ -25,7 +25,7 @@ SURFACE = {
     "SkipPolicy Squash TextSlots Tokenizer",
     "datamodules.scenes": "ScenesShards ensure_shards sample",
     "eval": "BoxAccuracy HardNegatives Ranks Retrieval Ties markdown rank_embeddings "
-    "rank_matrix recall_at_k slot_rows table write_json",
+    "rank_matrix recall_at_k rerank slot_rows table write_json",
     "lightning_modules": " ".join(sorted([*METHODS, *OF_METHODS])),
     "lightning_modules.callbacks": "AverageWeights Benchmarks BestCheckpoint CompileBlocks ConsoleLogger "
     "DataMonitor Diagnostics LastCheckpoint Preemption RankConsistency RateMonitor "

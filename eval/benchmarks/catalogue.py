@@ -22,6 +22,7 @@ _FILES: Mapping[str, tuple[str, ...]] = {
     "urban1k": ("urban1k",),
     "sharegpt4v": ("sharegpt4v_1k", "sharegpt4v_10k"),
     "docci": ("docci", "docci_goal"),
+    "himo": ("himo_docci",),
     "dci": ("dci", "dci_extra", "dci_long"),
     "iiw": ("iiw",),
     "coco_captions": ("coco_karpathy", "coco_karpathy_1k", "coco_val2017", "coco_val2017_all"),
@@ -42,10 +43,20 @@ ON_A_PATH: Mapping[str, tuple[str, str]] = {  # kind: file, class
     "fgovd": ("fgovd", "FgovdFile"),
     "folder": ("image_folder", "ImageFolder"),
     "wds": ("webdataset", "WebDataset"),
+    "himo": ("himo", "HimoPath"),
     "segmentation": ("segmentation", "Segmentation"),
     "shards": ("shards", "Shards"),
     "oracle": ("oracle", "OracleFile"),
 }
+
+RETRIEVAL = ("urban1k", "sharegpt4v", "docci", "dci", "iiw", "coco_captions", "flickr8k", "flickr30k")  # files
+RETRIEVAL_ON_A_PATH = ("retrieval", "wds", "shards")  # of wds those of captions
+
+
+def retrieves(name: str) -> bool:
+    """True if the benchmark ranks images and texts by cosine, and can re-rank the nearest."""
+    kind, colon, _ = name.partition(":")
+    return kind in RETRIEVAL_ON_A_PATH if colon else any(name in _FILES[file] for file in RETRIEVAL)
 
 
 def benchmark(name: str) -> Benchmark:

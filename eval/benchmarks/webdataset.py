@@ -47,6 +47,8 @@ class WebDataset(PathBenchmark):
                     raise ValueError(f"{image.tar}: every image must have a caption, got none for {image.name}")
             protocol = "any of an image's own captions is right; published numbers R@1, R@5"
             return retrieve(name, model, run, ImageTexts(list(images), captions, checksum), protocol)
+        if run.rerank is not None:
+            raise ValueError(f"--rerank re-orders retrieval, which {name} is not: {kind_file} must say so, got {kind}")
         labels = []
         for image, text in pairs:
             if not text.strip().isdigit():

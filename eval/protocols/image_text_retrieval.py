@@ -1,4 +1,5 @@
 """Retrieval on a released data set: images, each with one or more captions, in both directions, as papers count it.
+Beside it, where the run asks: the same with the nearest candidates re-ranked by text-conditioned pooling.
 
 A reader makes an ``ImageTexts``; wording, fit, embeddings and ranks are the same for all readers. An image without a
 caption is an error of the reader, not a candidate.
@@ -26,7 +27,9 @@ from eval.data.sources import ImageFile, ImageSource
 from eval.interfaces import EvalContext, Model, Result
 from eval.metrics.bidirectional_ranking import BidirectionalRanks, rank_bidirectional
 from eval.metrics.ranking import Ties
+from eval.metrics.reranking import rerank
 from eval.protocols.embed import embed_images, embed_texts
+from eval.protocols.reranking import pooled_cosines
 from eval.results.per_item import Items, Mean
 
 SHORT_KS = (1, 5, 10)
@@ -106,10 +109,17 @@ def retrieve(
     """Embed, rank, count; ``protocol`` describes the protocol in the results. Collective: all ranks return the same.
 
     ``image_rows`` are the images' unit vectors by this fit, where the caller has them already.
+
+    With ``run.rerank`` both are there: ``NAME/text_to_image`` by cosine, ``NAME/reranked_K/text_to_image`` re-ranked.
+    Raises ValueError where the model cannot re-rank.
     """
     embedded, settings = _embed(name, model, run, data, protocol, wording, fit, image_rows)
-    ranks = embedded.rank()
-    return Result(_numbers(name, ranks, ks), settings, settings["counts"], _items(name, embedded, ranks, ks))
+    numbers: dict[str, float] = {}
+    tables: dict[str, Items] = {}
+    for head, ranks in _rankings(name, model, run, embedded, data.images, run.fit or fit).items():
+        numbers |= _numbers(head, ranks, ks)
+        tables |= _items(head, embedded, ranks, ks)
+    return Result(numbers, settings, settings["counts"], tables)
 
 
 def retrieve_in_folds(
@@ -127,18 +137,36 @@ def retrieve_in_folds(
         raise ValueError(f"{name} needs an image for each of {folds} folds, got {count}; {dict(data.counts)}")
     embedded, settings = _embed(name, model, run, data, protocol)
     folded = torch.arange(len(embedded.images)).tensor_split(folds)
-    parts = [embedded.part(int(rows[0]), int(rows[-1]) + 1) for rows in folded]
-    ranks = [part.rank() for part in parts]
-    fold_numbers = [_numbers(name, part_ranks, SHORT_KS) for part_ranks in ranks]
+    fold_numbers: list[dict[str, float]] = [{} for _ in folded]
+    tables: dict[str, Items] = {}
+    for fold, rows in enumerate(folded):
+        start, stop = int(rows[0]), int(rows[-1]) + 1
+        part = embedded.part(start, stop)
+        rankings = _rankings(name, model, run, part, data.images[start:stop], run.fit or centre_crop)
+        for head, ranks in rankings.items():
+            fold_numbers[fold] |= _numbers(head, ranks, SHORT_KS)
+            for key, items in _items(head, part, ranks, SHORT_KS).items():
+                _append(tables, key, items, fold)
     numbers = {key: sum(values[key] for values in fold_numbers) / folds for key in fold_numbers[0]}
     for key in [key for key in numbers if key.endswith("/queries")]:
         numbers[key] *= folds
-    tables: dict[str, Items] = {}
-    for fold, (part, part_ranks) in enumerate(zip(parts, ranks, strict=True)):
-        for key, items in _items(name, part, part_ranks, SHORT_KS).items():
-            _append(tables, key, items, fold)
     settings["folds"] = [len(rows) for rows in folded]
     return Result(numbers, settings, settings["counts"], tables)
+
+
+def _rankings(
+    name: str, model: Any, run: EvalContext, embedded: Embedded, images: Sequence[ImageSource], fit: Fit
+) -> dict[str, BidirectionalRanks]:
+    """The ranks by cosine and, where the run asks, those after re-ranking, by the head of their names. Collective."""
+    rankings = {name: embedded.rank()}
+    if run.rerank is not None:
+
+        def score(pairs: Int[Tensor, "P 2"]) -> Float[Tensor, " P"]:
+            return pooled_cosines(model, run, images, fit, embedded.texts, pairs, name)
+
+        reranked = rerank(embedded.images, embedded.texts, embedded.owner, run.rerank, score)
+        rankings[f"{name}/reranked_{run.rerank}"] = reranked
+    return rankings
 
 
 def _append(tables: dict[str, Items], key: str, items: Items, fold: int) -> None:
@@ -178,6 +206,11 @@ def _embed(
         "files": data.files,
         "counts": dict(data.counts | text_counts(model, texts)),
     }
+    if run.rerank is not None:
+        settings["reranked"] = (
+            f"reranked_{run.rerank}: the {run.rerank} nearest candidates of each query by cosine, in the order of the "
+            "cosine of the text and the image pooled by it; the rest behind them"
+        )
     images = embed_images(model, run, data.images, fit, name) if image_rows is None else image_rows
     names = [image.name for image in data.images]
     return Embedded(images, embed_texts(model, run, texts, name), names, texts, owner), settings

@@ -22,7 +22,7 @@ from datamodules.atomic_write import write_text
 
 COUNTS = ("queries", "questions", "boxes", "images", "phrases")
 FRAME = 3  # characters around a cell of the terminal table
-FRACTION = re.compile(r"(strict_)?R@\d+|(class_mean_)?top\d+|(\w+_)?accuracy|chance|ties|mean_IoU")
+FRACTION = re.compile(r"(strict_)?R@\d+|(class_mean_)?top\d+|(\w+_)?accuracy|chance|ties|mean_IoU|rising|monotone")
 
 
 class Section(NamedTuple):

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import track
 
 from eval.benchmarks.catalogue import benchmark as find_benchmark
+from eval.benchmarks.catalogue import retrieves
 from eval.data.cache import Cache
 from eval.data.caption_preprocessing import WORDINGS
 from eval.data.image_preprocessing import FITS
@@ -133,6 +134,7 @@ def run(args: Namespace) -> int:
         device = wanted_device(args.device)
         if args.items:
             parquet()
+        _check_rerank(args)
         line = _line(args)
         names = model_names(args.model)
         if line is not None:
@@ -147,6 +149,7 @@ def run(args: Namespace) -> int:
                 None if args.cache is None else Cache(args.cache),
                 next((fit for fit in FITS if fit.__name__ == args.fit), None),
                 next((wording for wording in WORDINGS if wording.__name__ == args.captions), None),
+                args.rerank,
             )
             titles = [benchmark.__name__ for benchmark in benchmarks]
             sources = args.model if line is None else args.interpolate
@@ -160,6 +163,21 @@ def run(args: Namespace) -> int:
     except (ValueError, OSError, ImportError) as error:
         fail(str(error))
     return 0
+
+
+def _check_rerank(args: Namespace) -> None:
+    """Raise ValueError where ``--rerank`` is given and a benchmark or a model cannot re-rank."""
+    if args.rerank is None:
+        return
+    if other := [name for name in args.benchmark if not retrieves(name)]:
+        raise ValueError(f"--rerank re-orders retrieval, which {other[0]} is not: evaluate it apart")
+    for source in args.model:
+        checkpoint = Path(source)
+        if checkpoint.suffix != ".ckpt" or pooling_of(read(checkpoint)) is None:
+            raise ValueError(
+                f"--rerank needs text-conditioned pooling: --model must be a checkpoint of BetaClip or GrainClip, got "
+                f"{source}"
+            )
 
 
 def _line(args: Namespace) -> Line | None:

@@ -74,6 +74,9 @@ def evaluate() -> CommandParser:
     parser.add_argument("--skip_missing", action="store_true", help="leave out, and count, images that are missing")
     _choice(parser, "--fit", FITS, "how images become squares; else as published")
     _choice(parser, "--captions", WORDINGS, "what is done to captions of retrieval")
+    rerank = "also re-rank retrieval: the N nearest candidates of each query, scored anew by the text-conditioned "
+    rerank += "pooling of BetaClip or GrainClip; each image is encoded twice"
+    parser.add_argument("--rerank", type=_at_least(1), metavar="N", help=rerank)
     shares = "shares of the run's weights, as 0,0.5,1; the rest is of those that it started from; a table by share"
     parser.add_argument("--interpolate", type=_shares, metavar="SHARES", help=shares)
     parser.add_argument("--start", metavar="MODEL", help=START)

@@ -81,10 +81,18 @@ class EvaluationModel:
     def condition(
         self, texts: Float[Tensor, "T D"], dense: Float[Tensor, "B D h w"], image: Int[Tensor, " T"]
     ) -> Float[Tensor, "T D"]:
-        """Each text's image as that text sees it."""
-        return self._block()(texts[:, None], unit(patch_tokens(dense))[image])[:, 0]
+        """Each text's image as that text sees it. An image's patches are projected once, whatever its texts."""
+        order = image.argsort(stable=True)
+        counts = image.bincount(minlength=len(dense))
+        first = counts.cumsum(0) - counts
+        place = torch.empty_like(image)
+        place[order] = torch.arange(len(image), device=image.device) - first[image[order]]
+        queries = texts.new_zeros(len(dense), int(counts.max()), texts.shape[1]).index_put((image, place), texts)
+        return self._block()(queries, unit(patch_tokens(dense)))[image, place]
 
     def _block(self) -> TextConditionedPooling:
         if self.pooling is None:
-            raise ValueError("this benchmark needs text-conditioned attention: --model must be a β-CLIP checkpoint")
+            raise ValueError(
+                "this benchmark needs text-conditioned attention: --model must be a checkpoint of BetaClip or GrainClip"
+            )
         return self.pooling

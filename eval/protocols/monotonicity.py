@@ -1,0 +1,141 @@
+"""Monotonicity: does a text that says more of an image score higher with it?
+
+A caption gives texts of growing length, s_1, ..., s_n; each holds the one before. HiMo@K (HiMo-CLIP, arXiv 2511.06653)
+is the Pearson correlation of 1, ..., K with the cosines of the image and s_1, ..., s_K, 0 where these are all equal,
+and the mean over images; 1 is a line that rises, -1 one that falls. The published code takes all texts of an image. For
+a given K we take the first K texts of the images that have as many, which is our definition, as are the shares of steps
+that rise and of images whose every step rises, and what follows.
+
+Retrieval as captions grow (our definition): R@1 with the first text of each image, with the second, and so on, up to
+the median number of texts, among the images that have as many. There a text must also tell its image from the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from eval.data.caption_preprocessing import raw
+from eval.data.image_preprocessing import centre_crop, fit_setting
+from eval.data.sources import ImageSource
+from eval.interfaces import EvalContext, Model, Result
+from eval.metrics.bidirectional_ranking import rank_bidirectional
+from eval.metrics.similarity import exact_fp32
+from eval.protocols.embed import embed_images, embed_texts
+from eval.protocols.image_text_retrieval import text_counts
+from eval.results.per_item import Items, Mean
+
+LEVELS = (2, 3, 4, 5)  # K, beside that of all texts of an image
+FEWEST = 2  # texts of an image
+
+
+class GrowingTexts(NamedTuple):
+    """Images, and for each its texts from the shortest to the longest; the files read; counts of what was left out."""
+
+    images: list[ImageSource]
+    texts: list[list[str]]
+    files: dict[str, str]
+    counts: dict[str, int]
+
+
+class Monotonicity(NamedTuple):
+    """Of the texts of each image."""
+
+    correlation: Float[Tensor, " N"]
+    rising: Float[Tensor, " N"]  # share of its steps from a text to the next that raise the cosine
+    monotone: Float[Tensor, " N"]  # 1 where all of them do
+
+
+def monotonicity(cosines: Sequence[Float[Tensor, " _"]]) -> Monotonicity:
+    """HiMo@K and its like for each image, from the cosines of its K texts in the order of their length, in float64.
+
+    Raises ValueError where an image has fewer than two texts.
+    """
+    columns: list[tuple[float, float, float]] = []
+    for values in cosines:
+        if len(values) < FEWEST:
+            raise ValueError(f"an image must have at least {FEWEST} texts, got {len(values)}")
+        scores = values.double()
+        rises = (scores.diff() > 0).double()
+        columns.append((_pearson(scores), float(rises.mean()), float(rises.min())))
+    return Monotonicity(*torch.tensor(columns, dtype=torch.float64).reshape(-1, 3).T)
+
+
+def _pearson(scores: Float[Tensor, " K"]) -> float:
+    """The correlation of ``scores`` with their number; 0 where all are equal."""
+    if bool((scores == scores[0]).all()):
+        return 0.0
+    number = torch.arange(len(scores), dtype=scores.dtype)
+    a, b = number - number.mean(), scores - scores.mean()
+    return float((a * b).sum() / (a.norm() * b.norm()))
+
+
+def measure_monotonicity(name: str, model: Model, run: EvalContext, data: GrowingTexts, protocol: str) -> Result:
+    """Embed all texts and measure both. Collective.
+
+    Raises ValueError where no image has two texts.
+    """
+    wording, fit = run.wording or raw, run.fit or centre_crop
+    if not data.images:
+        raise ValueError(f"{name} needs an image with at least {FEWEST} texts that grow; left out: {data.counts}")
+    texts = [wording(text) for group in data.texts for text in group]
+    settings: dict[str, Any] = {
+        "protocol": protocol,
+        "image": fit_setting(fit, model.image_size),
+        "caption": wording.__name__,
+        "context length": model.context_length,
+        "images": len(data.images),
+        "texts": len(texts),
+        "files": data.files,
+        "counts": data.counts | dict(text_counts(model, texts)),
+    }
+    images = embed_images(model, run, data.images, fit, name)
+    vectors = embed_texts(model, run, texts, name)
+    sizes = [len(group) for group in data.texts]
+    owner = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    with exact_fp32(images.device):
+        cosines = (images[owner] * vectors).sum(1).split(sizes)
+    numbers: dict[str, float] = {}
+    for k in [k for k in LEVELS if k <= max(sizes)]:
+        numbers |= _means(f"{name}/K={k}", monotonicity([values[:k] for values in cosines if len(values) >= k]))
+    whole = monotonicity(cosines)
+    numbers |= _means(f"{name}/all", whole) | _retrieval(name, images, vectors, sizes)
+    columns = {
+        "image": [image.name for image in data.images],
+        "texts": sizes,
+        "last": [group[-1] for group in data.texts],
+    }
+    columns |= {column: values.tolist() for column, values in whole._asdict().items()}
+    means = {f"{name}/all/{column}": Mean(column) for column in whole._fields}
+    return Result(numbers, settings, settings["counts"], {f"{name}/all": Items(columns, means, "image")})
+
+
+def _means(head: str, values: Monotonicity) -> dict[str, float]:
+    means = {f"{head}/{column}": float(part.mean()) for column, part in values._asdict().items()}
+    return means | {f"{head}/images": float(len(values.correlation))}
+
+
+def _retrieval(
+    name: str, images: Float[Tensor, "N D"], texts: Float[Tensor, "M D"], sizes: Sequence[int]
+) -> dict[str, float]:
+    """R@1 both ways with each image's first text, its second, ..., up to the median number of texts, among the images
+    that have as many.
+    """
+    depth = sorted(sizes)[len(sizes) // 2]
+    first: Int[Tensor, " N"] = torch.tensor([0, *sizes[:-1]]).cumsum(0)
+    chosen = torch.tensor([n for n, size in enumerate(sizes) if size >= depth])
+    numbers: dict[str, float] = {}
+    for k in range(depth):
+        ranks = rank_bidirectional(images[chosen], texts[first[chosen] + k], torch.arange(len(chosen)))
+        for direction, both in ranks.by_direction().items():
+            head = f"{name}/text_{k + 1}_of_{depth}/{direction}"
+            numbers |= {
+                f"{head}/R@1": both.recall(1),
+                f"{head}/ties": both.tied(),
+                f"{head}/images": float(len(chosen)),
+            }
+    return numbers
