@@ -20,7 +20,7 @@ SURFACE = {
     "losses": "BetaCalLoss ClimLoss ClipLoss GlobalRegionLoss LexemeRegionLoss "
     "MultiPositiveClipLoss PatchWeighting SigmoidLoss SoftmaxWeights SparseWeights "
     "SubcaptionLoss TopWeights WordPatchLoss",
-    "datamodules": "Batch CenterCrop Choice DataError Grain GrainSampling GranularityData Phrase "
+    "datamodules": "Batch CenterCrop Choice DataError Grain GrainSampling GranularityData PairError PairReading Phrase "
     "RaggedTexts RandomCrop Region Sample SampleError SceneSet ShardError "
     "SkipPolicy Squash TextSlots Tokenizer",
     "datamodules.scenes": "ScenesShards ensure_shards sample",
