@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from pathlib import Path
 
 import pytest
 
 from lightning_modules import METHODS
 
+ROOT = Path(__file__).resolve().parents[1]
 BESIDE_METHODS = (
     *("CropTarget", "Features", "ImageTarget", "LoadedModel", "Method", "OptimConfig", "PhraseTarget", "RegionTarget"),
     "load_model",
@@ -58,3 +60,34 @@ def test_public_methods_say_what_they_do(package):
 @pytest.mark.parametrize("package", ["losses", "datamodules", "eval", "lightning_modules"])
 def test_tab_completion_shows_the_surface(package):
     assert dir(importlib.import_module(package)) == SURFACE[package].split()
+
+
+def untyped(found: object) -> list[str]:
+    """The public functions of a name that lack the type of an argument or of what they return."""
+    if inspect.isfunction(found):
+        functions = {found.__name__: found}
+    else:
+        own = vars(found) if inspect.isclass(found) else {}
+        functions = {n: f for n, f in own.items() if inspect.isfunction(f) and (n[0] != "_" or n == "__init__")}
+    wrong = []
+    for name, function in functions.items():
+        parameters = [p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "_cls")]
+        typed = all(p.annotation is not p.empty for p in parameters)
+        returns = name == "__init__" or "return" in function.__annotations__
+        wrong += [] if typed and returns else [name]
+    return wrong
+
+
+@pytest.mark.parametrize("package", SURFACE)
+def test_public_names_are_typed(package):
+    module = importlib.import_module(package)
+    assert not {name: wrong for name in module.__all__ if (wrong := untyped(getattr(module, name)))}
+    assert (ROOT / package.partition(".")[0] / "py.typed").is_file()
+
+
+def test_what_is_not_typed_is_found():
+    def half(a: int, b) -> int:
+        return a
+
+    assert untyped(half) == ["half"]
+    assert untyped(type("A", (), {"f": lambda self: 1, "_g": half})) == ["f"]
