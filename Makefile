@@ -1,7 +1,7 @@
 # `make` lists what there is to do. Every target that runs our code first sees to it that .venv is there and up to date.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage test-slow test-long test-slurm lint format bench gpu base study mutation clean
+.PHONY: help setup demo test coverage test-slow test-long test-slurm lint format bench gpu base study mutation schemas clean
 
 BIN := .venv/bin
 PYTHONS ?= python3.12 python3.11 python3.10 python3
@@ -94,6 +94,9 @@ study: setup ## the methods' claims in miniature (hours on two cores; goes on wh
 
 mutation: setup ## plant faults in the packages and see whether the tests notice (some hours; an idle machine)
 	$(BIN)/python tests/mutation/run.py
+
+schemas: setup ## write the JSON schemas of the configs anew, for editors
+	$(BIN)/python -m lightning_modules.cli.schema configs/schemas
 
 clean: ## remove caches and build products; .venv and runs/ stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage htmlcov

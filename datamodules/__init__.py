@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from datamodules.batching.text_sampling import GrainSampling
     from datamodules.batching.tokenizer import Tokenizer
     from datamodules.datamodule import GranularityData, SceneSet
+    from datamodules.prepare.pairs import PairError, PairReading
     from datamodules.reading.bad_samples import DataError, SkipPolicy
     from datamodules.sample import Choice, Phrase, Region, Sample, SampleError
     from datamodules.shards.discovery import ShardError
@@ -25,6 +26,7 @@ _HOMES = {
     "batching.text_sampling": ("GrainSampling",),
     "shards.discovery": ("ShardError",),
     "reading.bad_samples": ("DataError", "SkipPolicy"),
+    "prepare.pairs": ("PairError", "PairReading"),
     "batching.tokenizer": ("Tokenizer",),
     "batching.image_transforms": ("CenterCrop", "RandomCrop", "Squash"),
 }
@@ -37,6 +39,8 @@ __all__ = [
     "Grain",
     "GrainSampling",
     "GranularityData",
+    "PairError",
+    "PairReading",
     "Phrase",
     "RaggedTexts",
     "RandomCrop",

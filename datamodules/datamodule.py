@@ -22,6 +22,7 @@ from datamodules.batching.region_sampling import RegionSampling
 from datamodules.batching.text_sampling import GrainSampling
 from datamodules.batching.tokenizer import Tokenizer
 from datamodules.bounds import at_least
+from datamodules.prepare.pairs import PairReading, PairSource, check_pairs
 from datamodules.reading.bad_samples import SkipPolicy
 from datamodules.reading.global_batch import GlobalBatch, warn_changed_batch
 from datamodules.reading.loader import EpochLoader, PassLoader, default_workers
@@ -53,7 +54,7 @@ class SceneSet:
 
 
 class GranularityData(LightningDataModule):
-    """Images with captions, sentences, phrases and regions from WebDataset shards.
+    """Images with captions, sentences, phrases and regions from WebDataset shards, or image files with captions.
 
     Args:
         shards: training shards: tars, folders, globs, braces or remote URLs. None: the embedded ``scenes``, written
@@ -76,6 +77,10 @@ class GranularityData(LightningDataModule):
         val_transform: the same in validation; None: all of it, squashed, so that every box stays.
         skip: how many samples may be unusable before the run stops.
         fetch: remote shards: time limits and retries for storage.
+        pairs: training data without shards: a list of (path, caption), or the path of a table of them (.csv, .tsv,
+            .jsonl, .json, .parquet). Captions are cut into sentences and phrases as they are read.
+        val_pairs: the same for validation; None: ``pair_reading.val_share`` of ``pairs``, or ``val_shards``.
+        pair_reading: how pairs are read, and the share of them that validates.
         scenes: size of the embedded data set.
         shuffle_samples: remote shards: the least number of samples that a reader shuffles together.
         seed: of order, crops and drawn texts.
@@ -110,8 +115,13 @@ class GranularityData(LightningDataModule):
         shuffle_shards: int = 64,
         global_batch_size: int | None = None,
         fetch: FetchPolicy = FetchPolicy(),
+        pairs: str | Path | Sequence[tuple[str | Path, str]] | None = None,
+        val_pairs: str | Path | Sequence[tuple[str | Path, str]] | None = None,
+        pair_reading: PairReading = PairReading(),
     ) -> None:
         super().__init__()
+        self.pairs, self.val_pairs, self.pair_reading = pairs, val_pairs, pair_reading
+        self._check_sources(shards, val_shards, weights)
         at_least("data", 1, batch_size=batch_size, val_batch_size=val_batch_size)
         at_least("data", 1, shuffle_samples=shuffle_samples, shuffle_shards=shuffle_shards)
         at_least("data", 1, batches_per_epoch=1 if batches_per_epoch is None else batches_per_epoch)
@@ -127,15 +137,15 @@ class GranularityData(LightningDataModule):
         self.train_transform, self.val_transform = train_transform or RandomCrop(), val_transform or Squash()
         self.skip, self.fetch, self.shuffle_samples, self.seed = skip, fetch, shuffle_samples, seed
         self.scenes, self.weights, self.shuffle_shards = scenes, weights, shuffle_shards
-        self._train: list[list[Shard]] = []  # of each source
-        self._val: list[Shard] = []
+        self._train: list[Sequence[Shard]] = []  # of each source
+        self._val: Sequence[Shard] = []
         self._progress = ResumeState()
         self._stream: StreamBatches | None = None
         self._first_val: FirstSamples | None = None
 
     def prepare_data(self) -> None:
         """Write the embedded data set if it is used and does not exist yet (one process per node)."""
-        if self.shards is None:
+        if self.shards is None and self.pairs is None:
             self._scenes()
 
     def setup(self, stage: str) -> None:
@@ -149,12 +159,14 @@ class GranularityData(LightningDataModule):
         train: str | Sequence[str | Path] | None = self.shards
         val: str | Sequence[str | Path] | None = self.val_shards
         test: str | Sequence[str | Path] | None = self.test_shards or val
-        if train is None:
+        if train is None and self.pairs is None:
             embedded = self._scenes()
             train, val, test = embedded.train, val or embedded.dev, test or embedded.held_out
-        self._train = self._find_sources(train) if stage == "fit" else []
         measured = test if stage == "test" else val
-        self._val, self._first_val = find_shards(measured) if measured else [], None
+        self._train, self._val, self._first_val = [], find_shards(measured) if measured else [], None
+        if stage == "fit" and train is not None:
+            self._train = self._find_sources(train)
+        self._find_pairs(stage, has_validation=bool(measured))
         if stage == "fit":
             if self.trainer is not None:
                 self._progress = ResumeState()  # a checkpoint's comes after this
@@ -162,7 +174,9 @@ class GranularityData(LightningDataModule):
             if self._is_first_rank():
                 self._batch_size.log(self._ranks(), 1 if self.trainer is None else self.trainer.accumulate_grad_batches)
             if not self._val:
-                logger.info("no validation: data.val_shards is not set")
+                logger.info(
+                    "no validation: data.val_shards is not set, nor data.val_pairs or data.pair_reading.val_share"
+                )
 
     def _follow_encoder(self) -> None:
         """Prepare texts and pixels as the encoder that is trained wants them."""
@@ -224,7 +238,7 @@ class GranularityData(LightningDataModule):
     def describe(self) -> dict[str, Any]:
         """The data and its settings in plain words and numbers, for a model card."""
         return {
-            "shards": "the embedded scenes" if self.shards is None else self.shards,
+            "shards": self._described_shards(),
             "samples": self._samples(),
             "batch_size": self._rank_batch_size(),
             "ranks": self._ranks(),
@@ -251,6 +265,8 @@ class GranularityData(LightningDataModule):
 
     def label_names(self) -> tuple[str, ...]:
         """The labels that boxes of the validation set may have; empty where the manifest of any shard has none."""
+        if isinstance(self._val, PairSource):
+            return ()
         manifests = {Path(shard.url).parent / "manifest.json" for shard in self._val}
         labels_by_shard = [json.loads(m.read_text()).get("labels", []) if m.is_file() else [] for m in manifests]
         return tuple(sorted({label for labels in labels_by_shard for label in labels})) if all(labels_by_shard) else ()
@@ -289,7 +305,36 @@ class GranularityData(LightningDataModule):
     def _scenes(self) -> scenes.ScenesShards:
         return scenes.ensure_shards(**asdict(self.scenes))
 
-    def _find_sources(self, shards: str | Sequence[str | Path]) -> list[list[Shard]]:
+    def _check_sources(self, shards: object, val_shards: object, weights: object) -> None:
+        """Raise ``ValueError`` where pairs and shards, which exclude each other, are both given, or a pair is none."""
+        for name, pairs, others in (("pairs", self.pairs, shards), ("val_pairs", self.val_pairs, val_shards)):
+            if pairs is not None and others is not None:
+                other = name.replace("pairs", "shards")
+                raise ValueError(f"data.{name} and data.{other} are both given: leave one out")
+            if pairs is not None and not isinstance(pairs, (str, Path)):
+                check_pairs(pairs, f"data.{name}")
+        if self.pairs is not None and weights is not None:
+            raise ValueError(f"data.weights is for several entries of data.shards, not for data.pairs, got {weights}")
+        if self.pair_reading.val_share and (self.pairs is None or self.val_pairs is not None or val_shards is not None):
+            raise ValueError(
+                f"data.pair_reading.val_share {self.pair_reading.val_share} takes validation from data.pairs: it needs "
+                "these, and neither data.val_pairs nor data.val_shards"
+            )
+
+    def _find_pairs(self, stage: str, *, has_validation: bool) -> None:
+        """Read the lists or tables of pairs that ``stage`` needs, in place of shards."""
+        reading, first = self.pair_reading, self._is_first_rank()
+        if self.val_pairs is not None and not (stage == "test" and has_validation):
+            self._val = reading.read(self.val_pairs, "data.val_pairs", quiet=not first)
+        if self.pairs is None or (stage != "fit" and (not reading.val_share or has_validation)):
+            return
+        train, val = reading.split(reading.read(self.pairs, "data.pairs", quiet=not first))
+        if stage == "fit":
+            self._train = [train]
+        if val is not None and not has_validation:
+            self._val = val
+
+    def _find_sources(self, shards: str | Sequence[str | Path]) -> list[Sequence[Shard]]:
         if self.weights is None:
             return [find_shards(shards)]
         entries = [shards] if isinstance(shards, str) else list(shards)
@@ -299,6 +344,11 @@ class GranularityData(LightningDataModule):
                 f"{self.weights}"
             )
         return [find_shards(entry) for entry in entries]
+
+    def _described_shards(self) -> Any:
+        if self.pairs is not None:
+            return [shard.url for source in self._train for shard in source] or "pairs of images and captions"
+        return "the embedded scenes" if self.shards is None else self.shards
 
     def _samples(self) -> int | None:
         counts = [shard.samples for source in self._train for shard in source]

@@ -1,16 +1,25 @@
 """The methods as LightningModules, the networks, the callbacks and the command.
 
 Names are imported when they are first asked for, so that ``lightning --help`` need not wait for torch.
+
+The packages ``datamodules``, ``eval`` and ``losses`` lie beside this one under common names. A file or folder of the
+user's that comes first on Python's path would hide them: then ours are loaded all the same when this package is
+imported, and one line says so.
 """
 
 from __future__ import annotations
 
+import logging
+import sys
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning_modules.cli.loaded_model import LoadedModel as LoadedModel
+    from lightning_modules.cli.loaded_model import load_model as load_model
     from lightning_modules.methods.base import Features as Features
     from lightning_modules.methods.base import Method as Method
     from lightning_modules.methods.beta_clip import BetaClip as BetaClip
@@ -33,14 +42,16 @@ METHODS = {  # class and file; a new method is entered here, and nowhere else
     "MulClip": "mul_clip",
     "MultiPositiveClip": "multi_positive_clip",
 }
-_FILES = METHODS | {
-    "CropTarget": "harmo_region_losses",
-    "Features": "base",
-    "ImageTarget": "harmo_region_losses",
-    "Method": "base",
-    "OptimConfig": "optimizers",
-    "PhraseTarget": "harmo_region_losses",
-    "RegionTarget": "harmo_region_losses",
+_FILES = {name: f"methods.{file}" for name, file in METHODS.items()} | {
+    "CropTarget": "methods.harmo_region_losses",
+    "Features": "methods.base",
+    "ImageTarget": "methods.harmo_region_losses",
+    "LoadedModel": "cli.loaded_model",
+    "Method": "methods.base",
+    "OptimConfig": "methods.optimizers",
+    "PhraseTarget": "methods.harmo_region_losses",
+    "RegionTarget": "methods.harmo_region_losses",
+    "load_model": "cli.loaded_model",
 }
 
 __all__ = sorted(_FILES)  # pyright: ignore[reportUnsupportedDunderAll]
@@ -49,20 +60,50 @@ __all__ = sorted(_FILES)  # pyright: ignore[reportUnsupportedDunderAll]
 def __getattr__(name: str) -> Any:
     if name not in _FILES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    _check_neighbours()
-    return getattr(import_module(f"lightning_modules.methods.{_FILES[name]}"), name)
+    return getattr(import_module(f"lightning_modules.{_FILES[name]}"), name)
 
 
 def __dir__() -> list[str]:
     return list(__all__)
 
 
-def _check_neighbours() -> None:
-    """Raise ImportError where a file or folder of the user's hides a package that lies beside this one."""
-    for name in ("datamodules", "eval", "losses"):
-        spec = find_spec(name)
-        place = None if spec is None else spec.origin or next(iter(spec.submodule_search_locations or ()), None)
-        if place is not None and not Path(place).resolve().is_relative_to(Path(__file__).resolve().parents[1] / name):
-            raise ImportError(
-                f"{place} hides GrainCLIP's package {name!r}: rename it, or start Python in another folder"
-            )
+NEIGHBOURS = ("datamodules", "eval", "losses")
+_PLACE = Path(__file__).resolve().parents[1]
+
+
+def _claim(name: str) -> None:
+    """See to it that the package ``name`` beside this one is imported under its name.
+
+    Raises:
+        ImportError: another file or folder is imported under that name already.
+    """
+    loaded = sys.modules.get(name)
+    spec = find_spec(name) if loaded is None else getattr(loaded, "__spec__", None)
+    found = _found_at(spec)
+    if found is None and loaded is not None:
+        found = getattr(loaded, "__file__", None) or "a module without a file"
+    if found is None or Path(found).resolve().is_relative_to(_PLACE / name):
+        return
+    if loaded is not None:
+        raise ImportError(
+            f"{found} is imported as {name!r} and hides GrainCLIP's package of that name: rename it, or import "
+            "lightning_modules first, in a new Python"
+        )
+    file = _PLACE / name / "__init__.py"
+    ours = spec_from_file_location(name, file, submodule_search_locations=[str(file.parent)])
+    if ours is None or ours.loader is None:
+        raise ImportError(f"{file}: GrainCLIP's package {name!r} is not there, install it again")
+    module = module_from_spec(ours)
+    sys.modules[name] = module
+    ours.loader.exec_module(module)
+    logging.getLogger("grainclip").warning(
+        "`import %s` is GrainCLIP's package here, not %s: rename that file or folder to import it", name, found
+    )
+
+
+def _found_at(spec: ModuleSpec | None) -> str | None:
+    return None if spec is None else spec.origin or next(iter(spec.submodule_search_locations or ()), None)
+
+
+for _name in NEIGHBOURS:
+    _claim(_name)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,19 +11,21 @@ import pytest
 from lightning_modules import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
-
-OF_METHODS = ("CropTarget", "Features", "ImageTarget", "Method", "OptimConfig", "PhraseTarget", "RegionTarget")
+BESIDE_METHODS = (
+    *("CropTarget", "Features", "ImageTarget", "LoadedModel", "Method", "OptimConfig", "PhraseTarget", "RegionTarget"),
+    "load_model",
+)
 SURFACE = {
     "losses": "BetaCalLoss ClimLoss ClipLoss GlobalRegionLoss LexemeRegionLoss "
     "MultiPositiveClipLoss PatchWeighting SigmoidLoss SoftmaxWeights SparseWeights "
     "SubcaptionLoss TopWeights WordPatchLoss",
-    "datamodules": "Batch CenterCrop Choice DataError Grain GrainSampling GranularityData Phrase "
+    "datamodules": "Batch CenterCrop Choice DataError Grain GrainSampling GranularityData PairError PairReading Phrase "
     "RaggedTexts RandomCrop Region Sample SampleError SceneSet ShardError "
     "SkipPolicy Squash TextSlots Tokenizer",
     "datamodules.scenes": "ScenesShards ensure_shards sample",
     "eval": "BoxAccuracy HardNegatives Ranks Retrieval Ties markdown rank_embeddings "
     "rank_matrix recall_at_k rerank slot_rows table write_json",
-    "lightning_modules": " ".join(sorted([*METHODS, *OF_METHODS])),
+    "lightning_modules": " ".join(sorted([*METHODS, *BESIDE_METHODS])),
     "lightning_modules.callbacks": "AverageWeights Benchmarks BestCheckpoint CompileBlocks ConsoleLogger "
     "DataMonitor Diagnostics LastCheckpoint Preemption RankConsistency RateMonitor "
     "ResultTable SampleImages Throughput",
@@ -63,16 +62,32 @@ def test_tab_completion_shows_the_surface(package):
     assert dir(importlib.import_module(package)) == SURFACE[package].split()
 
 
-@pytest.mark.parametrize("hidden", ["eval.py", "losses/__init__.py", "datamodules/notes.txt"])
-def test_a_file_of_the_users_that_hides_a_package_is_named(tmp_path, hidden):
-    (tmp_path / hidden).parent.mkdir(exist_ok=True)
-    (tmp_path / hidden).touch()
-    paths = [str(tmp_path), str(ROOT)] if hidden != "datamodules/notes.txt" else [str(ROOT), str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
-    command = [sys.executable, "-c", "import lightning_modules; lightning_modules._check_neighbours()"]
-    done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True)
-    if hidden == "datamodules/notes.txt":  # behind ours on the path: it hides nothing
-        assert done.returncode == 0, done.stderr
+def untyped(found: object) -> list[str]:
+    """The public functions of a name that lack the type of an argument or of what they return."""
+    if inspect.isfunction(found):
+        functions = {found.__name__: found}
     else:
-        package = hidden.partition("/")[0].removesuffix(".py")
-        assert f"hides GrainCLIP's package {package!r}: rename it" in done.stderr
+        own = vars(found) if inspect.isclass(found) else {}
+        functions = {n: f for n, f in own.items() if inspect.isfunction(f) and (n[0] != "_" or n == "__init__")}
+    wrong = []
+    for name, function in functions.items():
+        parameters = [p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "_cls")]
+        typed = all(p.annotation is not p.empty for p in parameters)
+        returns = name == "__init__" or "return" in function.__annotations__
+        wrong += [] if typed and returns else [name]
+    return wrong
+
+
+@pytest.mark.parametrize("package", SURFACE)
+def test_public_names_are_typed(package):
+    module = importlib.import_module(package)
+    assert not {name: wrong for name in module.__all__ if (wrong := untyped(getattr(module, name)))}
+    assert (ROOT / package.partition(".")[0] / "py.typed").is_file()
+
+
+def test_what_is_not_typed_is_found():
+    def half(a: int, b) -> int:
+        return a
+
+    assert untyped(half) == ["half"]
+    assert untyped(type("A", (), {"f": lambda self: 1, "_g": half})) == ["f"]

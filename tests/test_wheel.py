@@ -33,7 +33,8 @@ def installed(tmp_path_factory):
 
 
 def test_it_holds_every_module_and_config(installed):
-    pages = ("eval/drawing/*.html", "datamodules/shards/*.html")
+    pages = ("eval/drawing/*.html", "datamodules/shards/*.html", "*/py.typed", "configs/schemas/*.json")
+    pages += ("configs/notebooks/*.ipynb", "configs/weights/*/*")
     for pattern in ("**/*.py", "configs/*.yaml", "configs/recipes/*.yaml", "configs/slurm/*.sbatch", *pages):
         folders = ("lightning_modules", "datamodules", "losses", "eval") if pattern == "**/*.py" else (".",)
         wanted = {str(f.relative_to(ROOT)) for folder in folders for f in (ROOT / folder).glob(pattern)}
@@ -75,11 +76,20 @@ def test_configs_of_the_package(tmp_path, monkeypatch):
     (tmp_path / "place/configs").mkdir(parents=True)
     (tmp_path / "place/configs/a.yaml").touch()
     place, there = tmp_path / "place", str(tmp_path / "place/configs/a.yaml")
+    recipe = str(place / "configs/recipes/r.yaml")
     given = ["fit", "--config", "configs/a.yaml", "--config=configs/a.yaml", "--x", "configs/a.yaml", "--config"]
     assert with_shipped_configs(given, place) == ["fit", "--config", there, f"--config={there}", *given[4:]]
-    for other in ("configs/b.yaml", "b.yaml", "configs/../configs/a.yaml"):
+    (place / "configs/recipes").mkdir()
+    (place / "configs/recipes/r.yaml").touch()
+    assert with_shipped_configs(["--config", "a", "--config=r"], place) == ["--config", there, f"--config={recipe}"]
+    assert with_shipped_configs(["--config", "recipes/r"], place) == ["--config", recipe]
+    for other in ("configs/b.yaml", "b.yaml", "configs/../configs/a.yaml", "b", "other/a", "", "/a"):
         assert with_shipped_configs(["--config", other], place) == ["--config", other]
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs/a.yaml").touch()
+    (tmp_path / "r").mkdir()
+    (tmp_path / "a").touch()
+    assert with_shipped_configs(["--config", "r"], place) == ["--config", recipe]
+    assert with_shipped_configs(["--config", "a"], place) == ["--config", "a"]
     assert with_shipped_configs(given, place) == given
     assert (PLACE / "configs/clip.yaml").is_file()

@@ -19,7 +19,7 @@ from datamodules.image_decoding import UNREADABLE, as_rgb, draft, open_image, or
 from datamodules.prepare.rejected import Rejected
 from datamodules.sample import Box, SampleError
 
-_EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
+EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 JPEG_QUALITY = 92
 _SAME_SHAPE = 0.02  # how far, relatively, an image's shape may be from its annotation's
 
@@ -59,7 +59,7 @@ def check_image(data: bytes, size: tuple[float, float] | None = None) -> Checked
     try:
         image = open_image(data)
         format_name, stored, upright, turn = image.format, image.size, upright_size(image), orientation(image)
-        if format_name not in _EXTENSIONS:
+        if format_name not in EXTENSIONS:
             raise Rejected(f"image format {format_name}")
         draft(image, (1, 1))
         image.load()
@@ -73,7 +73,7 @@ def check_image(data: bytes, size: tuple[float, float] | None = None) -> Checked
         if min(misfit, misfit_stored) > _SAME_SHAPE:
             raise Rejected("image shape differs from its annotation's")
         boxes_turn = turn if misfit_stored < misfit else 1
-    return CheckedImage(data, _EXTENSIONS[format_name], *upright, boxes_turn)
+    return CheckedImage(data, EXTENSIONS[format_name], *upright, boxes_turn)
 
 
 def _misfit(size: tuple[float, float], pixels: tuple[int, int]) -> float:

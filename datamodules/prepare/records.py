@@ -79,7 +79,7 @@ def samples_of(records: list[ImageRecord], rejects: Rejects, *, source: str, job
 def to_sample(record: ImageRecord, data: bytes, rejects: Rejects, *, source: str, job: PrepareJob) -> Sample:
     """The sample of a record and its encoded image ``data``. Raises ``Rejected``."""
     extractor = job.text_extractor
-    caption, sentences = _cut(record.caption, extractor)
+    caption, sentences = cut_caption(record.caption, extractor)
     if not sentences:
         raise Rejected("no caption")
     image = check_image(data)
@@ -107,7 +107,7 @@ def to_sample(record: ImageRecord, data: bytes, rejects: Rejects, *, source: str
     )
 
 
-def _cut(caption: str | Sequence[str], extractor: Extractor) -> tuple[str, list[str]]:
+def cut_caption(caption: str | Sequence[str], extractor: Extractor) -> tuple[str, list[str]]:
     """The caption on one line, and its sentences; captions without words are left out."""
     if not isinstance(caption, str):
         sentences = [sentence for text in caption if (sentence := as_sentence(text))]

@@ -75,7 +75,7 @@ def prepare_table(
     def records() -> Iterator[ImageRecord]:
         nonlocal repeated
         repeated = 0
-        for file, group in groupby(_checked_rows(annotations, encoding, columns), lambda row: row[image_column]):
+        for file, group in groupby(checked_rows(annotations, encoding, columns), lambda row: row[image_column]):
             rows = list(group)
             if split is not None and split != _split_of(file, val_share):
                 continue
@@ -106,15 +106,20 @@ def _split_of(file: str, val_share: float) -> Literal["train", "val"]:
 _TEXT = Rule("a text, or empty", lambda v: v is None or isinstance(v, str))
 
 
-def _checked_rows(table: Path, encoding: str | None, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """The rows, each with ``columns``, by what they hold ("image", "caption", "summary"), of the right type."""
+def checked_rows(
+    table: Path, encoding: str | None, columns: Mapping[str, str], flags: str = "--"
+) -> Iterator[dict[str, Any]]:
+    """The rows, each with ``columns``, by what they hold ("image", "caption", "summary"), of the right type.
+
+    ``flags`` is how the settings of the columns' names begin. Raises ``LayoutError`` as ``prepare_table``.
+    """
     for number, row in enumerate(_rows(table, encoding)):
         for content, column in columns.items():
             if column not in row:
                 names = ", ".join(f"{name:.30}" for name in row)
                 raise LayoutError(
                     f"{table}: row {number} has no column {column!r}; it has {names:.60} "
-                    f"(--{content}_column names it{did_you_mean(column, row)})"
+                    f"({flags}{content}_column names it{did_you_mean(column, row)})"
                 )
             rule = PATH if content == "image" else _TEXT
             rule.check(f"{table}: row {number}'s '{column}'", row[column])

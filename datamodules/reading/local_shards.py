@@ -22,9 +22,9 @@ from datamodules.batching.collate import PreparedSample, SamplePreprocessor, col
 from datamodules.reading.bad_samples import DataError, SkipNotes, with_last_skip
 from datamodules.reading.mixture import Mixture
 from datamodules.reading.reader_settings import ReaderSettings
+from datamodules.reading.sample_source import SampleReader, SampleSource
 from datamodules.reading.shuffle_order import SamplePosition, SampleSequence, ShuffleOrder
 from datamodules.sample import Sample
-from datamodules.shards.reader import IndexedShards, TarReader
 
 logger = logging.getLogger("grainclip")
 
@@ -39,7 +39,7 @@ def prepared(members: dict[str, Any], prepare: SamplePreprocessor, draws: str, i
 
 
 def try_item(
-    reader: TarReader, number: int, prepare: SamplePreprocessor, draws: str, notes: SkipNotes
+    reader: SampleReader, number: int, prepare: SamplePreprocessor, draws: str, notes: SkipNotes
 ) -> PreparedSample | None:
     """The item of sample ``number``; None, and a note, where it cannot be used."""
     with notes.noting(*reader.name(number)):
@@ -51,16 +51,16 @@ class IndexedBatches(Dataset[Batch]):
     """Training batches of one rank: ``self[position]`` is its part of the global batch that begins at ``position``.
 
     Args:
-        sources: the shards of each source.
+        sources: local shards, or lists of image files and captions.
         weights: the sources' shares of the samples.
         settings: of the reader.
         shuffle_shards: shards whose samples are shuffled together.
     """
 
     def __init__(
-        self, sources: Sequence[IndexedShards], weights: Sequence[float], settings: ReaderSettings, shuffle_shards: int
+        self, sources: Sequence[SampleSource], weights: Sequence[float], settings: ReaderSettings, shuffle_shards: int
     ) -> None:
-        self.readers = [TarReader(source) for source in sources]
+        self.readers = [source.reader() for source in sources]
         seed = settings.seed
         orders = [ShuffleOrder(s.sizes, f"{seed}/{i}" if i else seed, shuffle_shards) for i, s in enumerate(sources)]
         self.samples = sum(order.samples for order in orders)
@@ -99,8 +99,8 @@ class IndexedPass(Dataset[Batch]):
     other: a rank with one sample less has a smaller last batch. A batch without a usable sample is empty.
     """
 
-    def __init__(self, source: IndexedShards, settings: ReaderSettings) -> None:
-        self.reader, self.settings, self._notes = TarReader(source), settings, SkipNotes()
+    def __init__(self, source: SampleSource, settings: ReaderSettings) -> None:
+        self.reader, self.settings, self._notes = source.reader(), settings, SkipNotes()
         self.mine = range(settings.rank, len(self.reader), settings.ranks)
         self.batches = -(-len(range(0, len(self.reader), settings.ranks)) // settings.batch_size)
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datamodules.reading.local_shards import IndexedBatches, IndexedPass
 from datamodules.reading.reader_settings import ReaderSettings
 from datamodules.reading.remote_shards import StreamBatches, StreamPass
+from datamodules.reading.sample_source import SampleSource
 from datamodules.shards.discovery import Shard
 from datamodules.shards.reader import IndexedShards
 
@@ -42,7 +43,9 @@ def single_pass(shards: Sequence[Shard], settings: ReaderSettings) -> IndexedPas
     return IndexedPass(_indexed(shards), settings)
 
 
-def _indexed(shards: Sequence[Shard]) -> IndexedShards:
+def _indexed(shards: Sequence[Shard]) -> SampleSource:
+    if isinstance(shards, SampleSource):  # a list of image files and captions
+        return shards
     start = time.monotonic()
     source = IndexedShards.of(shards)
     if (seconds := time.monotonic() - start) > _SLOW_INDEXING:

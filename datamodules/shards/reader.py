@@ -44,6 +44,10 @@ class IndexedShards(NamedTuple):
         """Samples of each shard."""
         return [len(index) for index in self.indices]
 
+    def reader(self) -> TarReader:
+        """A reader of the shards."""
+        return TarReader(self)
+
 
 class TarReader:
     """Reads samples of a source by number. The files used last stay open."""

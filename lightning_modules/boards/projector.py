@@ -1,11 +1,6 @@
-"""Embeddings for TensorBoard's projector: images as themselves, texts as tiles in the colour of their grain.
-
-The columns ``modality`` and ``grain`` can be chosen under "Color by".
-"""
+"""Embeddings of a snapshot to explore: images as themselves, texts as tiles in the colour of their grain."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from eval.drawing.canvas import COLOURS
+from lightning_modules.boards.board import EmbeddingTable
 from lightning_modules.boards.images import embeddings
 from lightning_modules.boards.snapshot import Snapshot
 
@@ -22,8 +18,8 @@ SIDE = 32  # pixels of a tile
 HEAD = ["modality", "grain", "text or key"]
 
 
-def add_embeddings(writer: Any, snapshot: Snapshot, step: int) -> None:
-    """Write all images and texts of the batch into one table of the projector."""
+def embedding_table(snapshot: Snapshot) -> EmbeddingTable:
+    """All images and texts of the batch."""
     groups = embeddings(snapshot)
     rows, tiles = [], []
     for number, (grain, (_, names)) in enumerate(groups.items()):
@@ -31,7 +27,7 @@ def add_embeddings(writer: Any, snapshot: Snapshot, step: int) -> None:
         rows += [[modality, grain, " ".join(name.split())] for name in names]
         tiles.append(_thumbnails(snapshot) if modality == "image" else _tiles(COLOURS[number], len(names)))
     vectors = torch.cat([vectors for vectors, _ in groups.values()]).cpu()
-    writer.add_embedding(vectors, rows, torch.cat(tiles), step, "embeddings", HEAD)
+    return EmbeddingTable(vectors, HEAD, rows, torch.cat(tiles))
 
 
 def _thumbnails(snapshot: Snapshot) -> Float[Tensor, "B 3 S S"]:

@@ -1,4 +1,4 @@
-"""Training diagnostics beside the losses; for TensorBoard also histograms, a layout and the hparams tab.
+"""Training diagnostics beside the losses; histograms, the run's settings and a layout where a logger shows them.
 
 At the steps that are logged: gradient norms of each tower and each module that the method adds, and peak memory. Every
 so many steps, on the first validation samples: the geometry of the embeddings, similarities by grain and kind of pair,
@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
@@ -23,7 +22,8 @@ from typing_extensions import override
 
 from datamodules.batch import Batch, Grain
 from datamodules.reading.text_notes import FirstSamples
-from lightning_modules.boards import hparams
+from lightning_modules.boards.all_boards import Boards
+from lightning_modules.boards.hparams import settings_of
 from lightning_modules.boards.layout import layout_for
 from lightning_modules.boards.snapshot import Snapshot, first_samples, looking
 from lightning_modules.boards.statistics import geometry, short_retrieval, similarities
@@ -52,6 +52,7 @@ class Diagnostics(Callback):
         self.start: dict[str, float] = {}  # retrieval of the pretrained model
         self._samples: FirstSamples | None = None
         self._writes, self._active, self._last = False, False, -1
+        self._boards = Boards([])
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -70,14 +71,9 @@ class Diagnostics(Callback):
         if self._samples is not None and not self.start and pl_module.hparams.get("pretrained") is not None:
             with looking(pl_module, self._samples) as snapshot:
                 self.start = short_retrieval(snapshot)
-        settings = hparams.settings_of(provenance(pl_module))
         layout = layout_for(pl_module.extra_metric_groups, self._never_logged(trainer, pl_module))
-        for run_logger in trainer.loggers:
-            if isinstance(run_logger, TensorBoardLogger):
-                run_logger.experiment.add_custom_scalars(layout)
-                hparams.begin(run_logger.experiment, settings)
-            else:
-                run_logger.log_hyperparams(settings)
+        self._boards = Boards(trainer.loggers, ("histograms",) if self._samples is not None else ())
+        self._boards.begin(settings_of(provenance(pl_module)), layout)
 
     def _never_logged(self, trainer: Trainer, method: Method) -> list[str]:
         """Prefixes of the tags that this run never logs."""
@@ -123,8 +119,7 @@ class Diagnostics(Callback):
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._writes:
-            for board in _boards(trainer):
-                hparams.end(board.experiment)
+            self._boards.end()
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -153,10 +148,9 @@ class Diagnostics(Callback):
         numbers |= {f"similarity/{name}": values.mean().item() for name, values in cosines.items()}
         numbers |= {f"retention/{name}": now[name] / was for name, was in self.start.items() if was and name in now}
         _log(trainer, numbers, step)
-        for board in _boards(trainer):
-            for name, values in cosines.items():
-                # TensorBoard shows a tag as one thing only, so these must not be called like the means
-                board.experiment.add_histogram(f"similarities/{name}", values.numpy(), step)
+        for name, values in cosines.items():
+            # TensorBoard shows a tag as one thing only, so these must not be called like the means
+            self._boards.histogram(f"similarities/{name}", values.numpy(), step)
 
 
 def gradient_norms(method: Method) -> dict[str, float]:
@@ -190,7 +184,3 @@ def _log(trainer: Trainer, numbers: Mapping[str, float], step: int) -> None:
     """Log directly: ``pl_module.log`` would log the numbers again at later steps."""
     for run_logger in trainer.loggers:
         run_logger.log_metrics(dict(numbers), step)
-
-
-def _boards(trainer: Trainer) -> list[TensorBoardLogger]:
-    return [run_logger for run_logger in trainer.loggers if isinstance(run_logger, TensorBoardLogger)]

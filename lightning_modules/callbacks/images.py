@@ -1,8 +1,7 @@
 """Draws fixed validation samples during training: attention, similarities, retrieval.
 
-Only the first rank draws, and only where a logger takes images: TensorBoard, Weights & Biases (whatever has
-``log_image``), or a CSVLogger, beside whose file they lie as PNG files. An image that cannot be drawn never ends a
-training: it is reported once, and there are none from then on.
+Only the first rank draws, and only where a logger shows images (``boards.all_boards``). An image that cannot be drawn
+never ends a training: it is reported once, and there are none from then on.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from itertools import chain
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from typing_extensions import override
@@ -21,8 +19,8 @@ from datamodules.batch import Batch
 from datamodules.reading.text_notes import FirstSamples
 from eval.drawing.canvas import png
 from lightning_modules.boards import images
-from lightning_modules.boards.image_sinks import Sink, image_sinks
-from lightning_modules.boards.projector import add_embeddings
+from lightning_modules.boards.all_boards import Boards
+from lightning_modules.boards.projector import embedding_table
 from lightning_modules.boards.snapshot import Snapshot, differing, first_samples, looking
 from lightning_modules.callbacks.diagnostics import Diagnostics
 from lightning_modules.methods.base import Method
@@ -51,7 +49,7 @@ class SampleImages(Callback):
         self.every_n_steps, self.samples = every_n_steps, samples
         self._samples: FirstSamples | None = None
         self._chosen: list[int] = []
-        self._sinks: list[Sink] = []
+        self._boards = Boards([])
         self._last = -1
 
     @override
@@ -60,10 +58,8 @@ class SampleImages(Callback):
         self._samples, self._last = None, trainer.global_step if begun else -1
         if not (self.every_n_steps and trainer.is_global_zero and isinstance(pl_module, Method)):
             return
-        self._sinks, without = image_sinks(trainer.loggers)
-        for name in without:
-            logger.info("no images with %s: it takes none; TensorBoardLogger, WandbLogger and CSVLogger do", name)
-        if not self._sinks:
+        self._boards = Boards(trainer.loggers, ("images", "embeddings"))
+        if not self._boards.show("images"):
             return
         if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy)):
             logger.info("no images: the weights are spread over ranks")
@@ -105,12 +101,9 @@ class SampleImages(Callback):
                         callback.join(trainer, snapshot, last)
                 if step != self._last:
                     for tag, figure in self._figures(pl_module, snapshot, step, data.label_names()):
-                        image = png(figure)
-                        for sink in self._sinks:
-                            sink(tag, image, step)
-                if last:
-                    for writer in _writers(trainer):
-                        add_embeddings(writer, snapshot, step)
+                        self._boards.image(tag, png(figure), step)
+                if last and self._boards.show("embeddings"):
+                    self._boards.embeddings("embeddings", embedding_table(snapshot), step)
         except Exception:
             logger.exception("no more images, this one failed")
             self._samples = None
@@ -126,8 +119,3 @@ class SampleImages(Callback):
             images.targets(method, snapshot, self._chosen),
             images.plane(snapshot, step),
         )
-
-
-def _writers(trainer: Trainer) -> list[Any]:
-    """TensorBoard's, one for each of its loggers."""
-    return [log.experiment for log in trainer.loggers if isinstance(log, TensorBoardLogger)]

@@ -1,4 +1,4 @@
-"""The numbers of the last validation, as a table in the terminal and as ``results.json`` beside the logs."""
+"""The numbers of the last validation: as a table in the terminal and in the loggers, and as ``results.json``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from rich.console import Console
 from typing_extensions import override
 
 from eval import table, write_json
+from lightning_modules.boards.all_boards import Boards
 from lightning_modules.boards.layout import is_fraction
 from lightning_modules.callbacks.checkpoints import BestCheckpoint
 from lightning_modules.runs.measured import measured_step, place_of_results
@@ -26,6 +27,9 @@ class ResultTable(Callback):
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._show(trainer, pl_module)
+        if trainer.is_global_zero and (numbers := _numbers(trainer, "val/")):
+            rows = [(name.removeprefix("val/"), number) for name, number in numbers.items()]
+            Boards(trainer.loggers, ("tables",)).table("results", ("name", "value"), rows, trainer.global_step)
         keeper = _keeper(trainer)
         if self.best is not None and keeper is not None and trainer.is_global_zero:
             value, step = self.best

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from datamodules.spelling import did_you_mean
 PLACE = Path(__file__).resolve().parents[2]  # of ``configs``: the checkout, or where the wheel was unpacked
 CONFIG = ("--config", "-c")
 GROUPS = ("--model", "--data", "--trainer", "--model.encoder", "--model.optim")  # each may be a file of its own
+SHORT_NAME = re.compile(r"(recipes/)?\w+")  # of a config of the package
 ENDINGS = (".yaml", ".yml")
 WRAPPERS = ("init_args", "dict_kwargs")  # levels of a file that a setting's name may leave out
 
@@ -25,8 +27,9 @@ class ConfigError(ValueError):
 def with_shipped_configs(words: Iterable[str], place: Path = PLACE) -> list[str]:
     """``words`` with the full path of each file after ``--config`` that is only in the package.
 
-    ``--config configs/clip.yaml`` so works in any folder. A file in the working folder goes before one of the same name
-    in the package. A name that is in neither stays as it is, and is an error where it is read.
+    ``--config configs/clip.yaml``, and ``--config clip`` or ``recipes/lora`` for short, so work in any folder. A file
+    in the working folder goes before one of the same name in the package. A name that is in neither stays as it is,
+    and is an error where it is read.
     """
     resolved, is_config = [], False
     for word in words:
@@ -43,8 +46,12 @@ def with_shipped_configs(words: Iterable[str], place: Path = PLACE) -> list[str]
 
 def _in_package(name: str, place: Path) -> str:
     path = Path(name)
-    inside = path.parts[:1] == ("configs",) and ".." not in path.parts
-    return str(place / path) if inside and not path.exists() and (place / path).is_file() else name
+    if not path.parts or ".." in path.parts or path.is_absolute() or path.is_file():
+        return name
+    inside = [path] if path.parts[0] == "configs" else []
+    if SHORT_NAME.fullmatch(name):
+        inside = [Path("configs", f"{name}.yaml"), Path("configs", "recipes", f"{name}.yaml")]
+    return next((str(place / file) for file in inside if (place / file).is_file()), name)
 
 
 def check_configs(words: Sequence[str]) -> None:

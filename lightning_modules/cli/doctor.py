@@ -25,6 +25,7 @@ PACKAGES = (
     *("torch", "torchvision", "lightning", "pytorch-lightning", "timm", "transformers", "torchmetrics"),
     *("webdataset", "nltk", "open_clip_torch", "tensorboard"),
 )
+PACKAGES_OF_OURS = ("lightning_modules", "datamodules", "eval", "losses")
 MALWARE = {(name, version) for name in ("lightning", "pytorch-lightning") for version in ("2.6.2", "2.6.3")}
 GIB = 2**30
 
@@ -54,7 +55,7 @@ def run(args: Namespace) -> int:
 def gather(shards: str | None = None) -> list[Check]:
     """All checks, in the order of the report."""
     environment = [python(), *packages(), torch_pair(), *devices(), *command()]
-    return [*environment, tokenizer(), *nltk_data(), data(shards), disk(Path.cwd())]
+    return [*environment, *names(Path.cwd()), tokenizer(), *nltk_data(), data(shards), disk(Path.cwd())]
 
 
 def render(checks: Iterable[Check]) -> str:
@@ -192,6 +193,20 @@ def command() -> list[Check]:
         advice = f"`grainclip` always works; after removing it: {reinstall}"
         checks.append(Check("lightning-sdk", "note", finding, advice))
     return checks
+
+
+def names(folder: Path) -> list[Check]:
+    """The files and folders in ``folder`` that have the name of one of our packages, and hide it in a Python there."""
+    ours = Path(__file__).resolve().parents[2]
+    if folder.resolve() == ours:
+        return [Check("package names", "ok", f"{folder} is GrainCLIP's own folder")]
+    hiding = [path for name in PACKAGES_OF_OURS for path in (folder / f"{name}.py", folder / name / "__init__.py")]
+    found = [str(path.relative_to(folder)) for path in hiding if path.is_file()]
+    if not found:
+        return [Check("package names", "ok", f"nothing in {folder} hides a package of ours")]
+    finding = f"{', '.join(found)} in {folder}: Python here finds {'it' if len(found) == 1 else 'them'} before ours"
+    advice = "rename it; the commands do not mind, and notebooks not where lightning_modules is imported first"
+    return [Check("package names", "note", finding, advice)]
 
 
 def tokenizer() -> Check:

@@ -40,7 +40,8 @@ Train CLIP on captions, sentences, phrases and regions.
 
 `lightning fit --config A.yaml --config B.yaml --model.beta 0.3` overlays files, then single values.
 `lightning fit --help` explains the settings that people use, `lightning fit --model.help BetaClip` a method's;
-`lightning fit --config FILE --print_config` shows every setting and its value.
+`lightning fit --config FILE --print_config` shows every setting and its value, with `--brief` those that differ from
+their defaults.
 The same program: `grainclip COMMAND`, `python -m lightning_modules COMMAND`.
 """
 TRAINER_COMMANDS = ("fit", "validate", "test")
@@ -70,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except ConfigError as error:
             fail(str(error))
     if command in TRAINER_COMMANDS:
+        words = with_brief(words)
         from lightning_modules.cli.trainer import run
 
         return run(without_all(words))
@@ -92,6 +94,19 @@ def underscored(word: str) -> str:
     """``--batch-size=8`` as ``--batch_size=8``: names have underscores, and either dash is understood."""
     name, equals, value = word.partition("=")
     return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else word
+
+
+def with_brief(words: list[str]) -> list[str]:
+    """``--print_config --brief`` as the parser knows it: without settings that have their default.
+
+    Raises ``SystemExit`` with one line where ``--brief`` stands alone.
+    """
+    if "--brief" not in words:
+        return words
+    if "--print_config" not in words:
+        fail("--brief goes with --print_config: it prints the settings that differ from their defaults")
+    kept = [word for word in words if word != "--brief"]
+    return ["--print_config=skip_default" if word == "--print_config" else word for word in kept]
 
 
 def _show_messages() -> None:

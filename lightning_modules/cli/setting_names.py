@@ -92,6 +92,11 @@ def class_names(kind: type) -> set[str]:
     return {subclass.__name__ for subclass in _below(kind)}
 
 
+def classes(kind: type) -> list[type]:
+    """All imported classes below ``kind``, each once, without it."""
+    return list(dict.fromkeys(_below(kind)))
+
+
 def _below(kind: type) -> Iterator[type]:
     for subclass in type.__subclasses__(kind):
         yield subclass

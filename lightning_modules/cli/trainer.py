@@ -219,6 +219,30 @@ class GrainCli(LightningCLI):
             self.run.measure(self.trainer, self.model, self._get(self.config_init, "resume"), arguments)
 
 
+class _ParsersFound(Exception):
+    def __init__(self, parsers: dict[str, LightningArgumentParser]) -> None:
+        super().__init__()
+        self.parsers = parsers
+
+
+class _ParserCli(GrainCli):
+    """Stops when its parsers are made."""
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        raise _ParsersFound({name: self._parser(name) for name in ("fit", "validate", "test")})
+
+
+def trainer_parsers() -> dict[str, LightningArgumentParser]:
+    """The parsers of ``fit``, ``validate`` and ``test``, with all methods known."""
+    know_all_methods()
+    try:
+        _ParserCli()
+    except _ParsersFound as found:
+        return found.parsers
+    raise AssertionError("LightningCLI parses its arguments when it is made")
+
+
 def refuse(setting: str, line: str) -> NoReturn:
     """Stop with one line, with the setting's place in the config files."""
     place = line_of(setting, sys.argv[1:]) if setting else ""

@@ -12,7 +12,8 @@ The settings that people use, with their defaults; ways to see the others stand 
 
  the run
   --config FILE                        a YAML file of settings, of yours or of the package (configs/beta_bce.yaml)
-  --print_config                       print all settings and their values, and stop
+  --print_config                       print all settings and their values, and stop; with --brief those that differ
+                                       from their defaults
   --name NAME                          the run's folder, runs/NAME; without it the config's (--runs FOLDER: elsewhere)
   --ckpt_path FILE                     the checkpoint to go on from or to measure; last: this run's own
   --resume.accept false                true: go on with other settings than the checkpoint's; or a list of their names

@@ -126,8 +126,11 @@ def test_every_logger_that_can_takes_the_images_and_the_others_are_told_of_once(
     assert "similarity_within_an_image/sample_1/step-00000000.png" in files
     with Image.open(tmp_path / "csv" / "images" / "gallery" / "text_to_image" / "step-00000002.png") as image:
         assert image.size in {size for *_, size in wandb.images}
-    told = [record.message for record in caplog.records if "takes none" in record.message]
-    assert told == ["no images with TakesNone: it takes none; TensorBoardLogger, WandbLogger and CSVLogger do"]
+    told = [record.message for record in caplog.records if "cannot show" in record.message]
+    assert told == [
+        "LikeWandb: no embeddings, it cannot show them",
+        "TakesNone: no images and no embeddings, it cannot show them",
+    ]
 
 
 @pytest.mark.slow
