@@ -34,14 +34,6 @@ class RaggedTexts(NamedTuple):
     offsets: Int[Tensor, " U+1"]
     ids: Int[Tensor, " U"]  # 64-bit hash of the sequence: equal texts have equal ids on every rank
 
-    def only(self, rows: Int[Tensor, " u"]) -> tuple[RaggedTexts, Int[Tensor, " t"]]:
-        """The texts of ``rows``, in that order, and the positions of their tokens in ``tokens``."""
-        lengths = self.offsets.diff()[rows]
-        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        first = torch.repeat_interleave(self.offsets[rows] - offsets[:-1], lengths)
-        token_rows = first + torch.arange(len(first), device=rows.device)
-        return RaggedTexts(self.tokens[token_rows], offsets, self.ids[rows]), token_rows
-
 
 class TextSlots(NamedTuple):
     """The text of every slot of an image at one grain; an invalid slot points at text 0 and means nothing."""

@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningDataModule
 from typing_extensions import override
 
 from datamodules import scenes
 from datamodules.batch import Batch
 from datamodules.batching.collate import SamplePreprocessor
+from datamodules.batching.host_copies import keep_host_copies
 from datamodules.batching.image_transforms import ImageTransform, RandomCrop, Squash
 from datamodules.batching.input_format import InputFormat
 from datamodules.batching.region_sampling import RegionSampling
@@ -227,6 +229,13 @@ class GranularityData(LightningDataModule):
     def predict_dataloader(self) -> PassLoader | list[Any]:
         """The validation samples."""
         return self.val_dataloader()
+
+    @override
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move a batch; what the host knows of it, indices, masks and counts, it need not read back from the device."""
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        keep_host_copies(moved, batch)
+        return moved
 
     @override
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

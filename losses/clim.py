@@ -67,7 +67,7 @@ class ClimLoss(nn.Module):
             image = image_tokens.to(dtype)
             text = torch.where(text_valid[..., None], text_tokens, 0).to(dtype)
             counts = ranks.counts(len(text), text.device)
-            longest = int(ranks.maximum(torch.tensor(text.shape[1], device=text.device)))
+            longest = ranks.largest(text.shape[1], text.device)
             padding = longest - text.shape[1]
             matched = _similarity(image, text, text_valid)
             # One gather for captions and similarities, used on every rank, so that backward's collectives match.

@@ -6,12 +6,12 @@ ranks (much published code gathers without gradient). Exact in O(N D) memory: se
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from losses.core.checks import check_slots
 from losses.core.contrastive import ContrastSide, Scalar, log_partition
+from losses.core.host_copies import derived, everywhere
 from losses.core.pairs import Negatives, check_negatives
 from losses.core.process_group import shared_mean
 
@@ -51,9 +51,10 @@ class ClipLoss(nn.Module):
             raise ValueError(f"image and text must both be [B, D], got {list(image.shape)} and {list(text.shape)}")
         check_slots(image.shape[:1], "B", valid, text_id=text_id)
         if valid is None:
-            valid = torch.ones(len(image), dtype=torch.bool, device=image.device)
+            valid = everywhere(len(image), device=image.device)
+        slot_valid = derived(lambda mask: mask[:, None], valid)
         ids = None if text_id is None else text_id[:, None, None]
-        rows, cols = (ContrastSide(x[:, None], valid[:, None], ids) for x in (image, text))
+        rows, cols = (ContrastSide(x[:, None], slot_valid, ids) for x in (image, text))
         logits = log_partition(rows, cols, scale, negatives=self.negatives)
         matched = logits.within.squeeze(2)
         total = 0.5 * (logits.row_partition + logits.col_partition - 2 * matched).sum()

@@ -19,11 +19,13 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from losses.core.contrastive import ContrastSide, Scalar, log_partition
+from losses.core.host_copies import derived, on_device, on_host
 from losses.core.pairs import Negatives, check_negatives
 from losses.core.process_group import ProcessGroup, shared_mean
 
@@ -78,7 +80,8 @@ class LexemeRegionLoss(nn.Module):
         """
         _check(regions, lexemes, links, lemma, region_image, lexeme_image)
         b = _blocks(regions, lexemes, links, lemma, region_image, lexeme_image)
-        rows, cols = ContrastSide(b.regions, b.linked.any(2)), ContrastSide(b.lexemes, b.linked.any(1))
+        rows = ContrastSide(b.regions, derived(lambda linked: linked.any(2), b.linked))
+        cols = ContrastSide(b.lexemes, derived(lambda linked: linked.any(1), b.linked))
         keep = None
         if self.same_lemma == "ignore":
             region_ids = b.region_lemmas.where(b.region_lemmas != 0, _UNKNOWN_OF_REGION)
@@ -103,41 +106,47 @@ class LexemeRegionLoss(nn.Module):
         It is the partition of a contrast whose parts are the lemmas. Each region has a row for each of its lemmas; rows
         and columns have no block in common, so that all pairs pass through the engine's tiles.
         """
-        images, width, _ = b.regions.shape
-        image, region, lexeme = b.linked.nonzero().unbind(1)
+        (images, width, _), device = b.regions.shape, b.regions.device
+        linked = on_host(b.linked)
+        image, region, lexeme = np.nonzero(linked)
         concept = self._concepts(b)
-        region_concepts = torch.stack([image * width + region, concept[image, lexeme]], 1).unique(dim=0)
-        linked = b.linked.any(1)
-        rows, cols = b.regions.flatten(0, 1)[region_concepts[:, 0]], b.lexemes[linked]
-        part = torch.cat([region_concepts[:, 1], concept[linked]])
-        is_row = torch.arange(len(part), device=part.device) < len(rows)
+        region_concepts = np.unique(np.stack([image * width + region, concept[image, lexeme]], 1), axis=0)
+        named = np.flatnonzero(linked.any(1))
+        region_rows, lexeme_rows = on_device(region_concepts[:, 0], device), on_device(named, device)
+        rows, cols = b.regions.flatten(0, 1)[region_rows], b.lexemes.flatten(0, 1)[lexeme_rows]
+        part = np.concatenate([region_concepts[:, 1], concept.flatten()[named]])
+        is_row = (np.arange(len(part)) < len(rows))[:, None]
         logits = log_partition(
-            ContrastSide(torch.cat([rows, torch.zeros_like(cols)])[:, None], is_row[:, None]),
-            ContrastSide(torch.cat([torch.zeros_like(rows), cols])[:, None], ~is_row[:, None]),
+            ContrastSide(torch.cat([rows, torch.zeros_like(cols)])[:, None], on_device(is_row, device)),
+            ContrastSide(torch.cat([torch.zeros_like(rows), cols])[:, None], on_device(~is_row, device)),
             scale,
             part=part,
             negatives="all" if self.negatives == "all" else "rank",
         )
-        row_partition = logits.row_partition[is_row, 0]
+        row_partition = logits.row_partition[: len(rows), 0]
         lowest = torch.finfo(row_partition.dtype).min
         to_lexeme = _pad_groups(row_partition, region_concepts[:, 0], images * width, lowest).logsumexp(1)
-        to_region = torch.zeros(linked.shape, dtype=row_partition.dtype, device=linked.device)
-        return to_lexeme.view(images, width), to_region.index_put((linked,), logits.col_partition[~is_row, 0])
+        to_region = row_partition.new_zeros(linked.shape[0] * linked.shape[2])
+        to_region = to_region.index_copy(0, lexeme_rows, logits.col_partition[len(rows) :, 0])
+        return to_lexeme.view(images, width), to_region.view(linked.shape[0], linked.shape[2])
 
-    def _concepts(self, b: _Blocks) -> Int[Tensor, "B Q"]:
+    def _concepts(self, b: _Blocks) -> Int[np.ndarray, "B Q"]:
         """Lemmas as numbers from 0 on, equal on all ranks that are contrasted. Each unknown lemma has a number of its
         own; groups of images have different numbers.
         """
-        ranks = ProcessGroup.world() if self.negatives == "all" else ProcessGroup()
-        known = b.lemma[b.lemma != 0].unique()
-        known = ranks.gather(known, ranks.counts(len(known), known.device)).unique()
-        unknown = b.lemma == 0
-        counts = ranks.counts(int(unknown.sum()), known.device)
+        ranks, device = ProcessGroup.world() if self.negatives == "all" else ProcessGroup(), b.lemma.device
+        lemma = on_host(b.lemma)
+        known = np.unique(lemma[lemma != 0])
+        if ranks.size > 1:
+            gathered = ranks.gather(on_device(known, device), ranks.counts(len(known), device))
+            known = np.unique(on_host(gathered))
+        unknown = lemma == 0
+        counts = ranks.counts(int(unknown.sum()), device)
         first = len(known) + sum(counts[: ranks.index])
-        concept = torch.searchsorted(known, b.lemma)
-        concept[unknown] = first + torch.arange(counts[ranks.index], device=known.device)
+        concept = np.searchsorted(known, lemma)
+        concept[unknown] = first + np.arange(counts[ranks.index])
         if isinstance(self.negatives, int):
-            group = torch.arange(len(concept), device=concept.device)[:, None] // self.negatives
+            group = np.arange(len(concept))[:, None] // self.negatives
             concept = concept + group * (len(known) + sum(counts))
         return concept
 
@@ -155,35 +164,47 @@ class _Blocks(NamedTuple):
 def _blocks(
     regions: Tensor, lexemes: Tensor, links: Tensor, lemma: Tensor, region_image: Tensor, lexeme_image: Tensor
 ) -> _Blocks:
-    images = 1 + max((int(image.max()) for image in (region_image, lexeme_image) if len(image)), default=0)
-    by_region, by_lexeme = _pad_groups(regions, region_image, images), _pad_groups(lexemes, lexeme_image, images)
-    lemmas = _pad_groups(lemma, lexeme_image, images)
-    linked = torch.zeros(*by_region.shape[:2], by_lexeme.shape[1], dtype=torch.bool, device=regions.device)
-    row, col = links.unbind(1)
-    region, lexeme = _index_in_group(region_image, images)[row], _index_in_group(lexeme_image, images)[col]
-    linked[region_image[row], region, lexeme] = True
-    image, region, lexeme = linked.nonzero().unbind(1)
-    flat = _pad_groups(lemmas[image, lexeme], image * linked.shape[1] + region, images * linked.shape[1])
-    return _Blocks(by_region, by_lexeme, linked, lemmas, flat.unflatten(0, linked.shape[:2]))
+    device = regions.device
+    of_region, of_lexeme = on_host(region_image), on_host(lexeme_image)
+    images = 1 + max((int(image.max()) for image in (of_region, of_lexeme) if len(image)), default=0)
+    region, lexeme = _index_in_group(of_region, images), _index_in_group(of_lexeme, images)
+    widths = [1 + int(position.max()) if len(position) else 1 for position in (region, lexeme)]
+    linked = np.zeros((images, *widths), dtype=bool)
+    row, col = on_host(links).T
+    linked[of_region[row], region[row], lexeme[col]] = True
+    lemmas = np.zeros((images, widths[1]), dtype=np.int64)
+    lemmas[of_lexeme, lexeme] = on_host(lemma)
+    image, at_region, at_lexeme = np.nonzero(linked)
+    owner = image * widths[0] + at_region
+    place = _index_in_group(owner, images * widths[0])
+    flat = np.zeros((images * widths[0], 1 + int(place.max()) if len(place) else 1), dtype=np.int64)
+    flat[owner, place] = lemmas[image, at_lexeme]
+    return _Blocks(
+        _pad_groups(regions, of_region, images),
+        _pad_groups(lexemes, of_lexeme, images),
+        *(on_device(part, device) for part in (linked, lemmas, flat.reshape(images, widths[0], -1))),
+    )
 
 
-def _index_in_group(group: Int[Tensor, " n"], groups: int) -> Int[Tensor, " n"]:
+def _index_in_group(group: Int[np.ndarray, " n"], groups: int) -> Int[np.ndarray, " n"]:
     """The position of each row among the rows of its group, from 0, in order."""
-    order = group.argsort(stable=True)
-    sizes = torch.bincount(group, minlength=groups)
-    first = sizes.cumsum(0) - sizes
-    ranked = torch.arange(len(group), device=group.device) - first[group[order]]
-    return torch.empty_like(ranked).index_copy_(0, order, ranked)
+    order = group.argsort(kind="stable")
+    sizes = np.bincount(group, minlength=groups)
+    first = sizes.cumsum() - sizes
+    position = np.empty_like(group)
+    position[order] = np.arange(len(group)) - first[group[order]]
+    return position
 
 
 def _pad_groups(
-    rows: Shaped[Tensor, " n *D"], group: Int[Tensor, " n"], groups: int, empty: float = 0.0
+    rows: Shaped[Tensor, " n *D"], group: Int[np.ndarray, " n"], groups: int, empty: float = 0.0
 ) -> Shaped[Tensor, " groups W *D"]:
     """One line per group with its rows in order, padded with ``empty`` to the longest group; W is at least 1."""
     position = _index_in_group(group, groups)
     width = 1 + int(position.max()) if len(position) else 1
-    lines = rows.new_full((groups, width, *rows.shape[1:]), empty)
-    return lines.index_put((group, position), rows)
+    places = on_device(group * width + position, rows.device)
+    lines = rows.new_full((groups * width, *rows.shape[1:]), empty).index_copy(0, places, rows)
+    return lines.unflatten(0, (groups, width))
 
 
 def _check(
@@ -202,5 +223,6 @@ def _check(
             raise ValueError(f"{name} must have {len(rows)} numbers, got {list(x.shape)}")
     if links.ndim != 2 or links.shape[1] != 2:
         raise ValueError(f"links must be [M, 2], got {list(links.shape)}")
-    if not torch.equal(region_image[links[:, 0]], lexeme_image[links[:, 1]]):
+    row, col = on_host(links).T
+    if not np.array_equal(on_host(region_image)[row], on_host(lexeme_image)[col]):
         raise ValueError("links must join a region and a lexeme of one image")

@@ -11,13 +11,13 @@ text that also belongs to another image is not a negative of that image.
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from losses.core.checks import check_slots
 from losses.core.contrastive import Scalar, images_and_texts, softplus_sum
+from losses.core.host_copies import derived, everywhere
 from losses.core.pairs import Negatives, check_negatives
 from losses.core.process_group import shared_mean
 
@@ -60,9 +60,10 @@ class SigmoidLoss(nn.Module):
             raise ValueError(f"image must be [B, D] and text [B, D] or [B, K, D], got {shapes}")
         check_slots(text.shape[:-1], "B" if text.ndim == 2 else "B, K", valid, text_id=text_id)
         if valid is None:
-            valid = torch.ones(text.shape[:-1], dtype=torch.bool, device=text.device)
+            valid = everywhere(*text.shape[:-1], device=text.device)
         if text.ndim == 2:
-            text, valid, text_id = text[:, None], valid[:, None], None if text_id is None else text_id[:, None]
+            text, valid = text[:, None], derived(lambda mask: mask[:, None], valid)
+            text_id = None if text_id is None else text_id[:, None]
         images, texts = images_and_texts(image, text, valid, text_id)
         logits = softplus_sum(images, texts, scale, bias, negatives=self.negatives)
         positives = -(F.logsigmoid(logits.within.squeeze(1)) * valid).sum()

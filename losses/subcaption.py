@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from typing_extensions import override
 
 from losses.core.checks import check_slots
 from losses.core.contrastive import ContrastSide, Scalar, log_partition
+from losses.core.host_copies import derived
 from losses.core.process_group import shared_means
 
 EPS = 1e-6
@@ -157,11 +159,10 @@ class SubcaptionLoss(nn.Module):
         check_slots(regions.shape[:2], "B, M", valid, text_id=text_id)
         images, slots = valid.shape
         # A block of the engine is one slot of one image; slots are parts, which are not contrasted with each other.
-        slot = torch.arange(slots, device=valid.device).repeat(images)
+        slot = np.tile(np.arange(slots), images)
+        slot_valid = derived(lambda mask: mask.reshape(-1, 1), valid)
         rows, cols = (
-            ContrastSide(
-                x.flatten(0, 1)[:, None], valid.reshape(-1, 1), None if text_id is None else text_id.reshape(-1, 1, 1)
-            )
+            ContrastSide(x.flatten(0, 1)[:, None], slot_valid, None if text_id is None else text_id.reshape(-1, 1, 1))
             for x in (regions, sentences)
         )
         logits = log_partition(rows, cols, scale, part=slot)

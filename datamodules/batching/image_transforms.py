@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import random
 from abc import ABC, abstractmethod
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -120,5 +121,11 @@ class Squash(ImageTransform):
 
 def normalise(images: Tensor, mean: Channels = CLIP_MEAN, std: Channels = CLIP_STD) -> Tensor:
     """uint8 [B, 3, H, W] -> float32, (x / 255 - mean) / std by channel; OpenAI CLIP's by default."""
-    means, stds = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (mean, std))
-    return (images.float() / 255 - means) / stds
+    return (images.float() / 255 - _channels(mean, images.device)) / _channels(std, images.device)
+
+
+@lru_cache(maxsize=16)
+def _channels(values: Channels, device: torch.device) -> Float[Tensor, "3 1 1"]:
+    """A number for each channel, made once: a GPU's host waits while it copies them there."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device).view(3, 1, 1)

@@ -7,19 +7,20 @@ import time
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Int
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.utilities.types import STEP_OUTPUT
-from torch import Tensor
 from typing_extensions import override
 
 from datamodules.batch import Batch
 from datamodules.reading.ranks import gather
 from lightning_modules.callbacks.peak_flops import peak_flops
 from lightning_modules.methods.base import Method
+from lightning_modules.methods.batch_indices import text_lengths
 from lightning_modules.networks.sequence_packing import empty_share
+from losses.core.host_copies import on_host
 
 logger = logging.getLogger("grainclip")
 
@@ -38,7 +39,7 @@ class Throughput(Callback):
     def _restart(self) -> None:
         self.images, self.busy, self.elapsed, self.mark = 0, 0.0, 0.0, time.perf_counter()
         self.crops = 0.0  # embedded besides the images, in units of an image
-        self.lengths: list[Tensor] = []  # of the texts encoded
+        self.lengths: list[np.ndarray] = []  # of the texts encoded
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -61,20 +62,20 @@ class Throughput(Callback):
         self.busy += now - self.started
         self.elapsed, self.mark = self.elapsed + now - self.mark, now
         if isinstance(pl_module, Method):
-            self.lengths.append(read_lengths(pl_module, batch))
+            self.lengths.append(text_lengths(batch, pl_module.required_grains()))
             self.crops += pl_module.further_images(batch)
         if (batch_idx + 1) % _log_interval(trainer) == 0:
             self._log_arithmetic(trainer, pl_module)
             speed = self.images * trainer.world_size / self.elapsed
-            pl_module.log("throughput/images_per_second", speed, prog_bar=True)
+            pl_module.log("throughput/images_per_second", torch.tensor(speed), prog_bar=True)  # read at every step
             pl_module.log("throughput/data_wait_fraction", max(0.0, 1 - self.busy / self.elapsed))
             self._restart()
 
     def _log_arithmetic(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not isinstance(pl_module, Method):
             return
-        lengths = torch.cat(self.lengths).double()
-        tokens, squares = lengths.sum().item(), lengths.square().sum().item()
+        lengths = np.concatenate(self.lengths).astype(np.float64)
+        tokens, squares = float(lengths.sum()), float(np.square(lengths).sum())
         operations = pl_module.encoder.training_flops(self.images + self.crops, tokens, squares, pl_module.needs_dense)
         if operations is None:
             return
@@ -83,12 +84,6 @@ class Throughput(Callback):
         peak = peak_flops(pl_module.device, str(trainer.precision))
         if peak is not None:
             pl_module.log("throughput/mfu", flops / peak)
-
-
-def read_lengths(method: Method, batch: Batch) -> Int[Tensor, " U"]:
-    """Tokens of each text of a batch that training encodes."""
-    index = torch.cat([batch.grains[g].index[batch.grains[g].valid] for g in method.required_grains()])
-    return batch.texts.offsets.diff()[index.unique()]
 
 
 class RateMonitor(LearningRateMonitor):
@@ -126,7 +121,10 @@ class DataMonitor(Callback):
             pl_module.log_dict({f"data/{name}": float(n) for name, n in self.totals().items()})
             if isinstance(pl_module, Method):
                 pl_module.log_dict(text_shares(pl_module, batch))
-        pl_module.log("data/tokens_per_image", len(batch.texts.tokens) / len(batch.images))
+        tokens = torch.tensor(
+            len(batch.texts.tokens) / len(batch.images)
+        )  # Lightning copies mere numbers to the device
+        pl_module.log("data/tokens_per_image", tokens)
 
     @override
     def on_validation_batch_end(
@@ -163,8 +161,8 @@ class DataMonitor(Callback):
 
 def text_shares(method: Method, batch: Batch) -> dict[str, float]:
     """Shares of a training batch: duplicates among its texts, and padding in the text tower's rows."""
-    slots = sum(int(batch.grains[grain].valid.sum()) for grain in method.required_grains())
-    lengths = read_lengths(method, batch).tolist()
+    slots = sum(int(on_host(batch.grains[grain].valid).sum()) for grain in method.required_grains())
+    lengths = text_lengths(batch, method.required_grains()).tolist()
     empty = empty_share(lengths, method.encoder.context_length)
     return {"data/duplicate_share": 1 - len(lengths) / max(slots, 1), "data/padding_share": empty}
 

@@ -24,6 +24,7 @@ from lightning_modules.checkpoints import instantiate
 from lightning_modules.checkpoints.metadata import KEY, named_source, provenance, warn_of_changed_settings
 from lightning_modules.checkpoints.weight_interpolation import fit_averaged
 from lightning_modules.distributed.wrapping import shard, sharded
+from lightning_modules.methods.batch_indices import select_texts, text_rows
 from lightning_modules.methods.data_check import DataCheck, MethodError
 from lightning_modules.methods.freezing import FreezeConfig, freeze_towers
 from lightning_modules.methods.gradient_cache import MemoryConfig, encode_by_parts
@@ -36,6 +37,7 @@ from lightning_modules.networks.lora import LoraConfig, add_adapters
 from lightning_modules.networks.temperature import LogitBias
 from lightning_modules.networks.text_encoding import encode_strings
 from losses import ClipLoss, MultiPositiveClipLoss, SigmoidLoss
+from losses.core.host_copies import on_host
 
 SETTINGS = (EncoderConfig, FreezeConfig, LoraConfig, MemoryConfig, OptimConfig)  # checkpoints contain them
 torch.serialization.add_safe_globals(list(SETTINGS))
@@ -177,7 +179,7 @@ class Method(LightningModule, ABC):
         """Number of inputs of each kind that the losses need in a batch, by plural noun; training stops where a kind
         never comes.
         """
-        return {PLURALS[grain]: batch.grains[grain].valid.sum() for grain in self.required_grains()}
+        return {PLURALS[grain]: int(on_host(batch.grains[grain].valid).sum()) for grain in self.required_grains()}
 
     def further_images(self, batch: Batch) -> float:
         """Crops that a step embeds besides the images, in units of a trained image (a pass without gradients counts a
@@ -199,17 +201,13 @@ class Method(LightningModule, ABC):
         if self._validated:
             encoder = self._active_encoder()
             return Features(encoder.encode_image(batch.images), encoder.encode_text(batch.texts))
-        required = torch.zeros(len(batch.texts.ids), dtype=torch.bool, device=batch.texts.ids.device)
-        for grain in self.required_grains():
-            slots = batch.grains[grain]
-            required[slots.index[slots.valid]] = True
-        if not self.training or required.all():
+        count = len(batch.texts.ids)
+        if not self.training or len(rows := text_rows(batch, self.required_grains())) == count:
             return self._encode(batch.images, batch.texts)
-        text_rows = required.nonzero().squeeze(1)
-        required_texts, token_rows = batch.texts.only(text_rows)
-        images, texts = self._encode(batch.images, required_texts)
-        text = _scatter_rows(texts.text, text_rows, len(required))
-        tokens = _scatter_rows(texts.tokens, token_rows, len(batch.texts.tokens))
+        selected = select_texts(batch.texts, rows)
+        images, texts = self._encode(batch.images, selected.texts)
+        text = _scatter_rows(texts.text, selected.rows, count)
+        tokens = _scatter_rows(texts.tokens, selected.token_rows, len(batch.texts.tokens))
         return Features(images, TextFeatures(text, tokens))
 
     def _encode(self, pixels: Float[Tensor, "B 3 H W"], texts: RaggedTexts) -> Features:
@@ -252,12 +250,14 @@ class Method(LightningModule, ABC):
         terms = self.losses(batch, features)
         loss = torch.stack(list(terms.values())).sum()
         images = len(batch.images)
-        self.log("train/loss", loss, prog_bar=True, batch_size=images)
+        self.log("train/loss", loss, batch_size=images)
         self.log_dict({f"train/loss_{name}": term.detach() for name, term in terms.items()}, batch_size=images)
         if self._logs_this_step():
             with torch.no_grad():
                 metrics = self.extra_metrics(batch, features)
             self.log_dict(dict(metrics), batch_size=images)
+            # Lightning reads what its bar shows at every step, logged or not: a number of the host's makes it no wait.
+            self.log("loss", loss.detach().cpu(), prog_bar=True, logger=False, batch_size=images)
         return loss * self._window_factor(batch_idx)
 
     def _window_factor(self, batch_idx: int) -> float:

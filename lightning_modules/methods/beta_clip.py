@@ -22,8 +22,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from typing_extensions import override
 
-from datamodules.batch import Batch, Grain, join
+from datamodules.batch import Batch, Grain
 from lightning_modules.methods.base import Features, LossTerms, Method, check_weight
+from lightning_modules.methods.batch_indices import slots_of
 from lightning_modules.networks import TextConditionedPooling
 from losses import BetaCalLoss
 
@@ -69,7 +70,7 @@ def pool_views(pooling: TextConditionedPooling, batch: Batch, features: Features
         batch: whose captions, sentences and phrases are the K texts of an image, in the order of ``GRAINS``.
         features: of the batch.
     """
-    queries = join(*(batch.grains[grain] for grain in GRAINS))
+    queries = slots_of(batch, GRAINS)
     texts, ids = features.texts_at(queries), batch.texts.ids[queries.index]
     return PooledViews(pooling(texts, features.images.patches), texts, queries.valid, pooling.scale, ids)
 

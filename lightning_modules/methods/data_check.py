@@ -35,8 +35,9 @@ class DataCheck(Callback):
     """Counts the inputs in the first batches of a new run; every `Method` adds this callback itself."""
 
     def __init__(self) -> None:
-        self.batches, self.totals, self.names = 0, torch.zeros(0), ()
-        self.active = False
+        self.batches, self.names = 0, ()
+        self.totals: list[Tensor | int] = []
+        self.active, self.device = False, torch.device("cpu")
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -49,10 +50,11 @@ class DataCheck(Callback):
     ) -> None:
         if not self.active or not isinstance(outputs, dict):
             return
+        self.device = pl_module.device
         brought = pl_module.brought(batch)
-        counts = torch.stack([torch.as_tensor(n, device=batch.images.device) for n in brought.values()])
-        row = torch.cat([outputs["loss"].abs().reshape(1), counts.new_tensor([len(batch.images)]), counts]).double()
-        self.totals = row if self.batches == 0 else self.totals + row
+        numbers = [outputs["loss"].detach().abs().reshape(()), len(batch.images), *brought.values()]
+        # Numbers of the host's are added up there, and those of the device there, so that neither waits.
+        self.totals = numbers if self.batches == 0 else [a + b for a, b in zip(self.totals, numbers, strict=True)]
         self.batches, self.names = self.batches + 1, tuple(brought)
         if self.batches == LOSS_AT:
             self._check_loss(pl_module)
@@ -94,7 +96,8 @@ class DataCheck(Callback):
                 )
 
     def _over_all_ranks(self) -> list[float]:
-        totals: Tensor = self.totals.clone()
+        totals = torch.tensor([float(total) for total in self.totals], dtype=torch.double)
         if rank_count() > 1:
+            totals = totals.to(self.device)
             dist.all_reduce(totals)
         return totals.tolist()

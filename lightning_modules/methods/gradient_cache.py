@@ -16,13 +16,14 @@ from functools import partial
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from datamodules.batch import RaggedTexts
 from lightning_modules.distributed.wrapping import calls_on_all_ranks
 from lightning_modules.networks import Encoder, ImageFeatures, TextFeatures
+from losses.core.host_copies import derived, on_host
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def split_texts(texts: RaggedTexts, parts: int) -> Iterator[RaggedTexts]:
     """Split the texts, in order, into ``parts`` of about equally many tokens; fewer parts where there are fewer
     texts.
     """
-    offsets: list[int] = texts.offsets.tolist()
+    offsets: list[int] = on_host(texts.offsets).tolist()
     count = len(offsets) - 1
     parts, cuts = min(parts, count), [0]
     for i in range(1, parts):  # a long text must leave one to each of the parts before and after it
@@ -83,4 +84,11 @@ def split_texts(texts: RaggedTexts, parts: int) -> Iterator[RaggedTexts]:
         cuts.append(min(max(even_cut, cuts[-1] + 1), count - (parts - i)))
     for first, last in pairwise([*cuts, count]):
         start, end = offsets[first], offsets[last]
-        yield RaggedTexts(texts.tokens[start:end], texts.offsets[first : last + 1] - start, texts.ids[first:last])
+        part = derived(partial(_offsets_of, first=first, last=last), texts.offsets)
+        yield RaggedTexts(texts.tokens[start:end], part, texts.ids[first:last])
+
+
+def _offsets_of(offsets: Int[Tensor, " U+1"], first: int, last: int) -> Int[Tensor, " u+1"]:
+    """Offsets of the texts from ``first`` to before ``last``, by themselves."""
+    part = offsets[first : last + 1]
+    return part - part[0]

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
-import torch
+import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
@@ -31,6 +31,7 @@ from lightning_modules.methods.harmo_region_losses import contrast_phrases
 from lightning_modules.networks import TextConditionedPooling, pool_regions
 from lightning_modules.networks.temperature import Temperature
 from losses import BetaCalLoss, LexemeRegionLoss, SparseWeights, SubcaptionLoss
+from losses.core.host_copies import derived, on_device, on_host
 from losses.lexeme_region import SameLemma
 from losses.subcaption import aggregate
 
@@ -112,16 +113,16 @@ class GrainClip(Method):
     def _sentence(self, batch: Batch, features: Features) -> Float[Tensor, ""]:
         sentences = batch.grains[Grain.SENTENCE]
         texts, ids = features.texts_at(sentences), batch.texts.ids[sentences.index]
-        valid = sentences.valid & ~self._boxed(batch)[:, None]
+        valid = derived(lambda mask, boxed: mask & ~boxed[:, None], sentences.valid, self._boxed(batch))
         gathered = aggregate(features.images.patches, texts, valid, self.aggregation)
         return self.subcaption(gathered, texts, valid, self.encoder.logit_scale, ids)
 
     def _boxed(self, batch: Batch) -> Bool[Tensor, " B"]:
         """Images with a box that a phrase names; none where boxes are not used."""
-        boxed = torch.zeros(len(batch.images), dtype=torch.bool, device=batch.images.device)
+        boxed = np.zeros(len(batch.images), dtype=bool)
         if self.region_temperature is not None:
-            boxed[batch.regions.image[batch.regions.links[:, 0]]] = True
-        return boxed
+            boxed[on_host(batch.regions.image)[on_host(batch.regions.links)[:, 0]]] = True
+        return on_device(boxed, batch.images.device)
 
     @override
     def extra_metrics(self, batch: Batch, features: Features) -> LossTerms:

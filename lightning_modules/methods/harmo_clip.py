@@ -43,6 +43,7 @@ from lightning_modules.networks.lexemes import pool_lexemes
 from lightning_modules.networks.normalize import unit
 from lightning_modules.networks.temperature import Temperature
 from losses import LexemeRegionLoss
+from losses.core.host_copies import on_host
 from losses.core.pairs import Negatives
 from losses.lexeme_region import SameLemma
 
@@ -138,17 +139,18 @@ class HarmoClip(Method):
         return terms
 
     def _lexeme_region(self, batch: Batch, features: Features, regions: Float[Tensor, "R D"]) -> Float[Tensor, ""]:
-        span = batch.lexemes.span
+        span = on_host(batch.lexemes.span)
         phrases = LinkedPhrases.of(batch, None if self.lexeme == "phrase" else span[..., 1] > span[..., 0])
         slots = phrases.image, phrases.slot
         if self.lexeme == "phrase":
             lexemes = features.texts_at(batch.grains[Grain.PHRASE])[slots]
         else:
             caption = batch.grains[Grain.CAPTION].index[phrases.image, 0]
-            lexemes = pool_lexemes(features.texts.tokens, batch.texts.offsets[caption], span[slots], self.lexeme)
+            spans = phrases.pick(batch.lexemes.span)
+            lexemes = pool_lexemes(features.texts.tokens, batch.texts.offsets[caption], spans, self.lexeme)
         if self.projection is not None:
             lexemes = unit(self.projection(lexemes.to(self.projection.weight.dtype)))
-        lemma = batch.lexemes.lemma[slots]
+        lemma = phrases.pick(batch.lexemes.lemma)
         scale = self.region_scale()
         return self.contrast(regions, lexemes, phrases.links, scale, lemma, batch.regions.image, phrases.image)
 

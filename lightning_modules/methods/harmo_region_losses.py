@@ -14,8 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from typing_extensions import override
 
@@ -23,6 +24,7 @@ from datamodules.batch import Batch, Grain
 from lightning_modules.methods.base import Features, check_weight
 from losses import GlobalRegionLoss, LexemeRegionLoss
 from losses.core.contrastive import Scalar
+from losses.core.host_copies import derived, on_device, on_host
 from losses.core.pairs import Negatives, check_negatives
 from losses.lexeme_region import SameLemma
 
@@ -45,16 +47,21 @@ class LinkedPhrases(NamedTuple):
     links: Int[Tensor, "M 2"]  # (region, phrase), as rows
 
     @classmethod
-    def of(cls, batch: Batch, usable: Tensor | None = None) -> LinkedPhrases:
+    def of(cls, batch: Batch, usable: Bool[np.ndarray, "B K"] | None = None) -> LinkedPhrases:
         """The linked phrases of ``batch``; with ``usable`` [B, K] only those of its true slots."""
-        row, slot = batch.regions.links.unbind(1)
-        image = batch.regions.image[row]
+        row, slot = on_host(batch.regions.links).T
+        image, device = on_host(batch.regions.image)[row], batch.regions.links.device
         if usable is not None:
             keep = usable[image, slot]
             row, slot, image = row[keep], slot[keep], image[keep]
         width = batch.grains[Grain.PHRASE].index.shape[1]
-        phrase, phrase_row = (image * width + slot).unique(return_inverse=True)
-        return cls(phrase // width, phrase % width, torch.stack([row, phrase_row], 1))
+        phrase, phrase_row = np.unique(image * width + slot, return_inverse=True)
+        links = np.stack([row, phrase_row.reshape(-1)], 1)
+        return cls(*(on_device(part, device) for part in (phrase // width, phrase % width, links)))
+
+    def pick(self, slots: Shaped[Tensor, "B K *D"]) -> Shaped[Tensor, " Q *D"]:
+        """Each phrase's entry of a table of all phrase slots."""
+        return derived(lambda table, image, slot: table[image, slot], slots, self.image, self.slot)
 
 
 def contrast_phrases(
@@ -65,7 +72,7 @@ def contrast_phrases(
     """
     phrases = LinkedPhrases.of(batch)
     vectors = features.texts_at(batch.grains[Grain.PHRASE])[phrases.image, phrases.slot]
-    lemma = batch.lexemes.lemma[phrases.image, phrases.slot]
+    lemma = phrases.pick(batch.lexemes.lemma)
     return contrast(regions, vectors, phrases.links, scale, lemma, batch.regions.image, phrases.image)
 
 

@@ -22,6 +22,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -36,6 +37,7 @@ from lightning_modules.networks.calibration import attention_perplexity, mean_co
 from lightning_modules.networks.normalize import unit
 from lightning_modules.networks.temperature import Temperature
 from losses import ClimLoss, PatchWeighting, SparseWeights, SubcaptionLoss, WordPatchLoss
+from losses.core.host_copies import derived, on_device, on_host
 from losses.subcaption import aggregate, patch_weights
 
 SHARE = 0.2  # calibrated tokens per patch: 39 of 196, as in FineLIP
@@ -178,7 +180,8 @@ class MulClip(Method):
         terms = {"global": self.contrast_globally(image, features.texts_at(captions)[:, 0])}
         if self.short_weight > 0:
             short, ids = features.texts_at(summaries)[:, 0], batch.texts.ids[summaries.index][:, 0]
-            terms["short"] = self.short_weight * self.contrast_globally(image, short, summaries.valid[:, 0], ids)
+            valid = derived(lambda mask: mask[:, 0], summaries.valid)
+            terms["short"] = self.short_weight * self.contrast_globally(image, short, valid, ids)
         patches = self.image_tokens(features)
         if self.word_loss is not None:
             terms["word_patch"] = self.word_weight * self.word_loss(patches, *self.text_tokens(batch, features))
@@ -254,8 +257,9 @@ class MulClip(Method):
 def caption_words(batch: Batch, features: Features) -> CaptionTokens:
     """Token features of all captions, from the pass that encoded the batch."""
     tokens = features.texts.tokens
-    caption, offsets = batch.grains[Grain.CAPTION].index[:, 0], batch.texts.offsets.to(tokens.device)
-    first, last = offsets[caption], offsets[caption + 1] - 1
-    position = torch.arange(int((last - first).max()) if len(first) else 1, device=tokens.device)
-    valid = position < (last - first)[:, None]
-    return CaptionTokens(tokens[torch.where(valid, first[:, None] + position, 0)], valid)
+    caption, offsets = on_host(batch.grains[Grain.CAPTION].index)[:, 0], on_host(batch.texts.offsets)
+    first, lengths = offsets[caption], offsets[caption + 1] - 1 - offsets[caption]
+    position = np.arange(lengths.max() if len(lengths) else 1)
+    valid = position < lengths[:, None]
+    places = on_device(np.where(valid, first[:, None] + position, 0), tokens.device)
+    return CaptionTokens(tokens[places], on_device(valid, tokens.device))

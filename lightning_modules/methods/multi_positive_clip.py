@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from typing_extensions import override
 
-from datamodules.batch import Batch, Grain, join
+from datamodules.batch import Batch, Grain
 from lightning_modules.methods.base import Features, LossTerms, Method
+from lightning_modules.methods.batch_indices import slots_of
 from losses import MultiPositiveClipLoss
 
 torch.serialization.add_safe_globals([Grain])  # checkpoints contain them
@@ -46,7 +47,7 @@ class MultiPositiveClip(Method):
 
     @override
     def losses(self, batch: Batch, features: Features) -> LossTerms:
-        texts = join(*(batch.grains[grain] for grain in self.grains))
+        texts = slots_of(batch, self.grains)
         ids = batch.texts.ids[texts.index]
         vectors = features.texts_at(texts)
         return {"global": self.contrast_globally(features.images.image, vectors, texts.valid, ids)}

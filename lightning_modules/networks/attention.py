@@ -10,10 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
+
+from lightning_modules.networks.variable_length import Spans, attend_spans
 
 TEXT_ATTENTION = "grainclip"  # what transformers' text tower calls it by
 
@@ -31,10 +33,35 @@ def attend(
         return attention(query.float(), key.float(), value.float()).to(query.dtype)
 
 
+def precision_of(weights: Tensor) -> torch.dtype:
+    """The precision in which a tower with such weights attends here, under autocast or not."""
+    device, precision = weights.device.type, weights.dtype
+    if torch.is_autocast_enabled(device):
+        precision = torch.get_autocast_dtype(device)
+    return torch.float32 if device == "cpu" and precision == torch.bfloat16 else precision
+
+
+def additive(mask: Bool[Tensor, "*rows L L"], precision: torch.dtype) -> Float[Tensor, "*rows L L"]:
+    """A mask as what is added to logits. Given to every layer it is kept once for the backward pass; of a bool one each
+    layer would make, and keep, its own.
+    """
+    return torch.zeros(mask.shape, dtype=precision, device=mask.device).masked_fill_(~mask, -torch.inf)
+
+
 def _text_attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    spans: Spans | None = None,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """``attend`` by transformers' own call of the fused attention, which knows its masks."""
+    """``attend`` by transformers' own call of the fused attention, which knows its masks; or within ``spans`` of the
+    only row.
+    """
+    if spans is not None:
+        return attend_spans(query, key, value, spans, kwargs.get("scaling")), None
 
     def fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return AttentionInterface()["sdpa"](module, query, key, value, attention_mask, **kwargs)[0]

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_modules.networks.normalize import unit
+from losses.core.host_copies import on_host
 
 Pooling = Literal["mean", "last"]
 
@@ -33,13 +34,15 @@ def pool_lexemes(
     """
     if pooling not in ("mean", "last"):
         raise ValueError(f"pooling must be mean or last, got {pooling!r}")
-    lengths = span[:, 1] - span[:, 0]
-    if len(span) and int(lengths.min()) < 1:
-        raise ValueError(f"span must hold at least one token, got {span[lengths.argmin()].tolist()}")
+    known = on_host(span)
+    known_lengths = known[:, 1] - known[:, 0]
+    if len(known) and known_lengths.min() < 1:
+        raise ValueError(f"span must hold at least one token, got {known[known_lengths.argmin()].tolist()}")
     if pooling == "last":
         return unit(tokens[first + span[:, 1] - 1])
     wide = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
-    lexeme = torch.repeat_interleave(torch.arange(len(span), device=span.device), lengths)
+    lengths, number = span[:, 1] - span[:, 0], torch.arange(len(span), device=span.device)
+    lexeme = torch.repeat_interleave(number, lengths, output_size=int(known_lengths.sum()))
     start = lengths.cumsum(0) - lengths
     within = torch.arange(len(lexeme), device=span.device) - start[lexeme]
     token_features = wide[(first + span[:, 0])[lexeme] + within]

@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -20,6 +21,7 @@ from typing_extensions import override
 from datamodules.batch import RaggedTexts
 from datamodules.batching.library_tokenizer import LibraryTokenizer
 from datamodules.batching.tokenizer import TextTokenizer, Tokenizer
+from losses.core.host_copies import on_host
 
 PROBES = ("", "A photo of two cats, on a mat.", "a b c d e f g h " * 64)  # texts by which the two are compared
 _PHRASE = 64  # characters of a phrase at most: phrases recur, captions do not
@@ -51,10 +53,12 @@ class TextRows:
         """
         lengths = texts.offsets.diff().to(texts.tokens.device)
         room = self.length - (self.last is not None)
-        if len(lengths) == 0 or int(lengths.max()) > room:
-            longest = "none" if len(lengths) == 0 else f"one of {int(lengths.max())} tokens"
+        most = int(np.diff(on_host(texts.offsets)).max(initial=0))
+        if len(lengths) == 0 or most > room:
+            longest = "none" if len(lengths) == 0 else f"one of {most} tokens"
             raise ValueError(f"texts must be one or more, of at most {room} tokens each, got {longest}")
-        row = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+        number = torch.arange(len(lengths), device=lengths.device)
+        row = torch.repeat_interleave(number, lengths, output_size=len(texts.tokens))
         start = lengths.cumsum(0) - lengths
         column = torch.arange(len(texts.tokens), device=row.device) - start[row]
         if self.pad_left:

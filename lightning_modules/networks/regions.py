@@ -26,6 +26,8 @@ def pool_regions(
     """
     wide = dense.to(torch.promote_types(dense.dtype, torch.float32))
     height, width = dense.shape[2:]
-    corners = boxes.to(wide.dtype) * wide.new_tensor([width, height, width, height])
+    sides = wide.new_full((4,), width)
+    sides[1::2] = height
+    corners = boxes.to(wide.dtype) * sides
     rois = torch.cat([image.unsqueeze(1).to(wide.dtype), corners], dim=1)
     return unit(roi_align(wide, rois, output_size=1, sampling_ratio=-1, aligned=True).flatten(1))

@@ -14,9 +14,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+from losses.core.host_copies import on_device
 
 SHORT_ROW = 64  # short texts share rows of at least this length: few empty places, and attention is still cheap
 ALIGN = 8  # fused attention kernels want masks whose rows are multiples of 8
@@ -59,14 +62,18 @@ def fit_rows(lengths: Sequence[int], row_length: int) -> tuple[list[int], list[i
 
 
 def row_length(lengths: Sequence[int], limit: int, allowed: Sequence[int] = ()) -> int:
-    """Places in a row: the longest text, or a little more where all are short; never more than ``limit``.
+    """Places in a row, a multiple of 8: the longest text, or a little more where all are short; never more than
+    ``limit`` and what makes it such a multiple.
 
     With ``allowed`` lengths, in ascending order, the first of these that is long enough, else ``limit``.
     """
+    most = _aligned(limit)
     needed = max(*lengths, min(SHORT_ROW, sum(lengths)), 1)
-    if allowed:
-        return min(next((length for length in allowed if length >= needed), limit), limit)
-    return min(-(-needed // ALIGN) * ALIGN, limit)
+    return min(next((length for length in allowed if length >= needed), most) if allowed else _aligned(needed), most)
+
+
+def _aligned(length: int) -> int:
+    return -(-length // ALIGN) * ALIGN
 
 
 def empty_share(lengths: Sequence[int], limit: int) -> float:
@@ -85,10 +92,10 @@ def pack(tokens: Int[Tensor, " T"], offsets: Sequence[int], limit: int, allowed:
     rows, starts = fit_rows(lengths, length)
     count = max(rows) + 1
 
-    sizes = torch.tensor(lengths, device=device)
+    first = [row * length + start for row, start in zip(rows, starts, strict=True)]
+    sizes, begins, first = on_device(np.array([lengths, offsets[:-1], first]), device)
     text = torch.repeat_interleave(torch.arange(len(lengths), device=device), sizes, output_size=len(tokens))
-    position = torch.arange(len(tokens), device=device) - torch.tensor(offsets[:-1], device=device)[text]
-    first = torch.tensor([row * length + start for row, start in zip(rows, starts, strict=True)], device=device)
+    position = torch.arange(len(tokens), device=device) - begins[text]
     slot = first[text] + position
 
     def spread(values: Tensor, empty: int) -> Tensor:

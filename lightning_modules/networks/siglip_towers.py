@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from lightning_modules.networks.image_positions import stretch_grid
 from lightning_modules.networks.long_context import PositionTable
 from lightning_modules.networks.siglip_settings import SiglipSettings
 from lightning_modules.networks.text_tower import checkpoint_blocks
+from losses.core.host_copies import on_host
 
 
 class SiglipImageTower(nn.Module):
@@ -100,7 +102,7 @@ class SiglipTextTower(nn.Module):
         count = len(lengths)
         if count == 0:
             raise ValueError("texts must hold at least one text, got none")
-        if (longest := int(lengths.max())) > self.context_length:
+        if (longest := int(np.diff(on_host(texts.offsets)).max())) > self.context_length:
             raise ValueError(f"a text must have at most context_length = {self.context_length} tokens, got {longest}")
         start = torch.arange(count, device=tokens.device) * self.context_length  # of each text's row
         if self.pad_side == "left":

@@ -10,16 +10,19 @@ from __future__ import annotations
 from functools import partial
 from itertools import pairwise
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedModel
 
 from datamodules.batch import RaggedTexts
-from lightning_modules.networks.attention import TEXT_ATTENTION
+from lightning_modules.networks.attention import TEXT_ATTENTION, additive, precision_of
 from lightning_modules.networks.config import EncoderConfig
 from lightning_modules.networks.long_context import PositionTable
 from lightning_modules.networks.sequence_packing import pack
+from lightning_modules.networks.variable_length import Spans, offered
+from losses.core.host_copies import on_host
 
 
 class TextTower(nn.Module):
@@ -28,9 +31,9 @@ class TextTower(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.transformer = CLIPTextModel(text_config(config))
-        table = self.transformer.embeddings.position_embedding.weight
-        positions = PositionTable(table, config.frozen_positions)
-        self.transformer.embeddings.register_module("position_embedding", positions)
+        embeddings = self.transformer.embeddings
+        positions = PositionTable(embeddings.position_embedding.weight, config.frozen_positions)
+        self.transformer.register_module("embeddings", RowEmbeddings(embeddings.token_embedding, positions))
         self.projection = nn.Linear(config.text_width, config.embed_dim, bias=False)
         nn.init.normal_(self.projection.weight, std=config.text_width**-0.5)
         self.context_length = config.context_length
@@ -46,18 +49,51 @@ class TextTower(nn.Module):
         Raises:
             ValueError: where a text is empty or longer than the context, or there is none.
         """
-        offsets: list[int] = texts.offsets.tolist()
+        offsets: list[int] = on_host(texts.offsets).tolist()
         lengths = [end - start for start, end in pairwise(offsets)]
         if not lengths or min(lengths) < 1:
             raise ValueError(f"texts must hold at least one text and no empty one, got lengths {lengths}")
         longest = max(lengths)
         if longest > self.context_length:
             raise ValueError(f"a text must have at most context_length = {self.context_length} tokens, got {longest}")
+        return self.projection(self._hidden(texts, offsets, longest))
+
+    def _hidden(self, texts: RaggedTexts, offsets: list[int], longest: int) -> Float[Tensor, "T C"]:
+        """The transformer's output for each token: of all texts end to end, or packed into rows with a mask."""
+        weights, config = self.projection.weight, self.transformer.config
+        precision, heads = precision_of(weights), config.num_attention_heads
+        if not self.row_lengths and offered(weights.device, precision, heads, config.hidden_size // heads):
+            ends, count = texts.offsets.to(weights.device), len(texts.tokens)
+            begins = torch.repeat_interleave(ends[:-1], ends.diff(), output_size=count)
+            positions = torch.arange(count, device=weights.device) - begins
+            spans = Spans(ends.to(torch.int32), longest)
+            output = self.transformer(input_ids=texts.tokens[None], position_ids=positions[None], spans=spans)
+            return output.last_hidden_state[0]
         packed = pack(texts.tokens, offsets, self.context_length, self.row_lengths)
-        hidden = self.transformer(
-            input_ids=packed.tokens, attention_mask=packed.mask, position_ids=packed.positions
-        ).last_hidden_state
-        return self.projection(hidden.flatten(0, 1)[packed.slot])
+        output = self.transformer(
+            input_ids=packed.tokens,
+            attention_mask=additive(packed.mask, precision),
+            position_ids=packed.positions,
+        )
+        return output.last_hidden_state.flatten(0, 1)[packed.slot]
+
+
+class RowEmbeddings(nn.Module):
+    """Embeddings of tokens and of their positions; unlike transformers' own they take rows longer than the context,
+    since positions begin anew with each text.
+    """
+
+    def __init__(self, tokens: nn.Module, positions: PositionTable) -> None:
+        super().__init__()
+        self.token_embedding, self.position_embedding = tokens, positions
+
+    def forward(
+        self, input_ids: Int[Tensor, "N L"], position_ids: Int[Tensor, "N L"] | None = None
+    ) -> Float[Tensor, "N L C"]:
+        """The sum of both; positions count from 0 in each row where none are given."""
+        if position_ids is None:
+            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+        return self.token_embedding(input_ids) + self.position_embedding(position_ids)
 
 
 def checkpoint_blocks(transformer: PreTrainedModel, enable: bool) -> None:

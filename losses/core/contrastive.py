@@ -23,11 +23,13 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, cast
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from losses.core.host_copies import derived, on_device, on_host
 from losses.core.pairs import Labels, NegativePairs, Negatives, Tile
 from losses.core.process_group import ProcessGroup
 
@@ -59,12 +61,16 @@ def images_and_texts(
 
     Given ``text_id``, an image has the ids of its valid texts: a text of the same id is not its negative.
     """
-    images, texts = ContrastSide(image[:, None], valid.any(1, keepdim=True)), ContrastSide(text, valid)
+    images, texts = ContrastSide(image[:, None], derived(_any_slot, valid)), ContrastSide(text, valid)
     if text_id is None:
         return images, texts
     first = text_id.gather(1, valid.int().argmax(1, keepdim=True))
     ids = torch.where(valid, text_id, first)
     return images._replace(ids=ids[:, None]), texts._replace(ids=text_id[..., None])
+
+
+def _any_slot(valid: Bool[Tensor, "B K"]) -> Bool[Tensor, "B 1"]:
+    return valid.any(1, keepdim=True)
 
 
 class Logits(NamedTuple):
@@ -91,7 +97,7 @@ def log_partition(
     cols: ContrastSide,
     scale: Scalar,
     keep: Bool[Tensor, "B K Q"] | None = None,
-    part: Int[Tensor, " B"] | None = None,
+    part: Int[np.ndarray, " B"] | Int[Tensor, " B"] | None = None,
     negatives: Negatives = "all",
 ) -> Logits:
     """Softmax denominators in both directions, exact over all ranks.
@@ -127,7 +133,7 @@ def softplus_sum(
     scale: Scalar,
     bias: Scalar = 0.0,
     weight: tuple[Float[Tensor, "B K"], Float[Tensor, "B Q"]] | None = None,
-    part: Int[Tensor, " B"] | None = None,
+    part: Int[np.ndarray, " B"] | Int[Tensor, " B"] | None = None,
     negatives: Negatives = "all",
 ) -> Softplus:
     """The sigmoid loss of all negatives, exact over all ranks: a pair's logit is ``scale * similarity + bias``.
@@ -139,7 +145,9 @@ def softplus_sum(
     with _full_precision(rows.vectors):
         row, col, within = _prepare(rows, cols, scale)
         row_index, col_index, pairs = _pair_up(rows, cols, part, negatives)
-        bias = torch.as_tensor(bias, dtype=within.dtype, device=within.device).reshape(())
+        if not isinstance(bias, Tensor):
+            bias = within.new_full((), bias)
+        bias = bias.to(within.dtype).reshape(())
         row_weight, col_weight = (
             within.new_full(index.shape, 0.5) if weight is None else weight[side].flatten()[index].to(within.dtype) / 2
             for side, index in enumerate((row_index, col_index))
@@ -159,26 +167,44 @@ def _prepare(rows: ContrastSide, cols: ContrastSide, scale: Scalar) -> tuple[Ten
 
 
 def _pair_up(
-    rows: ContrastSide, cols: ContrastSide, part: Int[Tensor, " B"] | None, negatives: Negatives
+    rows: ContrastSide,
+    cols: ContrastSide,
+    part: Int[np.ndarray, " B"] | Int[Tensor, " B"] | None,
+    negatives: Negatives,
 ) -> tuple[Int[Tensor, " n"], Int[Tensor, " m"], NegativePairs]:
-    """Indices of the valid slots of both sides, sorted by part, and the tiles of their pairs."""
+    """Indices of the valid slots of both sides, sorted by part, and the tiles of their pairs.
+
+    All of it is worked out on the host, which knows the masks of a batch before the device does.
+    """
     if (rows.ids is None) != (cols.ids is None):
         raise ValueError("rows and cols must both have ids, or neither")
     ranks = ProcessGroup.world() if negatives == "all" else ProcessGroup()
+    if part is not None:
+        part = on_host(part)
     if isinstance(negatives, int):
-        group = torch.arange(len(rows.valid), device=rows.valid.device) // negatives
+        group = np.arange(len(rows.valid)) // negatives
         part = group if part is None else part * len(rows.valid) + group
-    indices, labels = [], []
-    for side in (rows, cols):
-        index = side.valid.flatten().nonzero().squeeze(1)
-        block = index // max(side.valid.shape[1], 1)
-        if part is not None:
-            order = part[block].argsort(stable=True)
-            index, block = index[order], block[order]
-        ids = None if side.ids is None else side.ids.flatten(0, 1)[index]
-        indices.append(index)
-        labels.append(Labels(block, None if part is None else part[block], ids))
-    return indices[0], indices[1], NegativePairs(labels[0], labels[1], ranks)
+    row_index, row_labels = _labelled(rows, part, ranks)
+    if cols.valid is rows.valid and cols.ids is rows.ids:
+        return row_index, row_index, NegativePairs(row_labels, row_labels, ranks)
+    col_index, col_labels = _labelled(cols, part, ranks)
+    return row_index, col_index, NegativePairs(row_labels, col_labels, ranks)
+
+
+def _labelled(
+    side: ContrastSide, part: Int[np.ndarray, " B"] | None, ranks: ProcessGroup
+) -> tuple[Int[Tensor, " n"], Labels]:
+    """Indices of a side's valid slots, sorted by part, and their labels."""
+    valid = on_host(side.valid)
+    index = np.flatnonzero(valid)
+    block = index // max(valid.shape[1], 1)
+    if part is not None:
+        order = part[block].argsort(kind="stable")
+        index, block = index[order], block[order]
+    host_block = block + (ranks.index << 32)
+    slots, device_block = on_device(np.stack([index, host_block]), side.valid.device)
+    ids = None if side.ids is None else side.ids.flatten(0, 1)[slots]
+    return slots, Labels(host_block, device_block, None if part is None else part[block], ids)
 
 
 class _LogSumExp(torch.autograd.Function):

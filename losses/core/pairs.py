@@ -11,10 +11,12 @@ from __future__ import annotations
 from itertools import pairwise, product
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
+from losses.core.host_copies import on_device, on_host
 from losses.core.process_group import ProcessGroup
 
 Negatives = Literal["all", "rank"] | int
@@ -33,10 +35,11 @@ def check_negatives(negatives: Negatives) -> None:
 
 
 class Labels(NamedTuple):
-    """Labels of n rows (or columns) of this rank, sorted by part."""
+    """Labels of n rows (or columns) of this rank, sorted by part. What decides about tiles is known on the host."""
 
-    block: Int[Tensor, " n"]  # from 0 on each rank; blocks of different ranks are different blocks
-    part: Int[Tensor, " n"] | None  # equal numbers are the same part on all ranks of the contrast; None: one part
+    block: Int[np.ndarray, " n"]  # the rank, times 2^32, and the number of the block on that rank
+    device_block: Int[Tensor, " n"]  # the same
+    part: Int[np.ndarray, " n"] | None  # equal numbers are the same part on all ranks of the contrast; None: one part
     ids: Int[Tensor, "n R"] | None  # a row with fewer than R ids repeats one
 
 
@@ -55,19 +58,23 @@ class NegativePairs:
     """
 
     def __init__(self, rows: Labels, cols: Labels, ranks: ProcessGroup) -> None:
+        device = cols.device_block.device
         self.ranks = ranks
-        self.counts = ranks.counts(len(cols.block), cols.block.device)
+        self.counts = ranks.counts(len(cols.block), device)
         self.order = None
+        col_block = _on_all_ranks(cols.block, self.counts, ranks)
         spans = [(slice(0, len(rows.block)), slice(0, sum(self.counts)))]
         if rows.part is not None and cols.part is not None:
-            part = ranks.gather(cols.part, self.counts)
-            self.order = part.argsort(stable=True)
+            part = cols.part
+            if ranks.size > 1:
+                part = on_host(ranks.gather(on_device(part, device), self.counts))
+            order = part.argsort(kind="stable")
+            self.order, col_block = on_device(order, device), col_block[order]
             spans = _spans(rows.part, part)
-        first = ranks.index << 32
-        self.row_block, self.col_block = rows.block + first, self.collect(cols.block + first)
+        self.row_block, self.col_block = rows.device_block, self.collect(cols.device_block)
         self.row_ids = rows.ids
         self.col_ids = None if cols.ids is None else self.collect(cols.ids)
-        self.tiles = self._tiles(spans)
+        self.tiles = _tiles(rows.block, col_block, spans, TILE.get(device.type, LARGE_TILE))
 
     def collect(self, cols: Shaped[Tensor, " n *D"]) -> Shaped[Tensor, " N *D"]:
         """The columns of all ranks of the contrast, sorted by part."""
@@ -92,23 +99,35 @@ class NegativePairs:
                 out = same if out is None else out.logical_or_(same)
         return out
 
-    def _tiles(self, spans: list[tuple[slice, slice]]) -> list[Tile]:
-        side = TILE.get(self.row_block.device.type, LARGE_TILE)
-        cuts = [(r, c) for rows, cols in spans for r, c in product(_cut(rows, side), _cut(cols, side))]
-        # Within a part both sides are sorted by block, so a tile's first and last blocks show whether any can be equal.
-        first_row, last_row = _ends(self.row_block, [rows for rows, _ in cuts])
-        first_col, last_col = _ends(self.col_block, [cols for _, cols in cuts])
-        near = (first_row <= last_col) & (first_col <= last_row)
-        return [Tile(*cut, near=flag) for cut, flag in zip(cuts, near.tolist(), strict=True)]
-
     def _by_rank(self, cols: Shaped[Tensor, " N *D"]) -> Shaped[Tensor, " N *D"]:
         return cols if self.order is None else torch.empty_like(cols).index_copy_(0, self.order, cols)
 
 
-def _spans(row_part: Int[Tensor, " n"], col_part: Int[Tensor, " N"]) -> list[tuple[slice, slice]]:
+def _on_all_ranks(block: Int[np.ndarray, " n"], counts: list[int], ranks: ProcessGroup) -> Int[np.ndarray, " N"]:
+    """The blocks of all ranks' columns; of another rank's columns only the rank is known, which is enough: they are in
+    no block of this rank.
+    """
+    blocks = np.repeat(np.arange(ranks.size) << 32, counts)
+    first = sum(counts[: ranks.index])
+    blocks[first : first + len(block)] = block
+    return blocks
+
+
+def _tiles(
+    row_block: Int[np.ndarray, " n"], col_block: Int[np.ndarray, " N"], spans: list[tuple[slice, slice]], side: int
+) -> list[Tile]:
+    cuts = [(r, c) for rows, cols in spans for r, c in product(_cut(rows, side), _cut(cols, side))]
+    # Within a part both sides are sorted by block, so a tile's first and last blocks show whether any can be equal.
+    first_row, last_row = _ends(row_block, [rows for rows, _ in cuts])
+    first_col, last_col = _ends(col_block, [cols for _, cols in cuts])
+    near = (first_row <= last_col) & (first_col <= last_row)
+    return [Tile(*cut, near=flag) for cut, flag in zip(cuts, near.tolist(), strict=True)]
+
+
+def _spans(row_part: Int[np.ndarray, " n"], col_part: Int[np.ndarray, " N"]) -> list[tuple[slice, slice]]:
     """The rows and the columns of each part; both sides are sorted by part."""
     parts = 1 + max(int(part.max()) if len(part) else -1 for part in (row_part, col_part))
-    sizes = [torch.bincount(part, minlength=parts).tolist() for part in (row_part, col_part)]
+    sizes = [np.bincount(part, minlength=parts).tolist() for part in (row_part, col_part)]
     spans, row, col = [], 0, 0
     for rows, cols in zip(*sizes, strict=True):
         spans.append((slice(row, row + rows), slice(col, col + cols)))
@@ -124,6 +143,8 @@ def _cut(span: slice, side: int) -> list[slice]:
     return [slice(a, b) for a, b in pairwise(edges)]
 
 
-def _ends(blocks: Int[Tensor, " n"], spans: list[slice]) -> tuple[Int[Tensor, " s"], Int[Tensor, " s"]]:
+def _ends(blocks: Int[np.ndarray, " n"], spans: list[slice]) -> tuple[Int[np.ndarray, " s"], Int[np.ndarray, " s"]]:
     """The first and the last block of each span."""
-    return blocks[[span.start for span in spans]], blocks[[span.stop - 1 for span in spans]]
+    starts = np.array([span.start for span in spans], dtype=np.int64)
+    stops = np.array([span.stop for span in spans], dtype=np.int64)
+    return blocks[starts], blocks[stops - 1]

@@ -39,6 +39,10 @@ class ProcessGroup(NamedTuple):
         dist.all_gather(counts, count)
         return torch.cat(counts).tolist()
 
+    def largest(self, number: int, device: torch.device) -> int:
+        """The largest of all ranks' numbers. Synchronises with the device where there are several."""
+        return number if self.size == 1 else int(self.maximum(torch.tensor(number, device=device)))
+
     def gather(self, rows: Shaped[Tensor, " n *D"], counts: list[int]) -> Shaped[Tensor, " N *D"]:
         """The rows of all ranks, in order of rank."""
         if self.size == 1:
@@ -100,7 +104,7 @@ def shared_means(totals: Float[Tensor, " M"], counts: Int[Tensor, " M"], least: 
     """
     ranks = ProcessGroup.world()
     slots = len(counts)
-    longest = int(ranks.maximum(torch.tensor(slots, device=counts.device))) if ranks.size > 1 else slots
+    longest = ranks.largest(slots, counts.device)
     all_counts = totals.new_zeros(longest)
     all_counts[:slots] = counts.to(totals)
     all_counts = ranks.total(all_counts)

@@ -8,6 +8,10 @@ from losses.core.pairs import Labels, NegativePairs
 from losses.core.process_group import ProcessGroup
 
 
+def labels(block: torch.Tensor, part: torch.Tensor | None = None, ids: torch.Tensor | None = None) -> Labels:
+    return Labels(block.numpy(), block, None if part is None else part.numpy(), ids)
+
+
 @pytest.mark.parametrize("with_ids", [False, True])
 @pytest.mark.parametrize("with_parts", [False, True])
 def test_tiles_hold_each_pair_of_a_part_once(monkeypatch, with_parts, with_ids):
@@ -18,7 +22,7 @@ def test_tiles_hold_each_pair_of_a_part_once(monkeypatch, with_parts, with_ids):
     row_ids = torch.arange(22).view(11, 2) % 6 if with_ids else None
     col_ids = torch.arange(8)[:, None] if with_ids else None
     row_labels, col_labels = (
-        Labels(blocks, part[blocks] if with_parts else None, ids)
+        labels(blocks, part[blocks] if with_parts else None, ids)
         for blocks, ids in ((block, row_ids), (col_block, col_ids))
     )
     pairs_of_rank = NegativePairs(row_labels, col_labels, ProcessGroup())
@@ -40,14 +44,14 @@ def test_tiles_hold_each_pair_of_a_part_once(monkeypatch, with_parts, with_ids):
 
 def test_far_tiles_need_no_mask(monkeypatch):
     monkeypatch.setitem(pairs.TILE, "cpu", 10)
-    labels = Labels(torch.arange(100) // 4, None, None)
-    tiles = NegativePairs(labels, labels, ProcessGroup()).tiles
+    side = labels(torch.arange(100) // 4)
+    tiles = NegativePairs(side, side, ProcessGroup()).tiles
     assert len(tiles) == 100
     assert sum(tile.near for tile in tiles) < 30
 
 
 @pytest.mark.parametrize("rows", [0, 3])
 def test_one_empty_side_makes_no_tile(rows):
-    filled, empty = (Labels(torch.zeros(n, dtype=torch.int64), None, None) for n in (rows, 0))
+    filled, empty = (labels(torch.zeros(n, dtype=torch.int64)) for n in (rows, 0))
     assert NegativePairs(filled, empty, ProcessGroup()).tiles == []
     assert NegativePairs(empty, filled, ProcessGroup()).tiles == []

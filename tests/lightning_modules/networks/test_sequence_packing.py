@@ -42,7 +42,8 @@ def test_row_length():
     assert row_length([130, 5], 248) == 136  # the longest text, in eights
     assert row_length([5] * 100, 248) == 64  # short texts share longer rows
     assert row_length([5, 6], 248) == 16  # but not longer than all of them together
-    assert row_length([75], 77) == 77  # nor longer than the context
+    assert row_length([75], 77) == 80  # in eights where the context is not
+    assert row_length([75], 64 + 13, (64, 96)) == 80  # and not longer than that
 
 
 def test_rows_restart_positions_and_look_only_at_their_own_past():

@@ -1,0 +1,57 @@
+"""Which texts and slots of a batch are used, worked out from what the host knows, without waiting for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from datamodules.batch import Batch, Grain, RaggedTexts, TextSlots, join
+from losses.core.host_copies import derived, on_device, on_host
+
+
+class SelectedTexts(NamedTuple):
+    """Some of a batch's texts, and where they and their tokens stand among all."""
+
+    texts: RaggedTexts
+    rows: Int[Tensor, " u"]
+    token_rows: Int[Tensor, " t"]
+
+
+def text_rows(batch: Batch, grains: Collection[Grain]) -> Int[np.ndarray, " u"]:
+    """The unique texts that stand in slots of these grains, ascending."""
+    used = np.zeros(len(batch.texts.ids), dtype=bool)
+    for grain in grains:
+        slots = batch.grains[grain]
+        used[on_host(slots.index)[on_host(slots.valid)]] = True
+    return np.flatnonzero(used)
+
+
+def text_lengths(batch: Batch, grains: Collection[Grain]) -> Int[np.ndarray, " u"]:
+    """Tokens of each of these texts."""
+    return np.diff(on_host(batch.texts.offsets))[text_rows(batch, grains)]
+
+
+def select_texts(texts: RaggedTexts, rows: Int[np.ndarray, " u"]) -> SelectedTexts:
+    """The texts of ``rows``, in that order."""
+    device, all_offsets = texts.tokens.device, on_host(texts.offsets)
+    lengths = np.diff(all_offsets)[rows]
+    offsets = np.concatenate([[0], lengths.cumsum()])
+    where = np.stack([rows, lengths, all_offsets[rows] - offsets[:-1]])
+    device_rows, device_lengths, shift = on_device(where, device)
+    tokens = int(offsets[-1])
+    token_rows = torch.repeat_interleave(shift, device_lengths, output_size=tokens)
+    token_rows = token_rows + torch.arange(tokens, device=device)
+    selected = RaggedTexts(texts.tokens[token_rows], on_device(offsets, device), texts.ids[device_rows])
+    return SelectedTexts(selected, device_rows, token_rows)
+
+
+def slots_of(batch: Batch, grains: Collection[Grain]) -> TextSlots:
+    """Several grains as one, slot after slot: [B, K1 + K2 + ...]."""
+    slots = [batch.grains[grain] for grain in grains]
+    valid = derived(lambda *masks: torch.cat(masks, dim=1), *(one.valid for one in slots))
+    return join(*slots)._replace(valid=valid)
