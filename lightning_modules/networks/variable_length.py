@@ -68,15 +68,15 @@ def _agrees(device: torch.device, precision: torch.dtype, heads: int, width: int
     inputs = torch.randn(3, 1, heads, int(offsets[-1]), width, generator=seed).to(device, precision)
     ours, theirs = inputs.clone().requires_grad_(), inputs.clone().requires_grad_()
     spans = Spans(offsets.to(device, torch.int32), max(TRIED))
-    out = attend_spans(*ours.unbind(0), spans).transpose(1, 2)
-    texts = [scaled_dot_product_attention(*part.unbind(0), is_causal=True) for part in theirs.split(TRIED, dim=3)]
-    wanted = torch.cat(texts, dim=2)
+    out = attend_spans(ours[0], ours[1], ours[2], spans).transpose(1, 2)
+    texts = theirs.split(TRIED, dim=3)
+    wanted = torch.cat([scaled_dot_product_attention(x[0], x[1], x[2], is_causal=True) for x in texts], dim=2)
     weight = torch.randn(wanted.shape, generator=seed).to(device, precision)
     grads = [torch.autograd.grad((x * weight).sum(), at)[0] for x, at in ((out, ours), (wanted, theirs))]
     return torch.allclose(out, wanted, rtol=0.02, atol=0.02) and torch.allclose(*grads, rtol=0.05, atol=0.05)
 
 
-def _library() -> tuple[Callable[..., Tensor], dict[str, Any]]:
+def _library() -> tuple[Callable[..., Any], dict[str, Any]]:
     """PyTorch's function, and how it is told to be causal. Raises ImportError where there is none."""
     from torch.nn.attention.varlen import varlen_attn  # not in older versions
 
