@@ -42,8 +42,8 @@ from lightning_modules import (
 )
 from lightning_modules.callbacks import CompileBlocks
 from lightning_modules.callbacks.peak_flops import peak_flops
-from lightning_modules.callbacks.throughput import read_lengths
 from lightning_modules.cli.precision import best_precision
+from lightning_modules.methods.batch_indices import text_lengths
 from lightning_modules.methods.optimizers import adamw
 from lightning_modules.networks import EncoderConfig, vit_b_16, vit_l_14
 from tests.bench import tower_work
@@ -193,9 +193,9 @@ def backward(method: Method, batch: Batch, device: torch.device) -> None:
 
 def useful_operations(method: Method, batch: Batch) -> float:
     """Operations that a step of this batch needs."""
-    lengths = read_lengths(method, batch).double()
+    lengths = text_lengths(batch, method.required_grains())
     images = len(batch.images) + method.further_images(batch)
-    tokens, squares = lengths.sum().item(), lengths.square().sum().item()
+    tokens, squares = float(lengths.sum()), float((lengths**2).sum())
     return method.encoder.training_flops(images, tokens, squares, method.needs_dense) or 0.0
 
 
