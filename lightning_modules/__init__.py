@@ -10,6 +10,7 @@ imported, and one line says so.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from importlib import import_module
 from importlib.machinery import ModuleSpec
@@ -105,5 +106,16 @@ def _found_at(spec: ModuleSpec | None) -> str | None:
     return None if spec is None else spec.origin or next(iter(spec.submodule_search_locations or ()), None)
 
 
+def _search_working_folder_last() -> None:
+    """Move the working folder to the end of Python's path, where ``python -m lightning_modules`` has it first.
+
+    As in the commands, the user's own methods are found there, and none of their files hides a package.
+    """
+    is_command = sys.argv[:1] == ["-m"] and __name__ in sys.orig_argv  # as it is while Python looks for the package
+    if is_command and sys.path[0] in ("", os.getcwd()) and Path.cwd() != _PLACE:
+        sys.path.append(sys.path.pop(0))
+
+
+_search_working_folder_last()
 for _name in NEIGHBOURS:
     _claim(_name)

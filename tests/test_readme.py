@@ -18,7 +18,7 @@ from tests.eval import releases
 from tests.eval.benchmarks.test_classification import WNIDS
 from tests.eval.benchmarks.test_classification import write_image as photograph
 from tests.eval.fgovd_release import write_fgovd
-from tests.helpers.tiny import picture, write_shards
+from tests.helpers.tiny import make_sample, picture, write_shards
 from tests.helpers.tiny_run import fit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +40,11 @@ ADDED = {
     "lightning doctor": "",
     "lightning fit --config configs/beta_ce.yaml --config configs/recipes/vitb16_sharegpt4v.yaml "
     "--data.shards 'shards/train-*.tar' --data.val_shards shards/val": f"{SMALL} {START}",
+    "lightning fit --config configs/clip.yaml --data.pairs captions.csv --data.pair_reading.folder photos "
+    "--data.pair_reading.val_share 0.25 --name pairs": f"{SMALL} --data.batch_size 4 "
+    "--data.pair_reading.extractor rules",
+    "lightning fit --config configs/beta_bce.yaml --name logged --trainer.logger+=WandbLogger "
+    "--trainer.logger+=CSVLogger --trainer.logger+=TensorBoardLogger": SMALL,
     "lightning export runs/beta_bce/checkpoints/best.ckpt beta-clip": "",
     "lightning export runs/vitb16_sharegpt4v/checkpoints/best.ckpt my-clip": "",
     "lightning export runs/vitb16_sharegpt4v/checkpoints/best.ckpt my-open-clip --format open_clip": "",
@@ -132,6 +137,12 @@ def stage(tmp_path_factory):
         shutil.copy(shard, folder / "shards" / "val" / f"{number}.tar")
     (folder / "my.yaml").write_text(yaml.safe_dump({"data": {"val_batch_size": 4}}))
     (folder / "cat.jpg").write_bytes(picture(1))
+    (folder / "photos").mkdir()
+    rows = ["image,caption"]
+    for number in range(1, 17):
+        (folder / "photos" / f"{number}.jpg").write_bytes(picture(number))
+        rows.append(f'{number}.jpg,"{make_sample(number).caption}"')
+    (folder / "captions.csv").write_text("\n".join(rows))
     fit(folder / "start", epochs=1, method=ClipFinetune)
     start = folder / "openai" / "clip-vit-base-patch16"
     assert main(["export", str(folder / "start" / "checkpoints" / "last.ckpt"), str(start)]) == 0
@@ -153,6 +164,7 @@ def stage(tmp_path_factory):
 def test_all_of_them_in_order(stage, monkeypatch, capsys):
     monkeypatch.chdir(stage)
     monkeypatch.setenv("GRAINCLIP_CACHE", str(stage / "cache"))
+    monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr("sys.argv", ["lightning"])
     monkeypatch.setattr("eval.benchmarks.imagenet.imagenet_templates", lambda: ("a photo of a {}.",))
     ours = [one for one in FOUND if one in ADDED]
@@ -181,7 +193,8 @@ def test_all_of_them_in_order(stage, monkeypatch, capsys):
 @pytest.mark.parametrize("page", PAGES)
 def test_python_blocks_run(page, stage, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "shards").symlink_to(stage / "shards")
+    for name in ("shards", "photos", "captions.csv"):
+        (tmp_path / name).symlink_to(stage / name)
     for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL):
         if "own-clip" not in block:  # tests/test_own_images.py runs it
             exec(compile(block, page, "exec"), {"__name__": page})

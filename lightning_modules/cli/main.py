@@ -44,6 +44,8 @@ Train CLIP on captions, sentences, phrases and regions.
 their defaults.
 The same program: `grainclip COMMAND`, `python -m lightning_modules COMMAND`.
 """
+LOGGER_FLAGS = ("--trainer.logger", "--trainer.logger+")
+NEED_SAVE_DIR = ("CSVLogger", "TensorBoardLogger")
 TRAINER_COMMANDS = ("fit", "validate", "test")
 COMMANDS = ("evaluate", "predict", "export", "explain", "report", "inspect", "index", "demo", "doctor")
 
@@ -71,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except ConfigError as error:
             fail(str(error))
     if command in TRAINER_COMMANDS:
-        words = with_brief(words)
+        words = with_logger_folders(with_brief(words))
         from lightning_modules.cli.trainer import run
 
         return run(without_all(words))
@@ -107,6 +109,20 @@ def with_brief(words: list[str]) -> list[str]:
         fail("--brief goes with --print_config: it prints the settings that differ from their defaults")
     kept = [word for word in words if word != "--brief"]
     return ["--print_config=skip_default" if word == "--print_config" else word for word in kept]
+
+
+def with_logger_folders(words: list[str]) -> list[str]:
+    """``--trainer.logger+=CSVLogger`` with the ``save_dir`` that the class asks for; logs lie in the run's folder."""
+    completed: list[str] = []
+    for place, word in enumerate(words):
+        completed.append(word)
+        flag, _, value = word.partition("=")
+        before = words[place - 1] if place else ""
+        named = value if flag in LOGGER_FLAGS else word if before in LOGGER_FLAGS else ""
+        following = "".join(words[place + 1 : place + 2])
+        if named.rpartition(".")[2] in NEED_SAVE_DIR and not following.startswith("--trainer.logger.save_dir"):
+            completed.append("--trainer.logger.save_dir=runs")
+    return completed
 
 
 def _show_messages() -> None:

@@ -21,6 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_modules.boards.all_boards import Boards
 from lightning_modules.boards.board import EmbeddingTable
+from lightning_modules.cli.main import main, with_logger_folders
 from tests.bad_inputs.stage import write_config
 from tests.helpers.tiny import picture, write_shards
 
@@ -176,8 +177,6 @@ def test_weights_and_biases_offline(tmp_path):
 
 
 def test_a_logger_whose_package_is_missing_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
-    from lightning_modules.cli.main import main
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", _Missing())
@@ -187,7 +186,7 @@ def test_a_logger_whose_package_is_missing_is_refused_in_one_line(tmp_path, monk
         main(["fit", "--config", "tiny.yaml", "--trainer.logger", "WandbLogger"])
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert "trainer.logger: WandbLogger needs wandb: pip install 'grainclip[wandb]'" in line
-    assert not (tmp_path / "runs").exists()
+    assert not [file for file in (tmp_path / "runs").rglob("*") if file.is_file()]
 
 
 class _Missing:
@@ -196,3 +195,11 @@ class _Missing:
 
     def __str__(self) -> str:
         return "No module named 'wandb'. HINT: run `pip install -U 'wandb>=0.12.10'`"
+
+
+def test_loggers_that_ask_for_a_folder_get_one_on_the_command_line():
+    given = ["fit", "--trainer.logger+=CSVLogger", "--trainer.logger", "lightning.pytorch.loggers.TensorBoardLogger"]
+    folder = "--trainer.logger.save_dir=runs"
+    assert with_logger_folders(given) == [*given[:2], folder, *given[2:], folder]
+    for enough in (["--trainer.logger=CSVLogger", "--trainer.logger.save_dir", "x"], ["--trainer.logger+=WandbLogger"]):
+        assert with_logger_folders(enough) == enough
