@@ -46,6 +46,8 @@ ADDED = {
     "lightning fit --config configs/beta_bce.yaml --name logged --trainer.logger+=WandbLogger "
     "--trainer.logger+=CSVLogger --trainer.logger+=TensorBoardLogger": SMALL,
     "lightning export runs/beta_bce/checkpoints/best.ckpt beta-clip": "",
+    "lightning export runs/beta_bce/checkpoints/best.ckpt beta-onnx --format onnx": "",
+    "lightning export runs/beta_bce/checkpoints/best.ckpt beta-hub --push OWNER/NAME --license mit --dry_run": "",
     "lightning export runs/vitb16_sharegpt4v/checkpoints/best.ckpt my-clip": "",
     "lightning export runs/vitb16_sharegpt4v/checkpoints/best.ckpt my-open-clip --format open_clip": "",
     "lightning fit --config configs/clip.yaml --config configs/recipes/lora.yaml": SMALL,
@@ -58,6 +60,8 @@ ADDED = {
     "lightning fit --config configs/beta_ce.yaml --config configs/recipes/fsdp2.yaml": "--print_config",
     "lightning evaluate --model runs/beta_ce/checkpoints/best.ckpt --benchmark urban1k,fgovd --root DATA "
     "--out results": MEASURE,
+    "lightning evaluate --model runs/beta_ce/checkpoints/best.ckpt --benchmark urban1k --root DATA --rerank 50 "
+    "--out reranked": MEASURE,
     "lightning evaluate --model openai/clip-vit-base-patch16 --model my-clip --benchmark flickr30k,imagenet "
     "--root DATA --out both": MEASURE,
     "lightning predict --model my-clip --shards shards/ --kinds image,caption,sentence "

@@ -147,7 +147,7 @@ class Tokenizer(TextTokenizer):
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of token ids, without SOT and EOT, in lower case, with a space between words."""
         byte_of = {character: byte for byte, character in enumerate(_byte_characters())}
-        pieces = "".join(_bpe().id_to_token(t) or "" for t in tokens if t not in (SOT, EOT))
+        pieces = "".join(backend().id_to_token(t) or "" for t in tokens if t not in (SOT, EOT))
         words = [w for w in pieces.split("</w>") if w]
         return " ".join(bytes(byte_of[c] for c in word).decode("utf-8", "replace") for word in words)
 
@@ -157,7 +157,7 @@ def _encode(text: str) -> tuple[int, ...]:
 
 
 def _encoded(text: str) -> tuple[int, ...]:
-    return (SOT, *_bpe().encode(clean(text)).ids, EOT)
+    return (SOT, *backend().encode(clean(text)).ids, EOT)
 
 
 # Phrases recur, in other images too; a caption only while its own sample is made.
@@ -170,7 +170,7 @@ def _offsets(text: str) -> tuple[bool, list[int], list[int]]:
     """Whether cleaning only lowers the case of ``text``, and if so the first and last+1 character of every token."""
     if clean(text) != text.lower() or not text.isascii():
         return False, [], []
-    offsets = _bpe().encode(text.lower()).offsets
+    offsets = backend().encode(text.lower()).offsets
     return True, [start for start, _ in offsets], [end for _, end in offsets]
 
 
@@ -196,7 +196,8 @@ def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 @lru_cache(maxsize=1)
-def _bpe() -> BpeTokenizer:
+def backend() -> BpeTokenizer:
+    """The library's tokenizer of CLIP's word pieces: of cleaned texts, without SOT and EOT."""
     vocab, merges = vocabulary()
     tokenizer = BpeTokenizer(BPE(vocab=vocab, merges=merges, end_of_word_suffix="</w>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

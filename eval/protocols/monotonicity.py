@@ -100,18 +100,19 @@ def measure_monotonicity(name: str, model: Model, run: EvalContext, data: Growin
     with exact_fp32(images.device):
         cosines = (images[owner] * vectors).sum(1).split(sizes)
     numbers: dict[str, float] = {}
-    for k in [k for k in LEVELS if k <= max(sizes)]:
-        numbers |= _means(f"{name}/K={k}", monotonicity([values[:k] for values in cosines if len(values) >= k]))
-    whole = monotonicity(cosines)
-    numbers |= _means(f"{name}/all", whole) | _retrieval(name, images, vectors, sizes)
-    columns = {
-        "image": [image.name for image in data.images],
-        "texts": sizes,
-        "last": [group[-1] for group in data.texts],
-    }
-    columns |= {column: values.tolist() for column, values in whole._asdict().items()}
-    means = {f"{name}/all/{column}": Mean(column) for column in whole._fields}
-    return Result(numbers, settings, settings["counts"], {f"{name}/all": Items(columns, means, "image")})
+    tables: dict[str, Items] = {}
+    names = [image.name for image in data.images]
+    depths = {f"at_{k}": k for k in LEVELS if k <= max(sizes)} | {"all": FEWEST}
+    for part, k in depths.items():
+        chosen = [n for n, size in enumerate(sizes) if size >= k]
+        head, texts_of = f"{name}/{part}", slice(None) if part == "all" else slice(k)
+        values = monotonicity([cosines[n][texts_of] for n in chosen])
+        numbers |= _means(head, values)
+        columns: dict[str, list[Any]] = {"image": [names[n] for n in chosen]}
+        columns |= {column: column_values.tolist() for column, column_values in values._asdict().items()}
+        tables[head] = Items(columns, {f"{head}/{column}": Mean(column) for column in values._fields}, "image")
+    more_numbers, more_tables = _retrieval(name, names, images, vectors, sizes)
+    return Result(numbers | more_numbers, settings, settings["counts"], tables | more_tables)
 
 
 def _means(head: str, values: Monotonicity) -> dict[str, float]:
@@ -120,8 +121,8 @@ def _means(head: str, values: Monotonicity) -> dict[str, float]:
 
 
 def _retrieval(
-    name: str, images: Float[Tensor, "N D"], texts: Float[Tensor, "M D"], sizes: Sequence[int]
-) -> dict[str, float]:
+    name: str, names: Sequence[str], images: Float[Tensor, "N D"], texts: Float[Tensor, "M D"], sizes: Sequence[int]
+) -> tuple[dict[str, float], dict[str, Items]]:
     """R@1 both ways with each image's first text, its second, ..., up to the median number of texts, among the images
     that have as many.
     """
@@ -129,6 +130,7 @@ def _retrieval(
     first: Int[Tensor, " N"] = torch.tensor([0, *sizes[:-1]]).cumsum(0)
     chosen = torch.tensor([n for n, size in enumerate(sizes) if size >= depth])
     numbers: dict[str, float] = {}
+    tables: dict[str, Items] = {}
     for k in range(depth):
         ranks = rank_bidirectional(images[chosen], texts[first[chosen] + k], torch.arange(len(chosen)))
         for direction, both in ranks.by_direction().items():
@@ -138,4 +140,6 @@ def _retrieval(
                 f"{head}/ties": both.tied(),
                 f"{head}/images": float(len(chosen)),
             }
-    return numbers
+            columns = {"image": [names[n] for n in chosen.tolist()], "R@1": both.hits(1).tolist()}
+            tables[head] = Items(columns, {f"{head}/R@1": Mean("R@1")}, "image")
+    return numbers, tables

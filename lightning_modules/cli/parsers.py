@@ -105,17 +105,28 @@ def predict() -> CommandParser:
 
 def export() -> CommandParser:
     """``lightning export``."""
-    about = "A trained model as a folder that transformers or open_clip load; or a sharded checkpoint as one file, to "
-    parser = CommandParser("export", about + "go on from without FSDP2.")
+    about = (
+        "A trained model as a folder that transformers, open_clip or onnxruntime load, on the hub too; or a sharded "
+    )
+    parser = CommandParser("export", about + "checkpoint as one file, to go on from without FSDP2.")
     parser.add_argument("checkpoint", type=Path, help=".ckpt file, or folder, of a run")
     parser.add_argument("folder", type=Path, help="new folder for the model; with --format checkpoint a new .ckpt file")
     formats = "what is written; else what the model's family is known by: transformers for CLIP"
-    _choice(parser, "--format", ("transformers", "open_clip", "checkpoint"), formats)
+    _choice(parser, "--format", ("transformers", "open_clip", "onnx", "checkpoint"), formats)
     _choice(parser, "--weights", ("trained", "averaged"), "the trained ones, or their running average", "trained")
     _choice(parser, "--dtype", ("float32", "float16", "bfloat16"), "of the weights in the file", "float32")
     share = "share of these weights, from 0 to 1; the rest is of those that the run started from"
     parser.add_argument("--interpolate", type=_share, metavar="SHARE", help=share)
     parser.add_argument("--start", metavar="MODEL", help=START)
+    licence = "of the model, as the hub calls it (mit, apache-2.0, cc-by-nc-4.0); it stands in the card"
+    parser.add_argument("--license", default="unknown", metavar="ID", help=f"{licence}; unknown if not given")
+    parser.add_argument(
+        "--push", metavar="OWNER/NAME", help="also upload the folder as a new, private model of the hub"
+    )
+    parser.add_argument("--public", action="store_true", help="with --push: for everybody to see")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="with --push: list the files, show the card, send nothing"
+    )
     return parser
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from datamodules.batch import RaggedTexts
@@ -142,6 +142,27 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def encode_text(self, texts: RaggedTexts) -> TextFeatures:
         """Unique texts to features, one vector each and one for each of their tokens."""
+
+    def encode_rows(self, rows: Int[Tensor, "B L"]) -> Float[Tensor, "B D"]:
+        """Unit vectors of texts as ``row_tokenizer`` fills rows; in operations that torch.export can follow."""
+        del rows
+        raise ValueError(f"--format onnx cannot write the text tower of {type(self).__name__}'s family")
+
+    def row_tokenizer(self) -> str:
+        """A ``tokenizer.json`` that makes the rows of ``encode_rows``. Raises ValueError where there can be none."""
+        raise ValueError(f"--format onnx cannot write the tokenizer of {type(self).__name__}'s family")
+
+    @property
+    def resizing(self) -> tuple[str, str]:
+        """How the family's own library makes squares of images, and its interpolation: ``shortest`` (that side is
+        fitted, the centre kept) or ``squash``.
+        """
+        return "shortest", self.interpolation
+
+    @property
+    def row_length(self) -> int | None:
+        """Tokens of each row of ``encode_rows``; None where it is the longest text of a batch."""
+        return self.context_length
 
     @abstractmethod
     def image_blocks(self) -> list[nn.Module]:

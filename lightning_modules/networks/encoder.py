@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from typing_extensions import override
 
 from datamodules.batch import RaggedTexts
-from datamodules.batching.tokenizer import Tokenizer
+from datamodules.batching.tokenizer import EOT, Tokenizer
 from lightning_modules.networks.adapters import adapter_scale, merged, plain_state
 from lightning_modules.networks.config import EncoderConfig
 from lightning_modules.networks.contract import Encoder, ImageFeatures, TextFeatures
@@ -24,6 +24,7 @@ from lightning_modules.networks.image_positions import stretch_grid
 from lightning_modules.networks.image_tower import ImageTower
 from lightning_modules.networks.long_context import CLIP_CONTEXT, KEPT, PositionTable, stretch_positions
 from lightning_modules.networks.normalize import unit
+from lightning_modules.networks.row_tokenizer import row_tokenizer
 from lightning_modules.networks.temperature import Temperature
 from lightning_modules.networks.text_tower import TextTower
 from lightning_modules.networks.timm_tower import TimmTower
@@ -135,6 +136,25 @@ class DualEncoder(Encoder):
         tokens = self.text_tower(texts)
         last = texts.offsets[1:].to(tokens.device) - 1
         return TextFeatures(unit(tokens[last]), tokens)
+
+    @override
+    def encode_rows(self, rows: Int[Tensor, "B L"]) -> Float[Tensor, "B D"]:
+        place = torch.arange(rows.shape[1], device=rows.device)
+        causal = (place[:, None] >= place)[None, None].expand(rows.shape[0], 1, -1, -1)
+        positions = place[None].expand(rows.shape[0], -1)
+        tower = self.text_tower
+        hidden = tower.transformer(input_ids=rows, attention_mask=causal, position_ids=positions).last_hidden_state
+        end = (rows == EOT).int().argmax(1)  # the first: what fills the row is the same id, and is not seen
+        return unit(tower.projection(hidden.gather(1, end[:, None, None].expand(-1, 1, hidden.shape[2]))[:, 0]))
+
+    @override
+    def row_tokenizer(self) -> str:
+        return row_tokenizer(self.tokenizer, EOT)
+
+    @property
+    @override
+    def row_length(self) -> None:
+        return None
 
     @classmethod
     @override

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -31,6 +31,7 @@ from lightning_modules.networks.contract import Encoder, ImageFeatures, TextFeat
 from lightning_modules.networks.normalize import unit
 from lightning_modules.networks.open_clip_tokenizer import TextRows, read_tokenizer
 from lightning_modules.networks.open_clip_towers import OpenClipImageTower, OpenClipTextTower
+from lightning_modules.networks.row_tokenizer import row_tokenizer
 from lightning_modules.networks.temperature import LogitBias, Temperature
 from lightning_modules.networks.weights import timm_clip
 from lightning_modules.networks.weights.export import save_weights
@@ -192,6 +193,29 @@ class OpenClipEncoder(Encoder):
         """
         pooled, tokens = self.text_tower(*self._rows(texts))
         return TextFeatures(unit(pooled), tokens)
+
+    @property
+    @override
+    def resizing(self) -> tuple[str, str]:
+        given = self.config.preprocess_cfg
+        return given.get("resize_mode", "shortest"), given.get("interpolation", self.interpolation)
+
+    @override
+    def encode_rows(self, rows: Int[Tensor, "B L"]) -> Float[Tensor, "B D"]:
+        if self._rows.dropped is not None:
+            rows = rows.masked_fill(rows == self._rows.dropped, 0)
+        if self._rows.last is not None:
+            rows = torch.cat([rows, torch.full_like(rows[:, :1], self._rows.last)], dim=1)
+        return unit(self.text_tower(rows, torch.zeros(1, dtype=torch.long, device=rows.device))[0])
+
+    @override
+    def row_tokenizer(self) -> str:
+        return row_tokenizer(self.tokenizer, self._rows.pad, self._rows.pad_left, self.row_length)
+
+    @property
+    @override
+    def row_length(self) -> int:
+        return self._rows.length - (self._rows.last is not None)
 
     @classmethod
     @override

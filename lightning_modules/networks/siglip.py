@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from PIL.Image import Resampling
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -26,6 +27,7 @@ from lightning_modules.networks.contract import Encoder, ImageFeatures, TextFeat
 from lightning_modules.networks.encoder import load_state, whole_state
 from lightning_modules.networks.long_context import KEPT
 from lightning_modules.networks.normalize import unit
+from lightning_modules.networks.row_tokenizer import row_tokenizer
 from lightning_modules.networks.siglip_settings import SIGLIP_CONTEXT, SiglipSettings, tokenizer_of
 from lightning_modules.networks.siglip_towers import SiglipImageTower, SiglipTextTower
 from lightning_modules.networks.temperature import LogitBias, Temperature
@@ -110,6 +112,20 @@ class SiglipEncoder(Encoder):
         """
         text, tokens = self.text_tower(texts)
         return TextFeatures(unit(text), tokens)
+
+    @property
+    @override
+    def resizing(self) -> tuple[str, str]:
+        return "squash", Resampling(self.config.resample).name.lower()
+
+    @override
+    def encode_rows(self, rows: Int[Tensor, "B L"]) -> Float[Tensor, "B D"]:
+        return unit(self.text_tower.transformer(input_ids=rows).pooler_output)
+
+    @override
+    def row_tokenizer(self) -> str:
+        config = self.config
+        return row_tokenizer(self.tokenizer, config.pad_id, config.pad_side == "left", config.context_length)
 
     @classmethod
     @override

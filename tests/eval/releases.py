@@ -75,6 +75,15 @@ def write_docci(root: Path) -> Path:
     return write_lines(root / "docci" / "docci_descriptions.jsonlines", rows)
 
 
+def write_himo_docci(root: Path) -> Path:
+    """Growing texts of two of DOCCI's test images, in JSON Lines, whatever the ending says."""
+    rows = [
+        {"img_path": f"test_{number:05d}.jpg", "caption": [f"A {colour} thing.", f"A {colour} thing. It is {colour}."]}
+        for number, colour in ((1, "red"), (2, "green"))
+    ]
+    return write_lines(root / "himo_docci" / "himo_docci_data.json", rows)
+
+
 def write_dci(root: Path) -> Path:
     """Four images in three splits, one of them without an extra caption."""
     folder = root / "densely_captioned_images"

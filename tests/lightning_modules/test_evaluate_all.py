@@ -17,6 +17,7 @@ from tests.eval.benchmarks.test_multiple_choice import write_aro, write_sugarcre
 from tests.eval.fgovd_release import write_fgovd
 from tests.eval.official import write_coco, write_lvis, write_panoptic
 from tests.helpers.ranks import run_on_ranks
+from tests.helpers.tiny import write_shards
 from tests.helpers.tiny_run import fit
 
 ON_RANKS = (
@@ -41,6 +42,7 @@ def root(tmp_path_factory):
         *(write_coco, write_lvis, write_panoptic, releases.write_urban1k, releases.write_docci, releases.write_dci),
         *(releases.write_iiw, releases.write_val2017, releases.write_flickr, releases.write_flickr8k, write_fgovd),
         *(write_sugarcrepe, write_aro, write_entities, write_refcoco, write_segmentation, releases.write_cifar),
+        releases.write_himo_docci,
     ):
         write(folder)
     for level in ("color", "material", "pattern", "transparency"):
@@ -87,9 +89,12 @@ def test_every_benchmark_by_the_command(model, root, tmp_path, monkeypatch):
         "wds:c",
         "folder:mine",
         "fgovd:benchmarks/color.json",
+        "shards:own",
+        "himo:own",
     ]
     rows = [{"image": f"{n}.jpg", "caption": f"number {n}"} for n in (1, 2, 3)]
     releases.write_lines(root / "dataset.jsonl", rows)
+    write_shards(root / "own", 4, 1)
     for n, colour in zip((1, 2, 3), releases.NAMES, strict=True):
         releases.plain(root / f"{n}.jpg", "red")
         releases.plain(root / "mine" / f"{colour}_things" / "a.jpg", colour)

@@ -56,7 +56,10 @@ def test_choices_agree_with_what_they_name():
     assert tuple(wording.__name__ for wording in WORDINGS) == parsers.WORDINGS
 
 
-@pytest.mark.parametrize("name", [*BENCHMARKS, "retrieval:a.csv", "fgovd:a.json", "folder:a", "wds:a", "oracle:a"])
+ON_A_PATH = ("retrieval:a.csv", "fgovd:a.json", "folder:a", "wds:a", "oracle:a", "shards:a", "himo:a")
+
+
+@pytest.mark.parametrize("name", [*BENCHMARKS, *ON_A_PATH])
 def test_every_benchmark_is_found_by_its_name(name):
     assert benchmark(name).__name__.startswith(name.partition(":")[0])
     assert ":" in name or benchmark(name).__name__ == name

@@ -58,9 +58,9 @@ def test_the_paper_s_file(tmp_path):
     numbers = {name.removeprefix("himo_docci/"): value for name, value in result.numbers.items()}
     assert numbers["all/correlation"] == pytest.approx((risen - 1) / 2, abs=1e-6)
     assert (numbers["all/rising"], numbers["all/monotone"], numbers["all/images"]) == (0.5, 0.5, 2)
-    assert (numbers["K=2/correlation"], numbers["K=2/images"]) == (pytest.approx(0, abs=1e-12), 2)
-    assert (numbers["K=3/correlation"], numbers["K=3/images"]) == (pytest.approx(risen, abs=1e-6), 1)
-    assert "K=4/correlation" not in numbers
+    assert (numbers["at_2/correlation"], numbers["at_2/images"]) == (pytest.approx(0, abs=1e-12), 2)
+    assert (numbers["at_3/correlation"], numbers["at_3/images"]) == (pytest.approx(risen, abs=1e-6), 1)
+    assert "at_4/correlation" not in numbers
     # by the median, three texts: only the first image has as many, and always finds itself
     assert numbers["text_1_of_3/text_to_image/R@1"] == numbers["text_3_of_3/image_to_text/R@1"] == 1
     assert result.counts == {"caption of one sentence": 1}
@@ -95,7 +95,7 @@ def test_shards_have_their_sentences(tmp_path):
     result = benchmark("himo:x-000.tar")(watched, EvalContext(tmp_path))
     assert seen == ["A red thing.", "A red thing. A red red thing."]
     assert result.counts == {"caption of one sentence": 1}
-    assert "himo:x-000/K=2/correlation" in result.numbers
+    assert "himo:x-000/at_2/correlation" in result.numbers
     retrieval = benchmark("shards:x-000.tar")(Share(), EvalContext(tmp_path))
     assert retrieval.settings["texts"] == 2
 
