@@ -4,10 +4,12 @@ read without running code, and its short name becomes known on the command line.
 
 from __future__ import annotations
 
-import lightning_modules
+from importlib import import_module
+
+from lightning_modules import METHODS
 
 
 def know_all_methods() -> None:
     """Import all methods; to be called before a checkpoint is read."""
-    for name in lightning_modules.__all__:
-        getattr(lightning_modules, name)
+    for file in METHODS.values():
+        import_module(f"lightning_modules.methods.{file}")
