@@ -168,6 +168,9 @@ class _Entrances(TorchFunctionMode):
     @override
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = dict(kwargs or {})
+        if func is Tensor.backward:  # what runs in it, checkpointed functions for one, is to be seen, too
+            with _Entrances():
+                return torch.autograd.backward(args[0], kwargs.pop("gradient", None), **kwargs)
         if func in FACTORIES and _is_device(kwargs.get("device")):
             return DeviceTensor(func(*args, **{**kwargs, "device": "cpu"}))
         if func in DATA and (_is_device(kwargs.get("device")) or (args and isinstance(args[0], DeviceTensor))):
