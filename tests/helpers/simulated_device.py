@@ -20,6 +20,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 from torch.utils._python_dispatch import return_and_correct_aliasing
@@ -218,6 +219,12 @@ def _group(tensors: Any, with_indices: bool = False) -> Any:
     return {(next(_flat(group[0])).device, dtype): group for (_, dtype), group in groups.items()}
 
 
+def _run_backward(*args: Any, **kwargs: Any) -> Any:
+    """PyTorch's own, in which checkpointed functions run again: they make tensors of the device, too."""
+    with _Entrances():
+        return _engine_run_backward(*args, **kwargs)
+
+
 @contextmanager
 def simulated_device() -> Iterator[None]:
     """Inside, ``cuda`` is the simulated device."""
@@ -228,6 +235,7 @@ def simulated_device() -> Iterator[None]:
             _Entrances(),
             patch(f"torch.nn.utils.clip_grad.{GROUPING}", _group),
             patch(f"torch.optim.optimizer.{GROUPING}", _group),
+            patch("torch.autograd._engine_run_backward", _run_backward),
             patch("torch.utils.checkpoint._infer_device_type", lambda *_: "cpu"),  # whose random state it replays
         ):
             yield
