@@ -114,7 +114,11 @@ def save_onnx(encoder: Encoder, folder: Path) -> OnnxCheck:
         rows = torch.tensor(rows_of(encoder.row_tokenizer(), TEXTS[1:3]))
         free = batch if length is not None else batch | {1: Dim("length", min=2, max=encoder.context_length)}
         _convert(_TextTower(encoder), rows, draft / "text.onnx", ("tokens", "text"), free)
-        difference = compare(encoder, draft)
+        try:
+            difference = compare(encoder, draft)
+        except Exception as error:  # of onnxruntime: a batch of another size than the example's, say
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:110]
+            raise ValueError(f"onnxruntime cannot run what torch converted: {reason}") from error
         for tower, value in difference._asdict().items():
             if not value <= TOLERANCE:
                 raise ValueError(
