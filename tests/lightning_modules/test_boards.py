@@ -74,8 +74,9 @@ def show_all(boards: Boards) -> None:
 
 
 def test_several_at_once_and_what_is_missing_is_told_once(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("grainclip"), "propagate", True)
-    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(logging.getLogger("grainclip"), "propagate", False)
+    monkeypatch.setattr(logging.getLogger("grainclip"), "handlers", [caplog.handler])
+    caplog.set_level(logging.INFO, "grainclip")
     board, files, images, numbers = TensorBoardLogger(tmp_path, "", ""), CSVLogger(tmp_path, "csv"), Images(), Numbers()
     boards = Boards([board, files, images, numbers, DummyLogger()], KINDS)
     for _ in range(2):
