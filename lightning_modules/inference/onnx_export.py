@@ -60,7 +60,7 @@ class _ImageTower(nn.Module):
         self.encoder = encoder
 
     def forward(self, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
-        return self.encoder.encode_image(pixels).image
+        return self.encoder.encode_image(pixels, dense=False).image
 
 
 class _TextTower(nn.Module):

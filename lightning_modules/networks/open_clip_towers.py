@@ -134,7 +134,7 @@ def _timm(visual: Any, pixels: Float[Tensor, "B 3 H W"]) -> Features:
     pooled = visual.head(trunk.forward_head(features))
     places, shape = _places(trunk, features)
     dense = visual.head(trunk.forward_head(places))
-    return pooled, dense.unflatten(0, (len(pixels), -1)).mT.unflatten(2, shape)
+    return pooled, dense.unflatten(0, (pixels.shape[0], -1)).mT.unflatten(2, shape)
 
 
 def _places(trunk: Any, features: Tensor) -> tuple[Tensor, tuple[int, int]]:

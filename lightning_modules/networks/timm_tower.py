@@ -111,7 +111,7 @@ class TimmTower(nn.Module):
         positions = self._positions(features)
         if positions is None:
             return pooled
-        return torch.cat([pooled, self.trunk.forward_head(positions).unflatten(0, (len(pixels), -1))], dim=1)
+        return torch.cat([pooled, self.trunk.forward_head(positions).unflatten(0, (pixels.shape[0], -1))], dim=1)
 
     def _positions(self, features: Tensor) -> Tensor | None:
         """Each position as a feature map of its own, row by row, B · P of them; None where there is no map."""

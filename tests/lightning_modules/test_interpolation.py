@@ -154,7 +154,9 @@ def test_refusals(stage, tmp_path, capsys):
     assert "the start is of another size than the trained model: DualEncoder (image_tower.blocks.2" in told
     assert "--start goes with --interpolate, got x alone" in exported(capsys, plain, out, "--start", "x")
     assert "--interpolate must be a number from 0 to 1, got '2'" in exported(capsys, plain, out, "--interpolate", 2)
-    assert "--format must be transformers, open_clip or onnx" in exported(capsys, plain, out, *half, "--format", "checkpoint")
+    assert "--format must be transformers, open_clip or onnx" in exported(
+        capsys, plain, out, *half, "--format", "checkpoint"
+    )
     assert not out.exists()
     shutil.move(stage / "start", tmp_path / "moved")
     told = exported(capsys, plain, out, *half)
