@@ -66,6 +66,7 @@ def test_only_the_first_rank_looks_and_nobody_waits(ranks, name):
     assert [one.step for one in events.Scalars("geometry/alignment")] == [2]
 
 
+@pytest.mark.slow
 def test_training_is_as_it_would_be_without(ranks):
     _, runs = ranks
     for rank, (with_dashboards, (passes, _, weights)) in enumerate(runs):

@@ -35,6 +35,7 @@ def test_waits_of_a_step(tmp_path, method, settings, most):
         assert places.total() <= most, dict(places)
 
 
+@pytest.mark.slow
 def test_waits_of_a_step_by_parts(tmp_path):
     method = BetaClip(encoder=SIXTEEN_PATCHES, memory=MemoryConfig(grad_cache_chunk=4))
     for places in step_waits(tmp_path, method, context_length=77):

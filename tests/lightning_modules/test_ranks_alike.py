@@ -110,6 +110,7 @@ def test_the_same_run_again_is_the_same_to_the_last_bit(two, shards):
             assert torch.equal(again[rank][0].weights[name], weight), name
 
 
+@pytest.mark.slow
 def test_gradients_meet_once_per_step(two):
     """While they accumulate they stay where they are."""
     assert [rank.reduced for rank in two[WHOLE]] == [10, 10]
