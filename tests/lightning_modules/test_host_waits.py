@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from lightning_modules import BetaClip, ClipFinetune, GrainClip, HarmoClip, MulClip, MultiPositiveClip
 from lightning_modules.methods.gradient_cache import MemoryConfig
@@ -27,6 +28,15 @@ METHODS = {
     "harmo_clip_positive": (HarmoClip, {"same_lemma": "positive", "lexeme": "phrase"}, 6),
     "grain_clip": (GrainClip, {}, 6),
 }
+
+
+@pytest.fixture(autouse=True)
+def plain_algorithms():
+    """What users train with, whatever an earlier test left behind: CUDA's RoIAlign has no deterministic backward."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    yield
+    torch.use_deterministic_algorithms(before)
 
 
 @pytest.mark.parametrize(("method", "settings", "most"), METHODS.values(), ids=METHODS)
