@@ -17,13 +17,12 @@ from typing_extensions import override
 
 from datamodules.batching.tokenizer import word_hash
 from datamodules.formats.layout import LayoutError
-from datamodules.formats.tokenised_captions import full_sentence
 from datamodules.granularity.cutting import cut_phrases
 from datamodules.granularity.extractors import Extractor, ExtractorName, make_extractor
 from datamodules.image_decoding import open_image
 from datamodules.prepare.images import EXTENSIONS
 from datamodules.prepare.records import cut_caption, path_key
-from datamodules.prepare.table import checked_rows
+from datamodules.prepare.table import checked_rows, join_captions
 from datamodules.reading.shuffle_order import hash_key
 from datamodules.sample import Sample, SampleError
 from datamodules.shards.discovery import Shard, ShardError
@@ -151,10 +150,7 @@ class PairReading:
         captions: dict[str, list[str]] = {}
         for pair in pairs:
             captions.setdefault(pair.image, []).append(pair.caption)
-        return [
-            Pair(image, texts[0] if len(texts) == 1 else "\n\n".join(full_sentence(text.strip()) for text in texts))
-            for image, texts in captions.items()
-        ]
+        return [Pair(image, join_captions(texts)) for image, texts in captions.items()]
 
 
 def check_pairs(pairs: object, setting: str) -> Sequence[tuple[str | Path, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -126,12 +126,16 @@ def checked_rows(
         yield row
 
 
+def join_captions(texts: Sequence[str]) -> str:
+    """The captions of an image as one: each a paragraph, a full sentence; a single one as it stands."""
+    return texts[0] if len(texts) == 1 else "\n\n".join(full_sentence(text.strip()) for text in texts)
+
+
 def _record(rows: list[dict[str, Any]], images: Path, columns: Mapping[str, str]) -> ImageRecord:
     """One image from its rows: each text a paragraph of the caption, the first summary that is not empty."""
     file, texts = rows[0][columns["image"]], [row[columns["caption"]] or "" for row in rows]
-    caption = texts[0] if len(texts) == 1 else "\n\n".join(full_sentence(text.strip()) for text in texts)
     summaries = [row[columns["summary"]] for row in rows] if "summary" in columns else []
-    return ImageRecord(path_key(file), file, images / file, caption, next(filter(None, summaries), None))
+    return ImageRecord(path_key(file), file, images / file, join_captions(texts), next(filter(None, summaries), None))
 
 
 def _rows(table: Path, encoding: str | None) -> Iterator[dict[str, Any]]:

@@ -195,13 +195,7 @@ def _embed(
     if not texts:
         raise ValueError(f"{name}: no image is left; left out: {dict(data.counts)}")
     owner = torch.tensor([i for i, captions in enumerate(data.captions) for _ in captions], dtype=torch.long)
-    settings: dict[str, Any] = {
-        "protocol": protocol,
-        "image": fit_setting(fit, model.image_size),
-        "caption": wording.__name__,
-        "context length": model.context_length,
-        "images": len(data.images),
-        "texts": len(texts),
+    settings = embedding_settings(model, protocol, fit, wording, len(data.images), len(texts)) | {
         "split sha256": data.sha256,
         "files": data.files,
         "counts": dict(data.counts | text_counts(model, texts)),
@@ -214,6 +208,20 @@ def _embed(
     images = embed_images(model, run, data.images, fit, name) if image_rows is None else image_rows
     names = [image.name for image in data.images]
     return Embedded(images, embed_texts(model, run, texts, name), names, texts, owner), settings
+
+
+def embedding_settings(
+    model: Model, protocol: str, fit: Fit, wording: Wording, images: int, texts: int
+) -> dict[str, Any]:
+    """The protocol, how so many images and texts are prepared, and their numbers, for the file of results."""
+    return {
+        "protocol": protocol,
+        "image": fit_setting(fit, model.image_size),
+        "caption": wording.__name__,
+        "context length": model.context_length,
+        "images": images,
+        "texts": texts,
+    }
 
 
 def text_counts(model: Model, texts: Sequence[str]) -> Counter[str]:

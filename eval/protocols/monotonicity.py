@@ -20,13 +20,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eval.data.caption_preprocessing import raw
-from eval.data.image_preprocessing import centre_crop, fit_setting
+from eval.data.image_preprocessing import centre_crop
 from eval.data.sources import ImageSource
 from eval.interfaces import EvalContext, Model, Result
 from eval.metrics.bidirectional_ranking import rank_bidirectional
 from eval.metrics.similarity import exact_fp32
 from eval.protocols.embed import embed_images, embed_texts
-from eval.protocols.image_text_retrieval import text_counts
+from eval.protocols.image_text_retrieval import embedding_settings, text_counts
 from eval.results.per_item import Items, Mean
 
 LEVELS = (2, 3, 4, 5)  # K, beside that of all texts of an image
@@ -83,13 +83,7 @@ def measure_monotonicity(name: str, model: Model, run: EvalContext, data: Growin
     if not data.images:
         raise ValueError(f"{name} needs an image with at least {FEWEST} texts that grow; left out: {data.counts}")
     texts = [wording(text) for group in data.texts for text in group]
-    settings: dict[str, Any] = {
-        "protocol": protocol,
-        "image": fit_setting(fit, model.image_size),
-        "caption": wording.__name__,
-        "context length": model.context_length,
-        "images": len(data.images),
-        "texts": len(texts),
+    settings = embedding_settings(model, protocol, fit, wording, len(data.images), len(texts)) | {
         "files": data.files,
         "counts": data.counts | dict(text_counts(model, texts)),
     }
