@@ -16,6 +16,7 @@ from tests.study import rows as study
 from tests.study.figures import draw
 from tests.study.record import Record, from_json, kept
 from tests.study.rows import Run, Study, all_studies, read_study, words
+from tests.study.run import _fine_tuned
 from tests.study.tables import claims_table, results_table, section, values, verdict
 from tests.study.training import fine_tune, fit, step_cost
 
@@ -24,7 +25,7 @@ import json, pathlib, sys
 words = sys.argv[1:]
 value = lambda name: words[words.index(name) + 1]
 if words[0] == "measure":
-    model = pathlib.Path(words[3])  # after --split and its value
+    model = pathlib.Path(words[5])  # after --split and --seed and their values
     run = model.parent.parent / "run.json"
     numbers = json.loads(run.read_text()) if run.is_file() else {"R@1": 0.7, "weight": 0}
     pathlib.Path(value("--out")).write_text(json.dumps({"numbers": numbers}))
@@ -103,20 +104,42 @@ def test_a_finished_run_stays_until_its_command_or_config_changes(program):
     run = Run(TINY, "+ b", 2)
     done = fine_tune(run, program / "out")
     assert done["numbers"] == {"R@1": 0.2, "weight": 1}
-    assert run.folder(program / "out") == program / "out/tiny/b/2"
+    assert run.folder(program / "out").parent == program / "out/trained"
     given = done["command"]
     assert given[given.index("--epochs") + 1] == "1"
     marker = run.folder(program / "out") / "marker"
     marker.touch()
     assert fine_tune(run, program / "out") == done
     assert marker.exists()
-    changed = TINY._replace(settings={"epochs": 2})
-    assert fine_tune(Run(changed, "+ b", 2), program / "out")["command"] != done["command"]
-    assert not marker.exists()
-    marker.touch()
+    changed = Run(TINY._replace(settings={"epochs": 2}), "+ b", 2)
+    assert fine_tune(changed, program / "out")["command"] != done["command"]
+    assert changed.folder(program / "out") != run.folder(program / "out")
     (program / "method.yaml").write_text("first: 2\n")
-    fine_tune(Run(changed, "+ b", 2), program / "out")
+    assert fine_tune(run, program / "out")["config"] == {"first": 2}
     assert not marker.exists()
+
+
+def test_rows_that_train_alike_are_trained_once_and_measured_on_each_split(program, monkeypatch):
+    asked = []
+    monkeypatch.setattr(training, "_run", lambda command, *rest: asked.append(command) or real(command, *rest))
+    same = TINY._replace(name="same", rows={"c": {"weight": 0.5}}, split="dev")
+    studies = [TINY._replace(rows={"a": {"weight": 0.5}}), same, TINY._replace(rows={"a": {"weight": 0.5}})]
+    found = _fine_tuned(studies, 1, 3, program / "out")
+    assert found == {"tiny": {"a": [{"R@1": 0.0}] * 2}, "same": {"c": [{"R@1": 0.0}]}}
+    assert [command[2] for command in asked].count("fit") == 1
+    measured = [command[command.index("--split") + 1] for command in asked if "measure" in command]
+    assert sorted(measured) == ["dev", "held_out"]
+
+
+def test_other_scenes_are_trained_and_measured_on(program, monkeypatch):
+    asked = []
+    monkeypatch.setattr(training, "_run", lambda command, *rest: asked.append(command) or real(command, *rest))
+    other = TINY._replace(scenes_seed=2, rows={"a": {"config": "method.yaml", "weight": 1}})
+    fine_tune(Run(other, "a", 0), program / "out")
+    trained, measured = asked
+    assert trained[trained.index("--data.scenes.seed") + 1] == "2"
+    assert measured[measured.index("--seed") + 1] == "2"
+    assert Run(other, "a", 0).folder(program) != Run(other._replace(scenes_seed=0), "a", 0).folder(program)
 
 
 def test_rows_may_train_from_scratch(program):
@@ -144,8 +167,8 @@ def test_a_run_that_fails_names_its_log_and_is_done_again(program):
     with pytest.raises(RuntimeError, match=r"status 1: see .*log.txt"):
         fit("method.yaml", program / "x", [*given, "--fail"], threads=1)
     assert "this went wrong" in (program / "x/log.txt").read_text()
-    then = (*training.MEASURE, "--split", "dev")
-    assert fit("method.yaml", program / "x", given, threads=1, then=then)["numbers"]["weight"] == 1
+    fit("method.yaml", program / "x", given, threads=1)
+    assert json.loads((program / "x/run.json").read_text())["weight"] == 1
 
 
 def results(*numbers):
@@ -214,7 +237,8 @@ def test_claims_and_figures_name_rows_and_columns(name):
 def test_cost_of_a_step_by_a_short_run(program):
     run_of_b = Run(TINY, "+ b", 0)
     assert step_cost(run_of_b, program / "out") == 2
-    given = json.loads((program / "out/tiny/cost/b/study.json").read_text())["command"]
+    (folder,) = (program / "out/cost").iterdir()
+    given = json.loads((folder / "study.json").read_text())["command"]
     assert given[given.index("--trainer.max_steps") + 1] == "16"
 
 

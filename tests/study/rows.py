@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,8 @@ class Study(NamedTuple):
     claims: dict[str, dict[str, str]]  # the paper's: ``column``, ``row``, and the row it is ``over`` or ``not_below``
     figures: dict[str, dict[str, Any]]  # by file name; see ``figures.py``
     split: str = "held_out"  # the scenes that rows are measured on; a search for settings has ``dev``
-    learned: str = ""  # in a search: what the rows show
+    learned: str = ""  # what the rows show, in a search for settings
+    scenes_seed: int = 0  # of the generator: another draws other scenes, to train and to measure on
 
     @property
     def folder(self) -> Path:
@@ -52,15 +53,17 @@ class Run(NamedTuple):
         """Its further settings, without the seed."""
         row = self.study.rows[self.row]
         shared = {} if "config" in row else self.study.settings
-        return shared | {key: value for key, value in row.items() if key != "config"}
+        scenes = {"data.scenes.seed": self.study.scenes_seed} if self.study.scenes_seed else {}
+        return scenes | shared | {key: value for key, value in row.items() if key != "config"}
 
     def fields(self) -> dict[str, Any]:
         """Its further settings, with the seed."""
         return self.settings() | {"seed_everything": self.seed, "data.seed": self.seed}
 
     def folder(self, out: Path) -> Path:
-        """The output folder."""
-        return out / self.study.name / re.sub(r"\W+", "_", self.row).strip("_") / str(self.seed)
+        """The output folder: rows of any study that train alike share it."""
+        asked = json.dumps([self.config(), self.fields()], sort_keys=True)
+        return out / "trained" / f"{Path(self.config()).stem}_{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
 
 
 def read_study(name: str) -> Study:

@@ -1,4 +1,5 @@
-"""Runs of the mini-study: each in a process of its own, done once, measured, kept in a folder."""
+"""Runs of the mini-study: each in a process of its own, done once, measured, kept in a folder that rows share which
+train alike."""
 
 from __future__ import annotations
 
@@ -8,8 +9,10 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import yaml
@@ -27,16 +30,14 @@ FEW = (
     "--trainer.callbacks+",
     "tests.study.step_cost.StepCost",
 )
-MEASURED = "measured.json"
+_one_at_a_time: defaultdict[Path, Lock] = defaultdict(Lock)  # by the folder of a run
 
 
-def fit(config: str, folder: Path, given: list[str], threads: int | None, then: Sequence[str] = ()) -> dict[str, Any]:
+def fit(config: str, folder: Path, given: list[str], threads: int | None) -> dict[str, Any]:
     """Train, unless ``folder`` holds what this very command gave; the record of the run.
 
-    ``then`` is a command that measures: it gets the last checkpoint, and ``--out`` with the file for its numbers.
-
     Raises:
-        RuntimeError: where training or measuring failed; it names the log.
+        RuntimeError: where training failed; it names the log.
     """
     given = ["fit", "--config", config, *given]
     place = ["--runs", str(folder.parent), "--name", folder.name]
@@ -49,8 +50,6 @@ def fit(config: str, folder: Path, given: list[str], threads: int | None, then: 
     start = time.perf_counter()
     _run([*PROGRAM, *given, *place], folder / "log.txt", threads)
     done = {**asked, "seconds": round(time.perf_counter() - start)}
-    if then:
-        done |= _measured([*then, str(folder / "checkpoints" / "last.ckpt")], folder, threads)
     record.write_text(json.dumps(done, indent=1), encoding="utf-8")
     return done
 
@@ -59,29 +58,32 @@ def start_numbers(study: Study, out: Path) -> dict[str, float] | None:
     """The numbers of the model that a study's rows start from; None where they train from scratch."""
     if study.start is None:
         return None
-    folder = out / study.start / study.split
-    if not (folder / MEASURED).is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        _measured([*MEASURE, "--split", study.split, study.start], folder, threads=None)
-    return json.loads((folder / MEASURED).read_text(encoding="utf-8"))["numbers"]
+    return _measured(study, study.start, out / study.start, threads=None)
 
 
 def fine_tune(run: Run, out: Path) -> dict[str, Any]:
     """Train one row with one seed, and measure it on the study's split of the scenes."""
-    then = (*MEASURE, "--split", run.study.split)
-    return fit(run.config(), run.folder(out), [*words(run.fields()), *QUIET], threads=1, then=then)
+    folder = run.folder(out)
+    with _one_at_a_time[folder]:  # another row may train alike
+        done = fit(run.config(), folder, [*words(run.fields()), *QUIET], threads=1)
+        return done | {"numbers": _measured(run.study, str(folder / "checkpoints" / "last.ckpt"), folder, threads=1)}
 
 
 def step_cost(run: Run, out: Path) -> float:
     """Seconds of processor time of a training step of a row, by a run of a few steps."""
-    folder = out / run.study.name / "cost" / run.folder(out).parent.name
+    folder = out / "cost" / run.folder(out).name
     fit(run.config(), folder, [*words(run.fields()), *QUIET, *FEW], threads=1)
     return json.loads((folder / "cost.json").read_text(encoding="utf-8"))["seconds_of_a_step"]
 
 
-def _measured(command: Sequence[str], folder: Path, threads: int | None) -> dict[str, Any]:
-    _run([*command, "--out", str(folder / MEASURED)], folder / "log.txt", threads)
-    return json.loads((folder / MEASURED).read_text(encoding="utf-8"))
+def _measured(study: Study, model: str, folder: Path, threads: int | None) -> dict[str, float]:
+    """A model's numbers on the study's scenes, which ``folder`` keeps."""
+    numbers = folder / f"{study.split}_{study.scenes_seed}.json"
+    if not numbers.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        scenes = ("--split", study.split, "--seed", str(study.scenes_seed))
+        _run([*MEASURE, *scenes, model, "--out", str(numbers)], folder / "log.txt", threads)
+    return json.loads(numbers.read_text(encoding="utf-8"))["numbers"]
 
 
 def _run(command: Sequence[str], log: Path, threads: int | None) -> None:
