@@ -79,8 +79,8 @@ format: setup ## format the code and mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup ## measure speed and memory of the losses and the data path
-	$(BIN)/python tests/bench/run.py
+bench: setup ## measure speed and memory of the losses and the data path (15 minutes); BENCH=data for one section
+	$(BIN)/python tests/bench/run.py $(BENCH)
 
 gpu: setup ## what a GPU changes, in eight minutes: losses, methods, speed; goes on where it stopped
 	$(BIN)/python tests/gpu/run.py

@@ -100,6 +100,12 @@ def test_an_unknown_study_is_refused():
         read_study("other")
 
 
+def test_a_study_may_be_like_another_on_other_scenes():
+    methods, other = read_study("methods"), read_study("scenes_2")
+    assert (other.name, other.scenes_seed, other.figures) == ("scenes_2", 2, {})
+    assert other._replace(name="methods", scenes_seed=0, figures=methods.figures) == methods
+
+
 def test_a_finished_run_stays_until_its_command_or_config_changes(program):
     run = Run(TINY, "+ b", 2)
     done = fine_tune(run, program / "out")

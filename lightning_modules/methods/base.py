@@ -8,6 +8,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -259,6 +260,16 @@ class Method(LightningModule, ABC):
             # Lightning reads what its bar shows at every step, logged or not: a number of the host's makes it no wait.
             self.log("loss", loss.detach().cpu(), prog_bar=True, logger=False, batch_size=images)
         return loss * self._window_factor(batch_idx)
+
+    @override
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Compute the gradients. Parts that gradient caching embeds again share one cast of the weights under autocast;
+        sharded weights, which are whole for a part only, are cast for each.
+        """
+        kept = self.memory.grad_cache_chunk is not None and not any(sharded(self))
+        # Autocast forgets its casts where its outermost context ends; each part has a context of its own.
+        with torch.autocast(self.device.type, enabled=False) if kept else nullcontext():
+            super().backward(loss, *args, **kwargs)
 
     def _window_factor(self, batch_idx: int) -> float:
         """Correction of the loss in an epoch's last window of accumulated batches, where it is shorter: Lightning

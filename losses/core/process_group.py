@@ -34,14 +34,14 @@ class ProcessGroup(NamedTuple):
         """The number of rows of each rank. Synchronises with the device."""
         if self.size == 1:
             return [rows]
-        count = torch.tensor([rows], device=device)
+        count = torch.full((1,), rows, device=device)
         counts = [torch.empty_like(count) for _ in range(self.size)]
         dist.all_gather(counts, count)
         return torch.cat(counts).tolist()
 
     def largest(self, number: int, device: torch.device) -> int:
         """The largest of all ranks' numbers. Synchronises with the device where there are several."""
-        return number if self.size == 1 else int(self.maximum(torch.tensor(number, device=device)))
+        return number if self.size == 1 else int(self.maximum(torch.full((), number, device=device)))
 
     def gather(self, rows: Shaped[Tensor, " n *D"], counts: list[int]) -> Shaped[Tensor, " N *D"]:
         """The rows of all ranks, in order of rank."""

@@ -7,6 +7,7 @@ and ``spread`` is by how much the worst was above it. No test reads these number
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ import platform
 import re
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -178,25 +180,36 @@ def fits(sizes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"mode": mode, "largest error": linear_fit_error(own)} for mode, own in points.items()]
 
 
+SECTIONS: dict[str, tuple[str, Callable[[], list[dict[str, Any]]]]] = {  # of the JSON: the table's title, its rows
+    "old_beside_new": ("old beside new", against_the_old),
+    "growth": ("exact losses as N grows, D = 512", growth),
+    "regions": (
+        f"HarmoCLIP-style step, ViT-B/16, {method_work.IMAGES} images, boxes and crops of each",
+        regions,
+    ),
+    "data": ("data, samples a second of one core", data),
+    "loader_memory": ("memory of a loader over 10,000 samples with 36 texts", loader_memory),
+    "dashboards": ("dashboards in the demo run (target of the share: 0.02)", dashboard_work.share),
+}
+
+
 def main() -> None:
     """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)} (default: all)")
+    asked = parser.parse_args().sections or list(SECTIONS)
+    if unknown := [name for name in asked if name not in SECTIONS]:
+        parser.error(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
     console, begin = Console(width=None if sys.stdout.isatty() else 150), time.perf_counter()
     numbers = surroundings()
     console.print(", ".join(f"{name} {value}" for name, value in numbers.items()))
-
-    def section(name: str, title: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        show(console, title, rows)
-        numbers[name] = rows
-        return rows
-
-    section("old_beside_new", "old beside new", against_the_old())
-    sizes = section("growth", "exact losses as N grows, D = 512", growth())
-    section("linear_fit", "memory against N: distance from a straight line (target: 0.1)", fits(sizes))
-    title = f"HarmoCLIP-style step, ViT-B/16, {method_work.IMAGES} images, boxes and crops of each"
-    section("regions", title, regions())
-    section("data", "data, samples a second of one core", data())
-    section("loader_memory", "memory of a loader over 10,000 samples with 36 texts", loader_memory())
-    section("dashboards", "dashboards in the demo run (target of the share: 0.02)", dashboard_work.share())
+    for name in asked:
+        title, rows = SECTIONS[name]
+        numbers[name] = rows()
+        show(console, title, numbers[name])
+        if name == "growth":
+            numbers["linear_fit"] = fits(numbers[name])
+            show(console, "memory against N: distance from a straight line (target: 0.1)", numbers["linear_fit"])
     numbers["seconds"] = time.perf_counter() - begin
     folder = Path("runs")
     folder.mkdir(exist_ok=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from datamodules.batch import RaggedTexts
 from lightning_modules import BetaClip, ClipFinetune
@@ -54,6 +56,40 @@ def test_the_replay_draws_the_same_dropout(batch):
     assert len(replayed) == 3
     assert all(any(mask.equal(other) for other in first) for mask in replayed)
     assert not first[0].equal(first[1])
+
+
+class Casts(TorchDispatchMode):
+    """Counts the casts of each weight to half precision."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.places = {weight.data_ptr(): name for name, weight in weights}
+        self.counted = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket is torch.ops.aten._to_copy and (kwargs or {}).get("dtype") == torch.bfloat16:
+            self.counted[self.places.get(args[0].data_ptr())] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_weights_are_cast_once_for_all_parts(batch):
+    method = ClipFinetune(encoder=TINY, memory=MemoryConfig(grad_cache_chunk=2))
+    found = []
+    for backward in (lambda loss: loss.backward(), method.backward):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = sum(method.losses(batch, method.features(batch)).values())
+        method.zero_grad()
+        with Casts(method.named_parameters()) as casts:
+            backward(loss)
+        gradients = {name: weight.grad.clone() for name, weight in method.named_parameters()}
+        found.append((gradients, {name: times for name, times in casts.counted.items() if name is not None}))
+    (by_torch, cast_by_part), (ours, cast) = found
+    assert len(cast) > 10
+    assert cast_by_part.keys() == cast.keys()
+    assert set(cast.values()) == {1}
+    assert set(cast_by_part.values()) == {5}  # what is avoided: a cast for each part
+    for name, gradient in by_torch.items():
+        assert torch.equal(ours[name], gradient), name
 
 
 def test_activations_of_one_part_at_a_time(batch):

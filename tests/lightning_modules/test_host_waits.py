@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ import torch
 from lightning_modules import BetaClip, ClipFinetune, GrainClip, HarmoClip, MulClip, MultiPositiveClip
 from lightning_modules.methods.gradient_cache import MemoryConfig
 from lightning_modules.methods.harmo_region_losses import CropTarget, ImageTarget, PhraseTarget
-from tests.helpers.step_waits import step_waits
+from losses.core.process_group import ProcessGroup
+from tests.helpers.ranks import run_on_ranks
+from tests.helpers.step_waits import STEPS, WARM, step_waits
 from tests.helpers.tiny_run import TINY
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -43,6 +46,31 @@ def plain_algorithms():
 def test_waits_of_a_step(tmp_path, method, settings, most):
     for places in step_waits(tmp_path, method(encoder=SIXTEEN_PATCHES, **settings), context_length=77):
         assert places.total() <= most, dict(places)
+
+
+def waits_and_counts(folder, names):
+    """Of each method's steps: the places where this rank waits, and how often it asks the ranks for counts."""
+    found, asked = {}, []
+    for name in ("counts", "largest"):
+        whole = getattr(ProcessGroup, name)
+        setattr(ProcessGroup, name, lambda group, *args, whole=whole: asked.append(group.size) or whole(group, *args))
+    for name in names:
+        method, settings, _ = METHODS[name]
+        asked.clear()
+        own = Path(folder, name, str(torch.distributed.get_rank()))
+        places = step_waits(own, method(encoder=SIXTEEN_PATCHES, **settings), context_length=77)
+        found[name] = [dict(step) for step in places], asked.count(2) / (STEPS + WARM + 1)
+    return found
+
+
+@pytest.mark.slow
+def test_waits_of_a_step_on_two_ranks(tmp_path):
+    """One more for each collective of counts, which say how large the gathered tensors are."""
+    for found in run_on_ranks(waits_and_counts, 2, str(tmp_path), list(METHODS)):
+        for name, (steps, counts) in found.items():
+            assert counts >= 1, name
+            for places in steps:
+                assert 1 <= sum(places.values()) <= METHODS[name][2] + counts, (name, places)
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ class Run(NamedTuple):
 
 
 def read_study(name: str) -> Study:
-    """The study of this name.
+    """The study of this name: its file's fields, and the others from the study that it is ``like``, if it names one.
 
     Raises:
         FileNotFoundError: where there is none; it names those there are.
@@ -75,7 +75,10 @@ def read_study(name: str) -> Study:
     file = STUDIES / f"{name}.yaml"
     if not file.is_file():
         raise FileNotFoundError(f"no study {name!r}; there are {', '.join(all_studies())}")
-    return Study(name, **yaml.safe_load(file.read_text(encoding="utf-8")))
+    found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if "like" in found:
+        return read_study(found.pop("like"))._replace(name=name, **found)
+    return Study(name, **found)
 
 
 def all_studies() -> list[str]:
