@@ -4,6 +4,7 @@ its paper.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from abc import ABC, abstractmethod
@@ -34,12 +35,14 @@ from lightning_modules.methods.starting_encoder import starting_encoder
 from lightning_modules.methods.validation_metrics import MeanLosses, Validation
 from lightning_modules.networks import Encoder, EncoderConfig, ImageFeatures, TextConditionedPooling, TextFeatures
 from lightning_modules.networks.contract import plain_config
+from lightning_modules.networks.frozen_features import FrozenFeatures
 from lightning_modules.networks.lora import LoraConfig, add_adapters
 from lightning_modules.networks.temperature import LogitBias
 from lightning_modules.networks.text_encoding import encode_strings
 from losses import ClipLoss, MultiPositiveClipLoss, SigmoidLoss
 from losses.core.host_copies import on_host
 
+logger = logging.getLogger("grainclip")
 SETTINGS = (EncoderConfig, FreezeConfig, LoraConfig, MemoryConfig, OptimConfig)  # checkpoints contain them
 torch.serialization.add_safe_globals(list(SETTINGS))
 
@@ -68,7 +71,7 @@ class Method(LightningModule, ABC):
         memory: how memory is saved.
         global_loss: of whole images and whole texts: ``softmax`` (CLIP), ``sigmoid`` (SigLIP), or what the encoder was
             made with (``auto``: sigmoid where it has a logit bias).
-        freeze: parts of the towers that are not trained.
+        freeze: parts of the towers that are not trained, and how much of what they give is kept.
         lora: low-rank adapters to train in place of a tower's weights; None: none.
 
     Raises:
@@ -107,6 +110,8 @@ class Method(LightningModule, ABC):
         freeze_towers(self.encoder, freeze, lora)
         if lora is not None:
             add_adapters(self.encoder, lora)
+        kept = freeze.feature_cache_gib
+        self.frozen_features = FrozenFeatures(self.encoder, kept) if kept > 0 else None
         self.encoder.set_grad_checkpointing(memory.activation_checkpointing)
         self.averaged: Encoder | None = None  # the running average of the encoder, where a callback keeps one
         self.optim, self.memory, self.lora = optim, memory, lora
@@ -201,7 +206,8 @@ class Method(LightningModule, ABC):
         """Embed a batch: one pass of each tower. In training, texts of grains that the losses do not need are zero."""
         if self._validated:
             encoder = self._active_encoder()
-            return Features(encoder.encode_image(batch.images), encoder.encode_text(batch.texts))
+            encode_image = self._encode_pixels if encoder is self.encoder else encoder.encode_image
+            return Features(encode_image(batch.images), encoder.encode_text(batch.texts))
         count = len(batch.texts.ids)
         if not self.training or len(rows := text_rows(batch, self.required_grains())) == count:
             return self._encode(batch.images, batch.texts)
@@ -214,8 +220,13 @@ class Method(LightningModule, ABC):
     def _encode(self, pixels: Float[Tensor, "B 3 H W"], texts: RaggedTexts) -> Features:
         if self.memory.grad_cache_chunk is not None and torch.is_grad_enabled():
             chunk = self.memory.grad_cache_chunk
-            return Features(*encode_by_parts(self.encoder, pixels, texts, chunk, self.needs_dense))
-        return Features(self.encoder.encode_image(pixels, self.needs_dense), self.encoder.encode_text(texts))
+            own = self.encoder, self._encode_pixels
+            return Features(*encode_by_parts(*own, pixels, texts, chunk, self.needs_dense))
+        return Features(self._encode_pixels(pixels, self.needs_dense), self.encoder.encode_text(texts))
+
+    def _encode_pixels(self, pixels: Float[Tensor, "B 3 H W"], dense: bool = True) -> ImageFeatures:
+        encode_image = self.encoder.encode_image if self.frozen_features is None else self.frozen_features
+        return encode_image(pixels, dense)
 
     @torch.no_grad()
     def encode_image(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
@@ -234,6 +245,8 @@ class Method(LightningModule, ABC):
         """Shard the weights over the ranks under FSDP2, once; without FSDP2 do nothing."""
         if self.device_mesh is None or any(sharded(self)):
             return
+        if self.frozen_features is not None:
+            raise ValueError("freeze.feature_cache_gib needs whole weights on each rank: set it to 0, or train by DDP")
         if self.student_share < 1:
             raise ValueError("a teacher with student_share below 1 needs whole weights on each rank: train it with DDP")
         shard(self, self.device_mesh["data_parallel"])
@@ -311,6 +324,16 @@ class Method(LightningModule, ABC):
         self.log_dict({f"logit_scale/{name}": scale.detach().squeeze() for name, scale in self.logit_scales().items()})
 
     @override
+    def on_train_epoch_end(self) -> None:
+        """Say that the cache of frozen features is of no use, where a second pass has found nothing in it."""
+        kept = self.frozen_features
+        if kept is not None and self.current_epoch > 0 and kept.found == 0 and self.global_rank == 0:
+            logger.warning(
+                "freeze.feature_cache_gib: no image came again with the same pixels; random crops make other ones each "
+                "time (data.train_transform datamodules.Squash does not)"
+            )
+
+    @override
     def on_validation_epoch_start(self) -> None:
         self._validated = (self.inference_encoder(),)
         label_names = getattr(getattr(self.trainer, "datamodule", None), "label_names", tuple)
@@ -364,6 +387,8 @@ class Method(LightningModule, ABC):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.frozen_features is not None:
+            self.frozen_features.clear()
         self.numbers = checkpoint.get(KEY, {}).get("numbers", {})
         self.start = self.start or checkpoint.get(KEY, {}).get("start")
         fit_averaged(checkpoint.get("state_dict", {}), self.averaged is not None)

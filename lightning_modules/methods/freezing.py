@@ -7,7 +7,7 @@ keeps no activations of what stands before the first trained parameter.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 from lightning_modules.networks import Encoder
@@ -26,16 +26,21 @@ class FreezeConfig:
         image_tower: ``none``; ``all``, projection included; ``all_but_norms``: only normalisation layers are trained;
             or a number of blocks: the embeddings and so many blocks from the input on (0: the embeddings alone).
         text_tower: the same.
+        feature_cache_gib: memory in GiB, on the device, for what the frozen first blocks of the image tower make of
+            each image; 0: it is computed anew each time. Of use where the same pixels come again, without random crops.
     """
 
     image_tower: Extent = "none"
     text_tower: Extent = "none"
+    feature_cache_gib: float = 0.0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name in ("image_tower", "text_tower"):
+            value = getattr(self, name)
             if isinstance(value, bool) or (value not in WORDS and not (isinstance(value, int) and value >= 0)):
-                raise ValueError(f"freeze.{field.name} must be {', '.join(WORDS)} or a number of blocks, got {value!r}")
+                raise ValueError(f"freeze.{name} must be {', '.join(WORDS)} or a number of blocks, got {value!r}")
+        if not 0 <= self.feature_cache_gib < float("inf"):
+            raise ValueError(f"freeze.feature_cache_gib must be 0 or more, got {self.feature_cache_gib}")
 
 
 def freeze_towers(encoder: Encoder, config: FreezeConfig, lora: LoraConfig | None) -> None:

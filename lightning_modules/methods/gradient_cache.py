@@ -10,7 +10,7 @@ in one backward pass, and DDP or FSDP2 reduce them once.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -45,10 +45,16 @@ class MemoryConfig:
 
 
 def encode_by_parts(
-    encoder: Encoder, pixels: Float[Tensor, "B 3 H W"], texts: RaggedTexts, part: int, dense: bool = True
+    encoder: Encoder,
+    encode_image: Callable[[Float[Tensor, "b 3 H W"], bool], ImageFeatures],
+    pixels: Float[Tensor, "B 3 H W"],
+    texts: RaggedTexts,
+    part: int,
+    dense: bool = True,
 ) -> tuple[ImageFeatures, TextFeatures]:
-    """Encode a batch in parts: ``part`` images and as large a share of the texts at a time; ``dense`` as in
-    ``Encoder.encode_image``.
+    """Encode a batch in parts: ``part`` images and as large a share of the texts at a time.
+
+    ``encode_image`` is the encoder's, or gives what that gives; ``dense`` as there.
 
     Under FSDP2 all ranks run a tower equally often: a rank with fewer parts embeds an image, or a text, whose features
     are left out.
@@ -57,8 +63,8 @@ def encode_by_parts(
     image_parts = pixels.split(part)
     parts = calls_on_all_ranks(encoder, len(image_parts))
     text_parts = list(split_texts(texts, parts))
-    images = [replayed(encoder.encode_image, chunk, dense) for chunk in image_parts]
-    images += [_no_rows(replayed(encoder.encode_image, pixels[:1], dense)) for _ in range(parts - len(image_parts))]
+    images = [replayed(encode_image, chunk, dense) for chunk in image_parts]
+    images += [_no_rows(replayed(encode_image, pixels[:1], dense)) for _ in range(parts - len(image_parts))]
     encoded = [replayed(encoder.encode_text, chunk) for chunk in text_parts]
     encoded += [_no_rows(replayed(encoder.encode_text, text_parts[0])) for _ in range(parts - len(text_parts))]
     return (

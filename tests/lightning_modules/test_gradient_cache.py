@@ -114,12 +114,15 @@ def test_activations_of_one_part_at_a_time(batch):
 def test_a_rank_with_fewer_parts_calls_the_towers_as_often_and_adds_no_row(batch, monkeypatch):
     encoder = ClipFinetune(encoder=TINY).double().encoder
     pixels = batch.images.double()
-    images, texts = encode_by_parts(encoder, pixels, batch.texts, 4)
+    images, texts = encode_by_parts(encoder, encoder.encode_image, pixels, batch.texts, 4)
     calls = []
-    encode = encoder.encode_image
-    monkeypatch.setattr(encoder, "encode_image", lambda chunk, dense: calls.append(len(chunk)) or encode(chunk, dense))
     monkeypatch.setattr(gradient_cache, "calls_on_all_ranks", lambda encoder, calls: calls + 2)
-    more_images, more_texts = encode_by_parts(encoder, pixels, batch.texts, 4)
+
+    def counted(chunk, dense):
+        calls.append(len(chunk))
+        return encoder.encode_image(chunk, dense)
+
+    more_images, more_texts = encode_by_parts(encoder, counted, pixels, batch.texts, 4)
     assert calls == [4, 4, 2, 1, 1]
     for features, more in ((images, more_images), (texts, more_texts)):
         torch.testing.assert_close(tuple(more), tuple(features), rtol=1e-10, atol=1e-12)

@@ -1,0 +1,158 @@
+"""What the frozen first blocks of an image tower make of an image, kept from one pass over the data to the next.
+
+Such features never change, and on a small machine they are most of a training step (LiT, arXiv 2111.07991, stores them
+beforehand). Here they are kept in memory as they come, by the image's own pixels: right for any data and any
+augmentation, and of use where the same pixels come again, that is without random crops.
+
+The rest of the tower runs inside its own forward: the layer that takes the pixels is given one image of the batch, and
+where the frozen blocks end, the kept features of all of them come in place of that one's. So of a family only the
+blocks need be known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import takewhile
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lightning_modules.networks.contract import Encoder, ImageFeatures
+
+GIB = 2**30
+
+
+class FrozenFeatures:
+    """An encoder's ``encode_image`` that computes the frozen first blocks once for each image.
+
+    Args:
+        encoder: whose image embeddings and first block, at least, are frozen.
+        gib: memory that the features may take, in GiB on the device of the model. When it is full, further images are
+            computed each time.
+
+    Attributes:
+        asked, found: images so far, and those among them whose features were kept.
+
+    Raises:
+        ValueError: where nothing is frozen from the pixels up to the end of a block.
+    """
+
+    def __init__(self, encoder: Encoder, gib: float) -> None:
+        frozen = list(takewhile(_is_frozen, encoder.image_blocks()))
+        if not frozen or any(parameter.requires_grad for parameter in encoder.image_embeddings()):
+            raise ValueError(
+                "freeze.feature_cache_gib must be 0 where the image tower's first block is trained: there is nothing "
+                f"to keep (freeze.image_tower 1 or more, or all), got {gib:g}"
+            )
+        self.encoder, self.asked, self.found = encoder, 0, 0
+        self._last = frozen[-1]
+        self._parameters = [*encoder.image_embeddings(), *(p for block in frozen for p in block.parameters())]
+        self._room, self._kept = int(gib * GIB), dict[bytes, Tensor]()
+        self._first: list[nn.Module] = []  # the layer that takes the pixels, once it is known
+        self._checked = False
+
+    def clear(self) -> None:
+        """Forget all features: other weights have been loaded."""
+        self._room += sum(_size(row) for row in self._kept.values())
+        self._kept.clear()
+
+    def __call__(self, pixels: Float[Tensor, "B 3 H W"], dense: bool = True) -> ImageFeatures:
+        """As ``encoder.encode_image``.
+
+        Raises:
+                ValueError: where the frozen blocks give other features the second time (dropout), are compiled, or do not
+                give a tensor with a row for each image.
+        """
+        if not len(pixels) or any(parameter.requires_grad for parameter in self._parameters):  # trained from now on
+            return self.encoder.encode_image(pixels, dense)
+        if not self._checked:
+            self._check(pixels[:1])
+        keys = [self._key(row, dense) for row in pixels.detach().cpu().contiguous()]
+        rows = {key: self._kept[key] for key in keys if key in self._kept}
+        self.asked, self.found = self.asked + len(keys), self.found + sum(key in rows for key in keys)
+        places = {key: place for place, key in enumerate(keys) if key not in rows}
+        if places:
+            computed = self._frozen_part(pixels[list(places.values())], dense)
+            for key, row in zip(places, computed, strict=True):
+                rows[key] = self._keep(key, row)
+        features = torch.stack([rows[key] for key in keys])
+        with ExitStack() as hooks:
+            for layer in self._first:
+                hooks.enter_context(_hook(layer.register_forward_pre_hook(lambda layer, given: given[0][:1])))
+            hooks.enter_context(_hook(self._last.register_forward_hook(lambda *_: features)))
+            return self.encoder.encode_image(pixels, dense)
+
+    def _keep(self, key: bytes, row: Tensor) -> Tensor:
+        if _size(row) <= self._room:
+            self._kept[key] = row = row.clone()  # of a batch's features a view would keep them all
+            self._room -= _size(row)
+        return row
+
+    @torch.no_grad()
+    def _frozen_part(self, pixels: Float[Tensor, "B 3 H W"], dense: bool) -> Tensor:
+        """What the last of the frozen blocks gives; what follows it does not run."""
+        found: list[Tensor] = []
+        try:
+            with _hook(self._last.register_forward_hook(partial(_stop, found))):
+                self.encoder.encode_image(pixels, dense)
+        except _ReachedError:
+            pass
+        if not found or not isinstance(found[0], Tensor) or len(found[0]) != len(pixels):
+            raise ValueError("freeze.feature_cache_gib must be 0: the image tower's blocks give no row for each image")
+        return found[0]
+
+    def _check(self, pixels: Float[Tensor, "1 3 H W"]) -> None:
+        if getattr(self._last, "_compiled_call_impl", None) is not None:
+            raise ValueError("freeze.feature_cache_gib must be 0 where blocks are compiled")
+        takers: list[nn.Module] = []
+        with ExitStack() as hooks:
+            for layer in self.encoder.image_tower.modules():
+                hooks.enter_context(_hook(layer.register_forward_pre_hook(partial(_note, takers, pixels.shape))))
+            first = self._frozen_part(pixels, True)
+        if not torch.equal(first, self._frozen_part(pixels, True)):
+            raise ValueError("freeze.feature_cache_gib must be 0: the frozen blocks draw at random (dropout)")
+        self._first = takers[-1:]  # the innermost
+        self._checked = self.encoder.image_tower.training  # in evaluation nothing is drawn
+
+    @staticmethod
+    def _key(pixels: Float[Tensor, "3 H W"], dense: bool) -> bytes:
+        """Of an image, and whether patch features are asked for: without them a last block may leave them out."""
+        content = memoryview(pixels.view(torch.uint8).numpy())
+        return hashlib.blake2b(content, digest_size=16, key=bytes([dense])).digest()
+
+
+class _ReachedError(Exception):
+    """The frozen blocks have ended."""
+
+
+@contextmanager
+def _hook(handle: RemovableHandle) -> Iterator[None]:
+    """A hook that goes again."""
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _note(takers: list[nn.Module], shape: torch.Size, layer: nn.Module, given: tuple[Any, ...]) -> None:
+    if given and isinstance(given[0], Tensor) and given[0].shape == shape:
+        takers.append(layer)
+
+
+def _stop(found: list[Tensor], layer: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
+    found.append(output)
+    raise _ReachedError
+
+
+def _is_frozen(block: nn.Module) -> bool:
+    return not any(parameter.requires_grad for parameter in block.parameters())
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
