@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import takewhile
 from typing import Any
@@ -55,6 +55,7 @@ class FrozenFeatures:
         self._parameters = [*encoder.image_embeddings(), *(p for block in frozen for p in block.parameters())]
         self._room, self._kept = int(gib * GIB), dict[bytes, Tensor]()
         self._first: list[nn.Module] = []  # the layer that takes the pixels, once it is known
+        self._two_kinds = True  # a last block that is frozen too may leave patch features out
         self._checked = False
 
     def clear(self) -> None:
@@ -66,8 +67,8 @@ class FrozenFeatures:
         """As ``encoder.encode_image``.
 
         Raises:
-                ValueError: where the frozen blocks give other features the second time (dropout), are compiled, or do not
-                give a tensor with a row for each image.
+            ValueError: where the frozen blocks give other features the second time (dropout), are compiled, or give no
+                row for each image.
         """
         if not len(pixels) or any(parameter.requires_grad for parameter in self._parameters):  # trained from now on
             return self.encoder.encode_image(pixels, dense)
@@ -84,7 +85,7 @@ class FrozenFeatures:
         features = torch.stack([rows[key] for key in keys])
         with ExitStack() as hooks:
             for layer in self._first:
-                hooks.enter_context(_hook(layer.register_forward_pre_hook(lambda layer, given: given[0][:1])))
+                hooks.enter_context(_hook(layer.register_forward_pre_hook(lambda *given: given[1][0][:1])))
             hooks.enter_context(_hook(self._last.register_forward_hook(lambda *_: features)))
             return self.encoder.encode_image(pixels, dense)
 
@@ -98,11 +99,13 @@ class FrozenFeatures:
     def _frozen_part(self, pixels: Float[Tensor, "B 3 H W"], dense: bool) -> Tensor:
         """What the last of the frozen blocks gives; what follows it does not run."""
         found: list[Tensor] = []
-        try:
-            with _hook(self._last.register_forward_hook(partial(_stop, found))):
-                self.encoder.encode_image(pixels, dense)
-        except _ReachedError:
-            pass
+
+        def stop(*given: Any) -> None:
+            found.append(given[-1])
+            raise _ReachedError
+
+        with _hook(self._last.register_forward_hook(stop)), suppress(_ReachedError):
+            self.encoder.encode_image(pixels, dense)
         if not found or not isinstance(found[0], Tensor) or len(found[0]) != len(pixels):
             raise ValueError("freeze.feature_cache_gib must be 0: the image tower's blocks give no row for each image")
         return found[0]
@@ -117,14 +120,14 @@ class FrozenFeatures:
             first = self._frozen_part(pixels, True)
         if not torch.equal(first, self._frozen_part(pixels, True)):
             raise ValueError("freeze.feature_cache_gib must be 0: the frozen blocks draw at random (dropout)")
+        without = self._frozen_part(pixels, False)
+        self._two_kinds = not (without.shape == first.shape and torch.equal(without, first))
         self._first = takers[-1:]  # the innermost
         self._checked = self.encoder.image_tower.training  # in evaluation nothing is drawn
 
-    @staticmethod
-    def _key(pixels: Float[Tensor, "3 H W"], dense: bool) -> bytes:
-        """Of an image, and whether patch features are asked for: without them a last block may leave them out."""
+    def _key(self, pixels: Float[Tensor, "3 H W"], dense: bool) -> bytes:
         content = memoryview(pixels.view(torch.uint8).numpy())
-        return hashlib.blake2b(content, digest_size=16, key=bytes([dense])).digest()
+        return hashlib.blake2b(content, digest_size=16, key=bytes([dense or not self._two_kinds])).digest()
 
 
 class _ReachedError(Exception):
@@ -140,14 +143,10 @@ def _hook(handle: RemovableHandle) -> Iterator[None]:
         handle.remove()
 
 
-def _note(takers: list[nn.Module], shape: torch.Size, layer: nn.Module, given: tuple[Any, ...]) -> None:
+def _note(takers: list[nn.Module], shape: torch.Size, *called: Any) -> None:
+    layer, given = called
     if given and isinstance(given[0], Tensor) and given[0].shape == shape:
         takers.append(layer)
-
-
-def _stop(found: list[Tensor], layer: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
-    found.append(output)
-    raise _ReachedError
 
 
 def _is_frozen(block: nn.Module) -> bool:

@@ -76,8 +76,11 @@ def test_features_and_gradients_are_the_same_and_an_image_is_computed_once(tmp_p
                 gradients = {name: p.grad for name, p in model.image_tower.named_parameters() if p.grad is not None}
                 results.append((features.image.detach(), features.dense.detach(), gradients))
             torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-10)
-    assert (kept.asked, kept.found) == (2 * 13, 2 * 7)
-    assert sum(rows) == 2 + 2 * 5 + 2 * 4  # a look at whether they repeat; each image; and one of each batch
+    kinds = (
+        2 if family == "clip" and extent == "all" else 1
+    )  # its last block leaves patches out where they are not read
+    assert (kept.asked, kept.found) == (2 * 13, 2 * 13 - kinds * 6)  # one came twice in a batch, before it was kept
+    assert sum(rows) == 3 + kinds * 5 + 2 * 4  # a look at what they give; each image; and one of each batch
 
 
 def test_a_training_run_is_the_same(tmp_path):
