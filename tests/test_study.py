@@ -15,7 +15,7 @@ from tests.study import publish, run, training
 from tests.study import rows as study
 from tests.study.figures import draw
 from tests.study.record import Record, from_json, kept
-from tests.study.rows import Run, Study, all_studies, read_study, words
+from tests.study.rows import Run, Study, all_studies, read_study, studies_of_scenes, words
 from tests.study.run import _fine_tuned
 from tests.study.tables import claims_table, results_table, section, values, verdict
 from tests.study.training import fine_tune, fit, step_cost
@@ -29,6 +29,13 @@ if words[0] == "measure":
     run = model.parent.parent / "run.json"
     numbers = json.loads(run.read_text()) if run.is_file() else {"R@1": 0.7, "weight": 0}
     pathlib.Path(value("--out")).write_text(json.dumps({"numbers": numbers}))
+    sys.exit()
+if words[0] in ("prepare", "evaluate"):
+    out = pathlib.Path(value("--out"))
+    if words[0] == "prepare":
+        out.mkdir(), (out / "manifest.json").touch()
+    else:
+        out.write_text(json.dumps({"numbers": {f"{name}/R@1": 0.3 for name in value("--benchmark").split(",")}}))
     sys.exit()
 folder = pathlib.Path(value("--runs"), value("--name"))
 if "--fail" in words:
@@ -121,7 +128,7 @@ def test_a_finished_run_stays_until_its_command_or_config_changes(program):
     assert fine_tune(changed, program / "out")["command"] != done["command"]
     assert changed.folder(program / "out") != run.folder(program / "out")
     (program / "method.yaml").write_text("first: 2\n")
-    assert fine_tune(run, program / "out")["config"] == {"first": 2}
+    assert fine_tune(run, program / "out")["configs"] == [{"first": 2}]
     assert not marker.exists()
 
 
@@ -148,6 +155,34 @@ def test_other_scenes_are_trained_and_measured_on(program, monkeypatch):
     assert Run(other, "a", 0).folder(program) != Run(other._replace(scenes_seed=0), "a", 0).folder(program)
 
 
+def test_a_study_of_photographs_prepares_trains_and_evaluates(program, monkeypatch):
+    (program / "studies").mkdir()
+    (program / "recipe.yaml").write_text("second: 1\n")
+    text = """{start: null, config: method.yaml, recipe: recipe.yaml, benchmarks: [single, joined], settings: {},
+      rows: {a: {weight: 0.5}}, columns: {R@1: single/R@1, joined: joined/R@1}, claims: {}, figures: {}}"""
+    (program / "studies/photographs.yaml").write_text(text)
+    monkeypatch.setattr(study, "STUDIES", program / "studies")
+    assert (all_studies(), studies_of_scenes()) == (["photographs"], [])
+    asked, out = [], program / "out"
+    monkeypatch.setattr(training, "_run", lambda command, *rest: asked.append(command[2:]) or real(command, *rest))
+    given = ["run.py", "photographs", "--seeds", "2", "--out", str(out), "--root", str(program)]
+    for _ in range(2):
+        monkeypatch.setattr(sys, "argv", given)
+        run.main()
+    prepare, *fits_and_evaluations = asked
+    assert prepare[:2] == ["prepare", "flickr8k"]
+    assert [words[0] for words in fits_and_evaluations].count("fit") == 3  # two seeds, and what a step costs
+    fitted = next(words for words in fits_and_evaluations if words[0] == "fit")
+    assert fitted[1:5] == ["--config", "method.yaml", "--config", "recipe.yaml"]
+    assert fitted[fitted.index("--data.shards") + 1] == str(out / "flickr8k/train")
+    evaluated = next(words for words in fits_and_evaluations if words[0] == "evaluate")
+    assert evaluated[evaluated.index("--root") + 1] == str(program)
+    assert "| a | 30.0 ± 0.0 | 30.0 ± 0.0 | 1.00 |" in (out / "results.md").read_text()
+    monkeypatch.setattr(sys, "argv", given[:-2])
+    with pytest.raises(SystemExit):
+        run.main()
+
+
 def test_rows_may_train_from_scratch(program):
     alone = TINY._replace(start=None)
     assert training.start_numbers(alone, program / "out") is None
@@ -171,9 +206,9 @@ def test_a_row_may_have_a_config_of_its_own(program):
 def test_a_run_that_fails_names_its_log_and_is_done_again(program):
     given = ["--seed_everything", "1", "--weight", "1"]
     with pytest.raises(RuntimeError, match=r"status 1: see .*log.txt"):
-        fit("method.yaml", program / "x", [*given, "--fail"], threads=1)
+        fit(["method.yaml"], program / "x", [*given, "--fail"], threads=1)
     assert "this went wrong" in (program / "x/log.txt").read_text()
-    fit("method.yaml", program / "x", given, threads=1)
+    fit(["method.yaml"], program / "x", given, threads=1)
     assert json.loads((program / "x/run.json").read_text())["weight"] == 1
 
 

@@ -27,6 +27,13 @@ class Study(NamedTuple):
     split: str = "held_out"  # the scenes that rows are measured on; a search for settings has ``dev``
     learned: str = ""  # what the rows show, in a search for settings
     scenes_seed: int = 0  # of the generator: another draws other scenes, to train and to measure on
+    recipe: str = ""  # a config that every row reads after its own
+    benchmarks: tuple[str, ...] = ()  # that rows are measured by, in place of scenes; of photographs that users have
+
+    @property
+    def of_photographs(self) -> bool:
+        """Its rows train and are measured on a user's photographs: the command needs ``--root``."""
+        return bool(self.benchmarks)
 
     @property
     def folder(self) -> Path:
@@ -49,6 +56,10 @@ class Run(NamedTuple):
         """The method's file."""
         return self.study.rows[self.row].get("config", self.study.config)
 
+    def configs(self) -> list[str]:
+        """The files in the order in which they are read."""
+        return [self.config(), *([self.study.recipe] if self.study.recipe else [])]
+
     def settings(self) -> dict[str, Any]:
         """Its further settings, without the seed."""
         row = self.study.rows[self.row]
@@ -62,7 +73,7 @@ class Run(NamedTuple):
 
     def folder(self, out: Path) -> Path:
         """The output folder: rows of any study that train alike share it."""
-        asked = json.dumps([self.config(), self.fields()], sort_keys=True)
+        asked = json.dumps([self.configs(), self.fields()], sort_keys=True)
         return out / "trained" / f"{Path(self.config()).stem}_{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
 
 
@@ -78,12 +89,17 @@ def read_study(name: str) -> Study:
     found = yaml.safe_load(file.read_text(encoding="utf-8"))
     if "like" in found:
         return read_study(found.pop("like"))._replace(name=name, **found)
-    return Study(name, **found)
+    return Study(name, **found | {"benchmarks": tuple(found.get("benchmarks", ()))})
 
 
 def all_studies() -> list[str]:
     """Names of the studies of the papers' claims; the searches for settings, ``search/NAME``, are not among them."""
     return sorted(file.stem for file in STUDIES.glob("*.yaml"))
+
+
+def studies_of_scenes() -> list[str]:
+    """Those that need no photographs."""
+    return [name for name in all_studies() if not read_study(name).of_photographs]
 
 
 def words(values: dict[str, Any]) -> list[str]:

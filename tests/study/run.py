@@ -27,24 +27,31 @@ from eval.drawing.canvas import svg
 from tests.study.figures import draw
 from tests.study.publish import publish
 from tests.study.record import Numbers, Record, kept, to_json
-from tests.study.rows import ROOT, Run, Study, all_studies, read_study
+from tests.study.rows import ROOT, Run, Study, all_studies, read_study, studies_of_scenes
 from tests.study.tables import section
-from tests.study.training import fine_tune, start_numbers, step_cost
+from tests.study.training import fine_tune, prepare_photographs, start_numbers, step_cost
 
 
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", nargs="*", help=f"of {', '.join(all_studies())} (default: these), search/NAME")
+    names = f"of {', '.join(all_studies())}, search/NAME (default: those of scenes)"
+    parser.add_argument("studies", nargs="*", help=names)
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each row, from 0 (default: 3)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side (default: one a core)")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "study", help="folder (default: runs/study)")
+    parser.add_argument("--root", type=Path, help="the folder of flickr8k/, for the study of photographs")
     parser.add_argument("--publish", action="store_true", help="take the results over into the README")
     given = parser.parse_args()
-    studies, out = [read_study(name) for name in given.studies or all_studies()], given.out.resolve()
+    studies, out = [read_study(name) for name in given.studies or studies_of_scenes()], given.out.resolve()
+    if any(study.of_photographs for study in studies):
+        if given.root is None:
+            parser.error("--root must name the folder of flickr8k/ for the study of photographs")
+        prepare_photographs(out, given.root.resolve())
     show = Console(soft_wrap=True).print
     starts = {study.name: start_numbers(study, out) for study in studies}
-    rows = _fine_tuned(studies, given.seeds, given.jobs, out)
+    root = None if given.root is None else given.root.resolve()
+    rows = _fine_tuned(studies, given.seeds, given.jobs, out, root)
     found = []
     for study in studies:
         start, steps = starts[study.name], {}
@@ -63,13 +70,15 @@ def main() -> None:
     show(f"\n{text}\n\nwritten: {out / 'results.md'}, {out / 'results.json'}")
 
 
-def _fine_tuned(studies: list[Study], seeds: int, jobs: int, out: Path) -> dict[str, dict[str, list[Numbers]]]:
+def _fine_tuned(
+    studies: list[Study], seeds: int, jobs: int, out: Path, root: Path | None = None
+) -> dict[str, dict[str, list[Numbers]]]:
     """Of each study's rows the numbers that it shows, with all seeds."""
     runs = [Run(study, row, seed) for study in studies for seed in range(seeds) for row in study.rows]
     found: dict[str, dict[str, list[Numbers]]] = {s.name: {row: [] for row in s.rows} for s in studies}
     show = Console(soft_wrap=True).print
     with ThreadPoolExecutor(jobs) as pool:
-        waiting = [pool.submit(fine_tune, run, out) for run in runs]
+        waiting = [pool.submit(fine_tune, run, out, root) for run in runs]
         try:
             for number, (run, future) in enumerate(zip(runs, waiting, strict=True), start=1):
                 done = future.result()

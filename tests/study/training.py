@@ -30,18 +30,20 @@ FEW = (
     "--trainer.callbacks+",
     "tests.study.step_cost.StepCost",
 )
+SHARDS = Path("flickr8k", "train")  # in the folder of a study's runs
 _one_at_a_time: defaultdict[Path, Lock] = defaultdict(Lock)  # by the folder of a run
 
 
-def fit(config: str, folder: Path, given: list[str], threads: int | None) -> dict[str, Any]:
+def fit(configs: Sequence[str], folder: Path, given: list[str], threads: int | None) -> dict[str, Any]:
     """Train, unless ``folder`` holds what this very command gave; the record of the run.
 
     Raises:
         RuntimeError: where training failed; it names the log.
     """
-    given = ["fit", "--config", config, *given]
+    given = ["fit", *(word for config in configs for word in ("--config", config)), *given]
     place = ["--runs", str(folder.parent), "--name", folder.name]
-    asked = {"command": given, "config": yaml.safe_load((ROOT / config).read_text(encoding="utf-8"))}
+    read = [yaml.safe_load((ROOT / config).read_text(encoding="utf-8")) for config in configs]
+    asked = {"command": given, "configs": read}
     record = folder / "study.json"
     if record.is_file() and asked.items() <= (done := json.loads(record.read_text(encoding="utf-8"))).items():
         return done
@@ -61,28 +63,50 @@ def start_numbers(study: Study, out: Path) -> dict[str, float] | None:
     return _measured(study, study.start, out / study.start, threads=None)
 
 
-def fine_tune(run: Run, out: Path) -> dict[str, Any]:
-    """Train one row with one seed, and measure it on the study's split of the scenes."""
+def fine_tune(run: Run, out: Path, root: Path | None = None) -> dict[str, Any]:
+    """Train one row with one seed, and measure it on the study's scenes, or by its benchmarks under ``root``."""
     folder = run.folder(out)
     with _one_at_a_time[folder]:  # another row may train alike
-        done = fit(run.config(), folder, [*words(run.fields()), *QUIET], threads=1)
-        return done | {"numbers": _measured(run.study, str(folder / "checkpoints" / "last.ckpt"), folder, threads=1)}
+        done = fit(run.configs(), folder, _words(run, out), threads=1)
+        model = str(folder / "checkpoints" / "last.ckpt")
+        return done | {"numbers": _measured(run.study, model, folder, threads=1, root=root)}
 
 
 def step_cost(run: Run, out: Path) -> float:
     """Seconds of processor time of a training step of a row, by a run of a few steps."""
     folder = out / "cost" / run.folder(out).name
-    fit(run.config(), folder, [*words(run.fields()), *QUIET, *FEW], threads=1)
+    fit(run.configs(), folder, [*_words(run, out), *FEW], threads=1)
     return json.loads((folder / "cost.json").read_text(encoding="utf-8"))["seconds_of_a_step"]
 
 
-def _measured(study: Study, model: str, folder: Path, threads: int | None) -> dict[str, float]:
-    """A model's numbers on the study's scenes, which ``folder`` keeps."""
-    numbers = folder / f"{study.split}_{study.scenes_seed}.json"
+def prepare_photographs(out: Path, root: Path) -> None:
+    """Shards of Flickr8k's training images, in ``out``."""
+    shards = out / SHARDS
+    if not (shards / "manifest.json").is_file():
+        release = ("--images", str(root / "flickr8k/Flicker8k_Dataset"), "--annotations", str(root / "flickr8k"))
+        shards.parent.mkdir(parents=True, exist_ok=True)
+        command = [*PROGRAM, "prepare", "flickr8k", *release, "--split", "train", "--out", str(shards)]
+        _run(command, out / "prepare.txt", None)
+
+
+def _words(run: Run, out: Path) -> list[str]:
+    """A row's settings as words of a command; where it trains on photographs, with their place."""
+    shards = ["--data.shards", str(out / SHARDS)] if run.study.of_photographs else []
+    return [*words(run.fields()), *QUIET, *shards]
+
+
+def _measured(
+    study: Study, model: str, folder: Path, threads: int | None, root: Path | None = None
+) -> dict[str, float]:
+    """A model's numbers on the study's scenes, or by its benchmarks under ``root``, which ``folder`` keeps."""
+    numbers = folder / ("benchmarks.json" if study.of_photographs else f"{study.split}_{study.scenes_seed}.json")
     if not numbers.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        scenes = ("--split", study.split, "--seed", str(study.scenes_seed))
-        _run([*MEASURE, *scenes, model, "--out", str(numbers)], folder / "log.txt", threads)
+        command = [*MEASURE, "--split", study.split, "--seed", str(study.scenes_seed), model]
+        if study.of_photographs:
+            given = ("--benchmark", ",".join(study.benchmarks), "--root", str(root), "--fit", "squash")
+            command = [*PROGRAM, "evaluate", "--model", model, *given]
+        _run([*command, "--out", str(numbers)], folder / "log.txt", threads)
     return json.loads(numbers.read_text(encoding="utf-8"))["numbers"]
 
 
