@@ -76,16 +76,16 @@ def program(tmp_path, monkeypatch):
 def test_every_row_sets_fields_that_exist(name, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     found = read_study(name)
-    asked = [(Run(found, row, 0).config(), Run(found, row, 0).fields()) for row in found.rows]
+    asked = [(Run(found, row, 0).configs(), Run(found, row, 0).fields()) for row in found.rows]
     configs = {}
-    for file in {file for file, _ in asked}:
+    for files in {tuple(files) for files, _ in asked}:
         with pytest.raises(SystemExit):
-            main(["fit", "--config", str(study.ROOT / file), "--print_config"])
-        configs[file] = yaml.safe_load(capsys.readouterr().out)
-    for file, fields in asked:
+            main(["fit", *(word for file in files for word in ("--config", str(study.ROOT / file))), "--print_config"])
+        configs[files] = yaml.safe_load(capsys.readouterr().out)
+    for files, fields in asked:
         for field in fields:
-            reduce(lambda node, key: node[key], field.split("."), configs[file])
-        assert found.start is None or configs[file]["model"]["init_args"]["pretrained"] == found.start
+            reduce(lambda node, key: node[key], field.split("."), configs[tuple(files)])
+        assert found.start is None or configs[tuple(files)]["model"]["init_args"]["pretrained"] == found.start
     assert all(one != other for n, one in enumerate(asked) for other in asked[:n])
 
 
