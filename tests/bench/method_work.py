@@ -26,11 +26,18 @@ def mulclip(side: str, images: int = IMAGES, device: str = "cpu") -> Callable[[]
     from datamodules.batching.text_sampling import GrainSampling
     from datamodules.batching.tokenizer import Tokenizer
     from lightning_modules import MulClip
+    from lightning_modules.methods.mul_clip import Calibration
     from lightning_modules.networks import vit_b_16
 
     torch.manual_seed(0)
-    weights = {"word_weight": 0.0, "subcaption_weight": 0.0} if side == "old" else {}
-    method = MulClip(encoder=vit_b_16(), **weights).eval()  # in training, the old side would not encode sentences
+    weight = 0.0 if side == "old" else 1.0
+    method = MulClip(
+        word_weight=weight,
+        subcaption_weight=weight,
+        calibration=Calibration(),
+        patches="calibrated",
+        encoder=vit_b_16(),
+    ).eval()  # in training, the old side would not encode sentences
     prepare = SamplePreprocessor(224, Squash(), GrainSampling(6, 0, 1), Tokenizer(248), random_texts=False)
     return _step(method, [prepare(scenes.sample(i, "train"), random.Random(i)) for i in range(images)], device)
 
@@ -48,7 +55,7 @@ def harmoclip(boxes: int, crops: int, images: int = IMAGES, device: str = "cpu")
 
     torch.manual_seed(0)
     targets = [CropTarget()] if crops else []
-    method = HarmoClip(lexeme_weight=float(boxes > 0), region_losses=list(targets), encoder=vit_b_16())
+    method = HarmoClip(lexeme_weight=float(boxes > 0), lexeme="mean", region_losses=list(targets), encoder=vit_b_16())
     regions = RegionSampling(boxes=max(boxes, 1), crops=crops)
     prepare = SamplePreprocessor(224, Squash(), GrainSampling(0, 8), Tokenizer(248), random_texts=True, regions=regions)
     busy = [s for s in (scenes.sample(i, "train") for i in range(20 * images)) if len({r.box for r in s.regions}) >= 4]

@@ -18,17 +18,19 @@ from lightning_modules import (
     MultiPositiveClip,
     OptimConfig,
 )
+from lightning_modules.methods.mul_clip import Calibration
 from tests.helpers.tiny_regions import write_regions
 from tests.helpers.tiny_run import TINY
 
+AS_PUBLISHED = {"word_weight": 1.0, "subcaption_weight": 1.0, "calibration": Calibration(), "patches": "calibrated"}
 _TINY = {"encoder": TINY, "optim": OptimConfig(lr=1e-2, warmup_steps=2)}
 METHODS: dict[str, Callable[..., Method]] = {
     "clip": partial(ClipFinetune, **_TINY),
     "multi_positive": partial(MultiPositiveClip, **_TINY),
     "beta_ce": partial(BetaClip, "ce", pooling_heads=2, **_TINY),
     "beta_bce": partial(BetaClip, "bce", normalize_by="row", bias=-3.0, pooling_heads=2, **_TINY),
-    "harmo": partial(HarmoClip, **_TINY),
-    "mul": partial(MulClip, **_TINY),
+    "harmo": partial(HarmoClip, lexeme="mean", lexeme_weight=1, **_TINY),
+    "mul": partial(MulClip, **AS_PUBLISHED, **_TINY),
     "grain": partial(GrainClip, pooling_heads=2, **_TINY),
 }
 

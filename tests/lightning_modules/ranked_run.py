@@ -32,10 +32,12 @@ GLOBAL_BATCH = 8
 OPTIM = OptimConfig(lr=3e-3, eps=1e-3, warmup_steps=2)
 METHODS = {
     "beta_clip": lambda **more: BetaClip("bce", normalize_by="row", bias=-3.0, pooling_gain=2.0, **more),
-    "mul_clip": lambda **more: MulClip(calibration=Calibration(3, gain=2.0), **more),
+    "mul_clip": lambda **more: MulClip(
+        word_weight=1.0, subcaption_weight=1.0, calibration=Calibration(3, gain=2.0), patches="calibrated", **more
+    ),
     "grain_clip": lambda **more: GrainClip(pooling_gain=2.0, **more),
     "harmo_clip": lambda **more: HarmoClip(
-        region_losses=[CropTarget(), PhraseTarget()], lexeme_projection="own", **more
+        lexeme="mean", lexeme_weight=1.0, region_losses=[CropTarget(), PhraseTarget()], lexeme_projection="own", **more
     ),
 }
 

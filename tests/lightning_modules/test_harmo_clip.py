@@ -33,7 +33,8 @@ def batch(shards):
 
 def make(**settings):
     torch.manual_seed(0)
-    return HarmoClip(encoder=TINY, **settings).double()
+    several = {"lexeme": "mean", "lexeme_weight": 1.0}
+    return HarmoClip(encoder=TINY, **(several | settings)).double()
 
 
 def terms(batch, **settings):
@@ -224,7 +225,7 @@ def test_boxes_and_lexemes_are_counted_by_image(batch):
 
 def test_lexemes_beyond_the_context_are_dropped_and_counted(shards):
     cut = first_batch(shards, context=8)
-    method = HarmoClip(encoder=TINY.__class__(**(vars(TINY) | {"context_length": 8}))).double()
+    method = HarmoClip(encoder=TINY.__class__(**(vars(TINY) | {"context_length": 8})), lexeme="mean").double()
     features = method.features(cut)
     assert cut.counts["dropped/lexeme"] == 6  # the second phrase of each image
     seen = method.extra_metrics(cut, features)

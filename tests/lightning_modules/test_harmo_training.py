@@ -21,7 +21,8 @@ def shards(tmp_path):
 
 def fit(folder, datamodule, epochs=1, **settings):
     seed_everything(3)
-    method = HarmoClip(encoder=TINY, optim=OptimConfig(lr=1e-2, warmup_steps=2), **settings)
+    several = {"lexeme": "mean", "lexeme_weight": 1.0}
+    method = HarmoClip(encoder=TINY, optim=OptimConfig(lr=1e-2, warmup_steps=2), **(several | settings))
     return method, fit_method(folder, method, datamodule, epochs, LastCheckpoint(), BestCheckpoint())
 
 

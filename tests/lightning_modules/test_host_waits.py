@@ -14,6 +14,7 @@ from lightning_modules.methods.harmo_region_losses import CropTarget, ImageTarge
 from losses.core.process_group import ProcessGroup
 from tests.helpers.ranks import run_on_ranks
 from tests.helpers.step_waits import STEPS, WARM, step_waits
+from tests.helpers.tiny_methods import AS_PUBLISHED
 from tests.helpers.tiny_run import TINY
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -24,9 +25,9 @@ METHODS = {
     "multi_positive": (MultiPositiveClip, {}, 3),
     "beta_clip_ce": (BetaClip, {"objective": "ce"}, 3),
     "beta_clip_bce": (BetaClip, {"objective": "bce"}, 3),
-    "mul_clip": (MulClip, {}, 3),
-    "mul_clip_clim": (MulClip, {"word_loss": "clim", "patches": "raw"}, 3),
-    "harmo_clip": (HarmoClip, {}, 6),
+    "mul_clip": (MulClip, AS_PUBLISHED, 3),
+    "mul_clip_clim": (MulClip, {"word_loss": "clim"}, 3),
+    "harmo_clip": (HarmoClip, {"lexeme": "mean"}, 6),
     "harmo_clip_all": (HarmoClip, {"region_losses": [CropTarget(), PhraseTarget(), ImageTarget()]}, 6),
     "harmo_clip_positive": (HarmoClip, {"same_lemma": "positive", "lexeme": "phrase"}, 6),
     "grain_clip": (GrainClip, {}, 6),

@@ -62,7 +62,13 @@ def first_batch(shards, **sampling):
 
 def make(**settings):
     torch.manual_seed(0)
-    several = {"calibration": Calibration(3, gain=10.0)}  # of four patches the default makes one, and no word loss
+    # of four patches the calibration's own number makes one, and no word loss
+    several = {
+        "calibration": Calibration(3, gain=10.0),
+        "word_weight": 1.0,
+        "subcaption_weight": 1.0,
+        "patches": "calibrated",
+    }
     return MulClip(encoder=TINY, **(several | settings)).double()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from functools import partial
 
 import numpy as np
 import open_clip
@@ -36,14 +37,15 @@ from losses import SigmoidLoss
 from tests.helpers.ranks import run_on_ranks
 from tests.helpers.small_open_clip import MODELS, PIXELS, write_model
 from tests.helpers.tiny import make_sample, picture
+from tests.helpers.tiny_methods import AS_PUBLISHED
 from tests.helpers.tiny_regions import write_regions
 
 METHODS = {
     "clip": ClipFinetune,
     "multi_positive": MultiPositiveClip,
     "beta": lambda **more: BetaClip("ce", pooling_heads=2, **more),
-    "mul": MulClip,
-    "harmo": HarmoClip,
+    "mul": partial(MulClip, **AS_PUBLISHED),
+    "harmo": partial(HarmoClip, lexeme="mean"),
     "grain": lambda **more: GrainClip(pooling_heads=2, **more),
 }
 WITHOUT_PATCHES = ("clip", "multi_positive")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,15 @@ from lightning_modules import BetaClip, HarmoClip, MulClip
 from lightning_modules.callbacks import DataMonitor
 from tests.helpers.ranks import run_on_ranks
 from tests.helpers.tiny import make_sample, write_tar
+from tests.helpers.tiny_methods import AS_PUBLISHED
 from tests.helpers.tiny_run import TINY
 from tests.lightning_modules.ranked_run import strategy
 
-METHODS = {"beta_clip": BetaClip, "mul_clip": MulClip, "harmo_clip": HarmoClip}
+METHODS = {
+    "beta_clip": BetaClip,
+    "mul_clip": partial(MulClip, **AS_PUBLISHED),
+    "harmo_clip": partial(HarmoClip, lexeme="mean"),
+}
 Numbers = dict[str, float]
 
 
