@@ -62,9 +62,9 @@ class GrainClip(Method):
 
     def __init__(
         self,
-        local_weight: float = 0.5,
-        region_weight: float = 0.2,
-        sentence_weight: float = 0.2,
+        local_weight: float = 1.0,
+        region_weight: float = 0.1,
+        sentence_weight: float = 0.05,
         beta: float = 0.5,
         same_lemma: SameLemma = "ignore",
         pooling_heads: int = 8,
