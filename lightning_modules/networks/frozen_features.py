@@ -126,7 +126,7 @@ class FrozenFeatures:
         self._checked = self.encoder.image_tower.training  # in evaluation nothing is drawn
 
     def _key(self, pixels: Float[Tensor, "3 H W"], dense: bool) -> bytes:
-        content = memoryview(pixels.view(torch.uint8).numpy())
+        content = pixels.view(torch.uint8).numpy().tobytes()
         return hashlib.blake2b(content, digest_size=16, key=bytes([dense or not self._two_kinds])).digest()
 
 
