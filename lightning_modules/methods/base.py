@@ -4,7 +4,6 @@ its paper.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from abc import ABC, abstractmethod
@@ -26,10 +25,10 @@ from lightning_modules.checkpoints import instantiate
 from lightning_modules.checkpoints.metadata import KEY, named_source, provenance, warn_of_changed_settings
 from lightning_modules.checkpoints.weight_interpolation import fit_averaged
 from lightning_modules.distributed.wrapping import shard, sharded
-from lightning_modules.methods.batch_indices import select_texts, text_rows
+from lightning_modules.methods.batch_indices import scattered, select_texts, text_rows
 from lightning_modules.methods.data_check import DataCheck, MethodError
 from lightning_modules.methods.freezing import FreezeConfig, freeze_towers
-from lightning_modules.methods.gradient_cache import MemoryConfig, encode_by_parts
+from lightning_modules.methods.gradient_cache import MemoryConfig, encode_by_parts, shared_casts
 from lightning_modules.methods.optimizers import OptimConfig, adamw, clamp_temperatures, clip_gradients, warmup_cosine
 from lightning_modules.methods.starting_encoder import starting_encoder
 from lightning_modules.methods.validation_metrics import MeanLosses, Validation
@@ -42,7 +41,6 @@ from lightning_modules.networks.text_encoding import encode_strings
 from losses import ClipLoss, MultiPositiveClipLoss, SigmoidLoss
 from losses.core.host_copies import on_host
 
-logger = logging.getLogger("grainclip")
 SETTINGS = (EncoderConfig, FreezeConfig, LoraConfig, MemoryConfig, OptimConfig)  # checkpoints contain them
 torch.serialization.add_safe_globals(list(SETTINGS))
 
@@ -110,8 +108,7 @@ class Method(LightningModule, ABC):
         freeze_towers(self.encoder, freeze, lora)
         if lora is not None:
             add_adapters(self.encoder, lora)
-        kept = freeze.feature_cache_gib
-        self.frozen_features = FrozenFeatures(self.encoder, kept) if kept > 0 else None
+        self.frozen_features = FrozenFeatures(self.encoder, gib) if (gib := freeze.feature_cache_gib) > 0 else None
         self.encoder.set_grad_checkpointing(memory.activation_checkpointing)
         self.averaged: Encoder | None = None  # the running average of the encoder, where a callback keeps one
         self.optim, self.memory, self.lora = optim, memory, lora
@@ -213,15 +210,14 @@ class Method(LightningModule, ABC):
             return self._encode(batch.images, batch.texts)
         selected = select_texts(batch.texts, rows)
         images, texts = self._encode(batch.images, selected.texts)
-        text = _scatter_rows(texts.text, selected.rows, count)
-        tokens = _scatter_rows(texts.tokens, selected.token_rows, len(batch.texts.tokens))
+        text = scattered(texts.text, selected.rows, count)
+        tokens = scattered(texts.tokens, selected.token_rows, len(batch.texts.tokens))
         return Features(images, TextFeatures(text, tokens))
 
     def _encode(self, pixels: Float[Tensor, "B 3 H W"], texts: RaggedTexts) -> Features:
-        if self.memory.grad_cache_chunk is not None and torch.is_grad_enabled():
-            chunk = self.memory.grad_cache_chunk
-            own = self.encoder, self._encode_pixels
-            return Features(*encode_by_parts(*own, pixels, texts, chunk, self.needs_dense))
+        chunk = self.memory.grad_cache_chunk
+        if chunk is not None and torch.is_grad_enabled():
+            return Features(*encode_by_parts(self.encoder, self._encode_pixels, pixels, texts, chunk, self.needs_dense))
         return Features(self._encode_pixels(pixels, self.needs_dense), self.encoder.encode_text(texts))
 
     def _encode_pixels(self, pixels: Float[Tensor, "B 3 H W"], dense: bool = True) -> ImageFeatures:
@@ -276,12 +272,8 @@ class Method(LightningModule, ABC):
 
     @override
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Compute the gradients. Parts that gradient caching embeds again share one cast of the weights under autocast;
-        sharded weights, which are whole for a part only, are cast for each.
-        """
-        kept = self.memory.grad_cache_chunk is not None and not any(sharded(self))
-        # Autocast forgets its casts where its outermost context ends; each part has a context of its own.
-        with torch.autocast(self.device.type, enabled=False) if kept else nullcontext():
+        by_parts = self.memory.grad_cache_chunk is not None and not any(sharded(self))
+        with shared_casts(self.device) if by_parts else nullcontext():
             super().backward(loss, *args, **kwargs)
 
     def _window_factor(self, batch_idx: int) -> float:
@@ -325,13 +317,8 @@ class Method(LightningModule, ABC):
 
     @override
     def on_train_epoch_end(self) -> None:
-        """Say that the cache of frozen features is of no use, where a second pass has found nothing in it."""
-        kept = self.frozen_features
-        if kept is not None and self.current_epoch > 0 and kept.found == 0 and self.global_rank == 0:
-            logger.warning(
-                "freeze.feature_cache_gib: no image came again with the same pixels; random crops make other ones each "
-                "time (data.train_transform datamodules.Squash does not)"
-            )
+        if self.frozen_features is not None and self.current_epoch > 0 and self.global_rank == 0:
+            self.frozen_features.warn_if_useless()
 
     @override
     def on_validation_epoch_start(self) -> None:
@@ -411,14 +398,3 @@ class Method(LightningModule, ABC):
         optimizer = adamw(self, self.new_modules(), self.optim, fused=not (scaled and clipped))
         schedule = warmup_cosine(optimizer, self.optim, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def check_weight(name: str, weight: float) -> None:
-    """Check the weight of a loss term. Raises ValueError where it is negative or not finite."""
-    if not (math.isfinite(weight) and weight >= 0):
-        raise ValueError(f"{name} must be 0 or more, got {weight}")
-
-
-def _scatter_rows(values: Float[Tensor, "n D"], rows: Int[Tensor, " n"], count: int) -> Float[Tensor, "count D"]:
-    """A matrix of ``count`` rows with ``values`` in ``rows`` and zeros elsewhere."""
-    return values.new_zeros(count, values.shape[1]).index_copy(0, rows, values)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from datamodules.batch import Batch, Grain, RaggedTexts, TextSlots, join
@@ -55,3 +55,8 @@ def slots_of(batch: Batch, grains: Collection[Grain]) -> TextSlots:
     slots = [batch.grains[grain] for grain in grains]
     valid = derived(lambda *masks: torch.cat(masks, dim=1), *(one.valid for one in slots))
     return join(*slots)._replace(valid=valid)
+
+
+def scattered(values: Float[Tensor, "n D"], rows: Int[Tensor, " n"], count: int) -> Float[Tensor, "count D"]:
+    """A matrix of ``count`` rows with ``values`` in ``rows`` and zeros elsewhere."""
+    return values.new_zeros(count, values.shape[1]).index_copy(0, rows, values)

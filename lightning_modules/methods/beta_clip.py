@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from datamodules.batch import Batch, Grain
-from lightning_modules.methods.base import Features, LossTerms, Method, check_weight
+from lightning_modules.methods.base import Features, LossTerms, Method
 from lightning_modules.methods.batch_indices import slots_of
+from lightning_modules.methods.loss_weights import check_weight
 from lightning_modules.networks import TextConditionedPooling
 from losses import BetaCalLoss
 

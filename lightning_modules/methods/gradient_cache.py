@@ -73,6 +73,15 @@ def encode_by_parts(
     )
 
 
+def shared_casts(device: torch.device) -> torch.autocast:
+    """Around the backward pass: parts that are embedded again share one cast of the weights.
+
+    Autocast forgets its casts where its outermost context ends, and each part has a context of its own. Sharded weights
+    are whole for a part only: they are cast for each.
+    """
+    return torch.autocast(device.type, enabled=False)
+
+
 def _no_rows(features: Sequence[Tensor]) -> list[Tensor]:
     """The features without their rows; the pass that computed them still takes part in the backward pass."""
     return [tensor[:0] for tensor in features]

@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from datamodules.batch import Batch, Grain
-from lightning_modules.methods.base import Features, LossTerms, Method, check_weight
+from lightning_modules.methods.base import Features, LossTerms, Method
 from lightning_modules.methods.beta_clip import pool_views
 from lightning_modules.methods.data_check import MethodError
 from lightning_modules.methods.harmo_region_losses import contrast_phrases
+from lightning_modules.methods.loss_weights import check_weight
 from lightning_modules.networks import TextConditionedPooling, pool_regions
 from lightning_modules.networks.temperature import Temperature
 from losses import BetaCalLoss, LexemeRegionLoss, SparseWeights, SubcaptionLoss

@@ -29,7 +29,7 @@ from typing_extensions import override
 from datamodules.batch import Batch, Grain
 from lightning_modules.checkpoints.weight_interpolation import interpolated
 from lightning_modules.distributed.wrapping import calls_on_all_ranks
-from lightning_modules.methods.base import Features, LossTerms, Method, check_weight
+from lightning_modules.methods.base import Features, LossTerms, Method
 from lightning_modules.methods.data_check import MethodError
 from lightning_modules.methods.harmo_region_losses import (
     CropTarget,
@@ -39,6 +39,7 @@ from lightning_modules.methods.harmo_region_losses import (
     RegionInputs,
     RegionTarget,
 )
+from lightning_modules.methods.loss_weights import check_weight
 from lightning_modules.networks import Encoder, pool_regions
 from lightning_modules.networks.lexemes import pool_lexemes
 from lightning_modules.networks.normalize import unit

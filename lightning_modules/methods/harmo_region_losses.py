@@ -21,7 +21,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.batch import Batch, Grain
-from lightning_modules.methods.base import Features, check_weight
+from lightning_modules.methods.base import Features
+from lightning_modules.methods.loss_weights import check_weight
 from losses import GlobalRegionLoss, LexemeRegionLoss
 from losses.core.contrastive import Scalar
 from losses.core.host_copies import derived, on_device, on_host

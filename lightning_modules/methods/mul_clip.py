@@ -32,8 +32,9 @@ from typing_extensions import override
 
 from datamodules.batch import Batch, Grain
 from datamodules.batching.text_sampling import GrainSampling
-from lightning_modules.methods.base import Features, LossTerms, Method, check_weight
+from lightning_modules.methods.base import Features, LossTerms, Method
 from lightning_modules.methods.data_check import MethodError
+from lightning_modules.methods.loss_weights import check_weight
 from lightning_modules.networks import TokenCalibration
 from lightning_modules.networks.calibration import attention_perplexity, mean_cosine
 from lightning_modules.networks.normalize import unit

@@ -110,7 +110,8 @@ def test_recipes_of_what_is_trained_go_on_top_of_any_config(recipe, capsys):
     assert settings["name"] == recipe
     assert model["optim"]["lr"] == 1e-5
     assert (model["lora"] or {}).get("rank") == (16 if recipe == "lora" else None)
-    assert model["freeze"] == {"image_tower": "none" if recipe == "lora" else "all", "text_tower": "none"}
+    towers = {"image_tower": "none" if recipe == "lora" else "all", "text_tower": "none"}
+    assert model["freeze"] == towers | {"feature_cache_gib": 0.0}
     for word in ("arXiv", f"--config configs/clip.yaml --config configs/recipes/{recipe}.yaml", "Memory", "Time"):
         assert word in text
 
