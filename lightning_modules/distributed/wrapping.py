@@ -67,7 +67,7 @@ def calls_on_all_ranks(encoder: nn.Module, calls: int) -> int:
     """
     if next(sharded(encoder), None) is None:
         return calls
-    most = torch.tensor([calls], device=next(encoder.parameters()).device)
+    most = torch.full((1,), calls, device=next(encoder.parameters()).device)
     dist.all_reduce(most, dist.ReduceOp.MAX)
     return int(most)
 

@@ -10,9 +10,10 @@ The claim to test is harmony: better local features at no cost to global ones.
 
 Only title, abstract and a summary of the paper are public to us: no equation, weight or table. The names of the three
 losses, "text token space" and direct region-to-text supervision are the paper's; everything else follows the methods
-it builds on (CLIPSelf, FineCLIP, FG-CLIP, RegionCLIP, GOAL). The default is the reading under which the claim was seen
-on the embedded scenes (`configs/study/search`): each lexeme is encoded by itself, its weight is small. The others are
-arguments. Results are those of a HarmoCLIP-style method, never a replication. At inference the model is a plain CLIP.
+it builds on (CLIPSelf, FineCLIP, FG-CLIP, RegionCLIP, GOAL). The default is the reading that brought local skill at the
+least cost on the embedded scenes (`configs/study/search`): each lexeme is encoded by itself, its weight is small; the
+others are arguments. Results are those of a HarmoCLIP-style method, never a replication. At inference the model is a
+plain CLIP.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ Calibration, reconstruction and aggregation are used in training only; the train
 
 The authors have published no code, and their page leaves much open: the attention, its temperatures, the aggregation's
 weights, the number of sentences, where the summary comes from. Each reading is an argument here or in the data's
-`sampling` (which draws sentences and chooses the summary). The defaults are those under which the paper's claim was
-seen on the embedded scenes (`configs/study/search`): small weights, and patches and words as they are. With the paper's
-λ_W = λ_S = 1 and calibrated tokens (``calibration: {}``, ``patches: calibrated``) retrieval fell far. Where we add
+`sampling` (which draws sentences and chooses the summary). The defaults are those that brought details at the
+least cost in retrieval on the embedded scenes (`configs/study/search`): small weights, and patches and words as they
+are. The paper has λ_W = λ_S = 1 and calibrated tokens (``calibration: {}``, ``patches: calibrated``). Where we add
 something: equal summaries and equal sentences of different images are no negatives of each other. The patches keep to
 themselves in the last block (`networks.image_tower`), as in all methods here.
 """

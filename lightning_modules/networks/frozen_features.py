@@ -58,7 +58,7 @@ class FrozenFeatures:
         self._room, self._kept = int(gib * GIB), dict[bytes, Tensor]()
         self._first: list[nn.Module] = []  # the layer that takes the pixels, once it is known
         self._two_kinds = True  # a last block that is frozen too may leave patch features out
-        self._checked = False
+        self._checked: set[bool] = set()  # modes of the tower, training or not, in which its frozen blocks repeat
 
     def clear(self) -> None:
         """Forget all features: other weights have been loaded."""
@@ -82,7 +82,7 @@ class FrozenFeatures:
         """
         if not len(pixels) or any(parameter.requires_grad for parameter in self._parameters):  # trained from now on
             return self.encoder.encode_image(pixels, dense)
-        if not self._checked:
+        if self.encoder.image_tower.training not in self._checked:
             self._check(pixels[:1])
         keys = [self._key(row, dense) for row in pixels.detach().cpu().contiguous()]
         rows = {key: self._kept[key] for key in keys if key in self._kept}
@@ -133,7 +133,7 @@ class FrozenFeatures:
         without = self._frozen_part(pixels, False)
         self._two_kinds = not (without.shape == first.shape and torch.equal(without, first))
         self._first = takers[-1:]  # the innermost
-        self._checked = self.encoder.image_tower.training  # in evaluation nothing is drawn
+        self._checked.add(self.encoder.image_tower.training)  # dropout draws in training alone
 
     def _key(self, pixels: Float[Tensor, "3 H W"], dense: bool) -> bytes:
         content = pixels.view(torch.uint8).numpy().tobytes()

@@ -26,18 +26,13 @@ def mulclip(side: str, images: int = IMAGES, device: str = "cpu") -> Callable[[]
     from datamodules.batching.text_sampling import GrainSampling
     from datamodules.batching.tokenizer import Tokenizer
     from lightning_modules import MulClip
-    from lightning_modules.methods.mul_clip import Calibration
     from lightning_modules.networks import vit_b_16
+    from tests.helpers.tiny_methods import AS_PUBLISHED
 
     torch.manual_seed(0)
-    weight = 0.0 if side == "old" else 1.0
-    method = MulClip(
-        word_weight=weight,
-        subcaption_weight=weight,
-        calibration=Calibration(),
-        patches="calibrated",
-        encoder=vit_b_16(),
-    ).eval()  # in training, the old side would not encode sentences
+    weights = {"word_weight": 0.0, "subcaption_weight": 0.0} if side == "old" else {}
+    method = MulClip(encoder=vit_b_16(), **(AS_PUBLISHED | weights))
+    method.eval()  # in training, the old side would not encode sentences
     prepare = SamplePreprocessor(224, Squash(), GrainSampling(6, 0, 1), Tokenizer(248), random_texts=False)
     return _step(method, [prepare(scenes.sample(i, "train"), random.Random(i)) for i in range(images)], device)
 

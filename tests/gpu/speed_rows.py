@@ -44,13 +44,13 @@ from lightning_modules.callbacks import CompileBlocks
 from lightning_modules.callbacks.peak_flops import peak_flops
 from lightning_modules.cli.precision import best_precision
 from lightning_modules.methods.batch_indices import text_lengths
-from lightning_modules.methods.mul_clip import Calibration
 from lightning_modules.methods.optimizers import adamw
 from lightning_modules.networks import EncoderConfig, vit_b_16, vit_l_14
 from tests.bench import tower_work
 from tests.bench.texts import captions
 from tests.gpu.row import Row
 from tests.helpers.tiny import make_sample, picture, write_tar
+from tests.helpers.tiny_methods import AS_PUBLISHED
 
 BATCHES = 3  # of other texts each
 TINY = EncoderConfig(
@@ -72,7 +72,7 @@ METHODS: dict[str, Recipe] = {
     "β-CLIP BCE": Recipe(partial(BetaClip, "bce"), GrainSampling(5, 30)),
     "CLIP": Recipe(ClipFinetune, GrainSampling(0, 0)),
     "multi-positive CLIP": Recipe(MultiPositiveClip, GrainSampling(5, 0)),
-    "MulCLIP": Recipe(partial(MulClip, calibration=Calibration(), patches="calibrated"), GrainSampling(6, 0, 1)),
+    "MulCLIP": Recipe(partial(MulClip, **AS_PUBLISHED), GrainSampling(6, 0, 1)),
     "HarmoCLIP-style": Recipe(
         partial(HarmoClip, region_losses=[CropTarget()]), GrainSampling(0, 8), RegionSampling(boxes=4, crops=1)
     ),

@@ -25,6 +25,7 @@ from lightning_modules.methods.gradient_cache import MemoryConfig
 from lightning_modules.methods.mul_clip import Calibration
 from lightning_modules.networks.lora import LoraConfig
 from tests.helpers.tiny import make_sample, write_tar
+from tests.helpers.tiny_methods import AS_PUBLISHED
 from tests.helpers.tiny_run import TINY
 
 GLOBAL_BATCH = 8
@@ -32,9 +33,7 @@ GLOBAL_BATCH = 8
 OPTIM = OptimConfig(lr=3e-3, eps=1e-3, warmup_steps=2)
 METHODS = {
     "beta_clip": lambda **more: BetaClip("bce", normalize_by="row", bias=-3.0, pooling_gain=2.0, **more),
-    "mul_clip": lambda **more: MulClip(
-        word_weight=1.0, subcaption_weight=1.0, calibration=Calibration(3, gain=2.0), patches="calibrated", **more
-    ),
+    "mul_clip": lambda **more: MulClip(**(AS_PUBLISHED | {"calibration": Calibration(3, gain=2.0)}), **more),
     "grain_clip": lambda **more: GrainClip(pooling_gain=2.0, **more),
     "harmo_clip": lambda **more: HarmoClip(
         lexeme="mean", lexeme_weight=1.0, region_losses=[CropTarget(), PhraseTarget()], lexeme_projection="own", **more

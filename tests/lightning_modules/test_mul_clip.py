@@ -18,6 +18,7 @@ from lightning_modules.methods.mul_clip import Calibration, Reconstruction, capt
 from losses import ClimLoss, ClipLoss, SoftmaxWeights, SparseWeights, SubcaptionLoss, TopWeights, WordPatchLoss
 from losses.subcaption import aggregate
 from tests.helpers.tiny import make_sample, write_shards, write_tar
+from tests.helpers.tiny_methods import AS_PUBLISHED
 from tests.helpers.tiny_run import TINY, assert_caching_changes_nothing, fit_method
 
 CAPTIONS = {
@@ -63,12 +64,7 @@ def first_batch(shards, **sampling):
 def make(**settings):
     torch.manual_seed(0)
     # of four patches the calibration's own number makes one, and no word loss
-    several = {
-        "calibration": Calibration(3, gain=10.0),
-        "word_weight": 1.0,
-        "subcaption_weight": 1.0,
-        "patches": "calibrated",
-    }
+    several = AS_PUBLISHED | {"calibration": Calibration(3, gain=10.0)}
     return MulClip(encoder=TINY, **(several | settings)).double()
 
 

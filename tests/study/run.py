@@ -44,13 +44,13 @@ def main() -> None:
     parser.add_argument("--publish", action="store_true", help="take the results over into the README")
     given = parser.parse_args()
     studies, out = [read_study(name) for name in given.studies or studies_of_scenes()], given.out.resolve()
+    root = None if given.root is None else given.root.resolve()
     if any(study.of_photographs for study in studies):
-        if given.root is None:
+        if root is None:
             parser.error("--root must name the folder of flickr8k/ for the study of photographs")
-        prepare_photographs(out, given.root.resolve())
+        prepare_photographs(out, root)
     show = Console(soft_wrap=True).print
     starts = {study.name: start_numbers(study, out) for study in studies}
-    root = None if given.root is None else given.root.resolve()
     rows = _fine_tuned(studies, given.seeds, given.jobs, out, root)
     found = []
     for study in studies:
