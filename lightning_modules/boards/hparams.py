@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, is_dataclass
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from tensorboard.compat.proto import summary_pb2
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
@@ -96,11 +96,18 @@ def _columns() -> dict[str, Any]:
     columns: dict[str, Any] = dict.fromkeys(FIRST, API.DATA_TYPE_FLOAT64)
     columns["method"] = columns["objective"] = API.DATA_TYPE_STRING
     for method in (Method, *(getattr(lightning_modules, name) for name in METHODS)):
+        hints = get_type_hints(method.__init__)
         parameters = inspect.signature(method).parameters.values()
-        defaults = {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
+        named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+        defaults = {p.name: _group(hints[p.name]) if p.default is None else p.default for p in named}
         for setting, value in _flat(defaults):
             columns.setdefault(setting, _kind(value))
     return columns | {f"data/{name}": _kind(value) for name, value in DATA.items()}
+
+
+def _group(hint: Any) -> object:
+    """Of a setting that is None by default: the group of settings that it may be, with its own defaults; else None."""
+    return next((one() for one in get_args(hint) if is_dataclass(one) and isinstance(one, type)), None)
 
 
 def _kind(value: object) -> Any:

@@ -147,7 +147,7 @@ def test_every_method_has_the_same_columns_and_the_results_are_its_curves(tmp_pa
     assert found["beta_ce"][0]["2 objective"].string_value == "ce"
     assert found["beta_ce"][0]["3 beta"].number_value == 0.5
     assert "3 beta" not in found["mul"][0]
-    assert {"pooling_heads", "word_weight", "lexeme_weight"} <= set(found["clip"][1])
+    assert {"pooling_heads", "word_weight", "lexeme_weight", "calibration/gain", "lora/rank"} <= set(found["clip"][1])
 
 
 def test_retention_is_one_where_nothing_is_learnt(tmp_path):
