@@ -1,7 +1,7 @@
 """GrainClip: one method that joins the terms of three papers' methods.
 
-L = L_global + λ_β L_β-CAL + λ_R L_region + λ_S L_sentence
-- L_global is CLIP's loss between image and caption.
+L = L_global + λ_s L_short + λ_β L_β-CAL + λ_R L_region + λ_S L_sentence
+- L_global is CLIP's loss between image and caption, L_short that between image and summary (as in MulCLIP).
 - L_β-CAL (β-CLIP, arXiv 2512.12678, CE): caption, sentences and phrases each pool the patches, and all pooled views of
   all images are compared with all texts. It teaches which patches a text describes, without boxes.
 - L_region (after HarmoCLIP, arXiv 2511.22594, reconstructed): boxes, pooled from the dense features by RoIAlign,
@@ -29,21 +29,23 @@ from lightning_modules.methods.beta_clip import pool_views
 from lightning_modules.methods.data_check import MethodError
 from lightning_modules.methods.harmo_region_losses import contrast_phrases
 from lightning_modules.methods.loss_weights import check_weight
+from lightning_modules.methods.summaries import summaries
 from lightning_modules.networks import TextConditionedPooling, pool_regions
 from lightning_modules.networks.temperature import Temperature
-from losses import BetaCalLoss, LexemeRegionLoss, SparseWeights, SubcaptionLoss
+from losses import BetaCalLoss, LexemeRegionLoss, SoftmaxWeights, SubcaptionLoss
 from losses.core.host_copies import derived, on_device, on_host
 from losses.lexeme_region import SameLemma
 from losses.subcaption import aggregate
 
 
 class GrainClip(Method):
-    """L = CLIP(image, caption) + local_weight · β-CAL + region_weight · (boxes, phrases) + sentence_weight · (patches,
-    sentences).
+    """L = CLIP(image, caption) + short_weight · CLIP(image, summary) + local_weight · β-CAL + region_weight · (boxes,
+    phrases) + sentence_weight · (patches, sentences).
 
     A term whose weight is 0 is not computed, nor are modules made that only it needs.
 
     Args:
+        short_weight: weight of the summary's term; above 0 it needs ``data.sampling.summaries`` 1.
         local_weight: weight of β-CAL.
         region_weight: weight of the contrast of boxes and phrases.
         sentence_weight: weight of the contrast of sentences and the patches that they gather; of the images without a
@@ -63,8 +65,9 @@ class GrainClip(Method):
 
     def __init__(
         self,
+        short_weight: float = 0.5,
         local_weight: float = 1.0,
-        region_weight: float = 0.1,
+        region_weight: float = 0.2,
         sentence_weight: float = 0.05,
         beta: float = 0.5,
         same_lemma: SameLemma = "ignore",
@@ -72,14 +75,17 @@ class GrainClip(Method):
         pooling_gain: float | None = None,
         **base: Any,
     ) -> None:
-        weights = {"local_weight": local_weight, "region_weight": region_weight, "sentence_weight": sentence_weight}
+        weights = {
+            "short_weight": short_weight, "local_weight": local_weight, "region_weight": region_weight,
+            "sentence_weight": sentence_weight,
+        }  # fmt: skip
         for name, weight in weights.items():
             check_weight(name, weight)
         beta_cal, contrast = BetaCalLoss("ce", beta), LexemeRegionLoss(same_lemma)  # bad values stop here, first
         super().__init__(**base)
-        self.local_weight, self.region_weight, self.sentence_weight = weights.values()
+        self.short_weight, self.local_weight, self.region_weight, self.sentence_weight = weights.values()
         self.beta_cal, self.contrast, self.subcaption = beta_cal, contrast, SubcaptionLoss()
-        self.aggregation = SparseWeights()
+        self.aggregation = SoftmaxWeights()
         self.pooling = None
         if local_weight > 0:
             self.pooling = TextConditionedPooling(self.encoder.embed_dim, pooling_heads, pooling_gain)
@@ -90,6 +96,7 @@ class GrainClip(Method):
     def required_grains(self) -> Collection[Grain]:
         weights = {
             Grain.CAPTION: 1.0,
+            Grain.SUMMARY: self.short_weight,
             Grain.SENTENCE: self.local_weight + self.sentence_weight,
             Grain.PHRASE: self.local_weight + self.region_weight,
         }
@@ -99,6 +106,9 @@ class GrainClip(Method):
     def losses(self, batch: Batch, features: Features) -> LossTerms:
         captions = features.texts_at(batch.grains[Grain.CAPTION])[:, 0]
         terms = {"global": self.contrast_globally(features.images.image, captions)}
+        if self.short_weight > 0:
+            short = self.contrast_globally(features.images.image, *summaries(batch, features))
+            terms["short"] = self.short_weight * short
         if self.pooling is not None:
             terms["beta_cal"] = self.local_weight * self.beta_cal(*pool_views(self.pooling, batch, features))
         if self.region_temperature is not None:
@@ -136,6 +146,8 @@ class GrainClip(Method):
         sampling = getattr(vars(self.trainer).get("datamodule"), "sampling", None)
         if sampling is None:
             return
+        if self.short_weight > 0 and sampling.summaries == 0:
+            raise MethodError("data.sampling.summaries must be 1 where short_weight is above 0, got 0")
         if self.sentence_weight > 0 and sampling.sentences == 0:
             raise MethodError("data.sampling.sentences must be 1 or more where sentence_weight is above 0, got 0")
         if self.region_weight > 0 and sampling.phrases == 0:

@@ -35,12 +35,13 @@ from datamodules.batching.text_sampling import GrainSampling
 from lightning_modules.methods.base import Features, LossTerms, Method
 from lightning_modules.methods.data_check import MethodError
 from lightning_modules.methods.loss_weights import check_weight
+from lightning_modules.methods.summaries import summaries
 from lightning_modules.networks import TokenCalibration
 from lightning_modules.networks.calibration import attention_perplexity, mean_cosine
 from lightning_modules.networks.normalize import unit
 from lightning_modules.networks.temperature import Temperature
-from losses import ClimLoss, PatchWeighting, SparseWeights, SubcaptionLoss, WordPatchLoss
-from losses.core.host_copies import derived, on_device, on_host
+from losses import ClimLoss, PatchWeighting, SoftmaxWeights, SubcaptionLoss, WordPatchLoss
+from losses.core.host_copies import on_device, on_host
 from losses.subcaption import aggregate, patch_weights
 
 SHARE = 0.2  # calibrated tokens per patch: 39 of 196, as in FineLIP
@@ -59,7 +60,7 @@ class Calibration:
 
     image_tokens: int | None = None
     text_tokens: int | None = None
-    gain: float = 1.0
+    gain: float = 20.0
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class MulClip(Method):
         word_loss: L_Word is the ``reconstruction`` within each image, or FineLIP's ``clim`` over the batch, to compare.
         reconstruction: how patches and words reconstruct each other.
         calibration: how patches and words are condensed; None: they are not.
-        aggregation: makes weights of the similarities of a sentence and the patches; None: ``losses.SparseWeights()``.
+        aggregation: makes weights of the similarities of a sentence and the patches; None: ``losses.SoftmaxWeights()``.
         patches: what sentences gather: ``calibrated`` tokens (the plain patches where ``calibration`` is None), or
             ``raw`` patches.
         subcaption_temperature: of L_Sub: ``shared`` with the global terms; ``own``, learnt, which starts as theirs; or
@@ -126,11 +127,11 @@ class MulClip(Method):
     def __init__(
         self,
         short_weight: float = 0.5,
-        word_weight: float = 0.02,
-        subcaption_weight: float = 0.3,
+        word_weight: float = 0.1,
+        subcaption_weight: float = 0.1,
         word_loss: Literal["reconstruction", "clim"] = "reconstruction",
         reconstruction: Reconstruction = Reconstruction(),
-        calibration: Calibration | None = None,
+        calibration: Calibration | None = Calibration(),
         aggregation: PatchWeighting | None = None,
         patches: Literal["calibrated", "raw"] = "raw",
         subcaption_temperature: Literal["own", "shared"] | float = "shared",
@@ -148,7 +149,7 @@ class MulClip(Method):
         super().__init__(**base)
         self.short_weight, self.word_weight, self.subcaption_weight = weights.values()
         self.subcaption = SubcaptionLoss()
-        self.aggregation = SparseWeights() if aggregation is None else aggregation
+        self.aggregation = SoftmaxWeights() if aggregation is None else aggregation
         self.patches = patches
         self.image_calibration, self.text_calibration = self._calibrations(calibration)
         start, self.temperature = subcaption_temperature, None
@@ -179,12 +180,10 @@ class MulClip(Method):
     @override
     def losses(self, batch: Batch, features: Features) -> LossTerms:
         image = features.images.image
-        captions, summaries, sentences = (batch.grains[g] for g in (Grain.CAPTION, Grain.SUMMARY, Grain.SENTENCE))
+        captions, sentences = batch.grains[Grain.CAPTION], batch.grains[Grain.SENTENCE]
         terms = {"global": self.contrast_globally(image, features.texts_at(captions)[:, 0])}
         if self.short_weight > 0:
-            short, ids = features.texts_at(summaries)[:, 0], batch.texts.ids[summaries.index][:, 0]
-            valid = derived(lambda mask: mask[:, 0], summaries.valid)
-            terms["short"] = self.short_weight * self.contrast_globally(image, short, valid, ids)
+            terms["short"] = self.short_weight * self.contrast_globally(image, *summaries(batch, features))
         patches = self.image_tokens(features)
         if self.word_loss is not None:
             terms["word_patch"] = self.word_weight * self.word_loss(patches, *self.text_tokens(batch, features))
@@ -218,9 +217,7 @@ class MulClip(Method):
 
     @override
     def extra_metrics(self, batch: Batch, features: Features) -> LossTerms:
-        """Mean cosine of the calibrated tokens, perplexity of the attentions, and share of patches that a sentence
-        gathers.
-        """
+        """Mean cosine of the calibrated tokens and perplexity of the attentions, of sentences to patches too."""
         metrics: LossTerms = {}
         words = caption_words(batch, features)
         inputs = {"image": (self.image_calibration, (features.images.tokens,)), "text": (self.text_calibration, words)}
@@ -240,7 +237,7 @@ class MulClip(Method):
             sentences = batch.grains[Grain.SENTENCE]
             source = features.images.patches if self.patches == "raw" else self.image_tokens(features)
             weights = patch_weights(source, features.texts_at(sentences), sentences.valid, self.aggregation)
-            metrics["subcaption/patch_share"] = (weights > 0).float().mean(-1)[sentences.valid].mean()
+            metrics["subcaption/attention_perplexity"] = attention_perplexity(weights)[sentences.valid].mean()
         return metrics
 
     @override

@@ -22,7 +22,12 @@ from lightning_modules.methods.mul_clip import Calibration
 from tests.helpers.tiny_regions import write_regions
 from tests.helpers.tiny_run import TINY
 
-AS_PUBLISHED = {"word_weight": 1.0, "subcaption_weight": 1.0, "calibration": Calibration(), "patches": "calibrated"}
+AS_PUBLISHED = {
+    "word_weight": 1.0,
+    "subcaption_weight": 1.0,
+    "calibration": Calibration(gain=1.0),
+    "patches": "calibrated",
+}
 _TINY = {"encoder": TINY, "optim": OptimConfig(lr=1e-2, warmup_steps=2)}
 METHODS: dict[str, Callable[..., Method]] = {
     "clip": partial(ClipFinetune, **_TINY),
