@@ -76,7 +76,7 @@ METHODS: dict[str, Recipe] = {
     "HarmoCLIP-style": Recipe(
         partial(HarmoClip, region_losses=[CropTarget()]), GrainSampling(0, 8), RegionSampling(boxes=4, crops=1)
     ),
-    "GrainClip": Recipe(GrainClip, GrainSampling(5, 30), RegionSampling(boxes=4, crops=0)),
+    "GrainClip": Recipe(GrainClip, GrainSampling(5, 30, summaries=1), RegionSampling(boxes=4, crops=0)),
 }
 
 
