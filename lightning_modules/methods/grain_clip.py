@@ -29,7 +29,7 @@ from lightning_modules.methods.beta_clip import pool_views
 from lightning_modules.methods.data_check import MethodError
 from lightning_modules.methods.harmo_region_losses import contrast_phrases
 from lightning_modules.methods.loss_weights import check_weight
-from lightning_modules.methods.summaries import summaries
+from lightning_modules.methods.summaries import check_summaries, summaries
 from lightning_modules.networks import TextConditionedPooling, pool_regions
 from lightning_modules.networks.temperature import Temperature
 from losses import BetaCalLoss, LexemeRegionLoss, SoftmaxWeights, SubcaptionLoss
@@ -146,8 +146,8 @@ class GrainClip(Method):
         sampling = getattr(vars(self.trainer).get("datamodule"), "sampling", None)
         if sampling is None:
             return
-        if self.short_weight > 0 and sampling.summaries == 0:
-            raise MethodError("data.sampling.summaries must be 1 where short_weight is above 0, got 0")
+        if self.short_weight > 0:
+            check_summaries(sampling)
         if self.sentence_weight > 0 and sampling.sentences == 0:
             raise MethodError("data.sampling.sentences must be 1 or more where sentence_weight is above 0, got 0")
         if self.region_weight > 0 and sampling.phrases == 0:

@@ -35,7 +35,7 @@ from datamodules.batching.text_sampling import GrainSampling
 from lightning_modules.methods.base import Features, LossTerms, Method
 from lightning_modules.methods.data_check import MethodError
 from lightning_modules.methods.loss_weights import check_weight
-from lightning_modules.methods.summaries import summaries
+from lightning_modules.methods.summaries import check_summaries, summaries
 from lightning_modules.networks import TokenCalibration
 from lightning_modules.networks.calibration import attention_perplexity, mean_cosine
 from lightning_modules.networks.normalize import unit
@@ -246,8 +246,8 @@ class MulClip(Method):
         sampling = getattr(vars(self.trainer).get("datamodule"), "sampling", None)
         if self.subcaption_weight > 0 and isinstance(sampling, GrainSampling) and sampling.sentences == 0:
             raise MethodError("data.sampling.sentences must be 1 or more where subcaption_weight is above 0, got 0")
-        if self.short_weight > 0 and isinstance(sampling, GrainSampling) and sampling.summaries == 0:
-            raise MethodError("data.sampling.summaries must be 1 where short_weight is above 0, got 0")
+        if self.short_weight > 0 and isinstance(sampling, GrainSampling):
+            check_summaries(sampling)
 
     @override
     def new_modules(self) -> Iterable[nn.Module]:

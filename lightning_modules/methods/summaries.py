@@ -7,8 +7,10 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from datamodules import GrainSampling
 from datamodules.batch import Batch, Grain
 from lightning_modules.methods.base import Features
+from lightning_modules.methods.data_check import MethodError
 from losses.core.host_copies import derived
 
 
@@ -25,3 +27,9 @@ def summaries(batch: Batch, features: Features) -> Summaries:
     slots = batch.grains[Grain.SUMMARY]
     valid = derived(lambda mask: mask[:, 0], slots.valid)
     return Summaries(features.texts_at(slots)[:, 0], valid, batch.texts.ids[slots.index][:, 0])
+
+
+def check_summaries(sampling: GrainSampling) -> None:
+    """Stop where the data samples no summaries though their term has a weight. Raises MethodError."""
+    if sampling.summaries == 0:
+        raise MethodError("data.sampling.summaries must be 1 where short_weight is above 0, got 0")
