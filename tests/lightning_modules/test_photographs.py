@@ -32,7 +32,8 @@ def test_fifty_photographs_are_learnt_by_heart(config, more, shared, nltk_data, 
         "--data.sampling.sentences=1", "--data.sampling.phrases=3", "--data.train_transform=datamodules.Squash",
         "--model.init_args.pretrained=null", "--model.init_args.optim.lr=1e-3",
         "--model.init_args.optim.added_modules_lr=2e-3", "--model.init_args.optim.warmup_steps=10",
-        "--data.batches_per_epoch=120", "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
+        "--data.batches_per_epoch=120", "--trainer.max_epochs=1",
+        "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
         *more,
     ]  # fmt: skip
     assert main(["fit", "--config", str(ROOT / f"configs/{config}.yaml"), *settings]) == 0
