@@ -79,18 +79,37 @@ class RandomCrop(ImageTransform):
     """A random part of the image (Inception's RandomResizedCrop): ``scale`` of its area, ``ratio`` of width to
     height.
 
-    The published β-CLIP recipe takes ``scale`` (0.5, 1). Raises ``ValueError`` unless 0 < scale[0] <= scale[1] <= 1.
+    The published β-CLIP recipe takes ``scale`` (0.5, 1).
+
+    Args:
+        scale: smallest and largest share of the area.
+        ratio: smallest and largest ratio of width to height.
+        views: the number of crops that images of one size have; one of them is drawn each time. The same pixels then
+            come again, and what a frozen image tower makes of them can be kept (``freeze.feature_cache_gib``). None:
+            each crop is a new one.
+
+    Raises:
+        ValueError: unless 0 < scale[0] <= scale[1] <= 1, 0 < ratio[0] <= ratio[1] and ``views`` is at least 1.
     """
 
-    def __init__(self, scale: tuple[float, float] = (0.5, 1.0), ratio: tuple[float, float] = (0.75, 4 / 3)) -> None:
+    def __init__(
+        self,
+        scale: tuple[float, float] = (0.5, 1.0),
+        ratio: tuple[float, float] = (0.75, 4 / 3),
+        views: int | None = None,
+    ) -> None:
         if not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError(f"scale must satisfy 0 < low <= high <= 1, got {scale}")
         if not 0 < ratio[0] <= ratio[1]:
             raise ValueError(f"ratio must satisfy 0 < low <= high, got {ratio}")
-        self.scale, self.ratio = tuple(scale), tuple(ratio)
+        if views is not None and views < 1:
+            raise ValueError(f"views must be 1 or more, got {views}")
+        self.scale, self.ratio, self.views = tuple(scale), tuple(ratio), views
 
     @override
     def crop(self, width: int, height: int, rng: random.Random) -> Crop:
+        if self.views is not None:
+            rng = random.Random(f"{width} x {height}, view {rng.randrange(self.views)}")
         for _ in range(10):
             area = width * height * rng.uniform(*self.scale)
             ratio = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))

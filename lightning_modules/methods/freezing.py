@@ -27,7 +27,8 @@ class FreezeConfig:
             or a number of blocks: the embeddings and so many blocks from the input on (0: the embeddings alone).
         text_tower: the same.
         feature_cache_gib: memory in GiB, on the device, for what the frozen first blocks of the image tower make of
-            each image; 0: it is computed anew each time. Of use where the same pixels come again, without random crops.
+            each image; 0: it is computed anew each time. Of use where the same pixels come again: ``Squash``, or
+            ``RandomCrop`` with ``views``.
     """
 
     image_tower: Extent = "none"

@@ -2,7 +2,7 @@
 
 Such features never change, and on a small machine they are most of a training step (LiT, arXiv 2111.07991, stores them
 beforehand). Here they are kept in memory as they come, by the image's own pixels: right for any data and any
-augmentation, and of use where the same pixels come again, that is without random crops.
+augmentation, and of use where the same pixels come again: without random crops, or with a few that come again.
 
 The rest of the tower runs inside its own forward: the layer that takes the pixels is given one image of the batch, and
 where the frozen blocks end, the kept features of all of them come in place of that one's. So of a family only the
@@ -70,7 +70,7 @@ class FrozenFeatures:
         if self.found == 0:
             logger.warning(
                 "freeze.feature_cache_gib: no image came again with the same pixels; random crops make other ones each "
-                "time (data.train_transform datamodules.Squash does not)"
+                "time (datamodules.Squash does not, nor datamodules.RandomCrop with views)"
             )
 
     def __call__(self, pixels: Float[Tensor, "B 3 H W"], dense: bool = True) -> ImageFeatures:

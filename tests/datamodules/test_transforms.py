@@ -94,3 +94,16 @@ def test_random_crop_keeps_its_area():
         assert 0 <= left < right <= 300
         assert 0 <= top < bottom <= 200
         assert 0.499 <= (right - left) * (bottom - top) / 60000 <= 0.701
+
+
+def test_random_crop_with_views_has_so_many_for_each_size():
+    crop = RandomCrop((0.5, 0.7), views=3)
+    rng = random.Random(0)
+    for size in ((300, 200), (200, 300)):
+        crops = [crop.crop(*size, rng) for _ in range(200)]
+        assert len(set(crops)) == 3
+        assert min(crops.count(one) for one in set(crops)) > 40
+        for left, top, right, bottom in crops:
+            assert 0.499 <= (right - left) * (bottom - top) / 60000 <= 0.701
+    with pytest.raises(ValueError, match="views must be 1 or more, got 0"):
+        RandomCrop(views=0)

@@ -117,6 +117,14 @@ def test_random_crops_find_nothing_and_are_told_of(tmp_path, caplog):
     assert caplog.text.count("no image came again with the same pixels") == 1
 
 
+def test_a_few_random_crops_come_again(tmp_path):
+    run = fit(tmp_path, epochs=12, method=ClipFinetune, transform=RandomCrop((0.5, 0.8), views=2),
+              freeze=FreezeConfig(1, feature_cache_gib=1), trainer={"limit_val_batches": 0})  # fmt: skip
+    found = run.lightning_module.frozen_features
+    assert found.asked == 12 * 24
+    assert 24 < found.asked - found.found <= 2 * 24
+
+
 def test_memory_is_bounded_and_what_does_not_fit_is_computed_again():
     encoder = DualEncoder(TINY)
     freeze_towers(encoder, FreezeConfig(1), None)
