@@ -83,6 +83,7 @@ class TimmTower(nn.Module):
             measure_statistics(self.trunk, config.image_size)
         self.projection = nn.Linear(self.probe.width, config.embed_dim, bias=False)
         nn.init.normal_(self.projection.weight, std=self.probe.width**-0.5)
+        self.train()  # modules are born in training mode, and nobody else calls it before the first step
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import open_clip
 import pytest
+import timm
 import torch
 from lightning import Trainer, seed_everything
+from safetensors.torch import save_file
 from torch.nn import functional
 
 from lightning_modules import ClipFinetune
@@ -31,19 +33,30 @@ TIMM = replace(TINY, image_size=SIDE, patch_size=8, image_width=128, image_layer
 EFFICIENTNET = replace(TIMM, image_tower="timm/test_efficientnet")
 
 
-def make(name, tower="test_efficientnet", **settings):
+def make(name, tower="test_efficientnet", weights=None, **settings):
     torch.manual_seed(2)
-    return METHODS[name](encoder=replace(TIMM, image_tower=f"timm/{tower}"), **settings)
+    return METHODS[name](encoder=replace(TIMM, image_tower=f"timm/{tower}", image_weights=weights), **settings)
 
 
 def statistics(method):
     return {name: b.clone() for name, b in method.encoder.image_tower.named_buffers() if "running" in name}
 
 
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> str:
+    """A file of weights as timm's hub has them."""
+    torch.manual_seed(7)
+    file = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    save_file(timm.create_model("test_efficientnet").state_dict(), file)
+    return str(file)
+
+
+@pytest.mark.parametrize("start", ["random", "weights of a file"])
 @pytest.mark.parametrize("name", list(METHODS))
-def test_every_method_trains_three_steps(name, tmp_path):
+def test_every_method_trains_three_steps(name, start, weights, tmp_path):
     seed_everything(0)
-    method, data = make(name), method_data(tmp_path, batch_size=4, image_size=SIDE)
+    method = make(name, weights=None if start == "random" else weights)
+    data = method_data(tmp_path, batch_size=4, image_size=SIDE)
     before, measured = {n: p.clone() for n, p in method.named_parameters()}, statistics(method)
     assert measured
     trainer = Trainer(
