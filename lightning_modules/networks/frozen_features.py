@@ -28,6 +28,7 @@ from lightning_modules.networks.contract import Encoder, ImageFeatures
 
 logger = logging.getLogger("grainclip")
 GIB = 2**30
+CPU_PART = 32  # images at once: what lies between two layers then fits a CPU's cache
 
 
 class FrozenFeatures:
@@ -89,7 +90,9 @@ class FrozenFeatures:
         self.asked, self.found = self.asked + len(keys), self.found + sum(key in rows for key in keys)
         places = {key: place for place, key in enumerate(keys) if key not in rows}
         if places:
-            computed = self._frozen_part(pixels[list(places.values())], dense)
+            asked = pixels[list(places.values())]
+            parts = asked.split(CPU_PART if asked.device.type == "cpu" else len(asked))
+            computed = [row for part in parts for row in self._frozen_part(part, dense)]
             for key, row in zip(places, computed, strict=True):
                 rows[key] = self._keep(key, row)
         features = torch.stack([rows[key] for key in keys])
