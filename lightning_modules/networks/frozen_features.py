@@ -78,8 +78,8 @@ class FrozenFeatures:
         """As ``encoder.encode_image``.
 
         Raises:
-            ValueError: where the frozen blocks give other features the second time (dropout), are compiled, or give no
-                row for each image.
+            ValueError: where the frozen blocks give other features the second time (dropout) or beside other images
+                (batch norm in training mode), are compiled, or give no row for each image.
         """
         if not len(pixels) or any(parameter.requires_grad for parameter in self._parameters):  # trained from now on
             return self.encoder.encode_image(pixels, dense)
@@ -133,6 +133,12 @@ class FrozenFeatures:
             first = self._frozen_part(pixels, True)
         if not torch.equal(first, self._frozen_part(pixels, True)):
             raise ValueError("freeze.feature_cache_gib must be 0: the frozen blocks draw at random (dropout)")
+        beside_another = self._frozen_part(torch.cat([pixels, torch.zeros_like(pixels)]), True)[:1]
+        if (beside_another - first).norm() > 0.1 * first.norm():  # far more than rounding, in bfloat16 too
+            raise ValueError(
+                "freeze.feature_cache_gib must be 0: the frozen blocks give an image other features beside other "
+                "images (batch norm in training mode)"
+            )
         without = self._frozen_part(pixels, False)
         self._two_kinds = not (without.shape == first.shape and torch.equal(without, first))
         self._first = takers[-1:]  # the innermost

@@ -99,9 +99,11 @@ def _measured(
     study: Study, model: str, folder: Path, threads: int | None, root: Path | None = None
 ) -> dict[str, float]:
     """A model's numbers on the study's scenes, or by its benchmarks under ``root``, which ``folder`` keeps."""
-    numbers = folder / ("benchmarks.json" if study.of_photographs else f"{study.split}_{study.scenes_seed}.json")
+    numbers = folder / f"{study.split}_{study.scenes_seed}.json"
+    if study.of_photographs:
+        numbers = folder / "measured" / "benchmarks.json"  # a run's own folder is the run's alone
     if not numbers.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
+        numbers.parent.mkdir(parents=True, exist_ok=True)
         command = [*MEASURE, "--split", study.split, "--seed", str(study.scenes_seed), model]
         if study.of_photographs:
             given = ("--benchmark", ",".join(study.benchmarks), "--root", str(root), "--fit", "squash")

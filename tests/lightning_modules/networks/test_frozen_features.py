@@ -80,7 +80,7 @@ def test_features_and_gradients_are_the_same_and_an_image_is_computed_once(tmp_p
         2 if family == "clip" and extent == "all" else 1
     )  # its last block leaves patches out where they are not read
     assert (kept.asked, kept.found) == (2 * 13, 2 * 13 - kinds * 6)  # one came twice in a batch, before it was kept
-    assert sum(rows) == 3 + kinds * 5 + 2 * 4  # a look at what they give; each image; and one of each batch
+    assert sum(rows) == 5 + kinds * 5 + 2 * 4  # a look at what they give; each image; and one of each batch
 
 
 def test_a_training_run_is_the_same(tmp_path):
@@ -169,6 +169,14 @@ def test_no_image_at_all():
 def test_nothing_to_keep(freeze, lora):
     with pytest.raises(ValueError, match=r"feature_cache_gib must be 0 where the image tower's first block is trained"):
         ClipFinetune(encoder=TINY, freeze=FreezeConfig(**freeze, feature_cache_gib=0.5), lora=lora)
+
+
+def test_batch_norm_in_training_mode_is_refused(tmp_path):
+    encoder = timm("test_efficientnet")(tmp_path)
+    freeze_towers(encoder, FreezeConfig(1), None)
+    encoder.image_tower.trunk.train()
+    with pytest.raises(ValueError, match=r"other features beside other images \(batch norm in training mode\)"):
+        FrozenFeatures(encoder, 1)(torch.randn(2, 3, encoder.image_size, encoder.image_size))
 
 
 def test_blocks_that_draw_at_random_or_are_compiled_are_refused():
