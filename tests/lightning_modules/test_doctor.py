@@ -1,6 +1,7 @@
 """`lightning doctor` on pretended machines: every fault gets its line, its advice and its exit status."""
 
 import io
+import platform
 import shutil
 import sys
 import tarfile
@@ -143,6 +144,27 @@ def test_no_cuda_device(monkeypatch, reasons, driver, status):
     check = doctoring.no_cuda(reasons)
     assert check.status == status
     assert all(reason in check.finding for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "libc", "tunables", "status"),
+    [
+        ("always [madvise] never", ("glibc", "2.36"), "", "note"),
+        ("always [madvise] never", ("glibc", "2.36"), "glibc.malloc.check=1:glibc.malloc.hugetlb=1", "ok"),
+        ("always [madvise] never", ("glibc", "2.31"), "", None),  # too old to be told
+        ("always [madvise] never", ("", ""), "", None),  # musl
+        ("[always] madvise never", ("glibc", "2.36"), "", None),
+        (None, ("glibc", "2.36"), "", None),
+    ],
+)
+def test_huge_pages(monkeypatch, tmp_path, kernel, libc, tunables, status):
+    place = tmp_path / "enabled"
+    if kernel is not None:
+        place.write_text(kernel)
+    monkeypatch.setattr(doctoring, "HUGE_PAGES", place)
+    monkeypatch.setattr(platform, "libc_ver", lambda: libc)
+    monkeypatch.setenv("GLIBC_TUNABLES", tunables)
+    assert [check.status for check in doctoring.huge_pages()] == ([] if status is None else [status])
 
 
 OURS = "from lightning_modules.cli.main import main"
