@@ -163,7 +163,8 @@ class GranularityData(LightningDataModule):
         test: str | Sequence[str | Path] | None = self.test_shards or val
         if train is None and self.pairs is None:
             embedded = self._scenes()
-            train, val, test = embedded.train, val or embedded.dev, test or embedded.held_out
+            train, val = embedded.train, val or embedded.dev
+            test = test or (embedded.held_out if self.val_pairs is None else None)
         measured = test if stage == "test" else val
         self._train, self._val, self._first_val = [], find_shards(measured) if measured else [], None
         if stage == "fit" and train is not None:

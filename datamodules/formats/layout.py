@@ -81,10 +81,33 @@ def require_file(path: Path) -> None:
         raise FileNotFoundError(f"the annotation file {path} does not exist")
 
 
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hex digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(1 << 20):
+            digest.update(data)
+    return digest.hexdigest()
+
+
 def described(path: Path) -> str:
-    """Name and size of an annotation file, for settings: shards made from another file are not mixed with its."""
+    """Name and checksum of an annotation file, for settings: shards made from another file are not mixed with its."""
     require_file(path)
-    return f"{path.name}, {path.stat().st_size} bytes"
+    return f"{path.name}, sha256 {sha256_of(path)[:16]}"
+
+
+def described_tar(path: Path) -> str:
+    """Name, size and time of change of a tar, which is too large to be read for its settings."""
+    status = path.stat()
+    return f"{path.name}, {status.st_size} bytes, changed at {status.st_mtime_ns / 1e9:.3f}"
+
+
+def described_folder(folder: Path, files: Iterable[Path]) -> str:
+    """A folder's name, the number of its ``files`` and a checksum of their names, sizes and times of change."""
+    known = [(path, path.stat()) for path in files]
+    names = "".join(f"{path.relative_to(folder)}\0{at.st_size}\0{at.st_mtime_ns}\0" for path, at in known)
+    digest = hashlib.sha256(names.encode(errors="replace")).hexdigest()
+    return f"{folder.name}, {len(known)} files, sha256 {digest[:16]}"
 
 
 def parse_json(path: Path, data: bytes) -> Any:

@@ -117,7 +117,7 @@ def _csv(path: Path, file: IO[str], delimiter: str) -> Iterator[dict[str, str]]:
         unquoted = re.sub(r'"[^"]*"', "", head)
         delimiter = max((delimiter, *",;\t|"), key=unquoted.count)
         file.seek(0)
-    rows = csv.reader(file, delimiter=delimiter, strict=True)
+    rows = csv.reader(file, delimiter=delimiter, strict=True, skipinitialspace=True)
     try:
         names = [name.strip() for name in next(rows, [])]
         if repeated := [name for n, name in enumerate(names) if name and name in names[:n]]:
@@ -155,17 +155,18 @@ def _open_text(path: Path, encoding: str | None, newline: str | None = None) -> 
     with path.open("rb") as raw:
         head = raw.read(4)
     encoding_of_mark = next((name for mark, name in _BYTE_ORDER_MARKS.items() if head.startswith(mark)), "utf-8")
+    wanted = encoding or encoding_of_mark
     try:
-        "".encode(encoding or encoding_of_mark)
+        is_utf8 = codecs.lookup(wanted).name == "utf-8"
     except LookupError as error:
         raise ValueError(
             f"encoding must be one that Python knows, such as utf-8 or cp1252, got {encoding!r}"
         ) from error
-    try:
-        with path.open(encoding=encoding or encoding_of_mark, newline=newline) as file:
+    try:  # utf-8-sig reads files without a byte order mark too
+        with path.open(encoding="utf-8-sig" if is_utf8 else wanted, newline=newline) as file:
             yield file
     except UnicodeError as error:
-        raise EncodingError(_encoding_problem(path, encoding or encoding_of_mark)) from error
+        raise EncodingError(_encoding_problem(path, wanted)) from error
 
 
 def _encoding_problem(path: Path, encoding: str) -> str:

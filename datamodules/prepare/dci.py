@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from datamodules.formats.dci import read_dci, read_dci_split
-from datamodules.formats.layout import NAME
+from datamodules.formats.layout import NAME, described_folder
 from datamodules.prepare.job import PrepareJob
 from datamodules.prepare.records import ImageRecord, RecordBox, path_key, write_records
 from datamodules.prepare.shard_jobs import Manifest
@@ -48,7 +48,7 @@ def prepare_dci(
         files = [file for file in files if file.name in names]
     if not files:
         raise FileNotFoundError(f"{annotations} holds no JSON file of the requested images")
-    settings = {"split": split if splits else None}
+    settings = {"annotations": described_folder(annotations, files), "split": split if splits else None}
 
     def records() -> Iterator[ImageRecord]:
         return (_dci(images, file) for file in files)

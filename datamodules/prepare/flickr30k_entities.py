@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from datamodules.formats.flickr30k_entities import NOT_VISUAL, Objects, read_objects, read_sentences, read_split
-from datamodules.formats.layout import described
+from datamodules.formats.layout import described, described_folder
 from datamodules.granularity.cutting import Span
 from datamodules.granularity.extractors import Extractor
 from datamodules.granularity.nltk_data import NltkDataError, missing_nltk_data
@@ -59,9 +59,11 @@ def prepare_flickr30k_entities(
     lemmatiser = _lemmatiser(job.text_extractor)
     listing = annotations / f"{split}.txt"
     ids = read_split(listing)
-    for part in (f"{folder}/{i}.{end}" for folder, end in (("Sentences", "txt"), ("Annotations", "xml")) for i in ids):
-        if not (annotations / part).is_file():
-            raise FileNotFoundError(f"{listing} lists an image whose {annotations / part} does not exist")
+    folders = (("Sentences", "txt"), ("Annotations", "xml"))
+    parts = [annotations / folder / f"{image_id}.{end}" for folder, end in folders for image_id in ids]
+    for part in parts:
+        if not part.is_file():
+            raise FileNotFoundError(f"{listing} lists an image whose {part} does not exist")
     if not skip_missing:
         require_images((images / f"{image_id}.jpg" for image_id in ids), listing)
     return write_units(
@@ -69,7 +71,11 @@ def prepare_flickr30k_entities(
         EntitiesReader(images, annotations, job, lemmatiser).samples,
         job,
         source="flickr30k_entities",
-        settings={"split": described(listing), "lemmatiser": lemmatiser},
+        settings={
+            "split": described(listing),
+            "annotations": described_folder(annotations, parts),
+            "lemmatiser": lemmatiser,
+        },
     )
 
 

@@ -15,13 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from datamodules.formats.layout import CAPTION, PIXELS, Rule, described, is_number
+from datamodules.formats.layout import CAPTION, PIXELS, Rule, described_folder, described_tar, is_number
 from datamodules.granularity.cutting import Span
 from datamodules.prepare.boxes import from_fractions, usable_boxes
 from datamodules.prepare.grounding import GroundedImage, grounded_sample, tidy_caption
 from datamodules.prepare.images import check_image, sample_key
 from datamodules.prepare.job import PrepareJob
-from datamodules.prepare.rejected import Rejected, Rejects
+from datamodules.prepare.rejected import IMAGE_MISSING, Rejected, Rejects
 from datamodules.prepare.shard_jobs import Manifest, in_units, write_units
 from datamodules.prepare.tar_reader import read_members
 from datamodules.sample import IMAGE_EXTENSIONS, Sample
@@ -117,10 +117,11 @@ def find_sources(data: str, samples: int) -> tuple[Iterator[GritSource], list[st
     folder = Path(data).expanduser()
     if not folder.is_dir() or any(folder.glob("*.tar")):
         tars = expand_local_shards(data, "prepared")
-        return map(TarSource, tars), [described(Path(tar)) for tar in tars]
+        return map(TarSource, tars), [described_tar(Path(tar)) for tar in tars]
     if next(_in_folder(folder), None) is None:
         raise ShardError(f"the folder {data} holds neither tars nor images with a JSON each")
-    return map(FileSource, in_units(_in_folder(folder), samples)), [folder.name]
+    files = (path for _, parts in _in_folder(folder) for path in parts.values())
+    return map(FileSource, in_units(_in_folder(folder), samples)), [described_folder(folder, files)]
 
 
 def _in_folder(folder: Path) -> Iterator[tuple[Path, dict[str, Path]]]:
@@ -179,7 +180,7 @@ class GritReader(NamedTuple):
     def _sample(self, item: GritItem, record: dict[str, Any], entries: list[list[float]], rejects: Rejects) -> Sample:
         text, size = _caption(record, item.place), _size(record, item.place)
         if item.image is None:
-            raise Rejected("image missing")
+            raise Rejected(IMAGE_MISSING)
         image, extractor = check_image(item.image, size), self.job.text_extractor
         confident = [entry for entry in entries if entry[6] >= self.min_score]
         caption, moved = tidy_caption(text, map(_span, confident), extractor, rejects, item.key)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from datamodules.image_decoding import UNREADABLE, as_rgb, draft, open_image, orientation, turn_box, upright_size
-from datamodules.prepare.rejected import Rejected
+from datamodules.prepare.rejected import IMAGE_MISSING, Rejected
 from datamodules.sample import Box, SampleError
 
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
@@ -107,7 +107,7 @@ def read_image(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise Rejected("image missing") from error
+        raise Rejected(IMAGE_MISSING) from error
 
 
 def require_images(files: Iterable[Path], listed_in: Path) -> None:

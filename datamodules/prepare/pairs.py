@@ -37,10 +37,14 @@ class PairError(ShardError):
 
 
 class Pair(NamedTuple):
-    """An image file, and its caption: one text, or several paragraphs where its rows were joined."""
+    """An image file, and its caption: one text, or several paragraphs where its rows were joined.
+
+    ``name`` is the image's path as the list or table has it, the same wherever the folder lies.
+    """
 
     image: str
     caption: str
+    name: str
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class PairReading:
     Args:
         folder: the folder in which images' paths begin; None: that of the table, or the working folder for a list.
         val_share: the share of the images of ``pairs``, in [0, 1), that validation gets, with all their captions;
-            chosen by hashes of the paths, so that it is the same in every run.
+            chosen by hashes of the paths as the list or table has them, so that it is the same in every run.
         join_rows: make one sample of all pairs of an image; otherwise each is a sample of its own, and losses take its
             caption for a wrong answer to the others.
         skip_missing: leave out, and count, images whose file is missing; otherwise they stop the run.
@@ -106,7 +110,7 @@ class PairReading:
         """
         if self.val_share == 0:
             return source, None
-        images = sorted({pair.image for pair in source.pairs}, key=lambda image: (hash_key("split", image), image))
+        images = sorted({pair.name for pair in source.pairs}, key=lambda name: (hash_key("split", name), name))
         count = max(1, round(self.val_share * len(images)))
         if count >= len(images):
             raise PairError(
@@ -114,7 +118,7 @@ class PairReading:
                 f"{len(images)}"
             )
         chosen = set(images[:count])
-        return source.where(lambda pair: pair.image not in chosen), source.where(lambda pair: pair.image in chosen)
+        return source.where(lambda pair: pair.name not in chosen), source.where(lambda pair: pair.name in chosen)
 
     def _rows(self, pairs: Pairs, setting: str) -> tuple[str, list[Pair]]:
         """The name of the list or table, and its pairs, each with its image's whole path."""
@@ -123,14 +127,12 @@ class PairReading:
             folder = table.parent if self.folder is None else Path(self.folder).expanduser()
             columns = {"image": self.image_column, "caption": self.caption_column}
             rows = checked_rows(table, self.encoding, columns, "--data.pair_reading.")
-            return table.name, [
-                Pair(str(folder / row[self.image_column]), row[self.caption_column] or "") for row in rows
-            ]
+            return table.name, [_pair(folder, row[self.image_column], row[self.caption_column] or "") for row in rows]
         folder = Path(self.folder or "").expanduser()
-        return setting, [Pair(str(folder / image), caption) for image, caption in check_pairs(pairs, setting)]
+        return setting, [_pair(folder, image, caption) for image, caption in check_pairs(pairs, setting)]
 
     def _present(self, pairs: list[Pair], name: str, quiet: bool) -> list[Pair]:
-        exists = {image: Path(image).is_file() for image in dict.fromkeys(pair.image for pair in pairs)}
+        exists = {image: _is_file(image) for image in dict.fromkeys(pair.image for pair in pairs)}
         missing = [image for image, is_there in exists.items() if not is_there]
         if missing and not self.skip_missing:
             shown = missing[0] if len(missing[0]) <= 60 else f"...{missing[0][-57:]}"
@@ -147,10 +149,21 @@ class PairReading:
     @staticmethod
     def _joined(pairs: Sequence[Pair]) -> list[Pair]:
         """One pair for each image, its captions as paragraphs."""
-        captions: dict[str, list[str]] = {}
+        of_image: dict[str, list[Pair]] = {}
         for pair in pairs:
-            captions.setdefault(pair.image, []).append(pair.caption)
-        return [Pair(image, join_captions(texts)) for image, texts in captions.items()]
+            of_image.setdefault(pair.image, []).append(pair)
+        return [same[0]._replace(caption=join_captions([pair.caption for pair in same])) for same in of_image.values()]
+
+
+def _pair(folder: Path, image: str | Path, caption: str) -> Pair:
+    return Pair(str(folder / image), caption, str(Path(image)))
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:  # a name too long: where paths and captions have changed places
+        return False
 
 
 def check_pairs(pairs: object, setting: str) -> Sequence[tuple[str | Path, str]]:
@@ -175,7 +188,9 @@ class PairSource(Sequence[Shard]):
 
     def __init__(self, name: str, pairs: Sequence[Pair], extractor: Extractor) -> None:
         self.name, self.pairs, self.extractor = name, tuple(pairs), extractor
-        raw = "\0".join(text for pair in self.pairs for text in pair).encode("utf-8", "surrogatepass")
+        raw = "\0".join(text for pair in self.pairs for text in (pair.name, pair.caption)).encode(
+            "utf-8", "surrogatepass"
+        )
         self.shard = Shard(f"{name} ({hashlib.sha256(raw).hexdigest()[:8]})", len(self.pairs))
 
     @override
@@ -232,11 +247,13 @@ class PairReader:
 
     def id(self, number: int) -> int:
         """A sample's identity: of its image and its caption."""
-        return word_hash("\0".join(self.source.pairs[number]))
+        pair = self.source.pairs[number]
+        text = f"{pair.name}\0{pair.caption}"  # half of a surrogate pair cannot be hashed
+        return word_hash(text.encode("utf-8", "surrogatepass").decode("utf-8", "replace"))
 
     def read(self, number: int) -> dict[str, Any]:
         """A sample's members. Raises ``SampleError``: ``image missing``, ``image``, ``caption``."""
-        image, caption = self.source.pairs[number]
+        image, caption, _ = self.source.pairs[number]
         try:
             data = Path(image).read_bytes()
         except OSError as error:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 logger = logging.getLogger("grainclip")
 
+IMAGE_MISSING = "image missing"
+
 
 class Rejected(Exception):
     """An image, a phrase or a box is left out; ``reason`` is the short constant name by which it is counted."""

@@ -8,7 +8,6 @@ arrays. The run that finds all notes writes ``manifest.json``, which is the same
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import multiprocessing
@@ -25,9 +24,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from datamodules.batching.stored_tokens import with_tokens
+from datamodules.formats.layout import sha256_of
 from datamodules.granularity.cutting import CUTTING
 from datamodules.prepare.job import PrepareJob
-from datamodules.prepare.rejected import Rejects
+from datamodules.prepare.rejected import IMAGE_MISSING, Rejects
 from datamodules.prepare.statistics import Statistics
 from datamodules.sample import SCHEMA_VERSION, Sample
 from datamodules.shards.tar_index import index_path, write_index
@@ -81,7 +81,7 @@ def write_units(
     out, settings = job.out, {**settings, **job.content}
     is_new_folder = _claim(out, {"source": source, "cutting": CUTTING, **settings}, job.overwrite)
     try:
-        total, written = _write_missing(units, to_samples, job, source)
+        total, written, missed = _write_missing(units, to_samples, job, source)
     except BaseException:
         if not any(out.glob(f"{PREFIX}-[0-9]*")):
             _withdraw(out, is_new_folder)
@@ -99,21 +99,32 @@ def write_units(
         reasons = ", ".join(f"{count} × {reason}" for reason, count in counts) or "nothing, none was listed"
         raise ValueError(f"no sample of {source!r} was left to write; rejected: {reasons}")
     manifest, statistics = _finish(out, notes, source, settings, rejects)
+    if missed:
+        logger.warning(
+            "%s images that were missing when their shards were made were not looked for again; --overwrite true makes "
+            "all shards anew", missed,
+        )  # fmt: skip
     if written and not job.quiet:
         logger.info("%s", statistics.chart())
     return manifest
 
 
-def _write_missing(units: Iterable[Any], to_samples: ToSamples, job: PrepareJob, source: str) -> tuple[int, int]:
-    """Write what is missing of this part; the number of all units, and of the shards written."""
-    total = 0
+def _write_missing(units: Iterable[Any], to_samples: ToSamples, job: PrepareJob, source: str) -> tuple[int, int, int]:
+    """Write what is missing of this part; the number of all units, of the shards written, and of the images that were
+    missing when the shards that are kept were made.
+    """
+    total = missed = 0
 
     def missing_units() -> Iterator[tuple[int, Any]]:
-        nonlocal total
+        nonlocal total, missed
         for number, unit in enumerate(units):
             total = number + 1
-            if job.makes(number) and _note(job.out, number) is None:
+            if not job.makes(number):
+                continue
+            if (note := _note(job.out, number)) is None:
                 yield number, unit
+            else:
+                missed += note["rejects"].get(IMAGE_MISSING, 0)
 
     write_unit = partial(_write_unit, to_samples=to_samples, out=job.out, tokens=job.tokens)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -122,7 +133,7 @@ def _write_missing(units: Iterable[Any], to_samples: ToSamples, job: PrepareJob,
         for note in _notes(missing_units(), write_unit, job.processes):
             written, samples = written + bool(note["samples"]), samples + note["samples"]
             progress.update(bar, advance=1, description=f"{source}: {samples} samples")
-    return total, written
+    return total, written, missed
 
 
 def _notes(units: Iterator[tuple[int, Any]], write_unit: WriteUnit, processes: int) -> Iterator[Note]:
@@ -164,7 +175,7 @@ def _write_unit(numbered: tuple[int, Any], to_samples: ToSamples, out: Path, tok
     note = {
         "samples": samples,
         "bytes": tar.stat().st_size if samples else 0,
-        "sha256": _sha256(tar) if samples else "",
+        "sha256": sha256_of(tar) if samples else "",
         "rejects": dict(sorted(rejects.items())),
         "examples": dict(sorted(rejects.examples.items())),
         "labels": sorted(labels)[: MOST_LABELS + 1],
@@ -281,11 +292,3 @@ def _finish(
     rejects.report()
     logger.info("%s samples in %s shards of %s", manifest["samples"], len(shards), out)
     return manifest, statistics
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(1 << 20):
-            digest.update(data)
-    return digest.hexdigest()

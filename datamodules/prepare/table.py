@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,7 +48,8 @@ def prepare_table(
         summary_column: the column of short captions, where there is one.
         encoding: of the table's text; without it UTF-8, or what its byte order mark says (Excel's plain CSV: cp1252).
         skip_missing: leave out images whose file is missing, and count them; otherwise they stop the run.
-        join_rows: make one sample of the rows in succession that name the same image; otherwise each row is a sample.
+        join_rows: make one sample of all rows that name the same image; the table is then held in memory. Otherwise
+            each row is a sample.
         split: write these images only: `val`, a share chosen by a hash of their paths, or `train`, the others; without
             it all images.
         val_share: the share of `val`.
@@ -70,32 +71,65 @@ def prepare_table(
         raise ValueError(f"val_share must be above 0 and below 1, got {val_share}")
     if split not in (None, "train", "val"):
         raise ValueError(f"split must be train or val, got {split!r}")
-    repeated = 0
-
-    def records() -> Iterator[ImageRecord]:
-        nonlocal repeated
-        repeated = 0
-        for file, group in groupby(checked_rows(annotations, encoding, columns), lambda row: row[image_column]):
-            rows = list(group)
-            if split is not None and split != _split_of(file, val_share):
-                continue
-            repeated += len(rows) - 1
-            for part in [rows] if join_rows else ([row] for row in rows):
-                yield _record(part, images, columns)
-
+    table = _Table(images, annotations, encoding, columns, join_rows, split, val_share)
     settings = {"annotations": described(annotations), "encoding": encoding, "join_rows": join_rows, **columns}
     if split is not None:
         settings |= {"split": split, "val_share": val_share}
-    manifest = write_records(
-        records, job, source=annotations.stem, settings=settings, listed_in=annotations, skip_missing=skip_missing
-    )
-    if repeated and not join_rows:
+    try:
+        manifest = write_records(
+            table.records, job,
+            source=annotations.stem, settings=settings, listed_in=annotations, skip_missing=skip_missing,
+        )  # fmt: skip
+    except ValueError as error:
+        if table.wanted or not table.unwanted:
+            raise
+        share = f"--split {split} with --val_share {val_share}"
+        raise ValueError(f"{share} takes none of the {table.unwanted} rows of {annotations}") from error
+    if table.repeated:
         logger.warning(
-            "rows that name the image of the row above: %s; each is a sample of its own, and training takes their "
+            "rows that name the image of an earlier row: %s; each is a sample of its own, and training takes their "
             "captions for wrong answers to each other; --join_rows true makes one sample of them",
-            repeated,
+            table.repeated,
         )
     return manifest
+
+
+@dataclass
+class _Table:
+    """The rows of a table as images with captions, and the number of rows of its split, of the other one, and of those
+    that are samples of an image that an earlier sample shows.
+    """
+
+    images: Path
+    annotations: Path
+    encoding: str | None
+    columns: Mapping[str, str]
+    join_rows: bool
+    split: str | None
+    val_share: float
+    wanted: int = 0
+    unwanted: int = 0
+    repeated: int = 0
+
+    def records(self) -> Iterator[ImageRecord]:
+        """Read the table, and count anew."""
+        self.wanted = self.unwanted = self.repeated = 0
+        of_image: dict[str, list[dict[str, Any]]] = {}
+        seen: set[int] = set()
+        for row in checked_rows(self.annotations, self.encoding, self.columns):
+            file = row[self.columns["image"]]
+            if self.split is not None and self.split != _split_of(file, self.val_share):
+                self.unwanted += 1
+                continue
+            self.wanted += 1
+            if self.join_rows:
+                of_image.setdefault(file, []).append(row)
+                continue
+            self.repeated += hash(file) in seen
+            seen.add(hash(file))
+            yield _record([row], self.images, self.columns)
+        for rows in of_image.values():
+            yield _record(rows, self.images, self.columns)
 
 
 def _split_of(file: str, val_share: float) -> Literal["train", "val"]:

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from datamodules.formats.layout import described
+from datamodules.formats.layout import described_tar
 from datamodules.prepare.images import sample_key
 from datamodules.prepare.job import PrepareJob
 from datamodules.prepare.records import ImageRecord, to_sample
-from datamodules.prepare.rejected import Rejected, Rejects
+from datamodules.prepare.rejected import IMAGE_MISSING, Rejected, Rejects
 from datamodules.prepare.shard_jobs import Manifest, write_units
 from datamodules.prepare.tar_reader import read_members
 from datamodules.sample import Sample
@@ -46,7 +46,7 @@ def prepare_tars(
     job.text_extractor.require()
     tars = expand_local_shards(data, "prepared")
     to_samples = partial(samples_of_tar, caption_field=caption_field, job=job)
-    settings = {"tars": [described(Path(tar)) for tar in tars], "caption_field": caption_field}
+    settings = {"tars": [described_tar(Path(tar)) for tar in tars], "caption_field": caption_field}
     return write_units(tars, to_samples, job, source="tars", settings=settings)
 
 
@@ -56,7 +56,7 @@ def samples_of_tar(tar: str, rejects: Rejects, *, caption_field: str, job: Prepa
         try:
             caption = _caption(members, caption_field)
             if IMAGE not in members:
-                raise Rejected("image missing")
+                raise Rejected(IMAGE_MISSING)
             record = ImageRecord(sample_key(key), f"{tar}, {key}", Path(key), caption)
             yield to_sample(record, members[IMAGE], rejects, source="tars", job=job)
         except Rejected as error:

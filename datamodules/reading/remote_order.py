@@ -136,12 +136,10 @@ class ShardSequence:
                 slots, open_shards, done, first_shard = [], [], 0, None
             if step.last:
                 if pass_samples == 0 and self.seed is not None:
-                    raise DataError(
-                        with_last_skip(
-                            f"reader {self.share.index} of {self.share.readers} found no sample in {len(self.urls)} "
-                            "shards", notes.last,
-                        )
-                    )  # fmt: skip
+                    number, readers = self.share.index, self.share.readers
+                    problem = f"reader {number} of {readers} found no sample in {len(self.urls)} shards"
+                    rule = "" if notes.last else ": each worker of each rank needs at least one"
+                    raise DataError(with_last_skip(problem + rule, notes.last))
                 pass_samples = 0
 
     def _url_to_fetch(self, step: _ShardStep) -> str | None:

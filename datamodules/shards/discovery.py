@@ -109,7 +109,7 @@ def _expand(pattern: str) -> list[str]:
                 raise ShardError(f"the folder {path} holds no *.tar; write shards into it with `lightning prepare`")
             paths += tars
         elif any(c in text for c in "*?["):
-            matches = sorted(glob.glob(str(path)))
+            matches = sorted(glob.glob(str(path), recursive=True))
             if not matches:
                 raise ShardError(f"no file matches {text!r}; quote the pattern and check the folder {path.parent}")
             paths += matches

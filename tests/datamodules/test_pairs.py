@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from itertools import islice
 from pathlib import Path
 
@@ -125,6 +126,10 @@ def test_validation_pairs_and_test_pairs(pairs):
     assert [shard.samples for shard in data._val] == [8]
     data.setup("test")
     assert [shard.samples for shard in data._val] == [8]
+    alone = GranularityData(val_pairs=pairs[16:], pair_reading=RULES, image_size=16, context_length=77)
+    for stage in ("validate", "test"):
+        alone.setup(stage)
+        assert [shard.samples for shard in alone._val] == [8]  # and not the embedded scenes
 
 
 def test_captions_of_one_image_are_joined_or_told_of(pairs, caplog, monkeypatch):
@@ -135,7 +140,39 @@ def test_captions_of_one_image_are_joined_or_told_of(pairs, caplog, monkeypatch)
     assert "data.pairs: 1 pairs name the image of an earlier one" in caplog.text
     joined = PairReading(extractor="rules", join_rows=True).read(doubled, "data.pairs")
     assert len(joined.pairs) == 24
-    assert joined.pairs[0] == Pair(pairs[0][0], f"{pairs[0][1]}\n\nSeen from above.")
+    assert joined.pairs[0] == Pair(pairs[0][0], f"{pairs[0][1]}\n\nSeen from above.", pairs[0][0])
+
+
+def test_the_split_does_not_depend_on_where_the_table_lies(tmp_path, pairs, monkeypatch):
+    mine, reading = table(tmp_path, pairs), PairReading(extractor="rules", val_share=0.25)
+    monkeypatch.chdir(tmp_path)
+    moved = Path(shutil.copytree(tmp_path, tmp_path.with_name("moved"), dirs_exist_ok=True))
+    found = [
+        module(path, reading=reading)._val
+        for path in (mine, "mine.csv", f"../{tmp_path.name}/mine.csv", moved / mine.name)
+    ]
+    assert {tuple(sorted(Path(pair.image).name for pair in source.pairs)) for source in found} == {
+        tuple(sorted(Path(pair.image).name for pair in found[0].pairs))
+    }
+    assert {source.shard.url for source in found} == {found[0].shard.url}
+    assert {tuple(source.reader().id(number) for number in range(6)) for source in found} == {
+        tuple(found[0].reader().id(number) for number in range(6))
+    }
+
+
+def test_texts_that_are_no_utf8_do_not_end_a_run(tmp_path, pairs):
+    odd = tmp_path / "caf\udce9.jpg"  # as os.listdir gives a name in Latin-1
+    odd.write_bytes(picture(1))
+    rows = [(str(odd), "A red ball."), (pairs[1][0], "A dog \ud83d runs.")]
+    source = RULES.read(rows, "data.pairs")
+    reader = source.reader()
+    assert reader.id(0) != reader.id(1) != RULES.read([(pairs[1][0], "A dog  runs.")], "data.pairs").reader().id(0)
+    assert len(keys(module(rows + pairs, skip=SkipPolicy(1.0)), 3)) == 24
+
+
+def test_captions_in_the_place_of_paths_are_missing_images(pairs):
+    with pytest.raises(PairError, match=r"24 of the 24 images of data\.pairs are missing"):
+        RULES.read([(text * 20, path) for path, text in pairs], "data.pairs")
 
 
 def test_bad_images_and_captions_are_counted_and_end_the_run_above_the_rate(tmp_path, pairs):

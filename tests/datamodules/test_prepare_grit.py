@@ -121,7 +121,7 @@ def test_tars_and_folders_give_the_same(tmp_path):
 def test_a_tar_that_is_cut_while_it_is_read(tmp_path):
     write_tar(tmp_path / "a.tar", files_of(*[record()] * 40))
     (source,), names = find_sources(str(tmp_path / "a.tar"), 10)
-    assert names == [f"a.tar, {(tmp_path / 'a.tar').stat().st_size} bytes"]
+    assert names[0].startswith(f"a.tar, {(tmp_path / 'a.tar').stat().st_size} bytes, changed at ")
     items = source.items(Rejects())
     first = next(items)
     with (tmp_path / "a.tar").open("r+b") as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -207,6 +208,14 @@ def test_skipping_counts_like_reading(tmp_path):
         whole = rest(0)
         for done in range(1, 20):
             assert rest(done)[: 31 - done] == whole[done:]
+
+
+def test_two_stars_are_folders_at_any_depth(tmp_path):
+    for folder in ("", "a", "a/b"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        write_shards(tmp_path / folder, 4)
+    found = {str(Path(shard.url).parent.relative_to(tmp_path)) for shard in find_shards(str(tmp_path / "**" / "*.tar"))}
+    assert found == {".", "a", "a/b"}
 
 
 def test_missing_shards(tmp_path):

@@ -135,21 +135,39 @@ def test_rows_of_one_image_are_samples_of_their_own_and_that_is_said(tmp_path, c
     table = put(tmp_path, REPEATED)
     with caplog.at_level("WARNING", "grainclip"):
         assert captions(tmp_path, table) == ["A red cube", "A ball .", "A star. It glows.", "A cone"]
-    assert "rows that name the image of the row above: 1; each" in caplog.text
+    assert "rows that name the image of an earlier row: 2; each" in caplog.text
     caplog.clear()
     captions(tmp_path, put(tmp_path, text_of()))
-    assert "image of the row above" not in caplog.text
+    assert "image of an earlier row" not in caplog.text
 
 
 def test_rows_of_one_image_become_one_sample(tmp_path, caplog):
     table = put(tmp_path, REPEATED)
     joined = captions(tmp_path, table, join_rows=True, summary_column="short")
-    assert joined == ["A red cube. A ball .", "A star. It glows.", "A cone"]
-    first, second, _ = read(tmp_path / "out").values()
-    assert first.sentences == ("A red cube.", "A ball .")
+    assert joined == ["A red cube. A ball . A cone.", "A star. It glows."]  # wherever its rows stand
+    first, second = read(tmp_path / "out").values()
+    assert first.sentences == ("A red cube.", "A ball .", "A cone.")
     assert second.sentences == ("A star.", "It glows.")
-    assert [sample.summary for sample in read(tmp_path / "out").values()] == ["A ball", "s", "c"]
-    assert "image of the row above" not in caplog.text
+    assert [sample.summary for sample in read(tmp_path / "out").values()] == ["A ball", "s"]
+    assert "image of an earlier row" not in caplog.text
+
+
+@pytest.mark.parametrize("encoding", [None, "utf-8", "UTF8", "utf-8-sig"])
+def test_a_byte_order_mark_is_no_letter_whatever_encoding_is_given(tmp_path, encoding):
+    assert captions(tmp_path, put(tmp_path, text_of(), "utf-8-sig"), encoding=encoding) == WANTED
+    lines = "".join(json.dumps({"image": file, "caption": text}) + "\n" for file, text in ROWS)
+    assert captions(tmp_path, put(tmp_path, lines, "utf-8-sig", "t.jsonl"), encoding=encoding) == WANTED
+
+
+def test_a_space_behind_the_comma_belongs_to_no_cell(tmp_path):
+    table = put(tmp_path, 'image, caption\n1.jpg, "Two dogs run, fast. One is brown."\n2.jpg, A cat.\n')
+    assert captions(tmp_path, table) == ["Two dogs run, fast. One is brown.", "A cat."]
+    assert next(iter(read(tmp_path / "out").values())).sentences == ("Two dogs run, fast.", "One is brown.")
+
+
+def test_a_split_that_takes_no_image_says_so(tmp_path):
+    with pytest.raises(ValueError, match=r"--split val with --val_share 0\.001 takes none of the 2 rows of .*t\.csv"):
+        captions(tmp_path, put(tmp_path, text_of()), split="val", val_share=0.001)
 
 
 def test_train_and_val_share_no_image_and_lose_none(tmp_path):
