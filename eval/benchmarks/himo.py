@@ -19,6 +19,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from typing_extensions import override
+
 from datamodules.formats.layout import PATH, Rule, checked
 from datamodules.formats.row_readers import TABLES, json_lines
 from datamodules.granularity.cutting import split_sentences
@@ -55,6 +57,12 @@ class HimoPath(PathBenchmark):
 
     kind = "himo"
 
+    @property
+    @override
+    def head(self) -> str:
+        """With the path's last part without its ending."""
+        return f"{self.kind}:{short_name(self.path)}"
+
     def __call__(self, model: Model, run: EvalContext) -> Result:
         """The texts of each caption by sentences."""
         if Path(self.path).suffix.lower() in TABLES:
@@ -66,8 +74,8 @@ class HimoPath(PathBenchmark):
             images, files, counts = list(members), checksums(members, samples), Counter()
             growing = [[prefixes(sample.caption, sample.sentences)] for sample in samples]
         data = _grown(images, growing, files, counts)
-        name = f"himo:{short_name(self.path)}"
-        return measure_monotonicity(name, model, run, data, "a caption's first sentence, its first two, ... (ours)")
+        protocol = "a caption's first sentence, its first two, ... (ours)"
+        return measure_monotonicity(self.head, model, run, data, protocol)
 
 
 def prefixes(caption: str, sentences: Sequence[str]) -> list[str]:
