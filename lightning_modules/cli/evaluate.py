@@ -31,7 +31,7 @@ from eval.metrics.gather import rank
 from eval.results.per_item import parquet
 from eval.results.tables import Tables, side_by_side, table
 from lightning_modules.checkpoints.metadata import KEY, commit
-from lightning_modules.cli.evaluate_outputs import Evaluation, Folder, compare
+from lightning_modules.cli.evaluate_outputs import OPTIONS, Evaluation, Folder, compare
 from lightning_modules.cli.interpolation import Line, line_of
 from lightning_modules.cli.model_names import model_names
 from lightning_modules.cli.read_checkpoint import encoder_of, pooling_of, read
@@ -106,8 +106,15 @@ def measure(
 ) -> Evaluation:
     """As ``evaluate``, for a model that is loaded, and plain words about it. Collective."""
     source: str = words["source"]
-    settings = {"model": words | {"sha256": model.digest}, "version": version("grainclip"), "commit": commit()}
-    settings |= {"batch_size": run.batch_size, "benchmarks": {}}
+    settings: dict[str, Any] = {"model": words | {"sha256": model.weights}}
+    settings |= {"version": version("grainclip"), "commit": commit(), "batch_size": run.batch_size}
+    chosen = (
+        None if run.fit is None else run.fit.__name__,
+        None if run.wording is None else run.wording.__name__,
+        run.rerank,
+        run.skip_missing,
+    )
+    settings |= dict(zip(OPTIONS, chosen, strict=True)) | {"benchmarks": {}}
     evaluation = Evaluation(source, name or model_names([source])[0], settings, {})
     if check is not None:
         check(evaluation)
