@@ -153,6 +153,50 @@ def test_a_file_that_holds_no_results_is_left_alone(models, root, tmp_path, text
     assert file.read_text(encoding="latin-1") == text
 
 
+def test_finished_numbers_are_shown_where_later_work_fails(models, root, tmp_path, capsys, monkeypatch):
+    (root / "benchmarks" / "1_attributes.json").unlink()
+    with pytest.raises(SystemExit) as stopped:
+        evaluate(models, root, "coco_val2017,fgovd")
+    assert stopped.value.code == 2
+    told = capsys.readouterr()
+    assert told.out.startswith(models[0].name)
+    assert "coco val2017 · text to image" in told.out
+    assert models[1].name not in told.out
+    assert "1_attributes" in told.err
+
+    def interrupted(model, run):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("eval.benchmarks.fgovd.fgovd", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(models[:1], root, "coco_val2017,fgovd")
+    assert "coco val2017 · text to image" in capsys.readouterr().out
+
+
+def test_what_would_fail_later_is_refused_before_the_work(models, root, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lightning_modules.cli.evaluate.load_model", lambda *_, **__: 1 / 0)
+    for other, says in (
+        ("scenes-bas", "scenes-bas is no file, no folder, no hub id"),
+        (tmp_path / "none.ckpt", "none.ckpt: no such checkpoint"),
+        (tmp_path, f"{tmp_path} holds no weights"),
+    ):
+        with pytest.raises(SystemExit):
+            evaluate([models[0], other], root, "coco_val2017")
+        assert says in capsys.readouterr().err
+    for first, second, head in (
+        ("retrieval:x/test.csv", "retrieval:y/test.csv", "retrieval:test"),
+        ("oracle:x/test.csv", "oracle:test.json", "oracle:test (leaks)"),
+        ("shards:a/val.tar", "shards:b/val", "shards:val"),
+        ("himo:a/val.jsonl", "himo:b/val", "himo:val"),
+        ("folder:a/val", "folder:val/", "folder:val"),
+        ("fgovd:a/hard.json", "fgovd:b/hard.jsonl", "fgovd/hard"),
+    ):
+        with pytest.raises(SystemExit):
+            evaluate(models[:1], root, f"{first},{second}")
+        told = f"--benchmark {first} and {second} would both be called {head}: evaluate them apart"
+        assert told in capsys.readouterr().err
+
+
 def test_a_folder_of_all_kinds_of_files(models, root, tmp_path):
     out, board = tmp_path / "out", tmp_path / "board"
     assert evaluate(models[:1], root, "coco_val2017,fgovd", "--out", out, "--tensorboard", board) == 0
