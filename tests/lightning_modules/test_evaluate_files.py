@@ -143,7 +143,7 @@ def test_the_same_weights_on_another_device_are_the_same_model(models):
 
 @pytest.mark.parametrize("text", ['["a"]', "{", "mine\xff", '{"name": "package"}', '{"settings": {"model": "a"}}'])
 def test_a_file_that_holds_no_results_is_left_alone(models, root, tmp_path, text, capsys, monkeypatch):
-    monkeypatch.setattr("lightning_modules.cli.evaluate.load_model", lambda *_, **__: 1 / 0)  # it is said before the work
+    monkeypatch.setattr("lightning_modules.cli.evaluate.load_model", lambda *_, **__: 1 / 0)  # said before the work
     file = tmp_path / "mine.json"
     file.write_text(text, encoding="latin-1")
     with pytest.raises(SystemExit):
