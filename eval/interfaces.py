@@ -166,3 +166,8 @@ class PathBenchmark:
     @property
     def __name__(self) -> str:
         return f"{self.kind}:{self.path}"
+
+    @property
+    def head(self) -> str:
+        """The first part of its numbers' names: the path is shortened in it."""
+        return f"{self.kind}:{Path(self.path).name}"

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from datamodules.formats.layout import IMAGE, LIST, NAME, PATH, SIDE, TEXTS, WHOLE, XYWH, AnnotationFile, Rule
 from eval.data.find_file import find_path, first_file, user_file, with_files
@@ -80,6 +81,12 @@ class FgovdFile(PathBenchmark):
     """``fgovd:FILE``: one file of either format, under the current folder or ``root``; its images under ``root``."""
 
     kind = "fgovd"
+
+    @property
+    @override
+    def head(self) -> str:
+        """With the file's name without its ending."""
+        return f"fgovd/{Path(self.path).stem}"
 
     def __call__(self, model: Model, run: EvalContext) -> Result:
         """RoIAlign over the dense map."""

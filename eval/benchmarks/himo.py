@@ -7,8 +7,7 @@
                       is ``all/correlation``
 ``himo:PATH``         any long captions: a table as ``retrieval:FILE`` reads it, or shards. Our definition: the texts of
                       a caption are its first sentence, its first two, and so on, each as it stands. Shards have their
-                      sentences; a table's captions are cut by NLTK's Punkt, and several captions of an image are
-                      apart from each other
+                      sentences; a table's captions are cut by NLTK's Punkt, and each of an image's captions counts
 ====================  =================================================================================================
 
 Captions of one sentence are left out and counted. A text that the model cuts scores as the one before it.
@@ -19,6 +18,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+
+from typing_extensions import override
 
 from datamodules.formats.layout import PATH, Rule, checked
 from datamodules.formats.row_readers import TABLES, json_lines
@@ -47,7 +48,7 @@ def himo_docci(model: Model, run: EvalContext) -> Result:
         (first_file([base / row["img_path"] for base in bases]), row["img_path"], row["caption"]) for row in rows
     ]
     data = gather_files(entries, path, {path.name: file_sha256(path)}, run)
-    texts = _grown(data.images, data.captions, data.files, data.counts)
+    texts = _grown(data.images, [[texts] for texts in data.captions], data.files, data.counts)
     return measure_monotonicity("himo_docci", model, run, texts, "HiMo-Docci's growing texts, all of an image")
 
 
@@ -56,21 +57,25 @@ class HimoPath(PathBenchmark):
 
     kind = "himo"
 
+    @property
+    @override
+    def head(self) -> str:
+        """With the path's last part without its ending."""
+        return f"{self.kind}:{short_name(self.path)}"
+
     def __call__(self, model: Model, run: EvalContext) -> Result:
         """The texts of each caption by sentences."""
         if Path(self.path).suffix.lower() in TABLES:
             table = read_table(run, self.path)
-            pairs = [(image, text) for image, texts in zip(table.images, table.captions, strict=True) for text in texts]
-            images = [image for image, _ in pairs]
-            growing = [prefixes(text, split_sentences(text)) for _, text in pairs]
-            files, counts = table.files, table.counts
+            images, files, counts = table.images, table.files, table.counts
+            growing = [[prefixes(text, split_sentences(text)) for text in texts] for texts in table.captions]
         else:
             members, samples = read_shards(run, self.path)
             images, files, counts = list(members), checksums(members, samples), Counter()
-            growing = [prefixes(sample.caption, sample.sentences) for sample in samples]
+            growing = [[prefixes(sample.caption, sample.sentences)] for sample in samples]
         data = _grown(images, growing, files, counts)
-        name = f"himo:{short_name(self.path)}"
-        return measure_monotonicity(name, model, run, data, "a caption's first sentence, its first two, ... (ours)")
+        protocol = "a caption's first sentence, its first two, ... (ours)"
+        return measure_monotonicity(self.head, model, run, data, protocol)
 
 
 def prefixes(caption: str, sentences: Sequence[str]) -> list[str]:
@@ -89,10 +94,13 @@ def prefixes(caption: str, sentences: Sequence[str]) -> list[str]:
 
 
 def _grown(
-    images: Sequence[ImageSource], texts: Sequence[list[str]], files: dict[str, str], counts: Counter[str]
+    images: Sequence[ImageSource], captions: Sequence[list[list[str]]], files: dict[str, str], counts: Counter[str]
 ) -> GrowingTexts:
-    """The images with at least two texts; the others are counted."""
-    kept = [(image, group) for image, group in zip(images, texts, strict=True) if len(group) >= FEWEST]
+    """Images, and the captions of each that have at least two texts; the others are counted."""
+    kept = [[texts for texts in group if len(texts) >= FEWEST] for group in captions]
     counts = Counter(counts)
-    counts["caption of one sentence"] += len(images) - len(kept)
-    return GrowingTexts([image for image, _ in kept], [group for _, group in kept], files, dict(+counts))
+    counts["caption of one sentence"] += sum(map(len, captions)) - sum(map(len, kept))
+    pairs = [(image, group) for image, group in zip(images, kept, strict=True) if group]
+    owner = [number for number, (_, group) in enumerate(pairs) for _ in group]
+    texts = [texts for _, group in pairs for texts in group]
+    return GrowingTexts([image for image, _ in pairs], texts, owner, files, dict(+counts))

@@ -7,8 +7,6 @@ with ``{c}`` or ``{}``) replace them where they exist.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from eval.data.image_folders import class_folders, labelled_images
 from eval.data.records import read_text
 from eval.interfaces import EvalContext, Model, PathBenchmark, Result
@@ -35,7 +33,5 @@ class ImageFolder(PathBenchmark):
         templates = folder_templates(root)
         images, labels = labelled_images((folder, label) for label, folder in enumerate(folders))
         data = LabelledImages(images, labels, names)
-        name = f"folder:{Path(self.path).name}"
-        return classify_images(
-            name, model, run, data, templates, f"class names of the folders, {len(templates)} prompts"
-        )
+        protocol = f"class names of the folders, {len(templates)} prompts"
+        return classify_images(self.head, model, run, data, templates, protocol)

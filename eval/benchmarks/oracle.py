@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from typing_extensions import override
 
 from eval.benchmarks.retrieval_file import read_table
 from eval.data.caption_preprocessing import raw
@@ -26,12 +27,18 @@ class OracleFile(PathBenchmark):
 
     kind = "oracle"
 
+    @property
+    @override
+    def head(self) -> str:
+        """With the file's name without its ending, and a warning."""
+        return f"{self.kind}:{Path(self.path).stem} (leaks)"
+
     def __call__(self, model: Any, run: EvalContext) -> Result:
         """Both ways. Raises ValueError where the model has no text-conditioned attention."""
         data = read_table(run, self.path)
         wording, fit = run.wording or raw, run.fit or centre_crop
         captions = [wording(texts[0]) for texts in data.captions]
-        name = f"oracle:{Path(self.path).stem} (leaks)"
+        name = self.head
         texts = embed_texts(model, run, captions, name)
 
         def square(number: int) -> torch.Tensor:

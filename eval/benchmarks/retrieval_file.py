@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from datamodules.formats.layout import NAME, PATH, Rule, checked
 from datamodules.formats.row_readers import TABLES
 from eval.data.find_file import first_file, user_file
@@ -32,10 +34,16 @@ class RetrievalFile(PathBenchmark):
 
     kind = "retrieval"
 
+    @property
+    @override
+    def head(self) -> str:
+        """With the file's name without its ending."""
+        return f"{self.kind}:{Path(self.path).stem}"
+
     def __call__(self, model: Model, run: EvalContext) -> Result:
         """Both directions; any caption of an image is right."""
         protocol = "any of an image's own captions is right, both ways"
-        return retrieve(f"retrieval:{Path(self.path).stem}", model, run, read_table(run, self.path), protocol, LONG_KS)
+        return retrieve(self.head, model, run, read_table(run, self.path), protocol, LONG_KS)
 
 
 def read_table(run: EvalContext, file: str) -> ImageTexts:

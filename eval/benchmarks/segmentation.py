@@ -51,7 +51,7 @@ class Segmentation(PathBenchmark):
 
     def __call__(self, model: Model, run: EvalContext) -> Result:
         """All images."""
-        root, name = user_folder(run.root, self.path), f"segmentation:{Path(self.path).name}"
+        root, name = user_folder(run.root, self.path), self.head
         no_fit(name, run.fit)
         counts: Counter[str] = Counter()
         pairs = _pairs(root, run.skip_missing, counts)

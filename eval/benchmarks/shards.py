@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from typing_extensions import override
+
 from datamodules.sample import Sample
 from datamodules.shards.discovery import ShardError, expand_shards, find_shards
 from eval.data.cache import digest
@@ -26,17 +28,22 @@ class Shards(PathBenchmark):
 
     kind = "shards"
 
+    @property
+    @override
+    def head(self) -> str:
+        """With the path's last part without its ending."""
+        return f"{self.kind}:{short_name(self.path)}"
+
     def __call__(self, model: Model, run: EvalContext) -> Result:
         """Both directions for each grain. Raises ValueError where a sample breaks the schema."""
-        head = f"shards:{short_name(self.path)}"
         images, samples = read_shards(run, self.path)
         files = checksums(images, samples)
-        rows = embed_images(model, run, list(images), run.fit or centre_crop, head)
+        rows = embed_images(model, run, list(images), run.fit or centre_crop, self.head)
         numbers, settings, counts, items = {}, {}, {}, {}
         for grain, texts in _texts(samples).items():
             data = ImageTexts(list(images), texts, files)
             protocol = f"any {grain} of an image is right, both ways"
-            result = retrieve(f"{head}/{grain}", model, run, data, protocol, LONG_KS, image_rows=rows)
+            result = retrieve(f"{self.head}/{grain}", model, run, data, protocol, LONG_KS, image_rows=rows)
             numbers |= result.numbers
             items |= result.items
             settings[grain] = result.settings

@@ -32,7 +32,7 @@ class WebDataset(PathBenchmark):
 
     def __call__(self, model: Model, run: EvalContext) -> Result:
         """The test split."""
-        root, name = user_folder(run.root, self.path), f"wds:{Path(self.path).name}"
+        root, name = user_folder(run.root, self.path), self.head
         kind_file = root / "dataset_type.txt"
         kind = read_text(kind_file).strip() if kind_file.is_file() else "classification"
         if kind not in TYPES:

@@ -18,6 +18,7 @@ from lightning_modules.networks.contract import config_of, shown_config
 CLIP, SIGLIP = EncoderConfig.__name__, SiglipSettings.__name__  # families, by their settings
 OPEN_CLIP = OpenClipConfig.__name__
 ONNX = "onnx"  # the format that every family shares
+TRAINED = "trained"  # weights, those whose numbers the checkpoint holds
 UNKNOWN = "unknown"  # a licence, as the hub calls it
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 BY_OPEN_CLIP = """import open_clip
@@ -95,7 +96,8 @@ def model_card(
     """Markdown with the metadata that hubs read.
 
     Args:
-        origin: what ``checkpoints.metadata`` put into the checkpoint; with ``history`` where the run has one.
+        origin: what ``checkpoints.metadata`` put into the checkpoint; with ``history`` where the run has one, with
+            ``weights`` (``trained`` or ``averaged``), and ``interpolation`` where they are between start and these.
         format: of the folder, ``transformers``, ``open_clip`` or ``onnx``.
         licence: of the model, by the hub's name for it.
         title: of the model among the hub's results.
@@ -110,7 +112,7 @@ def model_card(
         f"Trained with GrainCLIP {origin['version']} (commit {origin['commit']}), {origin['steps']} steps. "
         f"Image and text embeddings are plain {name}'s; what the method added for training is not part of it. "
         "The text tower reads texts one by one, up to the given number of tokens.",
-        *_interpolation(origin),
+        *_other_weights(origin),
         *([] if use is None else [f"## Use\n\n```python\n{use}\n```"]),  # of a family from elsewhere nothing is known
         *([NOTES[family]] if format == "transformers" and family in NOTES else []),
         *([] if agreement is None else [_agreement(*agreement)]),
@@ -124,7 +126,7 @@ def model_card(
 
 
 def _metadata(origin: Mapping[str, Any], format: str, licence: str, title: str, family: str) -> dict[str, Any]:
-    """The front matter: the hub's own fields, results as its model-index."""
+    """The front matter: the hub's own fields; results as its model-index, where they are of these weights."""
     head: dict[str, Any] = {
         "license": licence,
         "library_name": format,
@@ -134,7 +136,8 @@ def _metadata(origin: Mapping[str, Any], format: str, licence: str, title: str, 
     start = origin.get("start")
     if start is not None and HUB_ID.fullmatch(start) and not Path(start).exists():
         head |= {"base_model": start, "base_model_relation": "finetune"}
-    if numbers := origin["numbers"]:
+    numbers = origin["numbers"]
+    if numbers and _measured(origin):
         metrics = [{"type": key.rpartition("/")[2], "name": key, "value": value} for key, value in numbers.items()]
         data = {"name": "the run's validation set", "type": "validation"}
         task = {"type": "zero-shot-image-classification", "name": "retrieval and its like, see each metric's name"}
@@ -163,14 +166,24 @@ def _limits(origin: Mapping[str, Any], licence: str, tokens: int) -> str:
     )
 
 
-def _interpolation(origin: Mapping[str, Any]) -> list[str]:
-    share = origin.get("interpolation")
-    if share is None:
+def _measured(origin: Mapping[str, Any]) -> bool:
+    """True if the checkpoint's numbers are of the exported weights."""
+    return origin.get("interpolation") is None and origin.get("weights", TRAINED) == TRAINED
+
+
+def _other_weights(origin: Mapping[str, Any]) -> list[str]:
+    """What the exported weights are, where they are not the trained ones."""
+    if _measured(origin):
         return []
-    return [
-        f"Its weights are {share:g} of the trained ones and {1 - share:g} of {origin['start']}'s, from which training "
-        "started (WiSE-FT, arXiv 2109.01903). The numbers below are of the trained ones."
-    ]
+    share, trained = origin.get("interpolation"), origin.get("weights", TRAINED) == TRAINED
+    whole = "the trained ones" if trained else "the running average of the trained ones"
+    words = f"Its weights are {whole}."
+    if share is not None:
+        words = (
+            f"Its weights are {share:g} of {whole} and {1 - share:g} of {origin['start']}'s, from which training "
+            "started (WiSE-FT, arXiv 2109.01903)."
+        )
+    return [f"{words} The numbers below are of the trained ones."]
 
 
 def _changes(history: Sequence[Mapping[str, Any]]) -> list[str]:

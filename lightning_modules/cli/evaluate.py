@@ -26,19 +26,20 @@ from eval.benchmarks.catalogue import retrieves
 from eval.data.cache import Cache
 from eval.data.caption_preprocessing import WORDINGS
 from eval.data.image_preprocessing import FITS
-from eval.interfaces import Benchmark, EvalContext, T
+from eval.interfaces import Benchmark, EvalContext, PathBenchmark, T
 from eval.metrics.gather import rank
 from eval.results.per_item import parquet
 from eval.results.tables import Tables, side_by_side, table
 from lightning_modules.checkpoints.metadata import KEY, commit
-from lightning_modules.cli.evaluate_outputs import Evaluation, Folder, compare
+from lightning_modules.cli.evaluate_outputs import OPTIONS, Evaluation, Folder, compare
 from lightning_modules.cli.interpolation import Line, line_of
 from lightning_modules.cli.model_names import model_names
-from lightning_modules.cli.read_checkpoint import encoder_of, pooling_of, read
+from lightning_modules.cli.read_checkpoint import check_there, encoder_of, pooling_of, read
 from lightning_modules.errors import fail
 from lightning_modules.inference.evaluation_model import EvaluationModel
 from lightning_modules.networks import Encoder, TextConditionedPooling, load_encoder
 from lightning_modules.networks.contract import plain_config, shown_config
+from lightning_modules.networks.weights.files import fetch
 
 logger = logging.getLogger("grainclip")
 
@@ -106,8 +107,15 @@ def measure(
 ) -> Evaluation:
     """As ``evaluate``, for a model that is loaded, and plain words about it. Collective."""
     source: str = words["source"]
-    settings = {"model": words | {"sha256": model.digest}, "version": version("grainclip"), "commit": commit()}
-    settings |= {"batch_size": run.batch_size, "benchmarks": {}}
+    settings: dict[str, Any] = {"model": words | {"sha256": model.weights}}
+    settings |= {"version": version("grainclip"), "commit": commit(), "batch_size": run.batch_size}
+    chosen = (
+        None if run.fit is None else run.fit.__name__,
+        None if run.wording is None else run.wording.__name__,
+        run.rerank,
+        run.skip_missing,
+    )
+    settings |= dict(zip(OPTIONS, chosen, strict=True)) | {"benchmarks": {}}
     evaluation = Evaluation(source, name or model_names([source])[0], settings, {})
     if check is not None:
         check(evaluation)
@@ -131,6 +139,7 @@ def run(args: Namespace) -> int:
     """The command; ``SystemExit(2)`` with one line on bad input."""
     try:
         benchmarks = [find_benchmark(name) for name in args.benchmark]
+        _check_heads(benchmarks)
         device = wanted_device(args.device)
         if args.items:
             parquet()
@@ -140,6 +149,8 @@ def run(args: Namespace) -> int:
         if line is not None:
             names = [f"{names[0]}-{share:g}" for share in args.interpolate]
         out = Folder(args.out, names, args.items, args.bootstrap, args.tensorboard)
+        for source in args.model:
+            _check_there(source)
         with TorchrunGroup(device):
             settings = EvalContext(
                 args.root,
@@ -154,15 +165,43 @@ def run(args: Namespace) -> int:
             titles = [benchmark.__name__ for benchmark in benchmarks]
             sources = args.model if line is None else args.interpolate
             load = partial(load_model if line is None else line.model, device=device)
-            evaluations = [
-                measure(*load(source), benchmarks, settings, out.writer(name), name, lambda e: out.check(e, titles))
-                for source, name in zip(sources, names, strict=True)
-            ]
+            evaluations: list[Evaluation] = []
+
+            def begin(evaluation: Evaluation) -> None:
+                out.check(evaluation, titles)
+                evaluations.append(evaluation)
+
+            try:
+                for source, name in zip(sources, names, strict=True):
+                    measure(*load(source), benchmarks, settings, out.writer(name), name, begin)
+            except BaseException:  # an interruption too
+                if rank() == 0:
+                    _show_tables([evaluation for evaluation in evaluations if evaluation.results])
+                raise
             if rank() == 0:
                 _show(evaluations, out, args.bootstrap, args.interpolate)
     except (ValueError, OSError, ImportError) as error:
         fail(str(error))
     return 0
+
+
+def _check_heads(benchmarks: Sequence[Benchmark]) -> None:
+    """Raise ValueError where numbers of two benchmarks would have the same names."""
+    names: dict[str, str] = {}
+    for benchmark in benchmarks:
+        name = benchmark.__name__
+        head = benchmark.head if isinstance(benchmark, PathBenchmark) else name
+        if head in names:
+            raise ValueError(f"--benchmark {names[head]} and {name} would both be called {head}: evaluate them apart")
+        names[head] = name
+
+
+def _check_there(source: str) -> None:
+    """Raise FileNotFoundError where there is no such model; one of the hub is downloaded."""
+    if Path(source).suffix == ".ckpt":
+        check_there(Path(source))
+    else:
+        fetch(source)
 
 
 def _check_rerank(args: Namespace) -> None:
@@ -200,12 +239,17 @@ def _show(evaluations: list[Evaluation], out: Folder, draws: int, shares: Sequen
         console.print(Tables([side_by_side({share: e.numbers for share, e in by_share.items()})], title))
         out.write_line(by_share)
         return
-    for evaluation in evaluations:
-        console.print(table(evaluation.numbers, title=evaluation.name))
+    _show_tables(evaluations)
     for evaluation in evaluations[1:]:
         comparison = compare(evaluations[0], evaluation, draws)
         console.print(comparison.table())
         out.write_comparison(comparison)
+
+
+def _show_tables(evaluations: Sequence[Evaluation]) -> None:
+    console = Console()
+    for evaluation in evaluations:
+        console.print(table(evaluation.numbers, title=evaluation.name))
 
 
 class TorchrunGroup:

@@ -19,6 +19,7 @@ from eval.results.tables import Section, Tables, latex, markdown, section_markdo
 from lightning_modules.cli.output_paths import make_folder, make_room, not_a_run
 
 logger = logging.getLogger("grainclip")
+OPTIONS = ("fit", "captions", "rerank", "skip_missing")  # that change numbers, as results state them
 HEAD = ("number", "first", "second", "difference", "95 % interval", "p")
 
 
@@ -79,8 +80,19 @@ def compare(first: Evaluation, second: Evaluation, draws: int) -> Comparison:
     return Comparison(first, second, difference_by_name, retained)
 
 
+class Earlier(NamedTuple):
+    """What a file of results says of them."""
+
+    sha256: str  # of the weights
+    options: dict[str, Any]
+    benchmarks: frozenset[str]
+
+
 class Folder:
     """The output folder.
+
+    Earlier results of the same model and settings stay until all their benchmarks are measured anew. Until then the new
+    ones are in ``results.partial.json`` and its like.
 
     Args:
         out: a folder, made where it is missing; or a ``.json`` file for numbers and settings alone; or None.
@@ -88,6 +100,10 @@ class Folder:
         items: whether Parquet files are written.
         draws: of the bootstrap, for intervals in the JSON; 0 for none.
         tensorboard: folder for scalars, or None.
+
+    Raises:
+        ValueError: naming the option or file, where nothing could be written, or a file that would be replaced holds no
+            results.
     """
 
     def __init__(
@@ -109,48 +125,66 @@ class Folder:
         if tensorboard is not None:
             make_folder(tensorboard, "--tensorboard")
         self.out, self.names, self.items, self.draws, self.tensorboard = out, names, items, draws, tensorboard
+        self.earlier = {name: earlier for name in names if (earlier := _earlier(self._results(name))) is not None}
+
+    def _results(self, name: str) -> Path | None:
+        """The JSON file of the model ``name``; None where nothing is written."""
+        if self.out is None or self.file:
+            return self.out
+        return (self.out / name if len(self.names) > 1 else self.out) / "results.json"
 
     def check(self, evaluation: Evaluation, benchmarks: Collection[str]) -> None:
-        """Raise ValueError where ``evaluation`` would overwrite results of another model or of other benchmarks."""
-        if self.out is None:
+        """Raise ValueError where ``evaluation`` would overwrite results of another model, of other settings or of other
+        benchmarks.
+        """
+        if (earlier := self.earlier.get(evaluation.name)) is None:
             return
-        folder = self.out / evaluation.name if len(self.names) > 1 else self.out
-        file = self.out if self.file else folder / "results.json"
-        if not file.is_file():
-            return
-        before = json.loads(file.read_text(encoding="utf-8")).get("settings", {})
-        if before.get("model", {}).get("sha256") != evaluation.settings["model"]["sha256"]:
-            raise ValueError(f"{file} holds results of another model: choose another --out")
-        if lost := sorted(set(before.get("benchmarks", {})) - set(benchmarks)):
-            raise ValueError(
-                f"{file} holds results of {', '.join(lost)}, which are not asked for: choose another --out"
-            )
+        file, settings = self._results(evaluation.name), evaluation.settings
+        origins = ["of another model"] if earlier.sha256 != settings["model"]["sha256"] else []
+        origins += [_option(name, value) for name, value in earlier.options.items() if value != settings[name]]
+        if lost := sorted(earlier.benchmarks - set(benchmarks)):
+            origins.append(f"of {', '.join(lost)}, which are not asked for")
+        if origins:
+            raise ValueError(f"{file} holds results {origins[0]}: choose another --out")
 
     def writer(self, name: str) -> Callable[[Evaluation], None]:
         """A function that writes the files of the model ``name``; it is called after each benchmark."""
         subfolder = name if len(self.names) > 1 else ""
+        before = self.earlier[name].benchmarks if name in self.earlier else frozenset[str]()
+        unwritten: list[Result] = []  # whose items are not in files yet
 
         def write(evaluation: Evaluation) -> None:
             numbers, settings = evaluation.numbers, evaluation.settings
             if self.tensorboard is not None:
                 _write_scalars(self.tensorboard / subfolder, numbers, int(settings["model"].get("steps", 0)))
-            if self.out is None:
+            if (results := self._results(name)) is None:
                 return
             if self.draws:
                 settings = {**settings, "intervals": self._intervals(evaluation.results)}
-            if self.file:
-                write_json(self.out, numbers, settings)
-                return
-            folder = self.out / subfolder
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / "results.json", numbers, settings)
-            write_text(folder / "results.md", markdown(numbers))
-            write_text(folder / "results.tex", latex(numbers))
+            results.parent.mkdir(parents=True, exist_ok=True)
+            partial = results.with_name(f"{results.stem}.partial.json")
+            whole = before <= evaluation.results.keys()
+            for file in self._write_numbers(results if whole else partial, numbers, settings):
+                if whole:
+                    file.with_name(f"{results.stem}.partial{file.suffix}").unlink(missing_ok=True)
             if self.items:
-                last = list(evaluation.results.values())[-1]
-                write_items(folder / "items", last.items)
+                unwritten.append(list(evaluation.results.values())[-1])
+            if whole:
+                for result in unwritten:
+                    write_items(results.parent / "items", result.items)
+                unwritten.clear()
 
         return write
+
+    def _write_numbers(self, file: Path, numbers: dict[str, float], settings: dict[str, Any]) -> list[Path]:
+        """Write the JSON ``file`` and, unless it is all that is asked for, Markdown and LaTeX beside it; the files."""
+        write_json(file, numbers, settings)
+        if self.file:
+            return [file]
+        tables = {file.with_suffix(".md"): markdown(numbers), file.with_suffix(".tex"): latex(numbers)}
+        for path, text in tables.items():
+            write_text(path, text)
+        return [file, *tables]
 
     def write_comparison(self, comparison: Comparison) -> None:
         """Write ``comparison_SECOND_with_FIRST.json`` and ``.md`` into the folder, by the models' names."""
@@ -185,6 +219,27 @@ class Folder:
             for items in result.items.values()
             for name, interval in intervals(items, self.draws).items()
         }
+
+
+def _earlier(file: Path | None) -> Earlier | None:
+    """What an existing file of results says of them. Raises ValueError where it is a file of another kind."""
+    if file is None or not file.is_file():
+        return None
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))["settings"]
+        weights, benchmarks = settings["model"]["sha256"], frozenset(settings["benchmarks"])
+        return Earlier(weights, {name: settings.get(name) for name in OPTIONS}, benchmarks)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"--out must not replace a file that holds no results of `lightning evaluate`, got {file}"
+        ) from error
+
+
+def _option(name: str, value: Any) -> str:
+    """Words about an option of earlier results: "of --fit squash", "without --rerank"."""
+    if value is None or value is False:
+        return f"without --{name}"
+    return f"of --{name}" if value is True else f"of --{name} {value}"
 
 
 def _write_scalars(folder: Path, numbers: Mapping[str, float], step: int) -> None:

@@ -61,7 +61,7 @@ def export(
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: choose another folder, or empty it")
     saved = read(checkpoint)
-    origin: dict[str, Any] = saved[KEY] | {"history": saved.get(RUN, {}).get("history", [])}
+    origin: dict[str, Any] = saved[KEY] | {"history": saved.get(RUN, {}).get("history", []), "weights": weights}
     if interpolate is None:
         encoder = encoder_of(saved, weights)
     else:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 import torch
 from jaxtyping import Float
@@ -29,10 +30,14 @@ ImageLike = str | Path | Image.Image
 
 @dataclass(frozen=True)
 class MemoryImage:
-    """An image in memory."""
+    """An image in memory.
+
+    PIL decodes a file that it opened when the pixels are asked for, and only one thread may do so at a time.
+    """
 
     image: Image.Image
     name: str
+    lock: Lock = field(default_factory=Lock, compare=False, repr=False)
 
     def stamp(self) -> str:
         """Its pixels; only a cache asks."""
@@ -40,7 +45,7 @@ class MemoryImage:
 
     def open(self) -> Image.Image:
         """The upright image in RGB. Raises ValueError where it cannot be read."""
-        with image_errors(self.name):
+        with self.lock, image_errors(self.name):
             return as_rgb(self.image)
 
 
@@ -60,7 +65,11 @@ class LoadedModel(EvaluationModel):
             ValueError: a file is missing or no image, or there is none.
         """
         _check_list("images", images)
-        sources = [_source(image, f"images[{number}]") for number, image in enumerate(images)]
+        unique: dict[int, ImageSource] = {}  # an image that is given twice has one lock
+        for number, image in enumerate(images):
+            if id(image) not in unique:
+                unique[id(image)] = _source(image, f"images[{number}]")
+        sources = [unique[id(image)] for image in images]
         return embed_images(self, EvalContext(Path(), batch_size), sources, centre_crop, "embed")
 
     def embed_texts(self, texts: Sequence[str], batch_size: int = 32) -> Float[Tensor, "N D"]:

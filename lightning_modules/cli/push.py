@@ -6,6 +6,7 @@ Private unless asked otherwise. A repository that is there already is left alone
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,12 +41,18 @@ def push(folder: Path, name: str, public: bool = False) -> str:
     """Make the repository and upload the folder's files in one commit; its address.
 
     Raises:
-        ValueError: where the hub refuses or cannot be reached.
+        ValueError: where the hub refuses or cannot be reached; where the repository is made by then, the message says
+            so, and which command finishes.
     """
     hub = HfApi()
     with hub_errors(name):
         made = hub.create_repo(name, private=not public)
-        hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Export of GrainCLIP")
+    try:
+        with hub_errors(name):
+            hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Export of GrainCLIP")
+    except ValueError as error:
+        command = f"hf upload {name} {shlex.quote(str(folder))}"
+        raise ValueError(f"{error}; the repository is made and the folder is whole, `{command}` finishes") from error
     return str(made)
 
 

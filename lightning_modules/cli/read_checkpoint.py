@@ -57,12 +57,18 @@ def pooling_of(saved: dict[str, Any]) -> TextConditionedPooling | None:
     return pooling
 
 
+def check_there(checkpoint: Path) -> None:
+    """Raise FileNotFoundError where there is no such checkpoint, naming those beside it."""
+    if checkpoint.exists():
+        return
+    others = sorted(path.name for path in checkpoint.parent.glob("*.ckpt"))
+    beside = f"; beside it: {', '.join(others[:4])}" if others else ""
+    raise FileNotFoundError(f"{checkpoint}: no such checkpoint{beside}")
+
+
 def read(checkpoint: Path) -> dict[str, Any]:
     """A checkpoint's content: of one file, read without running code, or of a sharded one's folder."""
-    if not checkpoint.exists():
-        others = sorted(path.name for path in checkpoint.parent.glob("*.ckpt"))
-        beside = f"; beside it: {', '.join(others[:4])}" if others else ""
-        raise FileNotFoundError(f"{checkpoint}: no such checkpoint{beside}")
+    check_there(checkpoint)
     know_all_methods()
     try:
         if checkpoint.is_dir():

@@ -14,10 +14,12 @@ class HubStandIn:
 
     Args:
         token: that may write; another one is refused with status 401.
+
+    While ``full`` is true, files are refused with status 403.
     """
 
     def __init__(self, token: str = "hf_right") -> None:
-        self.token = token
+        self.token, self.full = token, False
         self.files: dict[str, dict[str, bytes]] = {}
         self.private: dict[str, bool] = {}
         self.asked: list[str] = []
@@ -75,6 +77,8 @@ class HubStandIn:
             files = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}
                      for file in json.loads(body)["files"]]  # fmt: skip
             return 200, {"files": files}, {}
+        if "/commit/" in path and self.full:
+            return 403, {"error": "Storage limit reached"}, {}
         if "/commit/" in path:
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":

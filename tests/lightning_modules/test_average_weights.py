@@ -48,6 +48,10 @@ def test_the_average_is_the_formulas_and_goes_on(tmp_path):
     assert torch.equal(exported.image_tower.projection.weight, kept.image_tower.projection.weight)
     assert not torch.equal(encoder_of(read(last)).image_tower.projection.weight, kept.image_tower.projection.weight)
     assert main(["export", str(last), str(tmp_path / "model"), "--weights", "averaged"]) == 0
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "Its weights are the running average of the trained ones. The numbers below are of the trained ones." in card
+    assert "| caption · text to image |" in card
+    assert "model-index" not in card
     assert ClipFinetune.load_from_checkpoint(last).averaged is None  # loads without the callback
 
 

@@ -8,8 +8,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from eval.interfaces import EvalContext
 from eval.results.per_item import parquet
 from eval.results.tables import latex
+from lightning_modules.cli.evaluate import load_model, measure
 from lightning_modules.cli.main import main
 from lightning_modules.networks import DualEncoder
 from tests.eval.fgovd_release import write_fgovd
@@ -60,6 +62,139 @@ def test_results_of_others_are_not_overwritten(models, root, tmp_path, capsys):
             evaluate([which], root, benchmark, "--out", place)
         assert says in capsys.readouterr().err
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+
+
+def contents(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_earlier_results_stay_until_all_are_measured_anew(models, root, tmp_path, single, capsys):
+    """A benchmark that fails leaves them, and the new ones beside them."""
+    out = tmp_path / "out" / "r.json" if single else tmp_path / "out"
+    arguments = (models[:1], root, "coco_val2017,fgovd", "--out", out, "--bootstrap", 0)
+    assert evaluate(*arguments) == 0
+    before = contents(tmp_path / "out")
+    annotations = root / "benchmarks" / "1_attributes.json"
+    annotations.rename(tmp_path / "away.json")
+    with pytest.raises(SystemExit):
+        evaluate(*arguments)
+    after = contents(tmp_path / "out")
+    assert before.items() <= after.items()
+    stem, endings = ("r", ["json"]) if single else ("results", ["json", "md", "tex"])
+    assert sorted(after.keys() - before.keys()) == [f"{stem}.partial.{ending}" for ending in endings]
+    partial = json.loads(after[f"{stem}.partial.json"])
+    assert list(partial["settings"]["benchmarks"]) == ["coco_val2017"]
+    whole = json.loads(before[f"{stem}.json"])["numbers"]
+    assert partial["numbers"] == {name: value for name, value in whole.items() if name.startswith("coco_val2017/")}
+    (tmp_path / "away.json").rename(annotations)
+    assert evaluate(*arguments) == 0
+    assert contents(tmp_path / "out") == before
+
+
+def test_single_results_stay_with_the_numbers(models, root, tmp_path):
+    pytest.importorskip("pyarrow")
+    arguments = (models[:1], root, "coco_val2017,fgovd", "--out", tmp_path / "out", "--bootstrap", 0, "--items")
+    assert evaluate(*arguments) == 0
+    for file in (tmp_path / "out" / "items").iterdir():
+        file.write_bytes(b"earlier")
+    before = contents(tmp_path / "out" / "items")
+    annotations = root / "benchmarks" / "1_attributes.json"
+    annotations.rename(tmp_path / "away.json")
+    with pytest.raises(SystemExit):
+        evaluate(*arguments)
+    assert contents(tmp_path / "out" / "items") == before
+    (tmp_path / "away.json").rename(annotations)
+    assert evaluate(*arguments) == 0
+    after = contents(tmp_path / "out" / "items")
+    assert after.keys() == before.keys()
+    assert b"earlier" not in after.values()
+
+
+def test_results_of_other_settings_are_not_overwritten(models, root, tmp_path, capsys):
+    out = tmp_path / "out"
+    first = ("--out", out, "--fit", "squash", "--bootstrap", 0)
+    assert evaluate(models[:1], root, "coco_val2017", *first) == 0
+    settings = json.loads((out / "results.json").read_text())["settings"]
+    names = ("fit", "captions", "rerank", "skip_missing")
+    assert [settings[name] for name in names] == ["squash", None, None, False]
+    before = contents(out)
+    for more, says in (
+        (("--out", out), "of --fit squash"),
+        (("--out", out, "--fit", "longest"), "of --fit squash"),
+        ((*first, "--captions", "first_line"), "without --captions"),
+        ((*first, "--skip_missing"), "without --skip_missing"),
+    ):
+        with pytest.raises(SystemExit):
+            evaluate(models[:1], root, "coco_val2017", *more)
+        assert f"results.json holds results {says}: choose another --out" in capsys.readouterr().err
+    assert contents(out) == before
+    assert evaluate(models[:1], root, "coco_val2017", *first, "--batch_size", 2) == 0
+
+
+def test_the_same_weights_on_another_device_are_the_same_model(models):
+    model, words = load_model(str(models[0]), torch.device("cpu"))
+    found = measure(model, words, [], EvalContext(models[0])).settings["model"]["sha256"]
+    model.device = torch.device("cuda")
+    assert measure(model, words, [], EvalContext(models[0])).settings["model"]["sha256"] == found
+    other, words = load_model(str(models[1]), torch.device("cpu"))
+    assert measure(other, words, [], EvalContext(models[1])).settings["model"]["sha256"] != found
+
+
+@pytest.mark.parametrize("text", ['["a"]', "{", "mine\xff", '{"name": "package"}', '{"settings": {"model": "a"}}'])
+def test_a_file_that_holds_no_results_is_left_alone(models, root, tmp_path, text, capsys, monkeypatch):
+    monkeypatch.setattr("lightning_modules.cli.evaluate.load_model", lambda *_, **__: 1 / 0)  # said before the work
+    file = tmp_path / "mine.json"
+    file.write_text(text, encoding="latin-1")
+    with pytest.raises(SystemExit):
+        evaluate(models[:1], root, "coco_val2017", "--out", file)
+    told = f"--out must not replace a file that holds no results of `lightning evaluate`, got {file}"
+    assert told in capsys.readouterr().err
+    assert file.read_text(encoding="latin-1") == text
+
+
+def test_finished_numbers_are_shown_where_later_work_fails(models, root, tmp_path, capsys, monkeypatch):
+    (root / "benchmarks" / "1_attributes.json").unlink()
+    with pytest.raises(SystemExit) as stopped:
+        evaluate(models, root, "coco_val2017,fgovd")
+    assert stopped.value.code == 2
+    told = capsys.readouterr()
+    assert told.out.startswith(models[0].name)
+    assert "coco val2017 · text to image" in told.out
+    assert models[1].name not in told.out
+    assert "1_attributes" in told.err
+
+    def interrupted(model, run):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("eval.benchmarks.fgovd.fgovd", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(models[:1], root, "coco_val2017,fgovd")
+    assert "coco val2017 · text to image" in capsys.readouterr().out
+
+
+def test_what_would_fail_later_is_refused_before_the_work(models, root, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lightning_modules.cli.evaluate.load_model", lambda *_, **__: 1 / 0)
+    for other, says in (
+        ("scenes-bas", "scenes-bas is no file, no folder, no hub id"),
+        (tmp_path / "none.ckpt", "none.ckpt: no such checkpoint"),
+        (tmp_path, f"{tmp_path} holds no weights"),
+    ):
+        with pytest.raises(SystemExit):
+            evaluate([models[0], other], root, "coco_val2017")
+        assert says in capsys.readouterr().err
+    for first, second, head in (
+        ("retrieval:x/test.csv", "retrieval:y/test.csv", "retrieval:test"),
+        ("oracle:x/test.csv", "oracle:test.json", "oracle:test (leaks)"),
+        ("shards:a/val.tar", "shards:b/val", "shards:val"),
+        ("himo:a/val.jsonl", "himo:b/val", "himo:val"),
+        ("folder:a/val", "folder:val/", "folder:val"),
+        ("fgovd:a/hard.json", "fgovd:b/hard.jsonl", "fgovd/hard"),
+    ):
+        with pytest.raises(SystemExit):
+            evaluate(models[:1], root, f"{first},{second}")
+        told = f"--benchmark {first} and {second} would both be called {head}: evaluate them apart"
+        assert told in capsys.readouterr().err
 
 
 def test_a_folder_of_all_kinds_of_files(models, root, tmp_path):

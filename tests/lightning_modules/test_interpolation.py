@@ -78,6 +78,7 @@ def test_an_export_between(stage, name, share, tmp_path, capsys):
     assert CLIPModel.from_pretrained(tmp_path / "out").config.text_config.max_position_embeddings == 96
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"{share:g} of the trained ones and {1 - share:g} of {stage / 'start'}'s" in card
+    assert "model-index" not in card
 
 
 def test_the_start_is_recorded_and_outlives_a_program_s_own_resume(stage):

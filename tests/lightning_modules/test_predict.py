@@ -13,7 +13,7 @@ from eval.results.per_item import parquet
 from lightning_modules.cli.main import main
 from lightning_modules.inference.evaluation_model import EvaluationModel
 from lightning_modules.networks import DualEncoder
-from tests.helpers.tiny import make_sample, write_shards, write_tar
+from tests.helpers.tiny import make_sample, picture, write_shards, write_tar
 from tests.helpers.tiny_run import TINY
 
 
@@ -62,6 +62,27 @@ def test_rows_are_the_model_s_vectors_in_the_shards_order(model, tmp_path, capsy
 
     square = pixels(centre_crop, Whole(tmp_path, "x", 0, 0), 16)
     np.testing.assert_allclose(rows["image"][3], encoder.encode_image(square[None]).image[0], atol=1e-6)
+
+
+def test_shards_that_are_called_alike_have_keys_of_their_own(model, tmp_path, capsys):
+    """``prepare`` calls the shards of every folder shard-000000.tar; their keys repeat too."""
+    shards = [tmp_path / name for name in ("a/train", "b/train", "val")]
+    for number, folder in enumerate(shards):
+        folder.mkdir(parents=True)
+        write_tar(folder / "shard-000000.tar", [make_sample(0, image=picture(number))])
+    write_tar(shards[-1] / "shard-000001.tar", [make_sample(0)])
+    assert predict(model, shards[0], tmp_path / "out", "--shards", *shards) == 0
+    keys = [json.loads(line)["key"] for line in (tmp_path / "out" / "image.jsonl").read_text().splitlines()]
+    assert keys == [
+        "a/train/shard-000000/000000",
+        "b/train/shard-000000/000000",
+        "val/shard-000000/000000",
+        "shard-000001/000000",
+    ]
+    same = [shards[0], shards[0] / ".." / "train"]
+    with pytest.raises(SystemExit):
+        predict(model, same[0], tmp_path / "twice", "--shards", *same)
+    assert "--shards must name each shard once, got" in capsys.readouterr().err
 
 
 def test_a_folder_holds_the_embeddings_of_one_model(model, tmp_path, capsys):

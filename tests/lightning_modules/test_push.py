@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import yaml
 from huggingface_hub import ModelCard, constants
@@ -51,6 +57,20 @@ def test_a_folder_is_pushed_whole_private_and_once(checkpoint, tmp_path, hub, ca
     told = refused(capsys, checkpoint, tmp_path / "again", "--push", "me/tiny")
     assert "me/tiny is there already" in told
     assert not (tmp_path / "again").exists()
+
+
+def test_an_upload_that_fails_says_what_finishes_it(checkpoint, tmp_path, hub, capsys):
+    hub.full, folder = True, tmp_path / "my out"
+    with pytest.raises(SystemExit):
+        main(["export", str(checkpoint), str(folder), "--push", "me/tiny"])
+    told = capsys.readouterr().err
+    assert f"me/tiny cannot be pushed to {hub.url}: status 403; the repository is made and the folder is whole" in told
+    hub.full, command = False, shlex.split(told.split("`")[1])
+    assert command == ["hf", "upload", "me/tiny", str(folder)]
+    command[0] = str(Path(sys.executable).with_name("hf"))
+    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=100)
+    assert hub.files["me/tiny"] == {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
 def test_public_where_it_is_asked_for(checkpoint, tmp_path, hub):

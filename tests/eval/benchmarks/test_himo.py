@@ -81,6 +81,36 @@ def test_retrieval_as_captions_grow(tmp_path):
     assert grown == [0.5, 1.0]
 
 
+@pytest.mark.usefixtures("nltk_data")
+def test_several_captions_of_an_image(tmp_path):
+    """The image stands in the gallery once, and any of its texts is right; the other image is found by none of its."""
+    file = tmp_path / "long.jsonl"
+    captions = {
+        "red": ["It is red. It is red red.", "A red red green one. A red red one.", "One sentence."],
+        "green": ["It is blue red. It is blue blue.", "One sentence."],
+    }
+    for colour in captions:
+        paint(tmp_path / f"{colour}.png", (16, 16), (colour, (0, 0, 16, 16)))
+    rows = [{"image": f"{colour}.png", "caption": text} for colour, texts in captions.items() for text in texts]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    watched, seen = Share(), []
+    encode = watched.encode_image
+    watched.encode_image = lambda squares: (seen.append(len(squares)), encode(squares))[1]
+    result = benchmark(f"himo:{file}")(watched, EvalContext(tmp_path))
+    numbers = {name.removeprefix("himo:long/"): value for name, value in result.numbers.items()}
+    assert seen == [2]
+    assert (result.settings["images"], result.settings["texts"], numbers["all/images"]) == (2, 6, 2)
+    assert result.counts == {"caption of one sentence": 2}
+    assert numbers["all/correlation"] == pytest.approx(1 / 3)  # of three captions, one of which rises
+    assert numbers["text_1_of_2/image_to_text/R@1"] == numbers["text_2_of_2/image_to_text/R@1"] == 0.5
+    assert numbers["text_1_of_2/text_to_image/R@1"] == pytest.approx(2 / 3)
+    assert numbers["text_1_of_2/image_to_text/images"] == numbers["text_1_of_2/text_to_image/images"] == 2
+    tables = {name.removeprefix("himo:long/"): items.columns for name, items in result.items.items()}
+    assert tables["all"]["image"] == ["red.png", "red.png", "green.png"]
+    assert tables["text_1_of_2/text_to_image"] == {"image": tables["all"]["image"], "R@1": [True, True, False]}
+    assert tables["text_1_of_2/image_to_text"] == {"image": ["red.png", "green.png"], "R@1": [True, False]}
+
+
 def test_shards_have_their_sentences(tmp_path):
     caption = "A red thing. A red red thing. Blue"
     samples = [
@@ -108,7 +138,7 @@ def test_prefixes():
 
 def test_what_is_refused(tmp_path):
     write_tar(tmp_path / "one.tar", [make_sample(0, sentences=(), phrases=(), regions=())])
-    with pytest.raises(ValueError, match="himo:one needs an image with at least 2 texts that grow"):
+    with pytest.raises(ValueError, match="himo:one needs a caption with at least 2 texts that grow"):
         benchmark("himo:one.tar")(Share(), EvalContext(tmp_path))
     (tmp_path / "himo_docci_data.json").write_text('{"img_path": "a.png", "caption": "one"}')
     with pytest.raises(ValueError, match=r"'records\[0\]\.caption' must be a list of texts, got 'one'"):
