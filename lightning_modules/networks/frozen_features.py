@@ -44,11 +44,17 @@ class FrozenFeatures:
         asked, found: images so far, and those among them whose features were kept.
 
     Raises:
-        ValueError: where nothing is frozen from the pixels up to the end of a block.
+        ValueError: where nothing is frozen from the pixels up to the end of a block, or the blocks are not known.
     """
 
     def __init__(self, encoder: Encoder, gib: float) -> None:
-        frozen = list(takewhile(_is_frozen, encoder.image_blocks()))
+        blocks = encoder.image_blocks()
+        if not blocks:
+            raise ValueError(
+                "freeze.feature_cache_gib must be 0: the image tower's blocks are not known, so what is frozen has no "
+                f"known end, got {gib:g}"
+            )
+        frozen = list(takewhile(_is_frozen, blocks))
         if not frozen or any(parameter.requires_grad for parameter in encoder.image_embeddings()):
             raise ValueError(
                 "freeze.feature_cache_gib must be 0 where the image tower's first block is trained: there is nothing "

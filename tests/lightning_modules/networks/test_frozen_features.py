@@ -235,6 +235,13 @@ def test_trained_parts_between_frozen_blocks_are_refused(context):
                 kept(images)
 
 
+def test_a_tower_whose_blocks_are_not_known_is_told_of():
+    with pytest.raises(ValueError, match=r"feature_cache_gib must be 0: the image tower's blocks are not known"):
+        ClipFinetune(
+            encoder=replace(TIMM, image_tower="timm/regnetx_002"), freeze=FreezeConfig("all", feature_cache_gib=1)
+        )
+
+
 @pytest.mark.parametrize("gib", [-1, float("inf"), float("nan")])
 def test_memory_must_be_a_number(gib):
     with pytest.raises(ValueError, match=r"freeze\.feature_cache_gib must be 0 or more"):
