@@ -67,9 +67,10 @@ class FrozenFeatures:
         self._first: list[nn.Module] = []  # the layer that takes the pixels, once it is known
         self._two_kinds = True  # a last block that is frozen too may leave patch features out
         self._checked: set[bool] = set()  # modes of the tower, training or not, in which its frozen blocks repeat
+        self._kind: tuple[object, ...] = ()  # device and precision that the kept features were computed in
 
     def clear(self) -> None:
-        """Forget all features: other weights have been loaded."""
+        """Forget all features: other weights have been loaded, or they would come in another precision."""
         self._room += sum(_size(row) for row in self._kept.values())
         self._kept.clear()
 
@@ -93,6 +94,9 @@ class FrozenFeatures:
             return self.encoder.encode_image(pixels, dense)
         if self.encoder.image_tower.training not in self._checked:
             self._check(pixels[:1])
+        if (kind := self._kind_of(pixels)) != self._kind:
+            self.clear()
+            self._kind = kind
         keys = [self._key(row, dense) for row in pixels.detach().cpu().contiguous()]
         rows = {key: self._kept[key] for key in keys if key in self._kept}
         self.asked, self.found = self.asked + len(keys), self.found + sum(key in rows for key in keys)
@@ -105,6 +109,11 @@ class FrozenFeatures:
             for key, row in zip(places, computed, strict=True):
                 rows[key] = self._keep(key, row)
         return self._trained_part(torch.stack([rows[key] for key in keys]), pixels, dense)
+
+    def _kind_of(self, pixels: Tensor) -> tuple[object, ...]:
+        device = pixels.device
+        autocast = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
+        return device, self._parameters[0].dtype, *autocast
 
     def _trained_part(self, features: Tensor, pixels: Float[Tensor, "B 3 H W"], dense: bool) -> ImageFeatures:
         """What the rest of the tower makes of the frozen blocks' features; of those blocks but one image runs."""

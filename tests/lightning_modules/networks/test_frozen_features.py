@@ -17,6 +17,7 @@ from lightning_modules.methods.gradient_cache import MemoryConfig
 from lightning_modules.networks import DualEncoder, load_encoder
 from lightning_modules.networks.frozen_features import FrozenFeatures
 from lightning_modules.networks.lora import LoraConfig
+from tests.helpers.simulated_device import simulated_device
 from tests.helpers.small_open_clip import MODELS, write_model
 from tests.helpers.small_siglip import write_siglip
 from tests.helpers.tiny_run import TINY, first_batch, fit
@@ -240,6 +241,34 @@ def test_a_tower_whose_blocks_are_not_known_is_told_of():
         ClipFinetune(
             encoder=replace(TIMM, image_tower="timm/regnetx_002"), freeze=FreezeConfig("all", feature_cache_gib=1)
         )
+
+
+@pytest.mark.parametrize("make", [lambda folder: DualEncoder(TINY), timm("test_resnet")])
+@torch.no_grad()
+def test_features_of_another_precision_are_not_kept(make):
+    encoder = make(None).eval()
+    freeze_towers(encoder, FreezeConfig(1), None)
+    kept, images = FrozenFeatures(encoder, 1), torch.randn(2, 3, encoder.image_size, encoder.image_size)
+    for half in (True, False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            torch.testing.assert_close(kept(images), encoder.encode_image(images), rtol=1e-6, atol=1e-5)
+    kept(images)
+    encoder.bfloat16()
+    torch.testing.assert_close(kept(images), encoder.encode_image(images))
+    assert kept.found == 0
+    kept(images)
+    assert kept.found == 2
+
+
+def test_features_of_another_device_are_not_kept():
+    encoder, images = DualEncoder(TINY), torch.randn(2, 3, 16, 16)
+    freeze_towers(encoder, FreezeConfig(1), None)
+    kept = FrozenFeatures(encoder, 1)
+    with simulated_device():
+        encoder.to("cuda")
+        kept(images.to("cuda"))
+        encoder.to("cpu")
+        torch.testing.assert_close(kept(images), encoder.encode_image(images))
 
 
 @pytest.mark.parametrize("gib", [-1, float("inf"), float("nan")])
