@@ -12,7 +12,6 @@ blocks need be known.
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -26,7 +25,6 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_modules.networks.contract import Encoder, ImageFeatures
 
-logger = logging.getLogger("grainclip")
 GIB = 2**30
 ROUNDING = 1e-3  # of features that the same operations give, most of them on the same numbers
 CPU_PART = 32  # images at once: what lies between two layers then fits a CPU's cache
@@ -73,14 +71,6 @@ class FrozenFeatures:
         """Forget all features: other weights have been loaded, or they would come in another precision."""
         self._room += sum(_size(row) for row in self._kept.values())
         self._kept.clear()
-
-    def warn_if_useless(self) -> None:
-        """Say so where no image has come twice; called after the second pass over the data."""
-        if self.found == 0:
-            logger.warning(
-                "freeze.feature_cache_gib: no image came again with the same pixels; random crops make other ones each "
-                "time (datamodules.Squash does not, nor datamodules.RandomCrop with views)"
-            )
 
     def __call__(self, pixels: Float[Tensor, "B 3 H W"], dense: bool = True) -> ImageFeatures:
         """As ``encoder.encode_image``.

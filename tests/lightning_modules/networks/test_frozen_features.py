@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -108,15 +107,6 @@ def test_by_parts_too(tmp_path):
         torch.stack(list(method.losses(batch, method.features(batch)).values())).sum().backward()
         gradients.append({name: p.grad for name, p in method.named_parameters()})
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-8, atol=1e-12)
-
-
-def test_random_crops_find_nothing_and_are_told_of(tmp_path, caplog):
-    freeze = FreezeConfig(1, feature_cache_gib=1)
-    with caplog.at_level(logging.WARNING, "grainclip"):
-        run = fit(tmp_path, epochs=2, method=ClipFinetune, transform=RandomCrop((0.5, 0.8)), freeze=freeze,
-                  trainer={"limit_val_batches": 0})  # fmt: skip
-    assert run.lightning_module.frozen_features.found == 0
-    assert caplog.text.count("no image came again with the same pixels") == 1
 
 
 def test_a_few_random_crops_come_again(tmp_path):
