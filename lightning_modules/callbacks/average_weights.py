@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from datamodules.batch import Batch
 from lightning_modules.methods.base import Method
+from lightning_modules.methods.data_check import MethodError
 
 
 class AverageWeights(Callback):
@@ -28,7 +29,7 @@ class AverageWeights(Callback):
         decay: share of the average that is kept at a step; 0.999 averages over about a thousand steps.
 
     Raises:
-        ValueError: where ``decay`` is out of its range.
+        ValueError: where ``decay`` is out of its range; in ``setup``, where the weights are trained in bfloat16.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -40,6 +41,11 @@ class AverageWeights(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not isinstance(pl_module, Method):
             raise ValueError(f"AverageWeights needs a Method, got {type(pl_module).__name__}")
+        if stage == "fit" and trainer.precision == "bf16-true":
+            raise MethodError(
+                "trainer.precision must be 32-true, bf16-mixed or 16-mixed with AverageWeights, got bf16-true: the "
+                "average would stand still, as its steps are too small for bfloat16"
+            )
         if stage == "fit" and pl_module.averaged is None:
             pl_module.averaged = copy.deepcopy(pl_module.encoder).requires_grad_(False)
 

@@ -27,6 +27,7 @@ from lightning_modules.checkpoints.weight_interpolation import fit_averaged
 from lightning_modules.distributed.wrapping import shard, sharded
 from lightning_modules.methods.batch_indices import scattered, select_texts, text_rows
 from lightning_modules.methods.data_check import DataCheck, MethodError
+from lightning_modules.methods.feature_cache_check import FeatureCacheCheck
 from lightning_modules.methods.freezing import FreezeConfig, freeze_towers
 from lightning_modules.methods.gradient_cache import MemoryConfig, encode_by_parts, shared_casts
 from lightning_modules.methods.optimizers import OptimConfig, adamw, clamp_temperatures, clip_gradients, warmup_cosine
@@ -197,7 +198,8 @@ class Method(LightningModule, ABC):
 
     @override
     def configure_callbacks(self) -> list[Callback]:
-        return [DataCheck()]
+        cache = self.frozen_features
+        return [DataCheck()] if cache is None else [DataCheck(), FeatureCacheCheck(cache)]
 
     def features(self, batch: Batch) -> Features:
         """Embed a batch: one pass of each tower. In training, texts of grains that the losses do not need are zero."""
@@ -314,11 +316,6 @@ class Method(LightningModule, ABC):
     @override
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
         self.log_dict({f"logit_scale/{name}": scale.detach().squeeze() for name, scale in self.logit_scales().items()})
-
-    @override
-    def on_train_epoch_end(self) -> None:
-        if self.frozen_features is not None and self.current_epoch > 0 and self.global_rank == 0:
-            self.frozen_features.warn_if_useless()
 
     @override
     def on_validation_epoch_start(self) -> None:

@@ -48,7 +48,7 @@ def freeze_towers(encoder: Encoder, config: FreezeConfig, lora: LoraConfig | Non
     """Freeze parts of the encoder.
 
     Raises:
-        ValueError: where a tower has fewer blocks, or gets adapters, which freeze it anyway.
+        ValueError: where a tower has fewer blocks, has no norms to train, or gets adapters, which freeze it anyway.
     """
     for tower in towers(encoder):
         extent: Extent = getattr(config, tower.name)
@@ -64,8 +64,18 @@ def freeze_towers(encoder: Encoder, config: FreezeConfig, lora: LoraConfig | Non
         else:
             tower.module.requires_grad_(False)
         if extent == "all_but_norms":
-            for parameter in norms(tower.module):
-                parameter.requires_grad_(True)
+            _train_norms(tower)
+
+
+def _train_norms(tower: TowerParts) -> None:
+    found = norms(tower.module)
+    if not found:
+        raise ValueError(
+            f"freeze.{tower.name} must be none, all or a number of blocks where the tower has no normalisation layers "
+            "with weights, got all_but_norms"
+        )
+    for parameter in found:
+        parameter.requires_grad_(True)
 
 
 def _freeze_first(tower: TowerParts, count: int) -> None:

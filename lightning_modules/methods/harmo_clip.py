@@ -119,7 +119,15 @@ class HarmoClip(Method):
         self.crop_losses = [loss for loss in self.region_losses if isinstance(loss, CropTarget)]
         frozen = [loss for loss in self.crop_losses if loss.teacher == "frozen"]
         self.student_share = min((loss.student_share for loss in frozen), default=1.0)
-        self.teacher = copy.deepcopy(self.encoder).requires_grad_(False) if frozen else None
+        self.teacher = copy.deepcopy(self.encoder).requires_grad_(False).eval() if frozen else None
+
+    @override
+    def train(self, mode: bool = True) -> HarmoClip:
+        """Training or evaluation mode; a frozen teacher stays in evaluation mode, without dropout."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
 
     @override
     def required_grains(self) -> Collection[Grain]:

@@ -250,7 +250,8 @@ def measure_statistics(trunk: Any, image_size: int) -> None:
     if not layers or device.type == "meta":
         return
     generator = torch.Generator().manual_seed(0)
-    fine, coarse = (torch.randn(NOISE_IMAGES, 3, side, side, generator=generator) for side in (image_size, 8))
+    shapes = [(NOISE_IMAGES, 3, side, side) for side in (image_size, 8)]
+    fine, coarse = (torch.randn(shape, generator=generator, device="cpu") for shape in shapes)
     noise = (fine + functional.interpolate(coarse, fine.shape[-2:], mode="bilinear")) / math.sqrt(2)
     momenta = [layer.momentum for layer in layers]
     for layer in layers:

@@ -60,5 +60,14 @@ def towers(encoder: Encoder) -> tuple[TowerParts, TowerParts]:
 
 
 def norms(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters of all normalisation layers of a module."""
-    return [p for layer in module.modules() if isinstance(layer, NORMS) for p in layer.parameters()]
+    """The parameters of all normalisation layers of a module: of torch's own classes, and of libraries' classes that
+    are called a norm and whose parameters are all directly on them (timm's ``RmsNorm``, transformers' ``T5LayerNorm``).
+    """
+    return [p for layer in module.modules() if _is_norm(layer) for p in layer.parameters(recurse=False)]
+
+
+def _is_norm(layer: nn.Module) -> bool:
+    if isinstance(layer, NORMS):
+        return True
+    own, all_parameters = (list(layer.parameters(recurse=recurse)) for recurse in (False, True))
+    return "norm" in type(layer).__name__.lower() and len(own) == len(all_parameters)

@@ -96,6 +96,7 @@ def run(
     seed_everything(5)
     started = {name: weight.detach().clone().float() for name, weight in method.state_dict().items()}
     notes = _Notes(save, 1)
+    keeps_average = conditions.resumed and conditions.precision != "bf16-true"  # whose steps it refuses
     trainer = Trainer(
         max_steps=-1 if conditions.passes else steps, max_epochs=conditions.passes or None, accelerator="cpu",
         devices=ranks, logger=False, enable_progress_bar=False,
@@ -104,7 +105,7 @@ def run(
         use_distributed_sampler=False, num_sanity_val_steps=0, check_val_every_n_epoch=1, log_every_n_steps=2,
         accumulate_grad_batches=1 if conditions.steps == "clipped" else 2,
         gradient_clip_val=None if conditions.steps == "accumulated" else LIMIT,
-        callbacks=[*([AverageWeights(0.5)] if conditions.resumed else []), notes],
+        callbacks=[*([AverageWeights(0.5)] if keeps_average else []), notes],
     )  # fmt: skip
     trainer.fit(method, data, ckpt_path=resume)
     weights = _whole(method) if conditions.ranks == "fsdp2" else method.state_dict()

@@ -12,6 +12,7 @@ from lightning_modules import BetaClip, ClipFinetune
 from lightning_modules.callbacks import AverageWeights
 from lightning_modules.cli.main import main
 from lightning_modules.cli.read_checkpoint import encoder_of, read
+from lightning_modules.methods.data_check import MethodError
 from tests.helpers.tiny_run import TINY, fit
 
 
@@ -72,3 +73,10 @@ def test_an_average_begun_later_starts_at_the_weights(tmp_path, capsys):
 def test_decay_is_checked():
     with pytest.raises(ValueError, match=r"decay must lie in \[0, 1\), got 1.0"):
         AverageWeights(1.0)
+
+
+def test_weights_in_bfloat16_are_refused(tmp_path):
+    with pytest.raises(MethodError, match=r"^trainer\.precision must be .* with AverageWeights, got bf16-true"):
+        fit(tmp_path, AverageWeights(), epochs=1, method=ClipFinetune, trainer={"precision": "bf16-true"})
+    mixed = fit(tmp_path, AverageWeights(), epochs=1, method=ClipFinetune, trainer={"precision": "bf16-mixed"})
+    assert mixed.lightning_module.averaged.dtype == torch.float32

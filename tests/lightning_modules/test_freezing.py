@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from lightning import Callback
+from timm.layers.norm_act import GroupNormAct
+from timm.layers.std_conv import ScaledStdConv2d
+from timm.models.nfnet import NormFreeBlock
+from torch import nn
+from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from lightning_modules import BetaClip, ClipFinetune, HarmoClip
 from lightning_modules.callbacks import AverageWeights
@@ -15,8 +21,10 @@ from lightning_modules.methods.gradient_cache import MemoryConfig
 from lightning_modules.methods.parameter_counts import Count, parameter_counts, total
 from lightning_modules.networks.flops import training_flops
 from lightning_modules.networks.lora import LoraConfig
+from lightning_modules.networks.tower_parts import norms
 from tests.helpers.tiny_run import TINY, assert_caching_changes_nothing, first_batch, fit
 
+TIMM = replace(TINY, image_size=64, patch_size=8, image_width=128, image_layers=4, image_heads=4)
 IMAGE, TEXT = "encoder.image_tower.", "encoder.text_tower."
 EXTENTS = {  # of the image tower: what is still trained of it
     "none": r"",
@@ -55,6 +63,26 @@ def test_norms_are_those_of_both_kinds_of_blocks():
     assert f"{TEXT}transformer.encoder.layers.0.layer_norm1.weight" in names
     assert f"{TEXT}transformer.final_layer_norm.bias" in names
     assert len(names) == 2 * (1 + 2 * 2 + 1) + 2 * (2 + 1) + 1  # and the temperature
+
+
+def test_norms_of_other_classes_than_torchs_are_norms_too():
+    """timm's RMS norms, whose class is its own; T5's, which are no class of torch's either."""
+    rms = replace(TIMM, image_tower="timm/test_vit4", image_size=160)
+    names = trained(ClipFinetune(encoder=rms, freeze=FreezeConfig("all_but_norms", "all")))
+    blocks = {f"{IMAGE}trunk.blocks.{number}.norm{place}.weight" for number in range(9) for place in (1, 2)}
+    assert names >= blocks
+    assert all("norm" in name for name in names - {"encoder.temperature.log_scale"})
+    gain = NormFreeBlock(8, skipinit=True, act_layer=nn.ReLU, conv_layer=ScaledStdConv2d)  # the gain is no norm's
+    tower = nn.Sequential(nn.Linear(4, 4), T5LayerNorm(4), GroupNormAct(4, 2), gain)
+    assert [id(p) for p in norms(tower)] == [id(p) for layer in tower[1:3] for p in layer.parameters()]
+
+
+def test_a_tower_without_norms_is_told_of():
+    without = replace(TIMM, image_tower="timm/test_nfnet")
+    with pytest.raises(
+        ValueError, match=r"^freeze\.image_tower must be .* no normalisation layers with weights, got all"
+    ):
+        ClipFinetune(encoder=without, freeze=FreezeConfig("all_but_norms"))
 
 
 class Steps(Callback):

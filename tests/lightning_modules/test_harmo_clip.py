@@ -183,6 +183,18 @@ def crop_gradient(batch, teacher):
     return pixels.grad
 
 
+def test_a_frozen_teacher_draws_no_dropout_in_training(batch):
+    method = make(region_losses=[CropTarget(teacher="frozen")])
+    for encoder in (method.encoder, method.teacher):
+        encoder.image_tower.pos_drop = torch.nn.Dropout(0.5)
+    for mode in (True, False, True):
+        assert method.train(mode) is method
+        assert not any(module.training for module in method.teacher.modules())
+        assert all(module.training == mode for module in method.encoder.modules())
+    first, second = (method._encode_crops(batch, "frozen") for _ in range(2))
+    assert torch.equal(first, second)
+
+
 def test_only_a_trained_teacher_has_gradients(batch):
     assert crop_gradient(batch, "self_detached") is None
     assert crop_gradient(batch, "frozen") is None

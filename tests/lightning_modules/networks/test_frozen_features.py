@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import logging
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -16,7 +16,8 @@ from lightning_modules.methods.gradient_cache import MemoryConfig
 from lightning_modules.networks import DualEncoder, load_encoder
 from lightning_modules.networks.frozen_features import FrozenFeatures
 from lightning_modules.networks.lora import LoraConfig
-from tests.helpers.small_open_clip import write_model
+from tests.helpers.simulated_device import simulated_device
+from tests.helpers.small_open_clip import MODELS, write_model
 from tests.helpers.small_siglip import write_siglip
 from tests.helpers.tiny_run import TINY, first_batch, fit
 
@@ -24,8 +25,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 TIMM = replace(TINY, image_size=64, patch_size=8, image_width=128, image_layers=4, image_heads=4)
 
 
-def timm(name):
-    return lambda folder: DualEncoder(replace(TIMM, image_tower=f"timm/{name}"))
+def timm(name, side=64):
+    return lambda folder: DualEncoder(replace(TIMM, image_tower=f"timm/{name}", image_size=side))
 
 
 def open_clip(name):
@@ -80,7 +81,7 @@ def test_features_and_gradients_are_the_same_and_an_image_is_computed_once(tmp_p
         2 if family == "clip" and extent == "all" else 1
     )  # its last block leaves patches out where they are not read
     assert (kept.asked, kept.found) == (2 * 13, 2 * 13 - kinds * 6)  # one came twice in a batch, before it was kept
-    assert sum(rows) == 5 + kinds * 5 + 2 * 4  # a look at what they give; each image; and one of each batch
+    assert sum(rows) == 18 + kinds * 5 + 2 * 4  # the checks; each image; and one of each batch
 
 
 def test_a_training_run_is_the_same(tmp_path):
@@ -106,15 +107,6 @@ def test_by_parts_too(tmp_path):
         torch.stack(list(method.losses(batch, method.features(batch)).values())).sum().backward()
         gradients.append({name: p.grad for name, p in method.named_parameters()})
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-8, atol=1e-12)
-
-
-def test_random_crops_find_nothing_and_are_told_of(tmp_path, caplog):
-    freeze = FreezeConfig(1, feature_cache_gib=1)
-    with caplog.at_level(logging.WARNING, "grainclip"):
-        run = fit(tmp_path, epochs=2, method=ClipFinetune, transform=RandomCrop((0.5, 0.8)), freeze=freeze,
-                  trainer={"limit_val_batches": 0})  # fmt: skip
-    assert run.lightning_module.frozen_features.found == 0
-    assert caplog.text.count("no image came again with the same pixels") == 1
 
 
 def test_a_few_random_crops_come_again(tmp_path):
@@ -189,6 +181,84 @@ def test_blocks_that_draw_at_random_or_are_compiled_are_refused():
     encoder.image_blocks()[0].compile(backend="eager")
     with pytest.raises(ValueError, match="must be 0 where blocks are compiled"):
         FrozenFeatures(encoder, 1)(torch.randn(2, 3, 16, 16))
+
+
+def test_stochastic_depth_is_refused_whatever_it_draws(tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS["convnext"]["vision_cfg"], "timm_drop_path", 0.1)
+    encoder = open_clip("convnext")(tmp_path).train()
+    for module in encoder.image_tower.modules():
+        if isinstance(gamma := getattr(module, "gamma", None), torch.nn.Parameter):
+            gamma.data.fill_(0.5)  # the share of a branch, 1e-6 at the start
+    freeze_towers(encoder, FreezeConfig(image_tower=len(encoder.image_blocks())), None)
+    images = torch.randn(2, 3, encoder.image_size, encoder.image_size)
+    modes = [module.training for module in encoder.modules()]
+    for seed in range(8):
+        torch.manual_seed(seed)
+        with pytest.raises(ValueError, match=r"the frozen blocks draw at random \(dropout\)"):
+            FrozenFeatures(encoder, 1)(images)
+        assert [module.training for module in encoder.modules()] == modes
+    encoder.eval()
+    torch.testing.assert_close(FrozenFeatures(encoder, 1)(images), encoder.encode_image(images))
+
+
+@pytest.mark.parametrize("extent", [2, 3])
+def test_blocks_that_run_in_parallel_are_refused(extent):
+    """HRNet's branches: the rest of the tower reads other blocks than the last frozen one, of one image only."""
+    encoder = timm("hrnet_w18_small")(None)
+    freeze_towers(encoder, FreezeConfig(image_tower=extent), None)
+    with pytest.raises(ValueError, match=r"the rest of the image tower reads more than the last of its frozen blocks"):
+        FrozenFeatures(encoder, 1)(torch.randn(2, 3, 64, 64))
+
+
+@pytest.mark.parametrize("context", [nullcontext, torch.no_grad, torch.inference_mode])
+def test_trained_parts_between_frozen_blocks_are_refused(context):
+    """Visformer embeds patches anew after its seventh block, by a convolution that is no block."""
+    encoder = timm("visformer_tiny", 224)(None)
+    images = torch.randn(2, 3, 224, 224)
+    for extent in (7, 8):
+        freeze_towers(encoder, FreezeConfig(image_tower=extent), None)
+        with context():
+            kept = FrozenFeatures(encoder, 1)
+            if extent == 7:
+                torch.testing.assert_close(kept(images), encoder.encode_image(images), rtol=0, atol=1e-4)
+                continue
+            with pytest.raises(ValueError, match="that are trained run before the last of its frozen blocks ends"):
+                kept(images)
+
+
+def test_a_tower_whose_blocks_are_not_known_is_told_of():
+    with pytest.raises(ValueError, match=r"feature_cache_gib must be 0: the image tower's blocks are not known"):
+        ClipFinetune(
+            encoder=replace(TIMM, image_tower="timm/regnetx_002"), freeze=FreezeConfig("all", feature_cache_gib=1)
+        )
+
+
+@pytest.mark.parametrize("make", [lambda folder: DualEncoder(TINY), timm("test_resnet")])
+@torch.no_grad()
+def test_features_of_another_precision_are_not_kept(make):
+    encoder = make(None).eval()
+    freeze_towers(encoder, FreezeConfig(1), None)
+    kept, images = FrozenFeatures(encoder, 1), torch.randn(2, 3, encoder.image_size, encoder.image_size)
+    for half in (True, False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            torch.testing.assert_close(kept(images), encoder.encode_image(images), rtol=1e-6, atol=1e-5)
+    kept(images)
+    encoder.bfloat16()
+    torch.testing.assert_close(kept(images), encoder.encode_image(images))
+    assert kept.found == 0
+    kept(images)
+    assert kept.found == 2
+
+
+def test_features_of_another_device_are_not_kept():
+    encoder, images = DualEncoder(TINY), torch.randn(2, 3, 16, 16)
+    freeze_towers(encoder, FreezeConfig(1), None)
+    kept = FrozenFeatures(encoder, 1)
+    with simulated_device():
+        encoder.to("cuda")
+        kept(images.to("cuda"))
+        encoder.to("cpu")
+        torch.testing.assert_close(kept(images), encoder.encode_image(images))
 
 
 @pytest.mark.parametrize("gib", [-1, float("inf"), float("nan")])

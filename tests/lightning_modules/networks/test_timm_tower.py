@@ -148,6 +148,16 @@ def test_statistics_are_measured_alike_and_without_a_draw():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_statistics_are_measured_where_another_device_is_the_default():
+    trunk = of("test_resnet").image_tower.trunk
+    wanted = {name: buffer.clone() for name, buffer in trunk.named_buffers()}
+    for buffer in trunk.buffers():
+        buffer.zero_()
+    with torch.device("meta"):
+        measure_statistics(trunk, 64)
+    torch.testing.assert_close(dict(trunk.named_buffers()), wanted, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(("name", "side"), [("test_resnet", 3), ("test_vit", 6), ("test_coatnet", 4)])
 @torch.no_grad()
 def test_other_image_sizes_share_the_weights(name, side):
