@@ -66,12 +66,17 @@ class LastCheckpoint(ModelCheckpoint):
                 callback.saved(trainer)
 
     @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._last_global_step_saved = trainer.global_step  # 0 in a new process, also in one that resumes
+
+    @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
         if _epoch_is_done(trainer) or step % self.every_n_steps == 0 or step == trainer.max_steps:
-            self.save(trainer)  # while gradients accumulate there is nothing new: no step since the last save
+            self.save(trainer)  # while gradients accumulate there is nothing new: the step is the one of the last save
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
