@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from typing_extensions import override
 
 from lightning_modules.checkpoints.atomic_save import AtomicCheckpointIO, CheckpointError, is_whole, the_one_before
+from lightning_modules.checkpoints.metadata import KEY
 from lightning_modules.runs.keeper import RunKeeper
 
 logger = logging.getLogger("grainclip")
@@ -87,7 +88,11 @@ class LastCheckpoint(ModelCheckpoint):
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
-            _begin_next_epoch(checkpoint["loops"]["fit_loop"])
+            loop = checkpoint["loops"]["fit_loop"]
+            _begin_next_epoch(loop)
+            measured = checkpoint.get(KEY, {}).get("numbers_step") == checkpoint["global_step"]
+            if not measured and _validation_is_due(trainer, loop):
+                _begin_validation(loop)
 
     @override
     def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
@@ -156,6 +161,35 @@ def _begin_next_epoch(loop: dict[str, Any]) -> None:
     if epochs["ready"] == epochs["started"] == epochs["processed"]:
         batches["current"] = dict.fromkeys(batches["current"], 0)
         batches["is_last_batch"] = False
+
+
+def _validation_is_due(trainer: Trainer, loop: dict[str, Any]) -> bool:
+    """Whether Lightning validates after the batch at whose end the checkpoint was saved, by the trainer's settings."""
+    epochs, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
+    total, every, interval = batches["total"], trainer.check_val_every_n_epoch, trainer.val_check_interval
+    inside = epochs["ready"] == epochs["started"] == epochs["processed"] + 1
+    in_hook = total["ready"] == total["processed"] == total["completed"] + 1
+    if not (inside and in_hook and trainer.enable_validation):
+        return False
+    if every is not None and (epochs["processed"] + 1) % every:
+        return False
+    done = batches["current" if every is not None else "total"]["ready"]
+    if isinstance(interval, float):  # a share of the epoch's batches, whose number its last one tells
+        return batches["is_last_batch"] and done % max(1, int(batches["current"]["ready"] * interval)) == 0
+    return isinstance(interval, int) and done % interval == 0
+
+
+def _begin_validation(loop: dict[str, Any]) -> None:
+    """Make a checkpoint from a batch's end go on with the validation after that batch.
+
+    Lightning would take the validation for done, and at an epoch's last batch the epoch as well.
+    """
+    batches, validation = loop["epoch_loop.batch_progress"], loop["epoch_loop.val_loop.batch_progress"]
+    for count in (batches["total"], batches["current"]):
+        count["completed"] = count["processed"]
+    for count in (validation["total"], validation["current"]):  # as amid the first batch that is not done
+        done = count["completed"]
+        count.update(ready=done + 1, started=done + 1, processed=done)
 
 
 def _count_epoch_as_begun(trainer: Trainer) -> None:

@@ -17,12 +17,12 @@ class Killed(RuntimeError):
 
 
 class Watch(Callback):
-    """Records the samples of each batch and the steps of each validation; dies before batch ``batch`` of the run, or
-    at the start of the validation after ``validation`` steps.
+    """Records the samples of each batch and the steps of each validation; dies before batch ``batch`` of the run, at
+    the start of the validation after ``validation`` steps, or after epoch ``epoch`` before its end is saved.
     """
 
-    def __init__(self, batch: int | None = None, validation: int | None = None) -> None:
-        self.batch, self.validation = batch, validation
+    def __init__(self, batch: int | None = None, validation: int | None = None, epoch: int | None = None) -> None:
+        self.batch, self.validation, self.epoch = batch, validation, epoch
         self.keys, self.validated = [], []
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
@@ -34,6 +34,10 @@ class Watch(Callback):
         if trainer.global_step == self.validation:
             raise Killed
         self.validated.append(trainer.global_step)
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == self.epoch:
+            raise Killed
 
 
 def saved(folder, name="last"):
@@ -53,3 +57,30 @@ def test_nothing_is_saved_while_gradients_accumulate(tmp_path):
         checkpoint = saved(tmp_path)
         assert checkpoint["global_step"] == 2
         assert checkpoint["GranularityData"]["samples"] == 24
+
+
+@pytest.mark.parametrize(
+    ("settings", "dies", "validated"),
+    [
+        ({}, {"validation": 3}, [3, 6]),
+        ({}, {"epoch": 0}, [3, 6]),
+        ({"accumulate_grad_batches": 2}, {"validation": 2}, [2, 4]),
+        ({"check_val_every_n_epoch": 2}, {"epoch": 0}, [6]),
+        ({"check_val_every_n_epoch": 2}, {"validation": 6}, [6]),
+        ({"limit_val_batches": 0}, {"epoch": 0}, []),
+        ({"val_check_interval": 2}, {"validation": 2}, [2, 5]),  # after the second batch of each epoch
+        ({"val_check_interval": 2}, {"epoch": 0}, [5]),
+        ({"val_check_interval": 3, "check_val_every_n_epoch": None}, {"validation": 3}, [3, 6]),
+    ],
+    ids=str,
+)
+def test_a_run_that_died_before_its_validation_was_saved_makes_up_for_it(tmp_path, settings, dies, validated):
+    """The newest checkpoint is that of the step before the validation; no sample is left out or comes again."""
+    uninterrupted, first, second = Watch(), Watch(**dies), Watch()
+    train(tmp_path / "whole", uninterrupted, **settings)
+    with pytest.raises(Killed):
+        train(tmp_path, first, **settings)
+    ended = train(tmp_path, second, **settings)
+    assert second.validated == validated
+    assert first.keys + second.keys == uninterrupted.keys
+    assert (ended.current_epoch, ended.global_step) == (2, saved(tmp_path / "whole")["global_step"])
