@@ -7,12 +7,14 @@ epoch. Both are written so that a kill at any moment leaves a whole file (``chec
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from typing_extensions import override
@@ -25,8 +27,10 @@ logger = logging.getLogger("grainclip")
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps ``last.ckpt``: every ``every_n_steps`` optimiser steps, after the last step of an epoch, and at its end;
-    and the one before it, ``last-0.ckpt``.
+    """Keeps ``last.ckpt``: every ``every_n_steps`` optimiser steps, after the last step of an epoch, at its end, and
+    where ``trainer.should_stop`` ends training inside it; and the one before it, ``last-0.ckpt``.
+
+    Such a stop (``trainer.max_time``, ``EarlyStopping``) waits until no gradients are accumulating.
 
     Args:
         dirpath: folder; None: ``checkpoints`` in the logger's folder.
@@ -44,6 +48,7 @@ class LastCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
         self.every_n_steps = every_n_steps
+        self._stops, self._validated = False, False  # when the gradients are complete; since the last save
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -62,9 +67,20 @@ class LastCheckpoint(ModelCheckpoint):
     @override
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
+        self._validated = False
         for callback in vars(trainer)["callbacks"]:
             if isinstance(callback, RunKeeper):
                 callback.saved(trainer)
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stops = False
+        timers = [callback for callback in vars(trainer)["callbacks"] if isinstance(callback, Timer)]
+        if any((left := timer.time_remaining()) is not None and left <= 0 for timer in timers):
+            message = (
+                "trainer.max_time is used up by earlier parts of this run: nothing is trained; a longer one goes on"
+            )
+            logger.log(logging.WARNING if trainer.is_global_zero else logging.DEBUG, message)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -75,15 +91,32 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        if _epoch_is_done(trainer) or step % self.every_n_steps == 0 or step == trainer.max_steps:
+        self._put_stop_off(trainer)
+        step, stops = trainer.global_step, trainer.should_stop and trainer.fit_loop._can_stop_early
+        if _epoch_is_done(trainer) or step % self.every_n_steps == 0 or step == trainer.max_steps or stops:
             self.save(trainer)  # while gradients accumulate there is nothing new: the step is the one of the last save
 
     @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._validated = True
+            self._put_stop_off(trainer)
+
+    @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if _epoch_is_done(trainer):  # else max_steps has ended training inside it: a longer one finishes the epoch
+        if _epoch_is_done(trainer):
             self._last_global_step_saved = 0  # save once more: now the epoch counts as done and its validation is in
             super().on_train_epoch_end(trainer, pl_module)
+        elif self._validated:  # training ended inside the epoch, after a validation: it is in now
+            self._last_global_step_saved = 0
+            with _as_inside_epoch(trainer):
+                self.save(trainer)
+
+    def _put_stop_off(self, trainer: Trainer) -> None:
+        """Let a stop wait until the gradients that accumulate have made a step: they are in no checkpoint."""
+        accumulates = trainer.fit_loop.epoch_loop._should_accumulate()
+        self._stops = self._stops or trainer.should_stop
+        trainer.should_stop = self._stops and not accumulates
 
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -149,6 +182,28 @@ class BestCheckpoint(ModelCheckpoint):
 
 def _epoch_is_done(trainer: Trainer) -> bool:
     return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+
+
+@contextmanager
+def _as_inside_epoch(trainer: Trainer) -> Iterator[None]:
+    """Lightning's counts as they were at the end of the last batch, though training has ended inside the epoch.
+
+    At its end Lightning takes an epoch for done, wherever training stopped.
+    """
+    epoch_loop = trainer.fit_loop.epoch_loop
+    epochs, batches = trainer.fit_loop.epoch_progress, epoch_loop.batch_progress
+    counts = [
+        (vars(count), name)
+        for progress, name in ((epochs, "processed"), (batches, "completed"))
+        for count in (progress.total, progress.current)
+    ]
+    for count, name in counts:
+        count[name] -= 1
+    epoch_loop._batches_that_stepped -= 1
+    yield
+    epoch_loop._batches_that_stepped += 1
+    for count, name in counts:
+        count[name] += 1
 
 
 def _begin_next_epoch(loop: dict[str, Any]) -> None:

@@ -44,6 +44,15 @@ def saved(folder, name="last"):
     return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
+def assert_like(folder, other):
+    """The same weights bit for bit, after as many steps, counted alike for the loggers."""
+    mine, theirs = saved(folder), saved(other)
+    assert mine["global_step"] == theirs["global_step"]
+    assert all(torch.equal(mine["state_dict"][name], weight) for name, weight in theirs["state_dict"].items())
+    logged = [c["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] for c in (mine, theirs)]
+    assert logged[0] == logged[1] == mine["global_step"]
+
+
 def train(folder, *callbacks, epochs=2, **trainer):
     """Three batches an epoch."""
     return fit(folder, *callbacks, epochs=epochs, method=ClipFinetune, trainer=trainer)
@@ -83,4 +92,55 @@ def test_a_run_that_died_before_its_validation_was_saved_makes_up_for_it(tmp_pat
     ended = train(tmp_path, second, **settings)
     assert second.validated == validated
     assert first.keys + second.keys == uninterrupted.keys
-    assert (ended.current_epoch, ended.global_step) == (2, saved(tmp_path / "whole")["global_step"])
+    assert_like(tmp_path, tmp_path / "whole")
+    assert ended.current_epoch == 2
+
+
+class Stops(Callback):
+    """Asks to stop after batch ``batch`` of the run, as a timer does, or after the validation at ``step``."""
+
+    def __init__(self, batch: int | None = None, step: int | None = None) -> None:
+        self.batch, self.step = batch, step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        trainer.should_stop |= trainer.fit_loop.epoch_loop.batch_progress.total.ready == self.batch
+
+    def on_validation_end(self, trainer, pl_module):
+        trainer.should_stop |= trainer.global_step == self.step
+
+
+@pytest.mark.parametrize(
+    ("settings", "stop", "step"),
+    [
+        ({}, {"batch": 1}, 1),
+        ({}, {"batch": 5}, 5),
+        ({"limit_val_batches": 0}, {"batch": 4}, 4),
+        ({"accumulate_grad_batches": 2}, {"batch": 4}, 3),  # the window's end, after batch 5
+        ({"accumulate_grad_batches": 2, "val_check_interval": 1}, {"step": 2}, 2),
+        ({"val_check_interval": 1}, {"step": 1}, 1),
+        ({"val_check_interval": 2}, {"batch": 1}, 1),
+    ],
+    ids=str,
+)
+def test_a_stop_inside_an_epoch_is_saved(tmp_path, settings, stop, step):
+    """The same command then goes on with the next sample, and knows the best number so far."""
+    uninterrupted, first, second = Watch(), Watch(), Watch()
+    train(tmp_path / "whole", uninterrupted, **settings)
+    train(tmp_path, first, Stops(**stop), **settings)
+    stopped = saved(tmp_path)
+    assert stopped["global_step"] == step
+    if first.validated:
+        assert stopped["grainclip"]["numbers_step"] == first.validated[-1] == step
+        (best,) = [state for key, state in stopped["callbacks"].items() if key.startswith("BestCheckpoint")]
+        assert best["best_model_score"] == saved(tmp_path, "best")["grainclip"]["numbers"]["caption/text_to_image/R@1"]
+    train(tmp_path, second, **settings)
+    assert first.keys + second.keys == uninterrupted.keys
+    assert_like(tmp_path, tmp_path / "whole")
+
+
+def test_a_used_up_time_limit_is_told(tmp_path, caplog):
+    for told in (False, True):
+        ended = train(tmp_path, max_time={"microseconds": 1})
+        assert ended.global_step == 1
+        assert ("trainer.max_time is used up" in caplog.text) == told
+    assert train(tmp_path, max_time={"hours": 1}).global_step == 6
