@@ -7,16 +7,19 @@ epoch. Both are written so that a kill at any moment leaves a whole file (``chec
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
 from lightning_modules.checkpoints.atomic_save import AtomicCheckpointIO, CheckpointError, is_whole, the_one_before
@@ -66,6 +69,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     @override
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        _check_weights(trainer)
         super()._save_checkpoint(trainer, filepath)
         self._validated = False
         for callback in vars(trainer)["callbacks"]:
@@ -95,6 +99,11 @@ class LastCheckpoint(ModelCheckpoint):
         step, stops = trainer.global_step, trainer.should_stop and trainer.fit_loop._can_stop_early
         if _epoch_is_done(trainer) or step % self.every_n_steps == 0 or step == trainer.max_steps or stops:
             self.save(trainer)  # while gradients accumulate there is nothing new: the step is the one of the last save
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            _check_weights(trainer)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -166,6 +175,23 @@ class BestCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=False,
             enable_version_counter=False,
         )
+        self._loads_own = False  # a checkpoint from the folder of its own
+
+    @override
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        folder = os.path.dirname(os.path.realpath(str(trainer.ckpt_path)))
+        self._loads_own = folder == os.path.realpath(str(self.dirpath))
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the best so far where the checkpoint is of this run, wherever its folder was then, and
+        ``best.ckpt`` is there.
+        """
+        path = self.format_checkpoint_name({})
+        is_own = self._loads_own or state_dict["dirpath"] == self.dirpath
+        if is_own and state_dict["best_model_path"] and self._fs.exists(path):
+            here = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path}
+            super().load_state_dict(state_dict | here | {"best_k_models": {path: state_dict["best_model_score"]}})
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -178,6 +204,27 @@ class BestCheckpoint(ModelCheckpoint):
     def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
         """None: it keeps the best."""
         return set()
+
+
+def _check_weights(trainer: Trainer) -> None:
+    """Collective: every rank must call it.
+
+    Raises:
+        CheckpointError: where a weight is NaN or infinite on any rank, before anything is written.
+    """
+    weights = [weight.detach() for weight in trainer.lightning_module.parameters()]
+    local = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights]
+    finite = torch.stack([weight.isfinite().all() for weight in local]).all()
+    if trainer.strategy.reduce_boolean_decision(bool(finite), all=True):
+        return
+    saver = next((c for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)), None)
+    step = 0 if saver is None else saver._last_global_step_saved
+    file = None if saver is None else saver.format_checkpoint_name({})
+    kept = f"{file} of step {step} is kept" if file is not None and os.path.exists(file) else "nothing was saved"
+    raise CheckpointError(
+        f"weights are NaN or infinite at step {trainer.global_step}; {kept}; a lower model.optim.lr, "
+        "trainer.gradient_clip_val 1 or trainer.precision 32-true may keep them finite"
+    )
 
 
 def _epoch_is_done(trainer: Trainer) -> bool:

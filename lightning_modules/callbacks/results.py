@@ -25,6 +25,12 @@ class ResultTable(Callback):
         self.best: tuple[float, int] | None = None  # value and step
 
     @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        keeper = _keeper(trainer)
+        if keeper is not None and keeper.best_model_score is None:
+            self.best = None  # it was of another run, or of another number
+
+    @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._show(trainer, pl_module)
         if trainer.is_global_zero and (numbers := _numbers(trainer, "val/")):
