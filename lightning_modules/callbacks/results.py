@@ -68,7 +68,7 @@ class ResultTable(Callback):
     def _show(self, trainer: Trainer, pl_module: LightningModule) -> None:
         numbers = _numbers(trainer, "val/")
         if trainer.is_global_zero and numbers:
-            title = f"{type(pl_module).__name__} after {measured_step(trainer)} steps"
+            title = f"{type(pl_module).__name__} after {measured_step(trainer, pl_module)} steps"
             Console().print(table({name.removeprefix("val/"): number for name, number in numbers.items()}, title=title))
         self._write(trainer, pl_module, numbers)
 
@@ -76,7 +76,7 @@ class ResultTable(Callback):
         folder = place_of_results(trainer)
         if trainer.is_global_zero and numbers and folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            settings = {"method": type(pl_module).__name__, "step": measured_step(trainer)}
+            settings = {"method": type(pl_module).__name__, "step": measured_step(trainer, pl_module)}
             by_name = {name.removeprefix("val/").removeprefix("test/"): number for name, number in numbers.items()}
             write_json(folder / "results.json", by_name, settings)
 
