@@ -222,8 +222,8 @@ def _check_weights(trainer: Trainer) -> None:
     file = None if saver is None else saver.format_checkpoint_name({})
     kept = f"{file} of step {step} is kept" if file is not None and os.path.exists(file) else "nothing was saved"
     raise CheckpointError(
-        f"weights are NaN or infinite at step {trainer.global_step}; {kept}; a lower model.optim.lr, "
-        "trainer.gradient_clip_val 1 or trainer.precision 32-true may keep them finite"
+        f"weights are NaN or infinite at step {trainer.global_step}; {kept}; a lower model.optim.lr or "
+        "trainer.gradient_clip_val may keep them finite"
     )
 
 
