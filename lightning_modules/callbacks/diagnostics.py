@@ -101,7 +101,8 @@ class Diagnostics(Callback):
         every = vars(trainer)["log_every_n_steps"]
         if self._active and every and (trainer.global_step + 1) % every == 0:
             assert isinstance(pl_module, Method)
-            _log(trainer, gradient_norms(pl_module) | peak_memory(pl_module.device), trainer.global_step)
+            norms = gradient_norms(pl_module, _loss_scale(trainer, optimizer))
+            _log(trainer, norms | peak_memory(pl_module.device), trainer.global_step)
 
     @override
     def on_train_batch_end(
@@ -153,8 +154,13 @@ class Diagnostics(Callback):
             self._boards.histogram(f"similarities/{name}", values.numpy(), step)
 
 
-def gradient_norms(method: Method) -> dict[str, float]:
-    """Euclidean norm of the gradient of each tower, and of each module that the method adds, before clipping."""
+def gradient_norms(method: Method, loss_scale: float = 1.0) -> dict[str, float]:
+    """Euclidean norm of the gradient of each tower, and of each module that the method adds, before clipping.
+
+    Args:
+        method: with the gradients of a step.
+        loss_scale: the factor that the gradients still have, to be divided by.
+    """
     added = {id(module) for module in method.new_modules()}
     parts: dict[str, nn.Module] = {
         "image_tower": method.encoder.image_tower,
@@ -165,7 +171,7 @@ def gradient_norms(method: Method) -> dict[str, float]:
     for name, module in parts.items():
         grads = [p.grad for p in module.parameters() if p.grad is not None]
         if grads:
-            norms[f"gradient_norm/{name}"] = nn.utils.get_total_norm(grads).item()
+            norms[f"gradient_norm/{name}"] = nn.utils.get_total_norm(grads).item() / loss_scale
     return norms
 
 
@@ -178,6 +184,14 @@ def peak_memory(device: torch.device) -> dict[str, float]:
 
         return {"memory/process_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
     return {}
+
+
+def _loss_scale(trainer: Trainer, optimizer: torch.optim.Optimizer) -> float:
+    """The factor of 16-mixed precision on the gradients before a step: a fused optimiser divides by it in the step."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
+        return 1.0
+    return scaler.get_scale()
 
 
 def _log(trainer: Trainer, numbers: Mapping[str, float], step: int) -> None:

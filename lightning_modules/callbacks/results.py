@@ -25,6 +25,12 @@ class ResultTable(Callback):
         self.best: tuple[float, int] | None = None  # value and step
 
     @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        keeper = _keeper(trainer)
+        if keeper is not None and keeper.best_model_score is None:
+            self.best = None  # it was of another run, or of another number
+
+    @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._show(trainer, pl_module)
         if trainer.is_global_zero and (numbers := _numbers(trainer, "val/")):
@@ -62,7 +68,7 @@ class ResultTable(Callback):
     def _show(self, trainer: Trainer, pl_module: LightningModule) -> None:
         numbers = _numbers(trainer, "val/")
         if trainer.is_global_zero and numbers:
-            title = f"{type(pl_module).__name__} after {measured_step(trainer)} steps"
+            title = f"{type(pl_module).__name__} after {measured_step(trainer, pl_module)} steps"
             Console().print(table({name.removeprefix("val/"): number for name, number in numbers.items()}, title=title))
         self._write(trainer, pl_module, numbers)
 
@@ -70,7 +76,7 @@ class ResultTable(Callback):
         folder = place_of_results(trainer)
         if trainer.is_global_zero and numbers and folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            settings = {"method": type(pl_module).__name__, "step": measured_step(trainer)}
+            settings = {"method": type(pl_module).__name__, "step": measured_step(trainer, pl_module)}
             by_name = {name.removeprefix("val/").removeprefix("test/"): number for name, number in numbers.items()}
             write_json(folder / "results.json", by_name, settings)
 

@@ -30,7 +30,8 @@ class Throughput(Callback):
     data; ``throughput/teraflops``, useful operations a second of each device, and ``throughput/mfu``, their share of
     the device's peak, where that is known.
 
-    Measured over the steps between two log points; validation does not count.
+    Measured over the steps between two log points, also where an epoch ends between them; validation does not count,
+    nor does what comes between two epochs.
     """
 
     def __init__(self) -> None:
@@ -42,12 +43,16 @@ class Throughput(Callback):
         self.lengths: list[np.ndarray] = []  # of the texts encoded
 
     @override
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restart()
 
     @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.mark = time.perf_counter()
+
+    @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restart()
+        self.mark = time.perf_counter()
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
@@ -57,6 +62,8 @@ class Throughput(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int
     ) -> None:
+        if not _log_interval(trainer):
+            return
         now = time.perf_counter()
         self.images += len(batch.images)
         self.busy += now - self.started
@@ -64,7 +71,7 @@ class Throughput(Callback):
         if isinstance(pl_module, Method):
             self.lengths.append(text_lengths(batch, pl_module.required_grains()))
             self.crops += pl_module.further_images(batch)
-        if (batch_idx + 1) % _log_interval(trainer) == 0:
+        if _logs_now(trainer):
             self._log_arithmetic(trainer, pl_module)
             speed = self.images * trainer.world_size / self.elapsed
             pl_module.log("throughput/images_per_second", torch.tensor(speed), prog_bar=True)  # read at every step
@@ -117,7 +124,7 @@ class DataMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int
     ) -> None:
         self.own_counts.update(batch.counts)
-        if (batch_idx + 1) % _log_interval(trainer) == 0:
+        if _logs_now(trainer):
             pl_module.log_dict({f"data/{name}": float(n) for name, n in self.totals().items()})
             if isinstance(pl_module, Method):
                 pl_module.log_dict(text_shares(pl_module, batch))
@@ -168,5 +175,12 @@ def text_shares(method: Method, batch: Batch) -> dict[str, float]:
 
 
 def _log_interval(trainer: Trainer) -> int:
-    """Batches between two log points; Lightning sets the attribute outside the class."""
+    """Optimiser steps between two log points, 0 for none; Lightning sets the attribute outside the class."""
     return int(vars(trainer)["log_every_n_steps"])
+
+
+def _logs_now(trainer: Trainer) -> bool:
+    """Whether this batch's end is a log point: of every so many steps over the run, at the step's last batch."""
+    every = _log_interval(trainer)
+    accumulates = trainer.fit_loop.epoch_loop._should_accumulate()
+    return every > 0 and not accumulates and trainer.global_step % every == 0

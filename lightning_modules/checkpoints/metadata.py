@@ -42,6 +42,7 @@ def provenance(method: Method) -> dict[str, Any]:
         "data": data.describe() if isinstance(data, GranularityData) else {},
         "steps": method.trainer.global_step,
         "numbers": dict(method.numbers),
+        "numbers_step": method.numbers_step,
     }
 
 

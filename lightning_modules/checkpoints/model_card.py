@@ -117,7 +117,8 @@ def model_card(
         *([NOTES[family]] if format == "transformers" and family in NOTES else []),
         *([] if agreement is None else [_agreement(*agreement)]),
         _limits(origin, licence, sizes.context_length),
-        "## Numbers on the validation set\n\n" + (markdown(numbers) if numbers else "Not measured in this run."),
+        "## Numbers on the validation set\n\n"
+        + (_measured(origin) + markdown(numbers) if numbers else "Not measured in this run."),
         f"## Data\n\n```json\n{json.dumps(origin['data'], indent=2, default=str)}\n```",
         *_changes(origin.get("history", [])),
         f"## Settings\n\n```json\n{json.dumps(origin['settings'] | {'encoder': encoder}, indent=2, default=str)}\n```",
@@ -143,6 +144,14 @@ def _metadata(origin: Mapping[str, Any], format: str, licence: str, title: str, 
         task = {"type": "zero-shot-image-classification", "name": "retrieval and its like, see each metric's name"}
         head["model-index"] = [{"name": title, "results": [{"task": task, "dataset": data, "metrics": metrics}]}]
     return head
+
+
+def _measured(origin: Mapping[str, Any]) -> str:
+    """The step at which the numbers were measured, where the weights are of another; "" where nothing tells it."""
+    step = origin.get("numbers_step")
+    if step in (None, origin["steps"]):
+        return ""
+    return f"Measured at step {step}; the weights are those of step {origin['steps']}.\n\n"
 
 
 def _agreement(image: float, text: float) -> str:

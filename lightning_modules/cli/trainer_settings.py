@@ -54,6 +54,11 @@ def check_settings(settings: Namespace) -> None:
         value = trainer.get(name)
         if isinstance(value, float) and value > 1:
             raise SettingError(f"trainer.{name} must be a share in [0, 1] or a whole number, got {value}")
+    if trainer.get("overfit_batches"):
+        raise SettingError(
+            f"trainer.overfit_batches must be 0, got {trainer.overfit_batches}: each epoch would read other samples; "
+            "to train on a few, name one small shard in data.shards"
+        )
     _check_choice(
         "trainer.accelerator", trainer.accelerator, {"auto", "gpu", *AcceleratorRegistry.available_accelerators()}
     )

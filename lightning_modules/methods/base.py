@@ -116,6 +116,7 @@ class Method(LightningModule, ABC):
         self.start = None if pretrained is None else named_source(pretrained)  # the weights before training
         self.validation, self.validation_losses = Validation(), MeanLosses()
         self.numbers: dict[str, float] = {}  # of the last validation
+        self.numbers_step: int | None = None  # at which they were measured
         self._validated: tuple[Encoder, ...] = ()  # the encoder, while it is validated; no submodule
 
     def _global_loss(
@@ -336,7 +337,7 @@ class Method(LightningModule, ABC):
     @override
     def on_validation_epoch_end(self) -> None:
         self._validated = ()
-        self.numbers = self.validation.compute()
+        self.numbers, self.numbers_step = self.validation.compute(), self.trainer.global_step
         losses = {f"loss_{name}": value for name, value in self.validation_losses.compute().items()}
         self.validation.reset()
         self.validation_losses.reset()
@@ -363,8 +364,7 @@ class Method(LightningModule, ABC):
         """Add the model's provenance. ``pretrained`` becomes None: the checkpoint itself has the weights."""
         checkpoint[KEY] = provenance(self)
         settings = checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]
-        sizes = self.encoder.config
-        is_plain = isinstance(settings["encoder"], dict)
+        sizes, is_plain = self.encoder.config, isinstance(settings["encoder"], dict)
         settings |= {"pretrained": None, "encoder": plain_config(sizes) if is_plain else sizes}
         if is_plain and not isinstance(sizes, EncoderConfig):
             settings["_instantiator"] = instantiate.NAME
@@ -373,8 +373,9 @@ class Method(LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.frozen_features is not None:
             self.frozen_features.clear()
-        self.numbers = checkpoint.get(KEY, {}).get("numbers", {})
-        self.start = self.start or checkpoint.get(KEY, {}).get("start")
+        saved = checkpoint.get(KEY, {})
+        self.numbers, self.numbers_step = saved.get("numbers", {}), saved.get("numbers_step")
+        self.start = self.start or saved.get("start")
         fit_averaged(checkpoint.get("state_dict", {}), self.averaged is not None)
         data = getattr(self._trainer, "datamodule", None)
         if isinstance(data, GranularityData):
@@ -389,9 +390,8 @@ class Method(LightningModule, ABC):
                 "trainer.precision must be 16-mixed, bf16-mixed, bf16-true or 32-true to train, got 16-true: "
                 "the optimiser's squared gradients vanish in fp16"
             )
-        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        clipped = self.trainer.gradient_clip_val is not None
         # A fused step undoes the loss scale inside itself, after the gradients have been clipped.
-        optimizer = adamw(self, self.new_modules(), self.optim, fused=not (scaled and clipped))
+        fused = self.trainer.gradient_clip_val is None or getattr(self.trainer.precision_plugin, "scaler", None) is None
+        optimizer = adamw(self, self.new_modules(), self.optim, fused)
         schedule = warmup_cosine(optimizer, self.optim, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from pathlib import Path
@@ -18,6 +19,7 @@ from lightning_modules.checkpoints.setting_changes import Change, Flat
 from lightning_modules.runs.checkpoint import RUN
 from lightning_modules.runs.folder import CONFIG, RunFolder, unwritable
 from lightning_modules.runs.lock import NAME as LOCK
+from lightning_modules.runs.lock import place
 from lightning_modules.runs.ranks import started_by_another_rank
 from lightning_modules.runs.start import Decision, Resume, RunRefused, check_shards
 
@@ -151,7 +153,8 @@ def _move_aside(folder: Path, aside: Path) -> None:
     """Rename a run's folder and begin a new one; the lock stays with the name."""
     os.rename(folder, aside)
     folder.mkdir()
-    os.link(aside / LOCK, folder / LOCK)
+    if not place(aside / LOCK, folder / LOCK):
+        raise FileExistsError(errno.EEXIST, "another run has just taken it", str(folder))
     os.unlink(aside / LOCK)
 
 

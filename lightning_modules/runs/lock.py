@@ -96,9 +96,9 @@ class RunLock:
         message = None
         try:
             with _alone(self.file.parent):
-                if not _place(draft, self.file):
+                if not place(draft, self.file):
                     message = self._remove_dead(draft.stat().st_mtime)
-                    if not _place(draft, self.file):
+                    if not place(draft, self.file):
                         raise RunTaken(f"{self.file.parent} has just been taken by another run; start again")
         finally:
             draft.unlink(missing_ok=True)
@@ -186,7 +186,7 @@ def _parse(content: bytes) -> Holder | None:
         return None
 
 
-def _place(draft: Path, file: Path) -> bool:
+def place(draft: Path, file: Path) -> bool:
     """Atomically give ``draft`` the name ``file``; False where that exists."""
     try:
         os.link(draft, file)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
+from lightning_modules.methods.base import Method
 from lightning_modules.runs.keeper import RunKeeper
 
 
@@ -29,6 +31,12 @@ def place_of_results(trainer: Trainer) -> Path | None:
     return None if trainer.log_dir is None else Path(trainer.log_dir)
 
 
-def measured_step(trainer: Trainer) -> int:
-    """The step of the weights that were measured."""
-    return next((c.step for c in vars(trainer)["callbacks"] if isinstance(c, MeasuredPlace)), trainer.global_step)
+def measured_step(trainer: Trainer, method: LightningModule) -> int:
+    """The step of the weights that were measured: of the checkpoint, or in training that of the last validation."""
+    for callback in vars(trainer)["callbacks"]:
+        if isinstance(callback, MeasuredPlace):
+            return callback.step
+    in_training = trainer.state.fn == TrainerFn.FITTING
+    if in_training and isinstance(method, Method) and method.numbers_step is not None:
+        return method.numbers_step
+    return trainer.global_step

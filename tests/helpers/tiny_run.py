@@ -69,9 +69,10 @@ def fit(
 ) -> Trainer:  # fmt: skip
     seed_everything(3)
     run = Trainer(
-        max_epochs=epochs, accelerator="cpu", devices=1, num_sanity_val_steps=0, log_every_n_steps=1,
+        max_epochs=epochs, accelerator="cpu", devices=1, num_sanity_val_steps=0,
         enable_progress_bar=False, enable_model_summary=False, logger=TensorBoardLogger(folder, "", ""),
-        callbacks=[LastCheckpoint(every_n_steps=2), BestCheckpoint(), *callbacks], **(trainer or {}),
+        callbacks=[LastCheckpoint(every_n_steps=2), BestCheckpoint(), *callbacks],
+        **{"log_every_n_steps": 1, **(trainer or {})},
     )  # fmt: skip
     model = method(encoder=encoder, optim=OptimConfig(lr=1e-2, warmup_steps=2), **settings)
     run.fit(model, data(folder, workers, transform, sampling), ckpt_path="last")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import MixedPrecision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
@@ -169,6 +170,22 @@ def test_retention_is_one_where_nothing_is_learnt(tmp_path):
     resumed = Diagnostics()
     resumed.load_state_dict(watcher.state_dict())
     assert resumed.start == watcher.start
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+def test_gradient_norms_are_those_of_the_loss_without_its_scale(tmp_path, clipped):
+    """By 16-mixed precision: a fused optimiser is handed scaled gradients, another one, where they are clipped, not."""
+    found = []
+    for scale in (1.0, 1024.0):
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        settings = {"max_steps": 1, "plugins": [MixedPrecision("16-mixed", "cpu", scaler)], "limit_val_batches": 0}
+        folder = tmp_path / str(scale)
+        fit(folder, Diagnostics(0), trainer=settings | ({"gradient_clip_val": 1e9} if clipped else {}))
+        events = EventAccumulator(str(folder)).Reload()
+        norms = [events.Scalars(f"gradient_norm/{name}") for name in ("image_tower", "text_tower", "pooling")]
+        found.append([event.value for tag in norms for event in tag])
+    assert found[0] == pytest.approx(found[1], rel=0.02)
+    assert len(found[0]) == 3
 
 
 def test_without_a_logger_nothing_is_done(tmp_path, monkeypatch):

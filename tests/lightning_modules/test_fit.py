@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from lightning import Callback
@@ -9,6 +11,8 @@ from lightning import Callback
 from datamodules import Squash
 from lightning_modules import BetaClip, ClipFinetune
 from lightning_modules.callbacks import BestCheckpoint, DataMonitor, LastCheckpoint, ResultTable, Throughput
+from lightning_modules.checkpoints.metadata import KEY
+from lightning_modules.checkpoints.model_card import model_card
 from tests.helpers.tiny_run import TINY, fit
 
 
@@ -120,6 +124,19 @@ def test_the_table_is_followed_by_the_best_value_and_its_step_also_of_a_run_that
         value = best["grainclip"]["numbers"]["caption/text_to_image/R@1"]
         step = best["global_step"]
         assert line == f"best caption/text_to_image/R@1: {100 * value:.1f}% at step {step}, kept in {file}"
+
+
+def test_numbers_are_told_with_the_step_at_which_they_were_measured(tmp_path, capsys):
+    """Training ends two steps after the only validation."""
+    fit(tmp_path, ResultTable(), method=ClipFinetune, epochs=-1, trainer={"max_steps": 5})
+    assert json.loads((tmp_path / "results.json").read_text())["settings"] == {"method": "ClipFinetune", "step": 3}
+    assert "ClipFinetune after 3 steps" in capsys.readouterr().out
+    origin = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)[KEY]
+    assert (origin["steps"], origin["numbers_step"]) == (5, 3)
+    told = "Measured at step 3; the weights are those of step 5."
+    assert told in model_card(origin, "transformers")
+    for same in ({"steps": 3}, {"numbers_step": None}):
+        assert "Measured at" not in model_card(origin | same, "transformers")
 
 
 class Values(Callback):

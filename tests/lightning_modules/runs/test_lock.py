@@ -14,6 +14,7 @@ import pytest
 
 from lightning_modules.checkpoints.atomic_save import AtomicCheckpointIO, is_whole
 from lightning_modules.runs import lock
+from lightning_modules.runs.keeper import _move_aside
 from lightning_modules.runs.lock import NAME, Holder, RunLock, RunTaken, holder
 
 
@@ -37,14 +38,32 @@ def test_it_is_taken_once_and_given_back(tmp_path):
     assert other.take() is None
 
 
-def test_a_disk_without_links(tmp_path, monkeypatch):
-    def refuses(*names):
-        raise PermissionError(1, "Operation not permitted")
+def refuses(*names):
+    """``os.link`` on a disk that knows none."""
+    raise PermissionError(1, "Operation not permitted")
 
+
+def test_a_disk_without_links(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", refuses)
     assert RunLock(tmp_path, "a").take() is None
     with pytest.raises(RunTaken):
         RunLock(tmp_path, "b").take()
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_lock_stays_with_the_name_of_a_folder_that_is_moved_aside(tmp_path, monkeypatch, links):
+    folder, aside = tmp_path / "run", tmp_path / "run.old-1"
+    folder.mkdir()
+    (folder / "config.yaml").touch()
+    mine = RunLock(folder, "a")
+    mine.take()
+    if not links:
+        monkeypatch.setattr(os, "link", refuses)
+    _move_aside(folder, aside)
+    assert holder(folder / NAME) == mine.me
+    assert [file.name for file in aside.iterdir()] == ["config.yaml"]
+    mine.release()
+    assert not list(folder.iterdir())
 
 
 HERE = Holder.this_process("old")
