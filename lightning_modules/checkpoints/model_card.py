@@ -118,7 +118,7 @@ def model_card(
         *([] if agreement is None else [_agreement(*agreement)]),
         _limits(origin, licence, sizes.context_length),
         "## Numbers on the validation set\n\n"
-        + (_measured(origin) + markdown(numbers) if numbers else "Not measured in this run."),
+        + (_measured_at(origin) + markdown(numbers) if numbers else "Not measured in this run."),
         f"## Data\n\n```json\n{json.dumps(origin['data'], indent=2, default=str)}\n```",
         *_changes(origin.get("history", [])),
         f"## Settings\n\n```json\n{json.dumps(origin['settings'] | {'encoder': encoder}, indent=2, default=str)}\n```",
@@ -138,7 +138,7 @@ def _metadata(origin: Mapping[str, Any], format: str, licence: str, title: str, 
     if start is not None and HUB_ID.fullmatch(start) and not Path(start).exists():
         head |= {"base_model": start, "base_model_relation": "finetune"}
     numbers = origin["numbers"]
-    if numbers and _measured(origin):
+    if numbers and _are_trained(origin) and not _measured_at(origin):
         metrics = [{"type": key.rpartition("/")[2], "name": key, "value": value} for key, value in numbers.items()]
         data = {"name": "the run's validation set", "type": "validation"}
         task = {"type": "zero-shot-image-classification", "name": "retrieval and its like, see each metric's name"}
@@ -146,7 +146,7 @@ def _metadata(origin: Mapping[str, Any], format: str, licence: str, title: str, 
     return head
 
 
-def _measured(origin: Mapping[str, Any]) -> str:
+def _measured_at(origin: Mapping[str, Any]) -> str:
     """The step at which the numbers were measured, where the weights are of another; "" where nothing tells it."""
     step = origin.get("numbers_step")
     if step in (None, origin["steps"]):
@@ -175,14 +175,14 @@ def _limits(origin: Mapping[str, Any], licence: str, tokens: int) -> str:
     )
 
 
-def _measured(origin: Mapping[str, Any]) -> bool:
-    """True if the checkpoint's numbers are of the exported weights."""
+def _are_trained(origin: Mapping[str, Any]) -> bool:
+    """True if the exported weights are the checkpoint's trained ones."""
     return origin.get("interpolation") is None and origin.get("weights", TRAINED) == TRAINED
 
 
 def _other_weights(origin: Mapping[str, Any]) -> list[str]:
     """What the exported weights are, where they are not the trained ones."""
-    if _measured(origin):
+    if _are_trained(origin):
         return []
     share, trained = origin.get("interpolation"), origin.get("weights", TRAINED) == TRAINED
     whole = "the trained ones" if trained else "the running average of the trained ones"
