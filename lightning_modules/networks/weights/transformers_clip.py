@@ -94,7 +94,7 @@ def traceless(fields: Mapping[str, Any], source: str) -> Traceless:
 
 
 def model_config(config: EncoderConfig) -> CLIPConfig:
-    """The ``config.json`` of an encoder; texts are read at the first EOT, the last id of the vocabulary."""
+    """The ``config.json`` of an encoder; texts are read at the first EOT of ``text_config``."""
     vision = {
         "hidden_size": config.image_width,
         "intermediate_size": 4 * config.image_width,

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import CLIPModel, CLIPTextModelWithProjection
 
+from datamodules.batching.tokenizer import EOT, VOCAB_SIZE
 from lightning_modules.networks import DualEncoder, TextConditionedPooling, stretch_positions
 from lightning_modules.networks.encoder import whole_state
 from lightning_modules.networks.text_tower import text_config
@@ -41,11 +42,12 @@ def sequences(random_texts):
 def same_embeddings(encoder, pixels, sequences, ragged):
     """Check that another model, given as functions of pixels and of one text [1, L], embeds like the encoder."""
 
-    def check(encode_image, encode_text, encoder=encoder):
+    def check(encode_image, encode_text, encoder=encoder, end=None):
+        ended = sequences if end is None else [functional.pad(tokens[:-1], (0, 1), value=end) for tokens in sequences]
         with torch.no_grad():
-            images, texts = encoder(pixels, ragged(sequences))
+            images, texts = encoder(pixels, ragged(ended))
             image = functional.normalize(encode_image(pixels), dim=-1)
-            text = functional.normalize(torch.cat([encode_text(sequence[None]) for sequence in sequences]), dim=-1)
+            text = functional.normalize(torch.cat([encode_text(sequence[None]) for sequence in ended]), dim=-1)
         torch.testing.assert_close(image, images.image, rtol=0, atol=1e-5)
         torch.testing.assert_close(text, texts.text, rtol=0, atol=1e-5)
 
@@ -85,6 +87,20 @@ def test_transformers_loads_our_folder(encoder, same_embeddings, agrees, tmp_pat
     assert replace(back.config, init_scale=encoder.config.init_scale) == encoder.config
     for name, tensor in encoder.state_dict().items():
         assert torch.equal(back.state_dict()[name], tensor), name
+
+
+def test_texts_end_at_eot_where_tokens_were_added_after_it(small, same_embeddings, tmp_path):
+    """transformers reads an exported text at EOT, which is not the last id of such a vocabulary."""
+    torch.manual_seed(0)
+    encoder = DualEncoder(replace(small, vocab_size=VOCAB_SIZE + 2)).eval()
+    encoder.save_pretrained(tmp_path)
+    theirs = CLIPModel.from_pretrained(tmp_path).eval()
+    same_embeddings(
+        lambda pixels: theirs.get_image_features(pixel_values=pixels).pooler_output,
+        lambda tokens: theirs.get_text_features(functional.pad(tokens, (0, 2), value=EOT)).pooler_output,
+        encoder=encoder,
+        end=EOT,
+    )
 
 
 def test_we_load_transformers_folder(encoder, agrees, tmp_path):
