@@ -34,6 +34,7 @@ from lightning_modules.networks.open_clip_tokenizer import TextRows, read_tokeni
 from lightning_modules.networks.open_clip_towers import OpenClipImageTower, OpenClipTextTower
 from lightning_modules.networks.row_tokenizer import row_tokenizer
 from lightning_modules.networks.temperature import LogitBias, Temperature
+from lightning_modules.networks.timm_tower import INTERPOLATIONS
 from lightning_modules.networks.weights import timm_clip
 from lightning_modules.networks.weights.export import save_weights
 from lightning_modules.networks.weights.hub import OPEN_CLIP, OPEN_CLIP_CONFIG
@@ -133,6 +134,8 @@ class OpenClipEncoder(Encoder):
                 raise ValueError(f"{name} must make one vector of {config.embed_dim} numbers, got {shape}")
         self.image_mean = channels(config.preprocess_cfg, "mean")
         self.image_std = channels(config.preprocess_cfg, "std")
+        given = config.preprocess_cfg.get("interpolation")
+        self.interpolation = given if given in INTERPOLATIONS else "bicubic"
 
     @property
     @override
@@ -198,8 +201,7 @@ class OpenClipEncoder(Encoder):
     @property
     @override
     def resizing(self) -> tuple[str, str]:
-        given = self.config.preprocess_cfg
-        return given.get("resize_mode", "shortest"), given.get("interpolation", self.interpolation)
+        return self.config.preprocess_cfg.get("resize_mode", "shortest"), self.interpolation
 
     @override
     def encode_rows(self, rows: Int[Tensor, "B L"]) -> Float[Tensor, "B D"]:
