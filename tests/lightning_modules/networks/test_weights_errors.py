@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CLIPImageProcessor
 
 from lightning_modules.networks import DualEncoder
 
@@ -67,6 +68,19 @@ def test_other_architectures_are_named(encoder, tmp_path):
         ValueError, match=r"is no CLIP with a vision transformer: .* it has visual\.layer1\.0\.conv1\.weight"
     ):
         DualEncoder.from_pretrained(tmp_path / "resnet.safetensors")
+
+
+def test_pixels_that_are_not_clips_are_named(encoder, tmp_path):
+    """transformers' processor would normalise them otherwise than training and evaluation do."""
+    encoder.save_pretrained(tmp_path)
+    DualEncoder.from_pretrained(tmp_path)  # with CLIP's own
+    for name in ("image_mean", "image_std"):
+        images = CLIPImageProcessor(**{name: [0.5, 0.5, 0.5]})
+        images.save_pretrained(tmp_path)
+        with pytest.raises(
+            ValueError, match=rf"{name} of the image processor must be CLIP's.*got \[0\.5, 0\.5, 0\.5\]"
+        ):
+            DualEncoder.from_pretrained(tmp_path)
 
 
 def test_places_without_weights_are_named(tmp_path):
