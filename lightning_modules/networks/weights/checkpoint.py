@@ -89,11 +89,13 @@ def traceless(path: Path, layout: Layout, activation: str | None) -> Traceless:
     if layout is openai_clip.LAYOUT and open_clip_config.is_file():
         model = read_json(open_clip_config)["model_cfg"]
         vision, text = model["vision_cfg"], model["text_cfg"]
-        heads = vision["width"] // vision.get("head_width", 64), text.get("heads", 8)
+        heads = vision.get("width", 768) // vision.get("head_width", 64), text.get("heads", 8)
         return Traceless("quick_gelu" if model.get("quick_gelu") else "gelu", *heads)
     if activation is None:
+        missing = transformers_config if layout is transformers_clip.LAYOUT else open_clip_config
         raise ValueError(
-            f"activation must be given for {path}, which has no config file beside it: one of {', '.join(ACTIVATIONS)}"
+            f"{path} does not tell its activation: put the model's {missing.name} beside it, or read it in Python by "
+            f"DualEncoder.from_pretrained(..., activation=...), one of {', '.join(ACTIVATIONS)}"
         )
     return Traceless(activation)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 
 import open_clip
@@ -19,6 +20,8 @@ from lightning_modules.networks import DualEncoder, TextConditionedPooling, stre
 from lightning_modules.networks.encoder import whole_state
 from lightning_modules.networks.text_tower import text_config
 from lightning_modules.networks.weights import beta_clip, files, openai_clip
+from lightning_modules.networks.weights.checkpoint import traceless
+from lightning_modules.networks.weights.checkpoint_format import Traceless
 from lightning_modules.networks.weights.parameter_map import POSITIONS, write
 
 
@@ -236,6 +239,16 @@ def test_two_towers_from_two_places(encoder, small, same_embeddings, agrees, tmp
 
 def test_an_activation_that_cannot_be_known_is_asked_for(encoder, agrees, tmp_path):
     save_file(openai_state(encoder), tmp_path / "clip.safetensors")
-    with pytest.raises(ValueError, match=r"activation must be given for .*: one of quick_gelu, gelu"):
+    asked = r"clip\.safetensors does not tell its activation: put the model's open_clip_config\.json beside it, or"
+    with pytest.raises(ValueError, match=rf"{asked} read it in Python by .*, one of quick_gelu, gelu"):
         DualEncoder.from_pretrained(tmp_path / "clip.safetensors")
     agrees(DualEncoder.from_pretrained(tmp_path / "clip.safetensors", activation="quick_gelu"))
+    encoder.save_open_clip(tmp_path / "exported")
+    (tmp_path / "exported" / "open_clip_config.json").rename(tmp_path / "open_clip_config.json")
+    agrees(DualEncoder.from_pretrained(tmp_path / "clip.safetensors"))
+
+
+def test_a_width_that_the_config_leaves_out_is_open_clip_s_default(tmp_path):
+    config = {"model_cfg": {"vision_cfg": {"head_width": 96}, "text_cfg": {}}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    assert traceless(tmp_path / "clip.pt", openai_clip.LAYOUT, None) == Traceless("gelu", 8, 8)
