@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor
 
+from lightning_modules.checkpoints.metadata import KEY
 from lightning_modules.networks import DualEncoder, load_encoder
 from lightning_modules.networks.weights.checkpoint import read_checkpoint
 from lightning_modules.networks.weights.towers import text_tower
@@ -99,6 +100,14 @@ def test_other_tokenizers_are_named(encoder, tmp_path):
     for read in (read_checkpoint, text_tower):
         with pytest.raises(ValueError, match=r"config\.json: text_config\.eos_token_id must be 49407, .* got 7"):
             read(tmp_path / "model.safetensors")
+
+
+def test_a_run_s_checkpoint_is_told_with_the_command_that_makes_a_model_of_it(encoder, tmp_path):
+    file = tmp_path / "best.ckpt"
+    state = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    torch.save({"state_dict": state, KEY: {"method": "ClipFinetune"}}, file)
+    with pytest.raises(ValueError, match=rf"is a run's checkpoint: `lightning export {file} FOLDER` makes a model"):
+        load_encoder(file)
 
 
 def test_places_without_weights_are_named(tmp_path):
