@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from datamodules.batch import RaggedTexts
-from datamodules.batching.tokenizer import EOT, Tokenizer
+from datamodules.batching.tokenizer import EOT, VOCAB_SIZE, Tokenizer
 from lightning_modules.networks.adapters import adapter_scale, merged, plain_state
 from lightning_modules.networks.config import EncoderConfig
 from lightning_modules.networks.contract import Encoder, ImageFeatures, TextFeatures
@@ -164,7 +164,18 @@ class DualEncoder(Encoder):
     @classmethod
     @override
     def load(cls, source: str | Path, weights: Path, context_length: int | None = None) -> DualEncoder:
-        return cls.from_pretrained(source, context_length)
+        """An encoder with the weights of a CLIP checkpoint, for texts of CLIP's tokenizer.
+
+        Raises:
+            ValueError: as ``from_pretrained``, and where the vocabulary is smaller than the tokenizer's.
+        """
+        encoder = cls.from_pretrained(source, context_length)
+        if encoder.config.vocab_size < VOCAB_SIZE:
+            raise ValueError(
+                f"{weights}: the token embedding must have at least {VOCAB_SIZE} rows, the vocabulary of CLIP's "
+                f"tokenizer, got {encoder.config.vocab_size}"
+            )
+        return encoder
 
     @classmethod
     def from_pretrained(

@@ -2,8 +2,9 @@
 
 Adapters stand beside linear modules of the transformer blocks. A module is named as in the encoder (``qkv``,
 ``q_proj``, ``fc1``); ``attention`` and ``mlp`` stand for all of a block's attention or MLP. CLIP's image tower has one
-fused ``qkv``, with one adapter. In the attention of open_clip's own towers (``nn.MultiheadAttention``) no linear module
-is called, so only their MLPs are adapted. B starts at zero, so that the adapted encoder starts as the plain one.
+fused ``qkv``, with one adapter. A linear module whose weight is read without a call gets none: all of the attention of
+open_clip's own towers (``nn.MultiheadAttention``), and ``qkv`` in timm's Swin V2, BEiT and EVA. B starts at zero, so
+that the adapted encoder starts as the plain one.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def _targets(encoder: Encoder, tower: TowerParts, wanted: Sequence[str]) -> list
         f"{path_of[id(block)]}.{path}": path.split(".")
         for block in tower.blocks
         for path, module in block.named_modules()
-        if isinstance(module, nn.Linear) and not isinstance(module, NonDynamicallyQuantizableLinear)
+        if isinstance(module, nn.Linear) and _is_called(block, path)
     }
     for target in wanted:
         if not any(_names(target, parts) for parts in linear.values()):
@@ -109,6 +110,18 @@ def _targets(encoder: Encoder, tower: TowerParts, wanted: Sequence[str]) -> list
             hint = did_you_mean(target, known) or f"; they have {', '.join(known) or 'none'}"
             raise ValueError(f"lora.{tower.name}: the tower's blocks have no linear module {target!r}{hint}")
     return [name for name, parts in linear.items() if any(_names(target, parts) for target in wanted)]
+
+
+def _is_called(block: nn.Module, path: str) -> bool:
+    """False for a linear module within a block whose weight is read without a call of the module.
+
+    Where timm's attention has a bias of q alone, it reads ``qkv.weight`` itself, unless ``qkv_bias_separate``.
+    """
+    parent, _, name = path.rpartition(".")
+    attention = block.get_submodule(parent)
+    if name == "qkv" and getattr(attention, "q_bias", None) is not None:
+        return bool(getattr(attention, "qkv_bias_separate", False))
+    return not isinstance(block.get_submodule(path), NonDynamicallyQuantizableLinear)
 
 
 def _names(target: str, parts: Sequence[str]) -> bool:

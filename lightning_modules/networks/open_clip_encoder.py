@@ -27,12 +27,14 @@ from typing_extensions import override
 
 from datamodules.batch import RaggedTexts
 from datamodules.batching.tokenizer import TextTokenizer
+from lightning_modules.networks.adapters import adapter_scale, merged
 from lightning_modules.networks.contract import Encoder, ImageFeatures, TextFeatures, check_fixed_context
 from lightning_modules.networks.normalize import unit
 from lightning_modules.networks.open_clip_tokenizer import TextRows, read_tokenizer
 from lightning_modules.networks.open_clip_towers import OpenClipImageTower, OpenClipTextTower
 from lightning_modules.networks.row_tokenizer import row_tokenizer
 from lightning_modules.networks.temperature import LogitBias, Temperature
+from lightning_modules.networks.timm_tower import INTERPOLATIONS
 from lightning_modules.networks.weights import timm_clip
 from lightning_modules.networks.weights.export import save_weights
 from lightning_modules.networks.weights.hub import OPEN_CLIP, OPEN_CLIP_CONFIG
@@ -132,6 +134,8 @@ class OpenClipEncoder(Encoder):
                 raise ValueError(f"{name} must make one vector of {config.embed_dim} numbers, got {shape}")
         self.image_mean = channels(config.preprocess_cfg, "mean")
         self.image_std = channels(config.preprocess_cfg, "std")
+        given = config.preprocess_cfg.get("interpolation")
+        self.interpolation = given if given in INTERPOLATIONS else "bicubic"
 
     @property
     @override
@@ -197,8 +201,7 @@ class OpenClipEncoder(Encoder):
     @property
     @override
     def resizing(self) -> tuple[str, str]:
-        given = self.config.preprocess_cfg
-        return given.get("resize_mode", "shortest"), given.get("interpolation", self.interpolation)
+        return self.config.preprocess_cfg.get("resize_mode", "shortest"), self.interpolation
 
     @override
     def encode_rows(self, rows: Int[Tensor, "B L"]) -> Float[Tensor, "B D"]:
@@ -250,7 +253,7 @@ class OpenClipEncoder(Encoder):
 
     @override
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write a folder that open_clip loads as ``local-dir:FOLDER``, with the same embeddings.
+        """Write a folder that open_clip loads as ``local-dir:FOLDER``, with the same embeddings; adapters are merged.
 
         Args:
             folder: made where it is missing.
@@ -258,9 +261,10 @@ class OpenClipEncoder(Encoder):
         """
         path, config = Path(folder), self._config
         path.mkdir(parents=True, exist_ok=True)
-        state = {f"visual.{name}": value for name, value in self.image_tower.visual.state_dict().items()}
+        scale = adapter_scale(self)
+        state = {f"visual.{name}": value for name, value in merged(self.image_tower.visual.state_dict(), scale).items()}
         head = "text." if _has_text_apart(config.model_cfg) else ""
-        state |= {f"{head}{name}": value for name, value in self.text_tower.text.state_dict().items()}
+        state |= {f"{head}{name}": value for name, value in merged(self.text_tower.text.state_dict(), scale).items()}
         shape = [1] if config.model_cfg.get("nonscalar_logit_scale") else []
         state["logit_scale"] = self.temperature.log_scale.reshape(shape)
         if self.bias is not None:

@@ -52,6 +52,7 @@ class SiglipEncoder(Encoder):
         self.temperature = Temperature(START_SCALE, largest=math.inf)
         self.bias = LogitBias(START_BIAS)
         self.image_mean, self.image_std = config.image_mean, config.image_std
+        self.interpolation = Resampling(config.resample).name.lower()
 
     @property
     @override
@@ -116,7 +117,7 @@ class SiglipEncoder(Encoder):
     @property
     @override
     def resizing(self) -> tuple[str, str]:
-        return "squash", Resampling(self.config.resample).name.lower()
+        return "squash", self.interpolation
 
     @override
     def encode_rows(self, rows: Int[Tensor, "B L"]) -> Float[Tensor, "B D"]:

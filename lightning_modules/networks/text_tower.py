@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedModel
 
 from datamodules.batch import RaggedTexts
+from datamodules.batching.tokenizer import EOT
 from lightning_modules.networks.attention import TEXT_ATTENTION, additive, precision_of
 from lightning_modules.networks.config import EncoderConfig
 from lightning_modules.networks.long_context import PositionTable
@@ -103,7 +104,10 @@ def checkpoint_blocks(transformer: PreTrainedModel, enable: bool) -> None:
 
 
 def text_config(config: EncoderConfig) -> CLIPTextConfig:
-    """The text tower in transformers' terms; SOT and EOT are the two last ids, as in CLIP's vocabulary."""
+    """The text tower in transformers' terms. SOT and EOT are those of CLIP's tokenizer, whatever tokens were added
+    after them; in a smaller vocabulary they are the two last ids.
+    """
+    eot = min(EOT, config.vocab_size - 1)
     text = CLIPTextConfig(
         vocab_size=config.vocab_size,
         hidden_size=config.text_width,
@@ -113,9 +117,9 @@ def text_config(config: EncoderConfig) -> CLIPTextConfig:
         num_attention_heads=config.text_heads,
         max_position_embeddings=config.context_length,
         hidden_act=config.activation,
-        bos_token_id=config.vocab_size - 2,
-        eos_token_id=config.vocab_size - 1,
-        pad_token_id=config.vocab_size - 1,
+        bos_token_id=eot - 1,
+        eos_token_id=eot,
+        pad_token_id=eot,
     )
     text._attn_implementation = TEXT_ATTENTION
     return text

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from datamodules.batching.image_transforms import CLIP_MEAN, CLIP_STD
 from lightning_modules.networks.config import ACTIVATIONS, EncoderConfig
 from lightning_modules.networks.long_context import KEPT
 from lightning_modules.networks.weights import beta_clip, openai_clip, timm_clip, transformers_clip
@@ -39,8 +40,8 @@ def read_checkpoint(source: str | Path, activation: str | None = None) -> Checkp
         activation: of both towers, where no config file and no published recipe tells it.
 
     Raises:
-        ValueError: where the file is truncated, the architecture another, a parameter missing or unknown, or the
-            activation cannot be known.
+        ValueError: where the file is truncated, the architecture another, a parameter missing or unknown, pixels are
+            normalised otherwise than CLIP's, or the activation cannot be known.
         FileNotFoundError: where there is no such file.
     """
     path = fetch(source)
@@ -49,6 +50,8 @@ def read_checkpoint(source: str | Path, activation: str | None = None) -> Checkp
     if beside.is_file() and timm_clip.is_plain(*(settings := read_config(beside))):
         return Checkpoint(*timm_clip.read_state(settings[0], state, path))
     layout = recognise(state, str(path))
+    if layout is transformers_clip.LAYOUT:
+        check_pixels(path.parent)
     long = TRAINED_TABLE in state
     hints = traceless(path, layout, "quick_gelu" if long and activation is None else activation)
     ours = layout.read(without_pooling(joined_tables(state)), str(path))
@@ -86,13 +89,35 @@ def traceless(path: Path, layout: Layout, activation: str | None) -> Traceless:
     if layout is openai_clip.LAYOUT and open_clip_config.is_file():
         model = read_json(open_clip_config)["model_cfg"]
         vision, text = model["vision_cfg"], model["text_cfg"]
-        heads = vision["width"] // vision.get("head_width", 64), text.get("heads", 8)
+        heads = vision.get("width", 768) // vision.get("head_width", 64), text.get("heads", 8)
         return Traceless("quick_gelu" if model.get("quick_gelu") else "gelu", *heads)
     if activation is None:
+        missing = transformers_config if layout is transformers_clip.LAYOUT else open_clip_config
         raise ValueError(
-            f"activation must be given for {path}, which has no config file beside it: one of {', '.join(ACTIVATIONS)}"
+            f"{path} does not tell its activation: put the model's {missing.name} beside it, or read it in Python by "
+            f"DualEncoder.from_pretrained(..., activation=...), one of {', '.join(ACTIVATIONS)}"
         )
     return Traceless(activation)
+
+
+def check_pixels(folder: Path) -> None:
+    """Raises ValueError where a folder's image processor has another mean or deviation of pixels than CLIP's."""
+    pixels = read_pixel_format(folder)
+    for name, clip in (("image_mean", CLIP_MEAN), ("image_std", CLIP_STD)):
+        given = pixels.get(name) or clip
+        if len(given) != len(clip) or any(abs(a - b) > 1e-6 for a, b in zip(given, clip, strict=True)):
+            raise ValueError(
+                f"{folder}: {name} of the image processor must be CLIP's, {list(clip)}, got {list(given)}; open_clip's "
+                f"files of a model (a folder with {OPEN_CLIP_CONFIG}, or open_clip:NAME/TAG) may have another"
+            )
+
+
+def read_pixel_format(folder: Path) -> dict[str, Any]:
+    """The image processor's settings: a file of their own, or a part of the processor's; empty where there is none."""
+    alone, joint = folder / "preprocessor_config.json", folder / "processor_config.json"
+    if alone.is_file():
+        return read_json(alone)
+    return read_json(joint).get("image_processor", {}) if joint.is_file() else {}
 
 
 def read_json(path: Path) -> dict[str, Any]:

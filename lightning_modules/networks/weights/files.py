@@ -11,13 +11,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from datamodules.spelling import did_you_mean
-from lightning_modules.networks.weights.hub import OPEN_CLIP, TRANSFORMERS, from_hub, weights_of
+from lightning_modules.networks.weights.hub import INDEX, OPEN_CLIP, TRANSFORMERS, from_hub, parts_of, weights_of
 from lightning_modules.networks.weights.open_clip_names import PREFIX as PREFIX_OF_NAMES
 from lightning_modules.networks.weights.open_clip_names import from_name
 from lightning_modules.networks.weights.parameter_map import State
 from lightning_modules.networks.weights.unreadable import UNREADABLE, why_unreadable
 
 CONTAINERS = ("state_dict", "model")  # keys under which training scripts keep the weights
+RUN = "grainclip"  # the entry of a run's checkpoint with its provenance
 PREFIX = "module."  # left by DistributedDataParallel
 SHIPPED = Path(__file__).resolve().parents[3] / "configs" / "weights"  # models that come with the package, by name
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -26,7 +27,7 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 def fetch(source: str | Path) -> Path:
     """The weights file of a source: itself, the one in a folder, the one of a model that comes with the package
     (``scenes-base``), of open_clip's list (``open_clip:NAME/TAG``) or of a hub repository (then downloaded). A file or
-    folder of that name goes first.
+    folder of that name goes first. Of weights in several files it is their index.
 
     Its config file, where there is one, lies beside it.
 
@@ -61,11 +62,18 @@ def shipped_models() -> list[str]:
 
 
 def read_tensors(path: Path) -> State:
-    """The state dict in a safetensors or a PyTorch file, without a trainer's wrapping.
+    """The state dict in a safetensors or a PyTorch file, or in the files of an index, without a trainer's wrapping.
 
     Raises:
-        ValueError: where the file is truncated, of another kind, or holds no state dict.
+        ValueError: where the file is truncated, of another kind, a run's checkpoint, or holds no state dict.
+        FileNotFoundError: where a file that an index names is missing.
     """
+    if path.name == INDEX:
+        parts = [path.with_name(name) for name in parts_of(path)]
+        missing = [part.name for part in parts if not part.is_file()]
+        if missing:
+            raise FileNotFoundError(f"{path} names files that are missing beside it: {', '.join(missing)}")
+        return {name: tensor for part in parts for name, tensor in read_tensors(part).items()}
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
@@ -74,6 +82,10 @@ def read_tensors(path: Path) -> State:
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         raise ValueError(f"{path} is truncated or no weights file: {why_unreadable(error)}") from error
+    if isinstance(state, dict) and RUN in state:
+        raise ValueError(
+            f"{path} is a run's checkpoint: `lightning export {path} FOLDER` makes a model of it, to start from FOLDER"
+        )
     for name in CONTAINERS:
         if isinstance(state, dict) and isinstance(state.get(name), dict):
             state = state[name]

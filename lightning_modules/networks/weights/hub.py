@@ -5,6 +5,7 @@ The hub's client requests each file apart, and retries five times where nobody a
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Collection
 from pathlib import Path
@@ -15,7 +16,8 @@ from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, Reposit
 logger = logging.getLogger("grainclip")
 
 OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-TRANSFORMERS = ("model.safetensors", "pytorch_model.bin")
+INDEX = "model.safetensors.index.json"  # of weights that transformers split into several files (`max_shard_size`)
+TRANSFORMERS = ("model.safetensors", INDEX, "pytorch_model.bin")
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 CONFIGS = (OPEN_CLIP_CONFIG, "config.json")
 TOKENIZER_FILES = (  # of transformers' tokenizers, whatever their kind
@@ -35,10 +37,27 @@ def weights_of(names: Collection[str]) -> str | None:
     return next((name for kind in kinds for name in kind if name in names), None)
 
 
-def from_hub(repository: str) -> Path:
-    """The weights file of a hub repository, its config and processor files beside it; downloaded, or from the cache.
+def parts_of(index: Path) -> list[str]:
+    """Names of the files that an index of split weights names; they lie beside it.
 
     Raises:
+        ValueError: where it is truncated or no index.
+    """
+    try:
+        names = sorted({Path(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index} is truncated or no index of weights: it must hold a weight_map") from error
+    if not names or any(len(name.parts) != 1 or name.name == ".." for name in names):
+        raise ValueError(f"{index}: weight_map must name files beside it, got {', '.join(map(str, names)) or 'none'}")
+    return [name.name for name in names]
+
+
+def from_hub(repository: str) -> Path:
+    """The weights file of a hub repository, its config and processor files beside it; downloaded, or from the cache.
+    Of weights in several files it is their index.
+
+    Raises:
+        ValueError: as ``parts_of``.
         FileNotFoundError: where there is no such repository, it holds no weights, or it is not in the cache and the
             hub cannot be reached.
     """
@@ -53,7 +72,11 @@ def from_hub(repository: str) -> Path:
         raise FileNotFoundError(f"{repository} holds no weights: looked for {', '.join((*TRANSFORMERS, *OPEN_CLIP))}")
     for name in names.intersection((*CONFIGS, *PROCESSORS)):
         hf_hub_download(repository, name)
-    return Path(hf_hub_download(repository, weights))
+    path = Path(hf_hub_download(repository, weights))
+    if weights == INDEX:
+        for name in parts_of(path):
+            hf_hub_download(repository, name)
+    return path
 
 
 def folder_from_hub(repository: str, wanted: Collection[str]) -> Path:

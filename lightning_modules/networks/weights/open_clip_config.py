@@ -62,6 +62,8 @@ def is_plain_clip(model: Mapping[str, Any], preprocess: Mapping[str, Any]) -> bo
     sizes = [vision.get("image_size", 224), vision.get("layers", 12), vision.get("patch_size", 16)]
     if not all(isinstance(size, int) for size in sizes) or sizes[0] % sizes[2]:
         return False
+    if preprocess.get("interpolation") not in (None, "bicubic"):
+        return False
     pixels = channels(preprocess, "mean"), channels(preprocess, "std")
     return all(abs(a - b) < 1e-6 for a, b in zip(sum(pixels, ()), (*CLIP_MEAN, *CLIP_STD), strict=True))
 

@@ -28,7 +28,7 @@ from datamodules.batching.image_transforms import Channels
 from datamodules.batching.library_tokenizer import packed, parse, unpacked, with_normalizers
 from lightning_modules.networks.siglip_settings import SiglipSettings
 from lightning_modules.networks.siglip_towers import text_config, vision_config
-from lightning_modules.networks.weights.checkpoint import read_json
+from lightning_modules.networks.weights.checkpoint import read_json, read_pixel_format
 from lightning_modules.networks.weights.export import save_weights
 from lightning_modules.networks.weights.files import read_tensors
 from lightning_modules.networks.weights.hub import OPEN_CLIP
@@ -149,14 +149,6 @@ def read_tokenization(folder: Path, vocab_size: int) -> Tokenization:
         )
     strips = settings.get("tokenizer_class", "").removesuffix("Fast") == "SiglipTokenizer"
     return Tokenization(cleaned(backend.to_str(), strips), tokens, pad_id, settings.get("padding_side", "right"))
-
-
-def read_pixel_format(folder: Path) -> dict[str, Any]:
-    """The image processor's settings: a file of their own, or a part of the processor's; empty where there is none."""
-    alone, joint = folder / "preprocessor_config.json", folder / "processor_config.json"
-    if alone.is_file():
-        return read_json(alone)
-    return read_json(joint).get("image_processor", {}) if joint.is_file() else {}
 
 
 def _content(token: str | Mapping[str, Any]) -> str:

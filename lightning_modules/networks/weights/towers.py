@@ -38,7 +38,8 @@ def read_towers(image: str | Path, text: str | Path) -> Checkpoint:
     """Join timm's image tower and transformers' text tower (``CLIPTextModelWithProjection`` or a whole ``CLIPModel``).
 
     Raises:
-        ValueError: where one lacks parameters or has unknown ones, or both do not lead to the same space.
+        ValueError: where one lacks parameters or has unknown ones, both do not lead to the same space, or
+            texts end otherwise than with CLIP's tokenizer.
         FileNotFoundError: where there is no such file, or no ``config.json`` beside the text tower.
     """
     image_state, (text_state, hints) = image_tower(fetch(image)), text_tower(fetch(text))
@@ -64,6 +65,7 @@ def text_tower(path: Path) -> tuple[State, Traceless]:
         raise FileNotFoundError(f"{settings}, which tells the text tower's heads and activation, is missing")
     fields = read_json(settings)
     config = CLIPTextConfig.from_dict(fields.get("text_config") or fields)
+    transformers_clip.check_end(config, str(settings))
     state = read_tensors(path)
     layout = transformers_clip.LAYOUT
     links = transformers_clip.text_links(depth(state, layout.blocks[1]))

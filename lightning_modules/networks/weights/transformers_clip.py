@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 
+from datamodules.batching.tokenizer import EOT
 from lightning_modules.networks.config import EncoderConfig
 from lightning_modules.networks.text_tower import text_config
 from lightning_modules.networks.weights.checkpoint_format import Layout, Traceless
@@ -74,7 +75,8 @@ def traceless(fields: Mapping[str, Any], source: str) -> Traceless:
     """Heads and activation from the fields of ``config.json``.
 
     Raises:
-        ValueError: where the two towers, or the norms, are of a kind that this encoder does not build.
+        ValueError: where the two towers, or the norms, are of a kind that this encoder does not build, or texts end
+            otherwise than with CLIP's tokenizer.
     """
     if fields.get("model_type") != "clip":
         raise ValueError(f"{source}: model_type must be clip, got {fields.get('model_type')}")
@@ -82,6 +84,7 @@ def traceless(fields: Mapping[str, Any], source: str) -> Traceless:
     text = CLIPTextConfig.from_dict(fields.get("text_config") or {})
     if vision.hidden_act != text.hidden_act:
         raise ValueError(f"{source}: hidden_act must agree, got {vision.hidden_act} and {text.hidden_act}")
+    check_end(text, source)
     for name, tower in (("vision_config", vision), ("text_config", text)):
         if tower.layer_norm_eps != 1e-5:
             raise ValueError(f"{source}: {name}.layer_norm_eps must be 1e-05, got {tower.layer_norm_eps}")
@@ -93,8 +96,21 @@ def traceless(fields: Mapping[str, Any], source: str) -> Traceless:
     return Traceless(text.hidden_act, vision.num_attention_heads, text.num_attention_heads)
 
 
+def check_end(text: CLIPTextConfig, source: str) -> None:
+    """Raises ValueError where a text's feature does not stand at the EOT of CLIP's tokenizer.
+
+    Configs of older versions have 2 there, and mean the largest id; a smaller vocabulary ends with EOT.
+    """
+    allowed = (None, 2, EOT, min(EOT, text.vocab_size - 1))
+    if text.eos_token_id not in allowed:
+        raise ValueError(
+            f"{source}: text_config.eos_token_id must be {EOT}, the end of texts in CLIP's tokenizer, "
+            f"got {text.eos_token_id}"
+        )
+
+
 def model_config(config: EncoderConfig) -> CLIPConfig:
-    """The ``config.json`` of an encoder; texts are read at the first EOT, the last id of the vocabulary."""
+    """The ``config.json`` of an encoder; texts are read at the first EOT of ``text_config``."""
     vision = {
         "hidden_size": config.image_width,
         "intermediate_size": 4 * config.image_width,

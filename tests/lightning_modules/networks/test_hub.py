@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from huggingface_hub import constants
+from transformers import CLIPModel
 
 from lightning_modules.networks import DualEncoder
 from lightning_modules.networks.weights import hub
@@ -60,12 +61,41 @@ def test_one_weights_file_and_its_config_are_downloaded(encoder, agrees, tmp_pat
     assert {"config.json", "model.safetensors", "tokenizer.json"} < set(asked)
 
 
+def test_weights_in_several_files_are_downloaded_and_joined(encoder, agrees, tmp_path, monkeypatch):
+    """As transformers splits large ones; the same from a folder."""
+    encoder.save_pretrained(tmp_path / "whole")
+    CLIPModel.from_pretrained(tmp_path / "whole").save_pretrained(tmp_path / "parts", max_shard_size="200KB")
+    parts = sorted(file.name for file in (tmp_path / "parts").glob("*.safetensors"))
+    assert len(parts) > 2
+    agrees(DualEncoder.from_pretrained(tmp_path / "parts"))
+    asked = holds(monkeypatch, tmp_path / "parts")
+    agrees(DualEncoder.from_pretrained(NAME))
+    assert sorted(asked) == sorted(["config.json", "model.safetensors.index.json", *parts])
+    (tmp_path / "parts" / parts[1]).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"index\.json names files that are missing beside it: {parts[1]}"):
+        DualEncoder.from_pretrained(tmp_path / "parts")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"weight_map": 3}', '{"weight_map": {"a": 1}}'])
+def test_an_index_that_is_none_is_named(content, tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ValueError, match=r"index\.json is truncated or no index of weights"):
+        DualEncoder.from_pretrained(tmp_path)
+
+
+def test_an_index_names_no_files_elsewhere(tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../a.safetensors"}}')
+    with pytest.raises(ValueError, match=r"weight_map must name files beside it, got \.\./a\.safetensors"):
+        DualEncoder.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("names", "taken"),
     [
         ({"pytorch_model.bin", "model.safetensors", "config.json"}, "model.safetensors"),
         ({"pytorch_model.bin", "open_clip_model.safetensors"}, "pytorch_model.bin"),
         ({"model.safetensors", "open_clip_pytorch_model.bin", "open_clip_config.json"}, "open_clip_pytorch_model.bin"),
+        ({"pytorch_model.bin", "model.safetensors.index.json"}, "model.safetensors.index.json"),
         ({"config.json"}, None),
     ],
 )

@@ -9,6 +9,9 @@ from dataclasses import replace
 import pytest
 import torch
 from peft.tuners.lora import LoraLayer
+from timm.models.beit import Attention as BeitAttention
+from timm.models.eva import EvaAttention
+from timm.models.swin_transformer_v2 import WindowAttention
 
 from lightning_modules.networks import DualEncoder, load_encoder
 from lightning_modules.networks.adapters import adapter_scale, merged, plain_state
@@ -22,6 +25,7 @@ PIXELS = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 PLAIN = LoraConfig()
+POSITION_BIAS = ("cpb_mlp.0", "cpb_mlp.2")  # in the attention of Swin V2
 
 
 def adapted(config=PLAIN, encoder=TINY):
@@ -178,6 +182,45 @@ def test_towers_of_open_clip_have_adapters_in_their_mlps(of_open_clip):
     same = copy.deepcopy(of_open_clip)
     same.load_state_dict(plain_state(encoder))
     torch.testing.assert_close(same.encode_image(pixels).image, image, rtol=0, atol=1e-5)
+
+
+def test_an_exported_model_of_open_clip_has_the_adapters_in_its_weights(of_open_clip, tmp_path):
+    encoder = copy.deepcopy(of_open_clip)
+    add_adapters(encoder, LoraConfig(rank=2, image_tower=("mlp",), text_tower=("mlp",)))
+    for parameter in adapter_parameters(encoder):
+        torch.nn.init.normal_(parameter, std=0.2)
+    encoder.save_pretrained(tmp_path)
+    again = load_encoder(tmp_path).eval()
+    pixels = torch.rand(2, 3, encoder.image_size, encoder.image_size)
+    torch.testing.assert_close(again.encode_image(pixels).image, encoder.encode_image(pixels).image, rtol=0, atol=1e-5)
+    texts = [encode_strings(model, ["a boat"], torch.device("cpu")) for model in (again, encoder)]
+    torch.testing.assert_close(*texts, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("attention", "expected"),
+    [
+        (lambda: WindowAttention(16, (2, 2), 2), {"proj", *POSITION_BIAS}),
+        (lambda: WindowAttention(16, (2, 2), 2, qkv_bias_separate=True), {"qkv", "proj", *POSITION_BIAS}),
+        (lambda: WindowAttention(16, (2, 2), 2, qkv_bias=False), {"qkv", "proj", *POSITION_BIAS}),
+        (lambda: BeitAttention(16, 2, qkv_bias=True), {"proj"}),
+        (lambda: EvaAttention(16, 2, norm_layer=torch.nn.LayerNorm), {"proj"}),
+        (
+            lambda: EvaAttention(16, 2, qkv_fused=False, norm_layer=torch.nn.LayerNorm),
+            {"q_proj", "k_proj", "v_proj", "proj"},
+        ),
+    ],
+)
+def test_adapters_stand_where_timm_calls_the_module(attention, expected):
+    """Swin V2, BEiT and EVA may read ``qkv.weight`` past the module: an adapter there would take no part."""
+    encoder = DualEncoder(TINY)
+    for block in encoder.image_blocks():
+        block.attn = attention()
+    add_adapters(encoder, LoraConfig(rank=2, image_tower=("attention",), text_tower=()))
+    assert {site.partition(".attn.")[2] for site in sites(encoder)} == expected
+    for block in encoder.image_blocks():
+        block.attn(torch.rand(1, 4, 16)).sum().backward()
+    assert all(parameter.grad is not None for parameter in adapter_parameters(encoder))
 
 
 def test_an_attention_without_called_modules_is_refused(of_open_clip):

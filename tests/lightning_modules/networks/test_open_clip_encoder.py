@@ -67,6 +67,7 @@ def test_embeddings_are_the_librarys(written, name):
     agree(model, open_clip.get_tokenizer(f"local-dir:{folder}"), encoder)
     assert encoder.has_dense == (name not in WITHOUT_DENSE)
     assert (encoder.image_mean, encoder.image_std) == (tuple(PIXELS["mean"]), tuple(PIXELS["std"]))
+    assert encoder.input_format.interpolation == encoder.resizing[1] == PIXELS["interpolation"] == "bilinear"
     assert encoder.context_length == 24
     torch.testing.assert_close(encoder.logit_scale, model.logit_scale.exp().reshape(1))
     assert (encoder.logit_bias is None) == (model.logit_bias is None)
@@ -131,8 +132,17 @@ def test_whatever_differs_is_no_plain_clip(changes):
     assert not is_plain_clip({"embed_dim": 24, "vision_cfg": VIT, "text_cfg": TEXT} | changes, {})
 
 
-def test_other_pixels_are_no_plain_clip():
-    assert not is_plain_clip({"embed_dim": 24, "vision_cfg": VIT, "text_cfg": TEXT}, {"mean": [0.5, 0.5, 0.5]})
+@pytest.mark.parametrize("pixels", [{"mean": [0.5, 0.5, 0.5]}, {"interpolation": "bilinear"}])
+def test_other_pixels_are_no_plain_clip(pixels):
+    assert not is_plain_clip({"embed_dim": 24, "vision_cfg": VIT, "text_cfg": TEXT}, pixels)
+
+
+def test_an_interpolation_drawn_at_random_is_bicubic(written):
+    _, _, encoder = written("clipa")
+    drawn = OpenClipConfig(
+        encoder.config.model_cfg, PIXELS | {"interpolation": "random"}, encoder.config.tokenizer_files
+    )
+    assert build_encoder(drawn).input_format.interpolation == "bicubic"
 
 
 def test_our_own_exports_stay_clips(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL.Image import Resampling
 from torch.nn import functional
 from transformers import AutoProcessor, PreTrainedTokenizerFast, SiglipModel
 
@@ -86,6 +87,8 @@ def test_images_are_transformers(folder):
         encoder.encode_image(pixels).image, functional.normalize(theirs, dim=-1), rtol=0, atol=1e-5
     )
     assert encoder.image_mean == encoder.image_std == (0.5, 0.5, 0.5)
+    assert encoder.input_format.resampling == Resampling(encoder.config.resample)
+    assert encoder.resizing == ("squash", encoder.interpolation)
     assert encoder.grid == (2, 2)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 
 import open_clip
@@ -14,10 +15,13 @@ from torch import nn
 from torch.nn import functional
 from transformers import CLIPModel, CLIPTextModelWithProjection
 
+from datamodules.batching.tokenizer import EOT, VOCAB_SIZE
 from lightning_modules.networks import DualEncoder, TextConditionedPooling, stretch_positions
 from lightning_modules.networks.encoder import whole_state
 from lightning_modules.networks.text_tower import text_config
 from lightning_modules.networks.weights import beta_clip, files, openai_clip
+from lightning_modules.networks.weights.checkpoint import traceless
+from lightning_modules.networks.weights.checkpoint_format import Traceless
 from lightning_modules.networks.weights.parameter_map import POSITIONS, write
 
 
@@ -41,11 +45,12 @@ def sequences(random_texts):
 def same_embeddings(encoder, pixels, sequences, ragged):
     """Check that another model, given as functions of pixels and of one text [1, L], embeds like the encoder."""
 
-    def check(encode_image, encode_text, encoder=encoder):
+    def check(encode_image, encode_text, encoder=encoder, end=None):
+        ended = sequences if end is None else [functional.pad(tokens[:-1], (0, 1), value=end) for tokens in sequences]
         with torch.no_grad():
-            images, texts = encoder(pixels, ragged(sequences))
+            images, texts = encoder(pixels, ragged(ended))
             image = functional.normalize(encode_image(pixels), dim=-1)
-            text = functional.normalize(torch.cat([encode_text(sequence[None]) for sequence in sequences]), dim=-1)
+            text = functional.normalize(torch.cat([encode_text(sequence[None]) for sequence in ended]), dim=-1)
         torch.testing.assert_close(image, images.image, rtol=0, atol=1e-5)
         torch.testing.assert_close(text, texts.text, rtol=0, atol=1e-5)
 
@@ -85,6 +90,20 @@ def test_transformers_loads_our_folder(encoder, same_embeddings, agrees, tmp_pat
     assert replace(back.config, init_scale=encoder.config.init_scale) == encoder.config
     for name, tensor in encoder.state_dict().items():
         assert torch.equal(back.state_dict()[name], tensor), name
+
+
+def test_texts_end_at_eot_where_tokens_were_added_after_it(small, same_embeddings, tmp_path):
+    """transformers reads an exported text at EOT, which is not the last id of such a vocabulary."""
+    torch.manual_seed(0)
+    encoder = DualEncoder(replace(small, vocab_size=VOCAB_SIZE + 2)).eval()
+    encoder.save_pretrained(tmp_path)
+    theirs = CLIPModel.from_pretrained(tmp_path).eval()
+    same_embeddings(
+        lambda pixels: theirs.get_image_features(pixel_values=pixels).pooler_output,
+        lambda tokens: theirs.get_text_features(functional.pad(tokens, (0, 2), value=EOT)).pooler_output,
+        encoder=encoder,
+        end=EOT,
+    )
 
 
 def test_we_load_transformers_folder(encoder, agrees, tmp_path):
@@ -220,6 +239,16 @@ def test_two_towers_from_two_places(encoder, small, same_embeddings, agrees, tmp
 
 def test_an_activation_that_cannot_be_known_is_asked_for(encoder, agrees, tmp_path):
     save_file(openai_state(encoder), tmp_path / "clip.safetensors")
-    with pytest.raises(ValueError, match=r"activation must be given for .*: one of quick_gelu, gelu"):
+    asked = r"clip\.safetensors does not tell its activation: put the model's open_clip_config\.json beside it, or"
+    with pytest.raises(ValueError, match=rf"{asked} read it in Python by .*, one of quick_gelu, gelu"):
         DualEncoder.from_pretrained(tmp_path / "clip.safetensors")
     agrees(DualEncoder.from_pretrained(tmp_path / "clip.safetensors", activation="quick_gelu"))
+    encoder.save_open_clip(tmp_path / "exported")
+    (tmp_path / "exported" / "open_clip_config.json").rename(tmp_path / "open_clip_config.json")
+    agrees(DualEncoder.from_pretrained(tmp_path / "clip.safetensors"))
+
+
+def test_a_width_that_the_config_leaves_out_is_open_clip_s_default(tmp_path):
+    config = {"model_cfg": {"vision_cfg": {"head_width": 96}, "text_cfg": {}}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    assert traceless(tmp_path / "clip.pt", openai_clip.LAYOUT, None) == Traceless("gelu", 8, 8)

@@ -7,8 +7,12 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CLIPImageProcessor
 
-from lightning_modules.networks import DualEncoder
+from lightning_modules.checkpoints.metadata import KEY
+from lightning_modules.networks import DualEncoder, load_encoder
+from lightning_modules.networks.weights.checkpoint import read_checkpoint
+from lightning_modules.networks.weights.towers import text_tower
 
 
 def test_missing_unknown_and_misshapen_parameters_are_named(encoder, tmp_path):
@@ -67,6 +71,43 @@ def test_other_architectures_are_named(encoder, tmp_path):
         ValueError, match=r"is no CLIP with a vision transformer: .* it has visual\.layer1\.0\.conv1\.weight"
     ):
         DualEncoder.from_pretrained(tmp_path / "resnet.safetensors")
+
+
+def test_pixels_that_are_not_clips_are_named(encoder, tmp_path):
+    """transformers' processor would normalise them otherwise than training and evaluation do."""
+    encoder.save_pretrained(tmp_path)
+    DualEncoder.from_pretrained(tmp_path)  # with CLIP's own
+    for name in ("image_mean", "image_std"):
+        images = CLIPImageProcessor(**{name: [0.5, 0.5, 0.5]})
+        images.save_pretrained(tmp_path)
+        with pytest.raises(
+            ValueError, match=rf"{name} of the image processor must be CLIP's.*got \[0\.5, 0\.5, 0\.5\]"
+        ):
+            DualEncoder.from_pretrained(tmp_path)
+
+
+def test_other_tokenizers_are_named(encoder, tmp_path):
+    """Their ids would be those of other words, and texts would end elsewhere."""
+    encoder.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"model\.safetensors: the token embedding must have at least 49408 .* got 97"):
+        load_encoder(tmp_path)
+    file = tmp_path / "config.json"
+    fields = json.loads(file.read_text())
+    for end in (2, 49407):
+        file.write_text(json.dumps(fields | {"text_config": fields["text_config"] | {"eos_token_id": end}}))
+        DualEncoder.from_pretrained(tmp_path)
+    file.write_text(json.dumps(fields | {"text_config": fields["text_config"] | {"eos_token_id": 7}}))
+    for read in (read_checkpoint, text_tower):
+        with pytest.raises(ValueError, match=r"config\.json: text_config\.eos_token_id must be 49407, .* got 7"):
+            read(tmp_path / "model.safetensors")
+
+
+def test_a_run_s_checkpoint_is_told_with_the_command_that_makes_a_model_of_it(encoder, tmp_path):
+    file = tmp_path / "best.ckpt"
+    state = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    torch.save({"state_dict": state, KEY: {"method": "ClipFinetune"}}, file)
+    with pytest.raises(ValueError, match=rf"is a run's checkpoint: `lightning export {file} FOLDER` makes a model"):
+        load_encoder(file)
 
 
 def test_places_without_weights_are_named(tmp_path):
