@@ -39,6 +39,7 @@ from lightning_modules.methods.harmo_region_losses import (
     PhraseTarget,
     RegionInputs,
     RegionTarget,
+    term_names,
 )
 from lightning_modules.methods.loss_weights import check_weight
 from lightning_modules.networks import Encoder, pool_regions
@@ -145,8 +146,8 @@ class HarmoClip(Method):
         inputs = RegionInputs(
             batch, features, regions, self.region_scale(), lambda teacher: self._encode_crops(batch, teacher)
         )
-        for region_loss in self.region_losses:
-            terms[f"region_{region_loss.name}"] = region_loss.weight * region_loss.loss(inputs)
+        for name, region_loss in zip(term_names(self.region_losses), self.region_losses, strict=True):
+            terms[name] = region_loss.weight * region_loss.loss(inputs)
         return terms
 
     def _lexeme_region(self, batch: Batch, features: Features, regions: Float[Tensor, "R D"]) -> Float[Tensor, ""]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -172,6 +173,17 @@ def test_readings_of_the_lexeme_differ_and_an_own_space_starts_as_the_shared_one
     torch.testing.assert_close(terms(batch, lexeme_projection="own")["lexeme_region"], mean)
     for settings in ({"lexeme": "last"}, {"lexeme": "phrase"}, {"same_lemma": "negative"}, {"negatives": 1}):
         assert not terms(batch, **settings)["lexeme_region"].isclose(mean, rtol=1e-6), settings
+
+
+def test_region_losses_of_one_kind_are_terms_of_their_own(batch):
+    """Each has the value that it has alone, times its weight."""
+    kinds = [CropTarget(power=2.0), ImageTarget(), CropTarget(0.25, "trained"), CropTarget(0.5), ImageTarget(0.1, 2.0)]
+    found = terms(batch, region_losses=kinds)
+    names = ["region_crop", "region_image", "region_crop_2", "region_crop_3", "region_image_2"]
+    assert list(found)[2:] == names
+    for name, loss in zip(names, kinds, strict=True):
+        (alone,) = list(terms(batch, region_losses=[replace(loss, weight=1.0)]).values())[2:]
+        torch.testing.assert_close(found[name], loss.weight * alone)
 
 
 def crop_gradient(batch, teacher):
