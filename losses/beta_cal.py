@@ -11,8 +11,8 @@ strength β, all other pairs are negatives. Over valid slots only:
 
 Where we differ from the published code: padded slots are neither negatives nor counted (there they enter CE's
 denominators and BCE's divisor); negatives come from all ranks (there only from the same rank); given `text_id`, equal
-texts are not negatives of each other's images. `published_numerics=True` is the published loss. Without padding and
-repeated texts, on one rank, both are equal.
+texts are not negatives of each other's images, nor within an image where CE's β is 0. `published_numerics=True` is the
+published loss. Without padding and repeated texts, on one rank, both are equal.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ class BetaCalLoss(nn.Module):
             pooled, text: unit vectors; slot (b, k) of one belongs to slot (b, k) of the other.
             valid: True for slots that hold a text; the contents of the others, NaN included, have no effect.
             scale: factor of the similarities.
-            text_id: slots of different images with equal ids are not negatives of each other.
+            text_id: slots of different images with equal ids are not negatives of each other. Of one image, where they
+                are positives of strength β, CE leaves them out of each other's denominators if β is 0.
             weight: weight of a slot (by its grain, say), not negative; a BCE pair has the mean weight of its two
                 slots. Means become weighted means.
 
@@ -134,7 +135,8 @@ class BetaCalLoss(nn.Module):
     def _ce(
         self, rows: ContrastSide, cols: ContrastSide, scale: Scalar, weight: Float[Tensor, "B K"]
     ) -> Float[Tensor, ""]:
-        logits = log_partition(rows, cols, scale, negatives=self.negatives)
+        keep = None if self.beta > 0 or cols.ids is None else _no_copies(cols.ids[..., 0])
+        logits = log_partition(rows, cols, scale, keep, negatives=self.negatives)
         # Strengths are symmetric, so the targets of a row and of a column are the same numbers.
         aligned = self._shares(rows.valid, logits.within.dtype) * logits.within
         row = logits.row_partition - aligned.sum(2)
@@ -159,3 +161,9 @@ class BetaCalLoss(nn.Module):
         """Strength of each pair of one image as a positive: ``diagonal`` for i = j, β for i ≠ j, 0 with padding."""
         same_slot = torch.eye(valid.shape[1], dtype=dtype, device=valid.device)
         return (diagonal * same_slot + self.beta * (1 - same_slot)) * (valid[:, :, None] & valid[:, None, :])
+
+
+def _no_copies(ids: Int[Tensor, "B K"]) -> Bool[Tensor, "B K K"]:
+    """False for pairs of two slots of one image that hold the same text."""
+    same_slot = torch.eye(ids.shape[1], dtype=torch.bool, device=ids.device)
+    return same_slot | (ids[:, :, None] != ids[:, None, :])

@@ -26,7 +26,7 @@ from lightning_modules.checkpoints.metadata import KEY, named_source, provenance
 from lightning_modules.checkpoints.weight_interpolation import fit_averaged
 from lightning_modules.distributed.wrapping import shard, sharded
 from lightning_modules.methods.batch_indices import scattered, select_texts, text_rows
-from lightning_modules.methods.data_check import DataCheck, MethodError
+from lightning_modules.methods.data_check import PLURALS, DataCheck, MethodError
 from lightning_modules.methods.feature_cache_check import FeatureCacheCheck
 from lightning_modules.methods.freezing import FreezeConfig, freeze_towers
 from lightning_modules.methods.gradient_cache import MemoryConfig, encode_by_parts, shared_casts
@@ -45,7 +45,6 @@ from losses.core.host_copies import on_host
 SETTINGS = (EncoderConfig, FreezeConfig, LoraConfig, MemoryConfig, OptimConfig)  # checkpoints contain them
 torch.serialization.add_safe_globals(list(SETTINGS))
 
-PLURALS = {grain: "summaries" if grain is Grain.SUMMARY else f"{grain.value}s" for grain in Grain}
 LossTerms = dict[str, Float[Tensor, ""]]  # a method's loss terms by name, weighted
 
 

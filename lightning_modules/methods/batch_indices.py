@@ -23,11 +23,14 @@ class SelectedTexts(NamedTuple):
 
 
 def text_rows(batch: Batch, grains: Collection[Grain]) -> Int[np.ndarray, " u"]:
-    """The unique texts that stand in slots of these grains, ascending."""
+    """The unique texts that stand in slots of these grains, ascending; the first of all where none does, as a tower
+    encodes at least one.
+    """
     used = np.zeros(len(batch.texts.ids), dtype=bool)
     for grain in grains:
         slots = batch.grains[grain]
         used[on_host(slots.index)[on_host(slots.valid)]] = True
+    used[:1] |= not used.any()
     return np.flatnonzero(used)
 
 

@@ -27,6 +27,7 @@ from lightning_modules.methods.base import Features, LossTerms, Method
 from lightning_modules.methods.batch_indices import slots_of
 from lightning_modules.methods.loss_weights import check_weight
 from lightning_modules.networks import TextConditionedPooling
+from lightning_modules.networks.normalize import unit
 from losses import BetaCalLoss
 
 
@@ -63,16 +64,22 @@ class PooledViews(NamedTuple):
     ids: Int[Tensor, "B K"]
 
 
-def pool_views(pooling: TextConditionedPooling, batch: Batch, features: Features) -> PooledViews:
+def pool_views(
+    pooling: TextConditionedPooling, batch: Batch, features: Features, published_padding: bool = False
+) -> PooledViews:
     """Pool the patches once per text.
 
     Args:
         pooling: makes a view of an image for each of its texts.
         batch: whose captions, sentences and phrases are the K texts of an image, in the order of ``GRAINS``.
         features: of the batch.
+        published_padding: every padded slot holds one vector, as in the published code, in place of some text's.
     """
     queries = slots_of(batch, GRAINS)
     texts, ids = features.texts_at(queries), batch.texts.ids[queries.index]
+    if published_padding:
+        start = batch.texts.offsets[queries.index[:1, 0]]  # of the first caption
+        texts = torch.where(queries.valid[..., None], texts, unit(features.texts.tokens[start])[:, None])
     return PooledViews(pooling(texts, features.images.patches), texts, queries.valid, pooling.scale, ids)
 
 
@@ -95,7 +102,10 @@ class BetaClip(Method):
         pooling_heads: attention heads of the pooling block.
         pooling_gain: the block starts as plain attention by similarity, sharpened by this gain (for training from
             scratch; see ``TextConditionedPooling.start_transparent``); None: at random, as in the paper.
-        published_numerics: reproduce the published loss, its padding included (see ``losses/beta_cal.py``).
+        published_numerics: reproduce the published loss, its padding included (see ``losses/beta_cal.py``): a padded
+            slot holds one vector that no text of the data has. There it is that of a lone "!" (padded phrases) or of a
+            row of them (padded sentences); here it is the start token's for both, which is constant too in a causal
+            text tower. In one that is not (SigLIP's) it is that of the first caption's first token.
         base: ``encoder``, ``optim``, ``pretrained``, ``memory``, ``freeze`` and ``lora``, as in ``Method``.
 
     Raises:
@@ -143,7 +153,8 @@ class BetaClip(Method):
         captions = features.texts_at(batch.grains[Grain.CAPTION])[:, 0]
         terms = {"global": self.global_weight * self.contrast_globally(features.images.image, captions)}
         if self.pooling is not None:
-            local = self.beta_cal(*pool_views(self.pooling, batch, features), self._weights(batch))
+            pooled = pool_views(self.pooling, batch, features, self.beta_cal.published_numerics)
+            local = self.beta_cal(*pooled, self._weights(batch))
             terms["beta_cal"] = self.local_weight * local
         return terms
 

@@ -12,13 +12,16 @@ from typing_extensions import override
 
 from datamodules.batch import Batch, Grain
 from lightning_modules.methods.base import Features, LossTerms, Method
+from lightning_modules.methods.data_check import check_sampled
+from losses.core.host_copies import derived
 
 
 class ClipFinetune(Method):
     """L = CLIP(image, text), where the text is the caption or the summary.
 
     Args:
-        grain: text of an image that is used: its ``caption``, or its ``summary`` alone, as in CLIP's own training.
+        grain: text of an image that is used: its ``caption``, or its ``summary`` alone, as in CLIP's own training (it
+            needs ``data.sampling.summaries`` 1; an image without one is left out).
         base: ``encoder``, ``optim``, ``pretrained``, ``memory``, ``freeze`` and ``lora``, as in ``Method``.
 
     Raises:
@@ -38,6 +41,12 @@ class ClipFinetune(Method):
         return (self.grain,)
 
     @override
+    def on_fit_start(self) -> None:
+        """Stop where the data samples none of a grain."""
+        check_sampled(self)
+
+    @override
     def losses(self, batch: Batch, features: Features) -> LossTerms:
-        texts = features.texts_at(batch.grains[self.grain])[:, 0]
-        return {"global": self.contrast_globally(features.images.image, texts)}
+        slots = batch.grains[self.grain]
+        valid = derived(lambda mask: mask[:, 0], slots.valid)
+        return {"global": self.contrast_globally(features.images.image, features.texts_at(slots)[:, 0], valid)}

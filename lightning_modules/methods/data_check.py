@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from typing_extensions import override
 
-from datamodules.batch import Batch
+from datamodules.batch import Batch, Grain
 from datamodules.reading.ranks import rank_count
 from eval.metrics.gather import rank
 
@@ -24,11 +24,28 @@ if TYPE_CHECKING:
     from lightning_modules.methods.base import Method
 
 logger = logging.getLogger("grainclip")
+PLURALS = {grain: "summaries" if grain is Grain.SUMMARY else f"{grain.value}s" for grain in Grain}
 LOSS_AT, INPUTS_AT = 10, 100  # batches after which loss and inputs are checked; at the latest at the first epoch's end
 
 
 class MethodError(ValueError):
     """A method cannot learn from what the trainer or the data give it."""
+
+
+def check_sampled(method: Method) -> None:
+    """Stop where the data gives none of a grain that the method requires (captions it always gives).
+
+    Raises:
+        MethodError: naming the setting.
+    """
+    sampling = getattr(vars(method.trainer).get("datamodule"), "sampling", None)
+    for grain in method.required_grains():
+        if grain is not Grain.CAPTION and getattr(sampling, PLURALS[grain], None) == 0:
+            least = "1" if grain is Grain.SUMMARY else "1 or more"
+            raise MethodError(
+                f"data.sampling.{PLURALS[grain]} must be {least} where {type(method).__name__} is to learn from a "
+                f"{grain.value}, got 0"
+            )
 
 
 class DataCheck(Callback):

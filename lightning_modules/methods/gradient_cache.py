@@ -25,6 +25,8 @@ from lightning_modules.distributed.wrapping import calls_on_all_ranks
 from lightning_modules.networks import Encoder, ImageFeatures, TextFeatures
 from losses.core.host_copies import derived, on_host
 
+replayed = partial(checkpoint, use_reentrant=False)  # restores random state and autocast
+
 
 @dataclass(frozen=True)
 class MemoryConfig:
@@ -32,7 +34,7 @@ class MemoryConfig:
 
     Args:
         grad_cache_chunk: gradient caching: images, with their share of the texts, whose activations are in memory at a
-            time. The result is that of the whole batch. None: all at once.
+            time; crops alike. The result is that of the whole batch. None: all at once.
         activation_checkpointing: every transformer block keeps its input only.
     """
 
@@ -59,7 +61,6 @@ def encode_by_parts(
     Under FSDP2 all ranks run a tower equally often: a rank with fewer parts embeds an image, or a text, whose features
     are left out.
     """
-    replayed = partial(checkpoint, use_reentrant=False)  # restores random state and autocast
     image_parts = pixels.split(part)
     parts = calls_on_all_ranks(encoder, len(image_parts))
     text_parts = list(split_texts(texts, parts))

@@ -89,8 +89,8 @@ class GrainClip(Method):
         self.pooling = None
         if local_weight > 0:
             self.pooling = TextConditionedPooling(self.encoder.embed_dim, pooling_heads, pooling_gain)
-        start = float(self.encoder.logit_scale.detach())
-        self.region_temperature = Temperature(start) if region_weight > 0 else None
+        start, largest = float(self.encoder.logit_scale.detach()), self.encoder.temperature.largest
+        self.region_temperature = Temperature(start, largest) if region_weight > 0 else None
 
     @override
     def required_grains(self) -> Collection[Grain]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -32,6 +33,7 @@ from lightning_modules.checkpoints.weight_interpolation import interpolated
 from lightning_modules.distributed.wrapping import calls_on_all_ranks
 from lightning_modules.methods.base import Features, LossTerms, Method
 from lightning_modules.methods.data_check import MethodError
+from lightning_modules.methods.gradient_cache import replayed
 from lightning_modules.methods.harmo_region_losses import (
     CropTarget,
     ImageTarget,
@@ -39,8 +41,9 @@ from lightning_modules.methods.harmo_region_losses import (
     PhraseTarget,
     RegionInputs,
     RegionTarget,
+    term_names,
 )
-from lightning_modules.methods.loss_weights import check_weight
+from lightning_modules.methods.loss_weights import check_scale, check_weight
 from lightning_modules.networks import Encoder, pool_regions
 from lightning_modules.networks.lexemes import pool_lexemes
 from lightning_modules.networks.normalize import unit
@@ -113,9 +116,12 @@ class HarmoClip(Method):
         if lexeme_projection == "own" and lexeme_weight > 0:
             self.projection = nn.Linear(width, width, bias=False)
             nn.init.eye_(self.projection.weight)
+        largest = self.encoder.temperature.largest
+        if not isinstance(temperature, str):
+            check_scale("temperature", temperature, largest)
         start = float(self.encoder.logit_scale.detach()) if isinstance(temperature, str) else temperature
         self.contrasts = lexeme_weight > 0 or any(isinstance(loss, PhraseTarget) for loss in self.region_losses)
-        self.temperature = Temperature(start) if self.contrasts and temperature != "shared" else None
+        self.temperature = Temperature(start, largest) if self.contrasts and temperature != "shared" else None
         self.crop_losses = [loss for loss in self.region_losses if isinstance(loss, CropTarget)]
         frozen = [loss for loss in self.crop_losses if loss.teacher == "frozen"]
         self.student_share = min((loss.student_share for loss in frozen), default=1.0)
@@ -145,8 +151,8 @@ class HarmoClip(Method):
         inputs = RegionInputs(
             batch, features, regions, self.region_scale(), lambda teacher: self._encode_crops(batch, teacher)
         )
-        for region_loss in self.region_losses:
-            terms[f"region_{region_loss.name}"] = region_loss.weight * region_loss.loss(inputs)
+        for name, region_loss in zip(term_names(self.region_losses), self.region_losses, strict=True):
+            terms[name] = region_loss.weight * region_loss.loss(inputs)
         return terms
 
     def _lexeme_region(self, batch: Batch, features: Features, regions: Float[Tensor, "R D"]) -> Float[Tensor, ""]:
@@ -174,12 +180,16 @@ class HarmoClip(Method):
     ) -> Float[Tensor, "C D"]:
         """Image embeddings of the crops."""
         encoder = self.teacher if teacher == "frozen" and self.teacher is not None else self.encoder
-        parts = batch.crops.pixels.split(self.memory.grad_cache_chunk or max(1, len(batch.images)))
+        trained, chunk = teacher == "trained" and torch.is_grad_enabled(), self.memory.grad_cache_chunk
+        encode = encoder.encode_image
+        if trained and chunk is not None:
+            encode = partial(replayed, encode)
+        parts = batch.crops.pixels.split(chunk or max(1, len(batch.images)))
         missing = calls_on_all_ranks(encoder, len(parts)) - len(parts)
-        with torch.set_grad_enabled(teacher == "trained" and torch.is_grad_enabled()):
-            crops = [encoder.encode_image(part, dense=False).image for part in parts]
+        with torch.set_grad_enabled(trained):
+            crops = [encode(part, dense=False).image for part in parts]
             one = batch.images[:1]  # keeps ranks in step
-            crops += [encoder.encode_image(one, dense=False).image[:0] for _ in range(missing)]
+            crops += [encode(one, dense=False).image[:0] for _ in range(missing)]
             return torch.cat(crops)
 
     @override

@@ -3,14 +3,15 @@
 The likeliest is real-time distillation (`CropTarget`): the region, pooled from the dense features, should equal the
 class token of a crop around it, as in CLIPSelf, FineCLIP and GOAL. "Direct region-to-text supervision" may also mean a
 contrast of regions and their phrases (`PhraseTarget`, FineCLIP's and FG-CLIP's regional loss), and the name alone could
-mean the region and its whole image (`ImageTarget`). They can be combined, each with its weight.
+mean the region and its whole image (`ImageTarget`). They can be combined, several of a kind too, each with its weight.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -86,6 +87,15 @@ class RegionTarget(ABC):
     @abstractmethod
     def loss(self, inputs: RegionInputs) -> Float[Tensor, ""]:
         """The unweighted loss, scaled so that its mean over ranks is that of the whole batch."""
+
+
+def term_names(losses: Iterable[RegionTarget]) -> list[str]:
+    """A name for each loss: ``region_crop``, and ``region_crop_2`` for the second of that kind."""
+    seen, names = Counter[str](), list[str]()
+    for loss in losses:
+        seen[loss.name] += 1
+        names.append(f"region_{loss.name}" + (f"_{seen[loss.name]}" if seen[loss.name] > 1 else ""))
+    return names
 
 
 @dataclass(frozen=True)

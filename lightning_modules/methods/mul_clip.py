@@ -34,7 +34,7 @@ from datamodules.batch import Batch, Grain
 from datamodules.batching.text_sampling import GrainSampling
 from lightning_modules.methods.base import Features, LossTerms, Method
 from lightning_modules.methods.data_check import MethodError
-from lightning_modules.methods.loss_weights import check_weight
+from lightning_modules.methods.loss_weights import check_scale, check_weight
 from lightning_modules.methods.summaries import check_summaries, summaries
 from lightning_modules.networks import TokenCalibration
 from lightning_modules.networks.calibration import attention_perplexity, mean_cosine
@@ -152,9 +152,12 @@ class MulClip(Method):
         self.aggregation = SoftmaxWeights() if aggregation is None else aggregation
         self.patches = patches
         self.image_calibration, self.text_calibration = self._calibrations(calibration)
-        start, self.temperature = subcaption_temperature, None
+        start, largest, self.temperature = subcaption_temperature, self.encoder.temperature.largest, None
+        if not isinstance(start, str):
+            check_scale("subcaption_temperature", start, largest)
         if start != "shared" and subcaption_weight > 0:
-            self.temperature = Temperature(float(self.encoder.logit_scale.detach()) if start == "own" else start)
+            start = float(self.encoder.logit_scale.detach()) if start == "own" else start
+            self.temperature = Temperature(start, largest)
         width, self.word_loss = self.encoder.embed_dim, None
         if word_weight > 0:
             self.word_loss = ClimLoss() if word_loss == "clim" else reconstruction.loss(width)

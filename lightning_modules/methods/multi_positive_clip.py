@@ -16,6 +16,7 @@ from typing_extensions import override
 from datamodules.batch import Batch, Grain
 from lightning_modules.methods.base import Features, LossTerms, Method
 from lightning_modules.methods.batch_indices import slots_of
+from lightning_modules.methods.data_check import check_sampled
 from losses import MultiPositiveClipLoss
 
 torch.serialization.add_safe_globals([Grain])  # checkpoints contain them
@@ -44,6 +45,11 @@ class MultiPositiveClip(Method):
     @override
     def required_grains(self) -> Collection[Grain]:
         return self.grains
+
+    @override
+    def on_fit_start(self) -> None:
+        """Stop where the data samples none of a grain."""
+        check_sampled(self)
 
     @override
     def losses(self, batch: Batch, features: Features) -> LossTerms:

@@ -139,6 +139,13 @@ class Encoder(nn.Module, ABC):
         With ``dense`` False the caller reads no patch features: a family that is cheaper without leaves them out.
         """
 
+    def _encode_no_image(self, pixels: Float[Tensor, "0 3 H W"], dense: bool) -> ImageFeatures:
+        """Features of no image, for towers that cannot take none: those of a black one, left out, so that ranks run
+        the tower equally often, and its weights get a gradient of zeros.
+        """
+        one = self.encode_image(pixels.new_zeros(1, *pixels.shape[1:]), dense)
+        return ImageFeatures(*(features[:0] for features in one))
+
     @abstractmethod
     def encode_text(self, texts: RaggedTexts) -> TextFeatures:
         """Unique texts to features, one vector each and one for each of their tokens."""

@@ -10,10 +10,12 @@ import torch
 from lightning import Trainer
 
 from datamodules import GrainSampling, GranularityData
-from datamodules.batch import Grain
+from datamodules.batch import Grain, RaggedTexts, TextSlots
 from datamodules.batching.image_transforms import normalise
+from datamodules.batching.tokenizer import SOT
 from lightning_modules import BetaClip
 from lightning_modules.methods.beta_clip import GRAINS, GrainWeights
+from losses.beta_cal_reference import published_bce, published_ce
 from tests.helpers.tiny import make_sample, write_tar
 from tests.helpers.tiny_run import TINY, data, first_batch
 from tests.losses.oracle import Case, oracle_bce, oracle_ce
@@ -78,6 +80,36 @@ def test_extra_metrics_are_computed_at_the_logged_steps_only(every, steps, tmp_p
     )  # fmt: skip
     trainer.fit(method, data(tmp_path))
     assert at == steps
+
+
+@pytest.mark.parametrize("objective", ["ce", "bce"])
+def test_published_padding_is_one_vector_of_no_text(batch, objective):
+    """A lone start token's: the loss is that of the published code, where padded slots hold it."""
+    batch = batch._replace(images=batch.images.double())
+    phrases = batch.grains[Grain.PHRASE]
+    valid = phrases.valid.clone()
+    valid[1:, 1:] = False
+    batch = batch._replace(grains={**batch.grains, Grain.PHRASE: TextSlots(phrases.index * valid, valid)})
+    torch.manual_seed(0)
+    method = BetaClip(objective, encoder=TINY, published_numerics=True, global_weight=0).double()
+    features = method.features(batch)
+    found = method.losses(batch, features)["beta_cal"]
+
+    start = RaggedTexts(torch.tensor([SOT]), torch.tensor([0, 1]), torch.tensor([0]))
+    constant = method.encoder.encode_text(start).text[0]
+    index, valid = (torch.cat([batch.grains[grain][i] for grain in GRAINS], 1) for i in range(2))
+    assert valid.any(0).all()
+    assert not valid.all()
+    texts = features.texts.text[index]
+    texts[~valid] = constant
+    views = method.pooling(texts, features.images.patches)
+    if objective == "ce":
+        expected = published_ce(views, texts, valid, method.pooling.scale, 1.0, 0.5)
+    else:
+        expected = published_bce(views, texts, valid, method.pooling.scale, 0.5)
+    torch.testing.assert_close(found, expected)
+    wanted, grads = (torch.autograd.grad(loss, list(method.pooling.parameters())) for loss in (expected, found))
+    torch.testing.assert_close(grads, wanted)
 
 
 def test_the_metrics_by_grain_leave_out_the_rows_of_others_and_padding(batch):

@@ -5,14 +5,18 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
+import torch
 from lightning import Trainer
 
 from datamodules import GrainSampling, GranularityData
+from datamodules.batch import Grain, TextSlots
 from datamodules.batching.region_sampling import RegionSampling
-from lightning_modules import BetaClip, ClipFinetune, CropTarget, HarmoClip, ImageTarget, MulClip
+from lightning_modules import BetaClip, ClipFinetune, CropTarget, HarmoClip, ImageTarget, MulClip, MultiPositiveClip
 from lightning_modules.methods.data_check import MethodError
+from lightning_modules.methods.gradient_cache import MemoryConfig
+from losses import ClipLoss
 from tests.helpers.tiny import make_sample, write_tar
-from tests.helpers.tiny_run import TINY
+from tests.helpers.tiny_run import TINY, first_batch
 from tests.lightning_modules.ranked_run import strategy
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -81,6 +85,46 @@ def test_what_is_not_asked_for_is_not_missed(tmp_path):
     assert train(shards, BetaClip, sampling=GrainSampling(2, 0)) == 6
     assert train(shards, partial(HarmoClip, lexeme_weight=0, region_losses=[])) == 6
     assert train(shards, ClipFinetune) == 6
+
+
+@pytest.mark.parametrize(
+    ("method", "sampling", "line"),
+    [
+        (partial(ClipFinetune, grain="summary"), GrainSampling(), "summaries must be 1 where ClipFinetune is"),
+        (partial(MultiPositiveClip, [Grain.CAPTION, Grain.SUMMARY]), GrainSampling(), "summaries must be 1 where Mult"),
+        (MultiPositiveClip, GrainSampling(sentences=0), "sentences must be 1 or more where MultiPositiveClip is"),
+        (partial(MultiPositiveClip, [Grain.PHRASE]), GrainSampling(phrases=0), "phrases must be 1 or more where Multi"),
+    ],
+)
+def test_grains_that_are_not_sampled_are_asked_for_at_the_start(tmp_path, method, sampling, line):
+    with pytest.raises(MethodError, match=f"^data.sampling.{line}.*, got 0$"):
+        train(write(tmp_path), method, sampling=sampling)
+
+
+@pytest.mark.parametrize("global_loss", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("chunk", [None, 3])
+@pytest.mark.parametrize("make", [partial(ClipFinetune, "summary"), partial(MultiPositiveClip, [Grain.SUMMARY])])
+def test_a_batch_without_the_only_grain_teaches_nothing_and_stops_nothing(tmp_path, make, chunk, global_loss):
+    memory = MemoryConfig(grad_cache_chunk=chunk)
+    method = make(encoder=TINY, global_loss=global_loss, memory=memory).train()
+    batch = first_batch(tmp_path, 8, 8)
+    none = torch.zeros(8, 1, dtype=torch.bool)
+    slots = TextSlots(torch.zeros(8, 1, dtype=torch.long), none)
+    batch = batch._replace(grains={**batch.grains, Grain.SUMMARY: slots})
+    (loss,) = method.losses(batch, method.features(batch)).values()
+    assert loss == 0
+    loss.backward()
+    grads = [parameter.grad for parameter in method.encoder.text_tower.parameters() if parameter.grad is not None]
+    assert grads
+    assert not any(grad.any() for grad in grads)
+    captions = batch.grains[Grain.CAPTION]
+    some = TextSlots(captions.index, none.logical_not().index_fill(0, torch.tensor([1, 4]), value=False))
+    batch = batch._replace(grains={**batch.grains, Grain.SUMMARY: some})
+    (loss,) = method.losses(batch, features := method.features(batch)).values()
+    keep = torch.tensor([0, 2, 3, 5, 6, 7])
+    image, text = features.images.image[keep], features.texts.text[captions.index[keep, 0]]
+    if global_loss == "softmax":
+        torch.testing.assert_close(loss, ClipLoss()(image, text, method.encoder.logit_scale))
 
 
 def test_one_image_a_batch(tmp_path, caplog):

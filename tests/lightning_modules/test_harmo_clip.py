@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +17,7 @@ from datamodules.batching.region_sampling import RegionSampling
 from lightning_modules import ClipFinetune, CropTarget, HarmoClip, ImageTarget, PhraseTarget
 from lightning_modules.methods.data_check import MethodError
 from lightning_modules.methods.freezing import FreezeConfig
+from lightning_modules.methods.gradient_cache import MemoryConfig
 from losses import ClipLoss, LexemeRegionLoss
 from tests.helpers.tiny_regions import first_batch, write_regions
 from tests.helpers.tiny_run import TINY, assert_caching_changes_nothing
@@ -174,6 +176,17 @@ def test_readings_of_the_lexeme_differ_and_an_own_space_starts_as_the_shared_one
         assert not terms(batch, **settings)["lexeme_region"].isclose(mean, rtol=1e-6), settings
 
 
+def test_region_losses_of_one_kind_are_terms_of_their_own(batch):
+    """Each has the value that it has alone, times its weight."""
+    kinds = [CropTarget(power=2.0), ImageTarget(), CropTarget(0.25, "trained"), CropTarget(0.5), ImageTarget(0.1, 2.0)]
+    found = terms(batch, region_losses=kinds)
+    names = ["region_crop", "region_image", "region_crop_2", "region_crop_3", "region_image_2"]
+    assert list(found)[2:] == names
+    for name, loss in zip(names, kinds, strict=True):
+        (alone,) = list(terms(batch, region_losses=[replace(loss, weight=1.0)]).values())[2:]
+        torch.testing.assert_close(found[name], loss.weight * alone)
+
+
 def crop_gradient(batch, teacher):
     """Of the crops' pixels."""
     pixels = batch.crops.pixels.clone().requires_grad_()
@@ -265,6 +278,30 @@ def test_gradient_caching_gives_the_same_gradients(batch):
     assert_caching_changes_nothing(lambda: make(region_losses=[CropTarget(teacher="trained")]), batch)
 
 
+def kept_for_backward(batch, count, chunk):
+    """Bytes that the loss of ``count`` crops of each box keeps, besides the crops themselves."""
+    crops = batch.crops._replace(
+        pixels=batch.crops.pixels.repeat(count, 1, 1, 1), region=batch.crops.region.repeat(count)
+    )
+    method = make(region_losses=[CropTarget(teacher="trained")], lexeme_weight=0, memory=MemoryConfig(chunk))
+    features, kept = method.features(batch), []
+    pixels = crops.pixels.untyped_storage().data_ptr()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        method.losses(batch._replace(crops=crops), features)
+    return sum(t.nbytes for t in kept if t.untyped_storage().data_ptr() != pixels)
+
+
+def test_gradient_caching_keeps_no_activations_of_crops(batch):
+    """Of a crop some vectors remain: its embedding, its region's, and what the loss keeps of both."""
+    crops = len(batch.crops.region)
+    by_parts, at_once = (
+        (kept_for_backward(batch, 9, chunk) - kept_for_backward(batch, 1, chunk)) / (8 * crops) for chunk in (2, None)
+    )
+    vector = 8 * TINY.embed_dim
+    assert by_parts < 12 * vector
+    assert at_once > 10 * by_parts
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -272,7 +309,10 @@ def test_gradient_caching_gives_the_same_gradients(batch):
         ({"lexeme_weight": math.nan}, "lexeme_weight must be 0 or more, got nan"),
         ({"lexeme": "head"}, "lexeme must be mean or last or phrase, got 'head'"),
         ({"temperature": "hot"}, "temperature must be own, shared or a number, got 'hot'"),
-        ({"temperature": -3.0}, "scale must be positive and finite, got -3"),
+        ({"temperature": -3.0}, "temperature must lie between 1 and 100: .* got -3"),
+        ({"temperature": 0.07}, "temperature must lie between 1 and 100: .* got 0.07"),
+        ({"temperature": 300.0}, "temperature must lie between 1 and 100: .* got 300"),
+        ({"temperature": math.nan}, "temperature must lie between 1 and 100: .* got nan"),
         ({"same_lemma": "drop"}, "same_lemma must be ignore, positive or negative, got 'drop'"),
     ],
 )

@@ -118,6 +118,9 @@ def test_the_sentences_may_have_a_temperature_of_their_own(batch):
     assert own.encoder.temperature.log_scale.grad is None
     with pytest.raises(ValueError, match="subcaption_temperature must be own, shared or a number, got 'none'"):
         make(subcaption_temperature="none")
+    for outside in (0.07, 101.0):
+        with pytest.raises(ValueError, match=f"subcaption_temperature must lie between 1 and 100: .* got {outside}"):
+            make(subcaption_temperature=outside)
 
 
 def test_weights_of_terms(batch):

@@ -19,10 +19,11 @@ from datamodules.batching.image_transforms import normalise
 from datamodules.batching.stored_tokens import with_tokens
 from eval.data.image_preprocessing import squash_bilinear
 from eval.protocols.embed import as_pixels
-from lightning_modules import ClipFinetune, OptimConfig
+from lightning_modules import ClipFinetune, GrainClip, HarmoClip, MulClip, OptimConfig
 from lightning_modules.checkpoints.instantiate import instantiate
 from lightning_modules.checkpoints.metadata import KEY
 from lightning_modules.cli.main import main
+from lightning_modules.methods.optimizers import clamp_temperatures
 from lightning_modules.networks import SiglipEncoder, SiglipSettings
 from losses import SigmoidLoss
 from tests.eval.official import write_coco
@@ -65,6 +66,22 @@ def test_every_method_trains(folder, tmp_path, name):
     frozen = "encoder.text_tower.transformer.embeddings.position_embedding.frozen"
     assert torch.equal(method.state_dict()[frozen], before[frozen])
     assert scalars["logit_scale/global"][-1] > 110  # CLIP's bound is 100
+
+
+def test_other_temperatures_start_at_the_checkpoint_s_and_stay_there(folder):
+    """Above CLIP's bound, as SigLIP's own has none."""
+    source = {"encoder": TINY, "pretrained": str(folder)}
+    harmo, grain = HarmoClip(**source), GrainClip(**source)
+    mul = MulClip(subcaption_temperature="own", **source)
+    for method, temperature in (
+        (harmo, harmo.temperature), (grain, grain.region_temperature), (mul, mul.temperature)
+    ):  # fmt: skip
+        assert temperature is not None
+        clamp_temperatures(method)
+        torch.testing.assert_close(temperature(), method.encoder.logit_scale)
+        assert temperature() > 110
+    hot = HarmoClip(temperature=300.0, **source)
+    assert hot.region_scale().item() == pytest.approx(300.0)
 
 
 def test_the_loss_has_the_checkpoint_s_bias(folder, tmp_path):

@@ -75,11 +75,14 @@ def meets(a: Slot, b: Slot, block: int | None) -> bool:
 
 
 def oracle_ce(case: Case, beta: float, alpha: float = 1.0, block: int | None = None) -> Tensor:
+    """At β = 0 a text of the same image that says the same is no positive, and no negative either."""
     slots = slots_of(case)
     total, mass = torch.zeros((), dtype=torch.float64), 0.0
     for i, a in enumerate(slots):
         strength = {j: alpha if i == j else beta for j, b in enumerate(slots) if a.image == b.image}
         met = [j for j, b in enumerate(slots) if meets(a, b, block)]
+        if beta == 0:
+            met = [j for j in met if j == i or slots[j].text_id != a.text_id]
         for z in (lambda j, a=a: a.pooled @ slots[j].text, lambda j, a=a: slots[j].pooled @ a.text):
             denominator = torch.stack([torch.exp(case.scale * z(j)) for j in met]).sum()
             for j, share in strength.items():

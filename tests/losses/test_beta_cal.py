@@ -42,6 +42,24 @@ def test_ce_is_the_equations(beta, alpha, ids, weights, negatives):
     check(loss, case, lambda c: oracle_ce(c, beta, alpha, block))
 
 
+def test_a_text_that_stands_twice_in_an_image_is_not_told_apart_from_itself():
+    """A caption that is its only sentence: views that fit their texts leave no loss."""
+    texts = torch.eye(8, dtype=torch.float64).view(4, 2, 8)
+    texts[:, 1] = texts[:, 0]
+    ids, valid = torch.arange(4)[:, None].expand(4, 2), torch.ones(4, 2, dtype=torch.bool)
+    assert BetaCalLoss("ce", 0.0)(texts, texts, valid, 100.0, ids) < 1e-12
+    assert BetaCalLoss("ce", 0.0)(texts, texts, valid, 100.0) == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+@pytest.mark.parametrize("weights", [False, True])
+def test_ce_with_texts_that_repeat_within_images(beta, weights):
+    case = random_case(images=4, texts=6, ids=True, weights=weights)
+    case = case._replace(text_id=torch.arange(24).view(4, 6) // 3 % 7)
+    assert not case.valid.all()
+    check(BetaCalLoss("ce", beta), case, lambda c: oracle_ce(c, beta))
+
+
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("negatives", ["all", 2])
 @pytest.mark.parametrize(("ids", "weights"), [(False, False), (True, False), (False, True), (True, True)])
