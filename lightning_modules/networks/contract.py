@@ -141,7 +141,8 @@ class Encoder(nn.Module, ABC):
 
     def _encode_no_image(self, pixels: Float[Tensor, "0 3 H W"], dense: bool) -> ImageFeatures:
         """Features of no image, for towers that cannot take none: those of a black one, left out, so that ranks run
-        the tower equally often, and its weights get a gradient of zeros.
+        the tower equally often, and its weights get a gradient of zeros. Callers ask ``pixels.shape[0] == 0``: to an
+        export with a free batch ``len(pixels)`` is a constant.
         """
         one = self.encode_image(pixels.new_zeros(1, *pixels.shape[1:]), dense)
         return ImageFeatures(*(features[:0] for features in one))

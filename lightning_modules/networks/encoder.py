@@ -122,7 +122,7 @@ class DualEncoder(Encoder):
         side = self.config.image_size
         if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, side, side):
             raise ValueError(f"pixels must have shape [B, 3, {side}, {side}], got {list(pixels.shape)}")
-        if len(pixels) == 0 and isinstance(self.image_tower, TimmTower):
+        if isinstance(self.image_tower, TimmTower) and pixels.shape[0] == 0:
             return self._encode_no_image(pixels, dense)
         tokens = self.image_tower(pixels.to(self.dtype), dense)
         grid = self.grid if tokens.shape[1] > 1 else (0, 0)

@@ -185,7 +185,7 @@ class OpenClipEncoder(Encoder):
         side = self.image_size
         if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, side, side):
             raise ValueError(f"pixels must have shape [B, 3, {side}, {side}], got {list(pixels.shape)}")
-        if len(pixels) == 0:
+        if pixels.shape[0] == 0:
             return self._encode_no_image(pixels, dense)
         pooled, patches = self.image_tower(pixels.to(self.dtype))
         return ImageFeatures(unit(pooled), patches)

@@ -101,7 +101,7 @@ class SiglipEncoder(Encoder):
         side = self.config.image_size
         if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, side, side):
             raise ValueError(f"pixels must have shape [B, 3, {side}, {side}], got {list(pixels.shape)}")
-        if len(pixels) == 0:
+        if pixels.shape[0] == 0:
             return self._encode_no_image(pixels, dense)
         image, patches = self.image_tower(pixels.to(self.dtype), dense)
         return ImageFeatures(unit(image), patches.mT.unflatten(2, self.grid if dense else (0, 0)))
