@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.formats.layout import Rule, checked, parse_json
+from datamodules.formats.layout import Rule, checked, parse_json, sha256_of
 from datamodules.formats.row_readers import DELIMITERS, LINES, PARQUET, table_rows
 
 
@@ -27,9 +27,13 @@ class Records(NamedTuple):
 
 def read_bytes(path: Path) -> bytes:
     """A file's bytes. Raises FileNotFoundError, naming the option to look at, where there is none."""
+    _require(path)
+    return path.read_bytes()
+
+
+def _require(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"the file {path} does not exist; --root must be the folder of the data sets")
-    return path.read_bytes()
 
 
 def read_text(path: Path) -> str:
@@ -42,7 +46,8 @@ def read_text(path: Path) -> str:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file. Raises FileNotFoundError as ``read_bytes``."""
-    return hashlib.sha256(read_bytes(path)).hexdigest()
+    _require(path)
+    return sha256_of(path)
 
 
 def read_json(path: Path) -> tuple[Any, str]:

@@ -18,13 +18,12 @@ from torch.optim import Optimizer
 
 from datamodules import GranularityData
 from lightning_modules.networks.contract import plain_config, shown_config
-from lightning_modules.networks.weights.files import RUN
+from lightning_modules.networks.weights.files import KEY
 
 if TYPE_CHECKING:
     from lightning_modules.methods.base import Method
 
 logger = logging.getLogger("grainclip")
-KEY = RUN
 
 
 def provenance(method: Method) -> dict[str, Any]:

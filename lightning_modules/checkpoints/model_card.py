@@ -181,7 +181,7 @@ def _are_trained(origin: Mapping[str, Any]) -> bool:
 
 
 def _other_weights(origin: Mapping[str, Any]) -> list[str]:
-    """What the exported weights are, where they are not the trained ones."""
+    """A sentence on the exported weights, where they are not the trained ones."""
     if _are_trained(origin):
         return []
     share, trained = origin.get("interpolation"), origin.get("weights", TRAINED) == TRAINED

@@ -81,7 +81,7 @@ def compare(first: Evaluation, second: Evaluation, draws: int) -> Comparison:
 
 
 class Earlier(NamedTuple):
-    """What a file of results says of them."""
+    """The weights, options and benchmarks of results that are on disk."""
 
     sha256: str  # of the weights
     options: dict[str, Any]
@@ -222,7 +222,7 @@ class Folder:
 
 
 def _earlier(file: Path | None) -> Earlier | None:
-    """What an existing file of results says of them. Raises ValueError where it is a file of another kind."""
+    """Read the head of an existing file of results. Raises ValueError where it is a file of another kind."""
     if file is None or not file.is_file():
         return None
     try:

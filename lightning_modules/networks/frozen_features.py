@@ -106,7 +106,7 @@ class FrozenFeatures:
         return device, self._parameters[0].dtype, *autocast
 
     def _trained_part(self, features: Tensor, pixels: Float[Tensor, "B 3 H W"], dense: bool) -> ImageFeatures:
-        """What the rest of the tower makes of the frozen blocks' features; of those blocks but one image runs."""
+        """The rest of the tower on the frozen blocks' features; of those blocks but one image runs."""
         with ExitStack() as hooks:
             for layer in self._first:
                 hooks.enter_context(_hook(layer.register_forward_pre_hook(lambda *given: given[1][0][:1])))

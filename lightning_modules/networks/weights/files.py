@@ -18,7 +18,7 @@ from lightning_modules.networks.weights.parameter_map import State
 from lightning_modules.networks.weights.unreadable import UNREADABLE, why_unreadable
 
 CONTAINERS = ("state_dict", "model")  # keys under which training scripts keep the weights
-RUN = "grainclip"  # the entry of a run's checkpoint with its provenance
+KEY = "grainclip"  # the entry of a run's checkpoint with its provenance
 PREFIX = "module."  # left by DistributedDataParallel
 SHIPPED = Path(__file__).resolve().parents[3] / "configs" / "weights"  # models that come with the package, by name
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -82,7 +82,7 @@ def read_tensors(path: Path) -> State:
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         raise ValueError(f"{path} is truncated or no weights file: {why_unreadable(error)}") from error
-    if isinstance(state, dict) and RUN in state:
+    if isinstance(state, dict) and KEY in state:
         raise ValueError(
             f"{path} is a run's checkpoint: `lightning export {path} FOLDER` makes a model of it, to start from FOLDER"
         )
