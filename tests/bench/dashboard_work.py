@@ -1,7 +1,7 @@
-"""Cost of the dashboards: seconds of each of their parts, and their share of the demo run.
+"""Cost of the dashboards: seconds of each of their parts, and their share of a run of ``configs/beta_bce.yaml``.
 
-A short run of the demo's model in a fresh process, so that the first drawing counts with all that it loads, as it does
-in the demo. Steps and parts are timed side by side in it. The share is of steps and dashboards alone: with the demo's
+A short run of that method in a fresh process, so that the first drawing counts with all that it loads, as it does in a
+run. Steps and parts are timed side by side in it. The share is of steps and dashboards alone: with the run's
 validations it is smaller.
 """
 
@@ -16,14 +16,14 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-STEPS, LOGGED, LOOKED, WARM = 35, 25, 20, 5  # of the run, of them logged and looked at once, not timed first
-DEMO_STEPS = 440  # with the defaults it looks at step 250; it draws before training and after each of 4 validations
+STEPS, LOGGED, LOOKED, WARM = 35, 10, 20, 5  # of the short run; logged and looked at once in so many; not timed first
+RUN_STEPS = 220  # of the config; it looks every 250 steps, draws before training and after each of two validations
 TIMES = {
     "start": 1,
-    "look": 1,
-    "images": 5,
-    "gradient norms": DEMO_STEPS // LOGGED,
-    "loss by grain": DEMO_STEPS // LOGGED,
+    "look": 0,
+    "images": 3,
+    "gradient norms": RUN_STEPS // LOGGED,
+    "loss by grain": RUN_STEPS // LOGGED,
 }
 
 
@@ -32,12 +32,12 @@ def share(device: str = "cpu") -> list[dict[str, Any]]:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # its process may have a data worker
         seconds = pool.submit(_measure, device).result()
     rows: list[dict[str, Any]] = [
-        {"part": part, "seconds": seconds[part], "in the demo": times} for part, times in TIMES.items()
+        {"part": part, "seconds": seconds[part], "in the run": times} for part, times in TIMES.items()
     ]
     whole = sum(seconds[part] * times for part, times in TIMES.items())
-    rows.append({"part": "a step of training", "seconds": seconds["step"], "in the demo": DEMO_STEPS})
-    share = whole / (whole + DEMO_STEPS * seconds["step"])
-    return [*rows, {"part": "all dashboards, share of the demo", "seconds": whole, "share": share}]
+    rows.append({"part": "a step of training", "seconds": seconds["step"], "in the run": RUN_STEPS})
+    share = whole / (whole + RUN_STEPS * seconds["step"])
+    return [*rows, {"part": "all dashboards, share of the run", "seconds": whole, "share": share}]
 
 
 def _measure(device: str) -> dict[str, float]:
@@ -48,12 +48,13 @@ def _measure(device: str) -> dict[str, float]:
     from lightning_modules.callbacks import Diagnostics, SampleImages
 
     seed_everything(0)
-    method, images, diagnostics = demo_method(), SampleImages(), Diagnostics(LOOKED)
+    method, images, diagnostics = config_method(), SampleImages(), Diagnostics(LOOKED)
     spent: dict[str, float] = defaultdict(float)
     for owner, hook, part in (
         (diagnostics, "on_train_start", "start"),
-        (images, "_draw", "images"),
-        (diagnostics, "_look", "look"),
+        (images, "on_train_start", "images"),
+        (images, "on_train_end", "images"),
+        (diagnostics, "on_train_batch_end", "look"),
         (diagnostics, "on_before_optimizer_step", "gradient norms"),
         (method, "extra_metrics", "loss by grain"),
     ):
@@ -76,11 +77,13 @@ def _measure(device: str) -> dict[str, float]:
     assert ends[-1] > ends[WARM]
     # one look, at step 20: what is measured at the end is embedded for the images, and in their time
     spent["images"] /= 2  # drawn at the start and at the end
+    for part in ("gradient norms", "loss by grain"):
+        spent[part] /= STEPS // LOGGED
     return {**spent, "step": (ends[-1] - ends[WARM]) / (STEPS - 1 - WARM)}
 
 
-def demo_method() -> Any:
-    """The model of the demo's config."""
+def config_method() -> Any:
+    """The model of the config, from scratch."""
     import yaml
 
     from lightning_modules import BetaClip, OptimConfig

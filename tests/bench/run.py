@@ -189,7 +189,7 @@ SECTIONS: dict[str, tuple[str, Callable[[], list[dict[str, Any]]]]] = {  # of th
     ),
     "data": ("data, samples a second of one core", data),
     "loader_memory": ("memory of a loader over 10,000 samples with 36 texts", loader_memory),
-    "dashboards": ("dashboards in the demo run (target of the share: 0.02)", dashboard_work.share),
+    "dashboards": ("dashboards in a run of configs/beta_bce.yaml (target of the share: 0.02)", dashboard_work.share),
 }
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.bench import data_work, loss_work, retrieval_work, run, text_work
+from tests.bench import dashboard_work, data_work, loss_work, retrieval_work, run, text_work
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +33,12 @@ def test_both_sides_of_a_comparison_work(monkeypatch, make, arguments, side):
 
 def test_the_memory_of_the_data_path_is_measured():
     assert [samples for samples, _ in data_work.memory(samples=1024)] == [512, 1024]
+
+
+def test_every_part_of_the_dashboards_takes_time():
+    *parts, step, _ = dashboard_work.share()
+    assert [row["part"] for row in parts] == list(dashboard_work.TIMES)
+    assert all(row["seconds"] > 0 for row in [*parts, step])
 
 
 def test_an_unknown_section_is_refused(monkeypatch, capsys):
