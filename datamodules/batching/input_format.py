@@ -1,4 +1,4 @@
-"""How a model wants its inputs: the tokenizer of its texts; resizing, mean and standard deviation of its pixels."""
+"""The form in which a model takes inputs: the tokenizer of its texts; resizing, mean and deviation of its pixels."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ _encode_caption = lru_cache(maxsize=1 << 5)(_encoded)
 
 @lru_cache(maxsize=1 << 3)
 def _offsets(text: str) -> tuple[bool, list[int], list[int]]:
-    """Whether cleaning only lowers the case of ``text``, and if so the first and last+1 character of every token."""
+    """True where cleaning only lowers the case of ``text``, and then the first and last+1 character of every token."""
     if clean(text) != text.lower() or not text.isascii():
         return False, [], []
     offsets = backend().encode(text.lower()).offsets

@@ -49,7 +49,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class PairReading:
-    """How ``data.pairs`` and ``data.val_pairs`` are read.
+    """The way in which ``data.pairs`` and ``data.val_pairs`` are read.
 
     Args:
         folder: the folder in which images' paths begin; None: that of the table, or the working folder for a list.

@@ -50,7 +50,7 @@ ATTRIBUTES = {name: (name, f"{name}_llava") for name in ("color", "material", "p
 
 
 class FgovdProtocol(NamedTuple):
-    """How described boxes are embedded, one vector each."""
+    """A way to embed described boxes, one vector each."""
 
     description: str
     fit: Fit

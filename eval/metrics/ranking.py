@@ -28,7 +28,7 @@ NEVER = torch.iinfo(torch.int64).max  # the rank of a query without a positive: 
 
 
 class Ties(str, Enum):
-    """How a negative that scores exactly as much as the best positive is counted."""
+    """Rules for a negative that scores exactly as much as the best positive."""
 
     OPTIMISTIC = "optimistic"
     PESSIMISTIC = "pessimistic"

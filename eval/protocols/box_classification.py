@@ -61,7 +61,7 @@ class BoxSet:
 
 @dataclass(frozen=True)
 class BoxProtocol:
-    """How boxes and classes are embedded.
+    """A way to embed boxes and classes.
 
     Args:
         templates: prompts of a class.

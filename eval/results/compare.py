@@ -156,7 +156,7 @@ def _tails(values: list[Float[np.ndarray, " d"]]) -> tuple[float, float]:
 
 
 def _draws(sums: _Sums, draws: int, seed: int) -> Iterator[Float[np.ndarray, "d C"]]:
-    """How often each cluster is drawn, with replacement, in each of ``draws``; as many draws at once as fit."""
+    """Counts of each cluster in each of ``draws`` with replacement; as many draws at once as fit."""
     rng = np.random.default_rng(seed)
     count = sums.clusters
     height = max(1, CELLS // max(count, len(sums.cluster)))

@@ -266,7 +266,7 @@ def _begin_next_epoch(loop: dict[str, Any]) -> None:
 
 
 def _validation_is_due(trainer: Trainer, loop: dict[str, Any]) -> bool:
-    """Whether Lightning validates after the batch at whose end the checkpoint was saved, by the trainer's settings."""
+    """True where Lightning validates after the batch whose end the checkpoint marks, by the trainer's settings."""
     epochs, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
     total, every, interval = batches["total"], trainer.check_val_every_n_epoch, trainer.val_check_interval
     inside = epochs["ready"] == epochs["started"] == epochs["processed"] + 1

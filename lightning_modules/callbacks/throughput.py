@@ -180,7 +180,7 @@ def _log_interval(trainer: Trainer) -> int:
 
 
 def _logs_now(trainer: Trainer) -> bool:
-    """Whether this batch's end is a log point: of every so many steps over the run, at the step's last batch."""
+    """True at a log point: the last batch of every so many steps of the run."""
     every = _log_interval(trainer)
     accumulates = trainer.fit_loop.epoch_loop._should_accumulate()
     return every > 0 and not accumulates and trainer.global_step % every == 0

@@ -142,7 +142,7 @@ def devices() -> list[Check]:
 
 
 def huge_pages() -> list[Check]:
-    """Whether memory comes in pages of 2 MB where it must be asked for: on virtual machines a CPU trains faster so.
+    """A note where nothing asks for memory in pages of 2 MB: with them the CPU of a virtual machine trains faster.
 
     glibc 2.35 and newer asks where ``GLIBC_TUNABLES`` says so when a process starts. Nothing is said where the kernel
     gives such pages always or never.

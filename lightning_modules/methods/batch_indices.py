@@ -1,4 +1,4 @@
-"""Which texts and slots of a batch are used, worked out from what the host knows, without waiting for the device."""
+"""Indices of the texts and slots in use in a batch, from what the host knows, without waiting for the device."""
 
 from __future__ import annotations
 

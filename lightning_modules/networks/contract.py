@@ -162,8 +162,8 @@ class Encoder(nn.Module, ABC):
 
     @property
     def resizing(self) -> tuple[str, str]:
-        """How the family's own library makes squares of images, and its interpolation: ``shortest`` (that side is
-        fitted, the centre kept) or ``squash``.
+        """The way in which the family's own library makes squares of images, and its interpolation: ``shortest`` (that
+        side is fitted, the centre kept) or ``squash``.
         """
         return "shortest", self.interpolation
 
@@ -270,7 +270,7 @@ class Encoder(nn.Module, ABC):
 
     @property
     def input_format(self) -> InputFormat:
-        """How images and texts are prepared for this encoder."""
+        """The form in which this encoder takes images and texts."""
         return InputFormat(self.tokenizer, self.image_mean, self.image_std, self.interpolation)
 
     def blocks(self) -> list[nn.Module]:

@@ -1,6 +1,6 @@
-"""What the frozen first blocks of an image tower make of an image, kept from one pass over the data to the next.
+"""Features of the frozen first blocks of an image tower, kept from one pass over the data to the next.
 
-Such features never change, and on a small machine they are most of a training step (LiT, arXiv 2111.07991, stores them
+They never change, and on a small machine they are most of a training step (LiT, arXiv 2111.07991, stores them
 beforehand). Here they are kept in memory as they come, by the image's own pixels: right for any data and any
 augmentation, and of use where the same pixels come again: without random crops, or with a few that come again.
 
@@ -120,7 +120,7 @@ class FrozenFeatures:
         return row
 
     def _frozen_part(self, pixels: Float[Tensor, "B 3 H W"], dense: bool) -> Tensor:
-        """What the last of the frozen blocks gives; what follows it does not run."""
+        """The output of the last frozen block; the blocks behind it do not run."""
         found: list[Tensor] = []
 
         def stop(*given: Any) -> None:

@@ -112,7 +112,7 @@ def _vision_transformer(visual: Any, pixels: Float[Tensor, "B 3 H W"]) -> Featur
 
 
 def _value(pooler: Any, tokens: Float[Tensor, "B P C"]) -> Float[Tensor, "B P D"]:
-    """What an attentional pooler gives where a token is all there is to attend to, whatever the query."""
+    """The output of an attentional pooler for each token alone: with nothing else to attend to, no query changes it."""
     attention, width = pooler.attn, pooler.attn.embed_dim
     joint = attention.in_proj_weight
     weight = attention.v_proj_weight if joint is None else joint[2 * width :]
