@@ -6,7 +6,7 @@ The user selects a benchmark by its function's name, or, where it reads a file o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -70,6 +70,19 @@ def benchmark(name: str) -> Benchmark:
         return import_module("eval.benchmarks.refcoco").REFCOCO[name]
     file = next(file for file, names in _FILES.items() if name in names)
     return getattr(import_module(f"eval.benchmarks.{file}"), name)
+
+
+def find_benchmarks(names: Sequence[str], where: str = "") -> list[Benchmark]:
+    """The benchmarks of these names. Raises ValueError, which begins with ``where``, if two would share a name."""
+    found = [benchmark(name) for name in names]
+    heads: dict[str, str] = {}
+    for one in found:
+        name = one.__name__
+        head = getattr(one, "head", name)
+        if head in heads:
+            raise ValueError(f"{where}{heads[head]} and {name} would both be called {head}: evaluate them apart")
+        heads[head] = name
+    return found
 
 
 def known(name: str) -> str:

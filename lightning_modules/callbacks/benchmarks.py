@@ -21,7 +21,7 @@ from rich.console import Console
 from typing_extensions import override
 
 from datamodules.batch import Batch
-from eval.benchmarks.catalogue import benchmark
+from eval.benchmarks.catalogue import find_benchmarks
 from eval.interfaces import EvalContext
 from eval.results.tables import table
 from lightning_modules.inference.evaluation_model import EvaluationModel
@@ -40,7 +40,8 @@ class Benchmarks(Callback):
         skip_missing: leave out, and count, images that are missing.
 
     Raises:
-        ValueError: where a name is unknown, a number is out of range or the root is no folder.
+        ValueError: where a name is unknown, two would give numbers of the same names, a number is out of range or the
+            root is no folder.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Benchmarks(Callback):
             raise ValueError(f"every_n_steps must be at least 0, got {every_n_steps}")
         if not Path(root).is_dir():
             raise ValueError(f"root must be the folder of the data sets, got {root}")
-        self.benchmarks = [benchmark(name) for name in names]
+        self.benchmarks = find_benchmarks(names, "names: ")
         self.settings = EvalContext(Path(root), batch_size, skip_missing)
         self.every_n_steps, self._last = every_n_steps, 0
 

@@ -21,12 +21,11 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.progress import track
 
-from eval.benchmarks.catalogue import benchmark as find_benchmark
-from eval.benchmarks.catalogue import retrieves
+from eval.benchmarks.catalogue import find_benchmarks, retrieves
 from eval.data.cache import Cache
 from eval.data.caption_preprocessing import WORDINGS
 from eval.data.image_preprocessing import FITS
-from eval.interfaces import Benchmark, EvalContext, PathBenchmark, T
+from eval.interfaces import Benchmark, EvalContext, T
 from eval.metrics.gather import rank
 from eval.results.per_item import parquet
 from eval.results.tables import Tables, side_by_side, table
@@ -138,8 +137,7 @@ def measure(
 def run(args: Namespace) -> int:
     """The command; ``SystemExit(2)`` with one line on bad input."""
     try:
-        benchmarks = [find_benchmark(name) for name in args.benchmark]
-        _check_heads(benchmarks)
+        benchmarks = find_benchmarks(args.benchmark, "--benchmark ")
         device = wanted_device(args.device)
         if args.items:
             parquet()
@@ -183,17 +181,6 @@ def run(args: Namespace) -> int:
     except (ValueError, OSError, ImportError) as error:
         fail(str(error))
     return 0
-
-
-def _check_heads(benchmarks: Sequence[Benchmark]) -> None:
-    """Raise ValueError where numbers of two benchmarks would have the same names."""
-    names: dict[str, str] = {}
-    for benchmark in benchmarks:
-        name = benchmark.__name__
-        head = benchmark.head if isinstance(benchmark, PathBenchmark) else name
-        if head in names:
-            raise ValueError(f"--benchmark {names[head]} and {name} would both be called {head}: evaluate them apart")
-        names[head] = name
 
 
 def _check_there(source: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import count, islice
 from pathlib import Path
 
 HIDDEN = ("checkpoints", "/", "..")  # parts of a path that do not tell models apart
@@ -18,14 +19,15 @@ def model_names(sources: Sequence[str]) -> list[str]:
     split = [_split(source) for source in sources]
     depth = max((len(folders) for folders, _ in split), default=1)
     names: list[str] = []
-    for count in range(1, depth + 1):
-        names = [_joined(folders[-count:], file) for folders, file in split]
+    for parents in range(1, depth + 1):
+        names = [_joined(folders[-parents:], file) for folders, file in split]
         if len(set(names)) == len(set(sources)):
             break
-    return [
-        name if (before := names[:number].count(name)) == 0 else f"{name}-{before + 1}"
-        for number, name in enumerate(names)
-    ]
+    different: list[str] = []
+    for name in names:
+        numbered = (f"{name}-{number}" for number in count(2) if f"{name}-{number}" not in names)
+        different.append(next(one for one in (name, *islice(numbered, len(names))) if one not in different))
+    return different
 
 
 def _split(source: str) -> tuple[list[str], str]:

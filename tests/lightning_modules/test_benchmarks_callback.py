@@ -88,6 +88,10 @@ def test_lightning_test_runs_what_the_config_names(tmp_path, capsys):
     ("changes", "message"),
     [
         ({"names": ["cocoa"]}, "no benchmark 'cocoa'"),
+        (
+            {"names": ["folder:a/val", "folder:b/val"]},
+            "names: folder:a/val and folder:b/val would both be called",
+        ),
         ({"every_n_steps": -1}, "every_n_steps must be at least 0, got -1"),
         ({"root": "no/such/folder"}, "root must be the folder of the data sets, got no/such/folder"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),

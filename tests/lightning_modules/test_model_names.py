@@ -13,6 +13,7 @@ from lightning_modules.cli.model_names import model_names
     (["runs/a/checkpoints/best.ckpt", "old/a/checkpoints/best.ckpt"], ["runs-a-best", "old-a-best"]),
     (["openai/clip-vit-base-patch16", "exported/"], ["clip-vit-base-patch16", "exported"]),
     (["a/x.ckpt", "b/x.ckpt", "a/x.ckpt"], ["a-x", "b-x", "a-x-2"]),
+    (["a", "a", "a-2"], ["a", "a-3", "a-2"]),
     (["my model (1)/w.safetensors"], ["w.safetensors"]),
     (["my model (1)"], ["my_model_1_"]),
 ])  # fmt: skip
