@@ -75,8 +75,10 @@ class RunKeeper(Callback):
         if error is not None:
             raise CheckpointError(error)
         trainer.loggers = self.loggers
-        for run_logger in self.loggers:
-            _ = getattr(run_logger, "experiment", None)  # it is set up before training, as Lightning does
+        own_error = self._start_loggers()
+        error = _from_first(trainer, own_error) or own_error
+        if error is not None:
+            raise CheckpointError(error)
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -136,6 +138,15 @@ class RunKeeper(Callback):
             return unwritable(folder.path, error)
         if decision.checkpoint is not None:
             logger.info("%s: goes on at step %d, from %s", folder.path, decision.step, decision.checkpoint)
+        return None
+
+    def _start_loggers(self) -> str | None:
+        """Start them before training, on every rank, as Lightning does. Returns an error message, or None."""
+        for run_logger in self.loggers:
+            try:
+                _ = getattr(run_logger, "experiment", None)
+            except Exception as error:
+                return f"trainer.logger: {type(run_logger).__name__} does not start: {error or type(error).__name__}"
         return None
 
     def _write_config(self, config: str, history: list[dict[str, Any]]) -> None:

@@ -190,6 +190,24 @@ def test_a_logger_whose_package_is_missing_is_refused_in_one_line(tmp_path, monk
     assert not [file for file in (tmp_path / "runs").rglob("*") if file.is_file()]
 
 
+def test_a_logger_that_does_not_start_is_named_in_one_line(tmp_path, monkeypatch, capsys):
+    wandb = pytest.importorskip("wandb", reason="needs wandb: pip install 'grainclip[wandb]'")
+
+    def nobody(**_):
+        raise wandb.errors.UsageError("No API key configured. Use `wandb login` to log in.")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(wandb, "init", nobody)
+    write_shards(tmp_path / "shards", 24, 2)
+    write_config(tmp_path / "tiny.yaml")
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["fit", "--config", "tiny.yaml", "--name", "mine", "--trainer.logger", "WandbLogger"])
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "trainer.logger: WandbLogger does not start: No API key configured. Use `wandb login` to log in." in line
+    assert main(["fit", "--config", "tiny.yaml", "--name", "mine", "--trainer.max_epochs", "1"]) == 0
+
+
 class _Missing:
     def __bool__(self) -> bool:
         return False
