@@ -53,7 +53,9 @@ class CommandParser(argparse.ArgumentParser):
         fail(re.sub(": expected (one|at least one) argument", " needs a value", line))
 
     def _hint(self) -> str:
-        return f"; `{self.prog} --help` lists what it takes"
+        nameless = [str(action.metavar or action.dest).upper() for action in self._actions if not action.option_strings]
+        usage = f"it is `{' '.join([self.prog, *nameless])} [--OPTION ...]`, and " if nameless else ""
+        return f"; {usage}`{self.prog} --help` lists what it takes"
 
 
 def evaluate() -> CommandParser:

@@ -84,6 +84,7 @@ EVALUATE = ("evaluate", "--model", "m.ckpt", "--root", ".")
         (("evaluate", "--model"), "--model needs a value"),
         (("predict", "--kinds", "image,captoin"), "got 'captoin'; did you mean caption?"),
         (("index",), "lightning index needs shards"),
+        (("export", "--model", "a", "b"), "has no --model; it is `lightning export CHECKPOINT FOLDER [--OPTION ...]`"),
         (("doctor", "shards"), "does not know what 'shards' is for"),
     ],
 )
