@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from datamodules.spelling import did_you_mean
-from lightning_modules.networks.weights.hub import INDEX, OPEN_CLIP, TRANSFORMERS, from_hub, parts_of, weights_of
+from lightning_modules.networks.weights.hub import INDEXES, OPEN_CLIP, TRANSFORMERS, from_hub, parts_of, weights_of
 from lightning_modules.networks.weights.open_clip_names import PREFIX as PREFIX_OF_NAMES
 from lightning_modules.networks.weights.open_clip_names import from_name
 from lightning_modules.networks.weights.parameter_map import State
@@ -68,7 +68,7 @@ def read_tensors(path: Path) -> State:
         ValueError: where the file is truncated, of another kind, a run's checkpoint, or holds no state dict.
         FileNotFoundError: where a file that an index names is missing.
     """
-    if path.name == INDEX:
+    if path.name in INDEXES:
         parts = [path.with_name(name) for name in parts_of(path)]
         missing = [part.name for part in parts if not part.is_file()]
         if missing:

@@ -16,8 +16,9 @@ from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, Reposit
 logger = logging.getLogger("grainclip")
 
 OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-INDEX = "model.safetensors.index.json"  # of weights that transformers split into several files (`max_shard_size`)
-TRANSFORMERS = ("model.safetensors", INDEX, "pytorch_model.bin")
+BIN = "pytorch_model.bin"
+INDEXES = ("model.safetensors.index.json", f"{BIN}.index.json")  # of weights in several files (`max_shard_size`)
+TRANSFORMERS = ("model.safetensors", INDEXES[0], BIN, INDEXES[1])
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 CONFIGS = (OPEN_CLIP_CONFIG, "config.json")
 TOKENIZER_FILES = (  # of transformers' tokenizers, whatever their kind
@@ -73,7 +74,7 @@ def from_hub(repository: str) -> Path:
     for name in names.intersection((*CONFIGS, *PROCESSORS)):
         hf_hub_download(repository, name)
     path = Path(hf_hub_download(repository, weights))
-    if weights == INDEX:
+    if weights in INDEXES:
         for name in parts_of(path):
             hf_hub_download(repository, name)
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from huggingface_hub import constants
+from safetensors.torch import load_file
 from transformers import CLIPModel
 
 from lightning_modules.networks import DualEncoder
@@ -74,6 +76,23 @@ def test_weights_in_several_files_are_downloaded_and_joined(encoder, agrees, tmp
     (tmp_path / "parts" / parts[1]).unlink()
     with pytest.raises(FileNotFoundError, match=rf"index\.json names files that are missing beside it: {parts[1]}"):
         DualEncoder.from_pretrained(tmp_path / "parts")
+
+
+def test_pytorch_files_in_parts_are_downloaded_and_joined(encoder, agrees, tmp_path, monkeypatch):
+    """As older versions of transformers split them."""
+    encoder.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    names = sorted(state)
+    parts = {"pytorch_model-1.bin": names[::2], "pytorch_model-2.bin": names[1::2]}
+    for part, own in parts.items():
+        torch.save({name: state[name] for name in own}, tmp_path / part)
+    index = {"weight_map": {name: part for part, own in parts.items() for name in own}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    agrees(DualEncoder.from_pretrained(tmp_path))
+    asked = holds(monkeypatch, tmp_path)
+    agrees(DualEncoder.from_pretrained(NAME))
+    assert {"pytorch_model.bin.index.json", *parts} < set(asked)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"weight_map": 3}', '{"weight_map": {"a": 1}}'])
