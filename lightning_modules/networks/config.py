@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+from datamodules.batching.image_transforms import CLIP_MEAN, CLIP_STD, Channels
+
 ACTIVATIONS = ("quick_gelu", "gelu")
 TIMM = "timm/"  # how names of timm's models begin
-CLIP_SIZES = ("patch_size", "image_width", "image_layers", "image_heads")  # of CLIP's own image tower
+CLIP_ONLY = ("patch_size", "image_width", "image_layers", "image_heads", "image_mean", "image_std")  # its image tower's
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class EncoderConfig:
         image_weights: of that model: a weights file, a folder or a hub id with timm's names, or ``pretrained`` for
             those that timm itself would load; None: random. Checkpoints carry the weights: their encoder's settings
             have None here.
+        image_mean: of pixels that range from 0 to 1, by channel; an ``image_tower`` has its own.
+        image_std: their standard deviation.
     """
 
     image_size: int = 64
@@ -54,6 +58,8 @@ class EncoderConfig:
     init_scale: float = 1 / 0.07
     image_tower: str | None = None
     image_weights: str | None = None
+    image_mean: Channels = CLIP_MEAN
+    image_std: Channels = CLIP_STD
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -81,6 +87,10 @@ class EncoderConfig:
             raise ValueError(
                 f"frozen_positions must be below context_length = {self.context_length}, got {self.frozen_positions}"
             )
+        if not all(map(math.isfinite, self.image_mean)):
+            raise ValueError(f"image_mean must be finite, got {list(self.image_mean)}")
+        if not all(math.isfinite(value) and value > 0 for value in self.image_std):
+            raise ValueError(f"image_std must be positive and finite, got {list(self.image_std)}")
         if not (math.isfinite(self.init_scale) and self.init_scale > 0):
             raise ValueError(f"init_scale must be positive and finite, got {self.init_scale}")
 
@@ -89,7 +99,7 @@ class EncoderConfig:
             raise ValueError(f"image_tower must be timm/NAME, a model of timm, or null for CLIP's own, got {name!r}")
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in CLIP_SIZES and value != field.default:
+            if field.name in CLIP_ONLY and value != field.default:
                 raise ValueError(
                     f"{field.name} is of CLIP's own image tower: with image_tower {name}, which has its own, leave it "
                     f"out (or {field.default}), got {value}"

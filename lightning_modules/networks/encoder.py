@@ -50,6 +50,7 @@ class DualEncoder(Encoder):
         super().__init__()
         self._config = replace(config, image_weights=None)  # read here once: a checkpoint has them
         self.image_tower = ImageTower(config) if config.image_tower is None else TimmTower(config)
+        self.image_mean, self.image_std = config.image_mean, config.image_std
         if isinstance(self.image_tower, TimmTower):
             self.image_mean, self.image_std = self.image_tower.image_mean, self.image_tower.image_std
             self.interpolation = self.image_tower.interpolation

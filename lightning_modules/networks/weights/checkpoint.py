@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from datamodules.batching.image_transforms import CLIP_MEAN, CLIP_STD
+from datamodules.batching.image_transforms import CLIP_MEAN, CLIP_STD, Channels
 from lightning_modules.networks.config import ACTIVATIONS, EncoderConfig
 from lightning_modules.networks.long_context import KEPT
 from lightning_modules.networks.weights import beta_clip, openai_clip, timm_clip, transformers_clip
@@ -40,8 +41,8 @@ def read_checkpoint(source: str | Path, activation: str | None = None) -> Checkp
         activation: of both towers, where no config file and no published recipe tells it.
 
     Raises:
-        ValueError: where the file is truncated, the architecture another, a parameter missing or unknown, pixels are
-            normalised otherwise than CLIP's, or the activation cannot be known.
+        ValueError: where the file is truncated, the architecture another, a parameter missing or unknown, or the
+            activation cannot be known.
         FileNotFoundError: where there is no such file.
     """
     path = fetch(source)
@@ -50,12 +51,14 @@ def read_checkpoint(source: str | Path, activation: str | None = None) -> Checkp
     if beside.is_file() and timm_clip.is_plain(*(settings := read_config(beside))):
         return Checkpoint(*timm_clip.read_state(settings[0], state, path))
     layout = recognise(state, str(path))
-    if layout is transformers_clip.LAYOUT:
-        check_pixels(path.parent)
     long = TRAINED_TABLE in state
     hints = traceless(path, layout, "quick_gelu" if long and activation is None else activation)
     ours = layout.read(without_pooling(joined_tables(state)), str(path))
-    return Checkpoint(sizes(ours, hints), ours)
+    config = sizes(ours, hints)
+    if layout is transformers_clip.LAYOUT:
+        mean, std = mean_and_std(path.parent, CLIP_MEAN, CLIP_STD)
+        config = replace(config, image_mean=mean, image_std=std)
+    return Checkpoint(config, ours)
 
 
 def recognise(state: Mapping[str, Tensor], source: str) -> Layout:
@@ -100,24 +103,33 @@ def traceless(path: Path, layout: Layout, activation: str | None) -> Traceless:
     return Traceless(activation)
 
 
-def check_pixels(folder: Path) -> None:
-    """Raises ValueError where a folder's image processor has another mean or deviation of pixels than CLIP's."""
+def mean_and_std(folder: Path, mean: Channels, std: Channels) -> tuple[Channels, Channels]:
+    """Of pixels that range from 0 to 1, by a folder's image processor, or these where it has none or names none.
+
+    Raises:
+        ValueError: where one is not three numbers.
+    """
     pixels = read_pixel_format(folder)
-    for name, clip in (("image_mean", CLIP_MEAN), ("image_std", CLIP_STD)):
-        given = pixels.get(name) or clip
-        if len(given) != len(clip) or any(abs(a - b) > 1e-6 for a, b in zip(given, clip, strict=True)):
-            raise ValueError(
-                f"{folder}: {name} of the image processor must be CLIP's, {list(clip)}, got {list(given)}; open_clip's "
-                f"files of a model (a folder with {OPEN_CLIP_CONFIG}, or open_clip:NAME/TAG) may have another"
-            )
+    if pixels.get("do_normalize") is False:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    found = []
+    for name, default in (("image_mean", mean), ("image_std", std)):
+        values = pixels.get(name) or default
+        numbers = isinstance(values, (list, tuple)) and all(isinstance(value, (int, float)) for value in values)
+        if not numbers or len(values) != 3:
+            raise ValueError(f"{folder}: {name} of the image processor must be three numbers, got {values!r}")
+        found.append((float(values[0]), float(values[1]), float(values[2])))
+    return found[0], found[1]
 
 
 def read_pixel_format(folder: Path) -> dict[str, Any]:
-    """The image processor's settings: a file of their own, or a part of the processor's; empty where there is none."""
-    alone, joint = folder / "preprocessor_config.json", folder / "processor_config.json"
-    if alone.is_file():
-        return read_json(alone)
-    return read_json(joint).get("image_processor", {}) if joint.is_file() else {}
+    """The image processor's settings: a part of the processor's file, which transformers reads first, or a file of
+    their own; empty where there is neither.
+    """
+    joint, alone = folder / "processor_config.json", folder / "preprocessor_config.json"
+    if joint.is_file() and (settings := read_json(joint).get("image_processor")):
+        return settings
+    return read_json(alone) if alone.is_file() else {}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPProcessor, CLIPTokenizer
 
 from datamodules.atomic_write import atomic_write
-from datamodules.batching.image_transforms import CLIP_MEAN, CLIP_STD
 from datamodules.batching.input_format import InputFormat
 from datamodules.batching.tokenizer import vocabulary
 from lightning_modules.networks.config import EncoderConfig
@@ -46,8 +45,8 @@ def processor(config: EncoderConfig) -> CLIPProcessor:
     images = CLIPImageProcessor(
         size={"shortest_edge": side},
         crop_size={"height": side, "width": side},
-        image_mean=list(CLIP_MEAN),
-        image_std=list(CLIP_STD),
+        image_mean=list(config.image_mean),
+        image_std=list(config.image_std),
     )
     return CLIPProcessor(images, tokenizer)
 

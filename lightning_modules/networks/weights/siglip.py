@@ -28,7 +28,7 @@ from datamodules.batching.image_transforms import Channels
 from datamodules.batching.library_tokenizer import packed, parse, unpacked, with_normalizers
 from lightning_modules.networks.siglip_settings import SiglipSettings
 from lightning_modules.networks.siglip_towers import text_config, vision_config
-from lightning_modules.networks.weights.checkpoint import read_json, read_pixel_format
+from lightning_modules.networks.weights.checkpoint import mean_and_std, read_json, read_pixel_format
 from lightning_modules.networks.weights.export import save_weights
 from lightning_modules.networks.weights.files import read_tensors
 from lightning_modules.networks.weights.hub import OPEN_CLIP
@@ -77,7 +77,7 @@ def read_siglip(weights: Path) -> tuple[SiglipSettings, State]:
     text = SiglipTextConfig.from_dict(fields.get("text_config") or {})
     image_size, patch_size = _check_towers(vision, text, str(file))
     tokenization = read_tokenization(weights.parent, text.vocab_size)
-    pixels = read_pixel_format(weights.parent)
+    pixels, (mean, std) = read_pixel_format(weights.parent), mean_and_std(weights.parent, HALF, HALF)
     settings = SiglipSettings(
         image_size=image_size,
         patch_size=patch_size,
@@ -98,8 +98,8 @@ def read_siglip(weights: Path) -> tuple[SiglipSettings, State]:
         pad_side="left" if tokenization.pad_side == "left" else "right",
         tokenizer=packed(tokenization.json),
         special_tokens=tokenization.special_tokens,
-        image_mean=tuple(pixels.get("image_mean", HALF)),
-        image_std=tuple(pixels.get("image_std", HALF)),
+        image_mean=mean,
+        image_std=std,
         resample=pixels.get("resample", 3),
     )
     return settings, renamed(read_tensors(weights))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional
-from transformers import CLIPModel, CLIPTextModelWithProjection
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModelWithProjection
 
 from datamodules.batching.tokenizer import EOT, VOCAB_SIZE
 from lightning_modules.networks import DualEncoder, TextConditionedPooling, stretch_positions
@@ -123,6 +123,30 @@ def test_we_load_transformers_folder(encoder, agrees, tmp_path):
     torch.testing.assert_close(
         half.image_tower.projection.weight, encoder.image_tower.projection.weight, rtol=1e-3, atol=1e-4
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "mean", "std"),
+    [
+        ({"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.2, 0.1]}, (0.5, 0.4, 0.3), (0.5, 0.2, 0.1)),
+        ({"do_normalize": False}, (0, 0, 0), (1, 1, 1)),
+    ],
+)
+def test_pixels_are_normalised_as_the_folders_processor_does(settings, mean, std, encoder, tmp_path):
+    """Training, evaluation and an export again: an image is the same numbers in all of them."""
+    side = encoder.config.image_size
+    encoder.save_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs" / "processor_config.json").unlink()  # which is read before a file of its own
+    CLIPImageProcessor(size=side, crop_size=side, **settings).save_pretrained(tmp_path / "theirs")
+    ours = DualEncoder.from_pretrained(tmp_path / "theirs")
+    assert (ours.config.image_mean, ours.config.image_std) == (ours.image_mean, ours.image_std) == (mean, std)
+    assert ours.with_grid(3).image_mean == mean
+    ours.save_pretrained(tmp_path / "again")
+    image = torch.randint(0, 256, (3, side, side), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    for folder in ("theirs", "again"):
+        processor = CLIPImageProcessor.from_pretrained(tmp_path / folder)
+        theirs = processor(image, return_tensors="pt")["pixel_values"]
+        torch.testing.assert_close(ours.input_format.normalise(image[None]), theirs, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
