@@ -118,12 +118,12 @@ def _members(file: IO[bytes]) -> Iterator[tuple[str, int, int]]:
     """Name, first byte and length of each file in the tar."""
     size, previous_offset = os.fstat(file.fileno()).st_size, -1
     file.seek(0)
-    head = file.read(2)
-    if form := _COMPRESSED.get(head):
+    head = file.read(_BLOCK)
+    if form := _COMPRESSED.get(head[:2]):
         raise ValueError(f"it is compressed with {form}; decompress it first")
     file.seek(0)
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="backslashreplace") as tar:
-        while (member := tar.next()) is not None:
+        while any(head) and (member := tar.next()) is not None:  # Python 3.10 fails at a tar without members
             vars(tar)["members"].clear()  # a shard of a million members would keep them all
             if member.size < 0 or member.offset_data <= previous_offset:
                 raise ValueError(f"a header points backwards, behind byte {previous_offset}")

@@ -113,7 +113,7 @@ def _check_towers(vision: SiglipVisionConfig, text: SiglipTextConfig, source: st
     for name in ("hidden_act", "layer_norm_eps"):
         if getattr(vision, name) != getattr(text, name):
             raise ValueError(f"{source}: {name} must agree, got {getattr(vision, name)} and {getattr(text, name)}")
-    if not vision.vision_use_head:
+    if not getattr(vision, "vision_use_head", True):  # versions of transformers whose config has no such field build it
         raise ValueError(f"{source}: vision_config.vision_use_head must be true, got false: images have no embedding")
     if text.projection_size != vision.hidden_size:
         raise ValueError(
