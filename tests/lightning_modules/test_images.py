@@ -113,7 +113,7 @@ class TakesNone(LikeWandb):
 def test_every_logger_that_can_takes_the_images_and_the_others_are_told_of_once(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("grainclip"), "handlers", [caplog.handler])
     monkeypatch.setattr(logging.getLogger("grainclip"), "propagate", False)
-    monkeypatch.setattr(logging.getLogger("grainclip"), "level", logging.INFO)
+    caplog.set_level(logging.INFO, logger="grainclip")
     wandb, table = LikeWandb(), CSVLogger(tmp_path, "csv", "")
     trainer = short_trainer([wandb, table, TakesNone()], SampleImages(samples=1), max_steps=2)
     trainer.fit(BetaClip(encoder=TINY), data(tmp_path))
