@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from importlib.metadata import packages_distributions, requires
+from importlib.metadata import distributions, requires
 from pathlib import Path
 
 import pytest
@@ -34,11 +34,20 @@ def declared(extra: str = "") -> set[str]:
     return {canonicalize_name(r.name) for r in wanted if r.marker is None or r.marker.evaluate({"extra": extra})}
 
 
+def installed() -> dict[str, set[str]]:
+    """The distributions of each top-level name, by their files: not all distributions list their names."""
+    found: dict[str, set[str]] = {}
+    for distribution in distributions():
+        for file in distribution.files or ():
+            found.setdefault(file.parts[0].removesuffix(".py"), set()).add(canonicalize_name(distribution.name))
+    return found
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_import_is_declared(package: str) -> None:
-    distributions, missing = packages_distributions(), {}
+    owners, missing = installed(), {}
     for name, file in imported(ROOT / package).items():
-        known = {canonicalize_name(d) for d in distributions.get(name, [name])}
+        known = owners.get(name, {canonicalize_name(name)})
         if not known & declared(OPTIONAL.get(name, "")):
             missing[name] = str(file.relative_to(ROOT))
     assert not missing

@@ -31,7 +31,7 @@ def test_an_own_method_trains_from_the_command_line(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     monkeypatch.chdir(tmp_path)
     shards = [str(shard) for shard in write_shards(tmp_path, 24, 1)]
-    sizes = {name: "null" if value is None else value for name, value in vars(TINY).items()}
+    sizes = {name: value if isinstance(value, str) else json.dumps(value) for name, value in vars(TINY).items()}
     encoder = [f"--model.init_args.encoder.{name}={value}" for name, value in sizes.items()]
     command = ["fit", "--config", str(ROOT / "configs/clip.yaml"), "--model=tests.examples.siglip.SigLip", *encoder]
     command += [f"--data.shards={shards}", f"--data.val_shards={shards}", "--data.batch_size=8", "--data.num_workers=0"]

@@ -76,7 +76,11 @@ def type_of(owner: Any, name: str) -> Any:
         init = vars(base).get("__init__")
         if inspect.isfunction(init) and name in inspect.signature(init).parameters:
             hint = typing.get_type_hints(init).get(name)
-            members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+            union = typing.get_origin(hint) in (
+                types.UnionType,
+                typing.Union,
+            )  # Python 3.10 makes the second of X | None
+            members = typing.get_args(hint) if union else (hint,)
             return next((kind for kind in members if inspect.isclass(kind) and kind is not type(None)), None)
     return None
 
