@@ -13,11 +13,10 @@ import copy
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
-from torch import Tensor
-from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
 from datamodules.batch import Batch
+from lightning_modules.distributed.wrapping import local_shard
 from lightning_modules.methods.base import Method
 from lightning_modules.methods.data_check import MethodError
 
@@ -65,9 +64,4 @@ class AverageWeights(Callback):
         assert pl_module.averaged is not None
         share = 1 - min(self.decay, (1 + step) / (10 + step))
         for average, weight in zip(pl_module.averaged.parameters(), pl_module.encoder.parameters(), strict=True):
-            _local(average).lerp_(_local(weight), share)
-
-
-def _local(weight: Tensor) -> Tensor:
-    """This rank's shard of a weight; without FSDP2 the whole weight."""
-    return weight.to_local() if isinstance(weight, DTensor) else weight
+            local_shard(average).lerp_(local_shard(weight), share)

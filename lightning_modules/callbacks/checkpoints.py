@@ -19,11 +19,11 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
-from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
 from lightning_modules.checkpoints.atomic_save import AtomicCheckpointIO, CheckpointError, is_whole, the_one_before
 from lightning_modules.checkpoints.metadata import KEY
+from lightning_modules.distributed.wrapping import local_shard
 from lightning_modules.runs.keeper import RunKeeper
 
 logger = logging.getLogger("grainclip")
@@ -212,9 +212,8 @@ def _check_weights(trainer: Trainer) -> None:
     Raises:
         CheckpointError: where a weight is NaN or infinite on any rank, before anything is written.
     """
-    weights = [weight.detach() for weight in trainer.lightning_module.parameters()]
-    local = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights]
-    finite = torch.stack([weight.isfinite().all() for weight in local]).all()
+    weights = (local_shard(weight.detach()) for weight in trainer.lightning_module.parameters())
+    finite = torch.stack([weight.isfinite().all() for weight in weights]).all()
     if trainer.strategy.reduce_boolean_decision(bool(finite), all=True):
         return
     saver = next((c for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)), None)

@@ -18,9 +18,10 @@ from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 
 from lightning_modules.networks import Encoder
 from lightning_modules.networks.temperature import LogitBias, Temperature
@@ -75,3 +76,8 @@ def calls_on_all_ranks(encoder: nn.Module, calls: int) -> int:
 def sharded(method: nn.Module) -> Iterator[FSDPModule]:
     """The units of a method that has been sharded."""
     return (module for module in method.modules() if isinstance(module, FSDPModule))
+
+
+def local_shard(weight: Tensor) -> Tensor:
+    """This rank's slice of a weight; without FSDP2 the whole weight."""
+    return weight.to_local() if isinstance(weight, DTensor) else weight

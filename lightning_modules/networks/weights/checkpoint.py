@@ -18,7 +18,7 @@ from lightning_modules.networks.weights import beta_clip, openai_clip, timm_clip
 from lightning_modules.networks.weights.checkpoint_format import Layout, Traceless, sizes
 from lightning_modules.networks.weights.files import fetch, read_tensors
 from lightning_modules.networks.weights.hub import OPEN_CLIP_CONFIG
-from lightning_modules.networks.weights.open_clip_config import config_beside, read_config
+from lightning_modules.networks.weights.open_clip_config import config_beside, read_config, three_numbers
 from lightning_modules.networks.weights.parameter_map import State
 
 LAYOUTS = (transformers_clip.LAYOUT, openai_clip.LAYOUT, beta_clip.LAYOUT)
@@ -56,7 +56,7 @@ def read_checkpoint(source: str | Path, activation: str | None = None) -> Checkp
     ours = layout.read(without_pooling(joined_tables(state)), str(path))
     config = sizes(ours, hints)
     if layout is transformers_clip.LAYOUT:
-        mean, std = mean_and_std(path.parent, CLIP_MEAN, CLIP_STD)
+        mean, std = mean_and_std(read_pixel_format(path.parent), path.parent, CLIP_MEAN, CLIP_STD)
         config = replace(config, image_mean=mean, image_std=std)
     return Checkpoint(config, ours)
 
@@ -103,23 +103,18 @@ def traceless(path: Path, layout: Layout, activation: str | None) -> Traceless:
     return Traceless(activation)
 
 
-def mean_and_std(folder: Path, mean: Channels, std: Channels) -> tuple[Channels, Channels]:
-    """Of pixels that range from 0 to 1, by a folder's image processor, or these where it has none or names none.
+def mean_and_std(pixels: Mapping[str, Any], folder: Path, mean: Channels, std: Channels) -> tuple[Channels, Channels]:
+    """Of pixels that range from 0 to 1, by the settings of a folder's image processor; these where it names none.
 
     Raises:
         ValueError: where one is not three numbers.
     """
-    pixels = read_pixel_format(folder)
     if pixels.get("do_normalize") is False:
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    found = []
-    for name, default in (("image_mean", mean), ("image_std", std)):
-        values = pixels.get(name) or default
-        numbers = isinstance(values, (list, tuple)) and all(isinstance(value, (int, float)) for value in values)
-        if not numbers or len(values) != 3:
-            raise ValueError(f"{folder}: {name} of the image processor must be three numbers, got {values!r}")
-        found.append((float(values[0]), float(values[1]), float(values[2])))
-    return found[0], found[1]
+    return (
+        three_numbers(pixels.get("image_mean") or mean, f"{folder}: image_mean of the image processor"),
+        three_numbers(pixels.get("image_std") or std, f"{folder}: image_std of the image processor"),
+    )
 
 
 def read_pixel_format(folder: Path) -> dict[str, Any]:

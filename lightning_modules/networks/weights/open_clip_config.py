@@ -72,12 +72,16 @@ def channels(preprocess: Mapping[str, Any], name: str) -> Channels:
     """``mean`` or ``std`` of the pixels; CLIP's where the settings name none.
 
     Raises:
-        ValueError: where it is not three numbers.
+        ValueError: as ``three_numbers``.
     """
-    values = preprocess.get(name) or {"mean": CLIP_MEAN, "std": CLIP_STD}[name]
+    return three_numbers(preprocess.get(name) or {"mean": CLIP_MEAN, "std": CLIP_STD}[name], f"preprocess_cfg.{name}")
+
+
+def three_numbers(values: Any, source: str) -> Channels:
+    """A number for each of red, green and blue. Raises ValueError, which names the ``source``, for anything else."""
     numbers = isinstance(values, (list, tuple)) and all(isinstance(value, (int, float)) for value in values)
     if not numbers or len(values) != 3:
-        raise ValueError(f"preprocess_cfg.{name} must be three numbers, got {values!r}")
+        raise ValueError(f"{source} must be three numbers, got {values!r}")
     return float(values[0]), float(values[1]), float(values[2])
 
 

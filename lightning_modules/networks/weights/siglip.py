@@ -77,7 +77,8 @@ def read_siglip(weights: Path) -> tuple[SiglipSettings, State]:
     text = SiglipTextConfig.from_dict(fields.get("text_config") or {})
     image_size, patch_size = _check_towers(vision, text, str(file))
     tokenization = read_tokenization(weights.parent, text.vocab_size)
-    pixels, (mean, std) = read_pixel_format(weights.parent), mean_and_std(weights.parent, HALF, HALF)
+    pixels = read_pixel_format(weights.parent)
+    mean, std = mean_and_std(pixels, weights.parent, HALF, HALF)
     settings = SiglipSettings(
         image_size=image_size,
         patch_size=patch_size,
