@@ -11,7 +11,7 @@ import yaml
 from matplotlib.text import Text
 
 from lightning_modules.cli.main import main
-from tests.study import publish, run, training
+from tests.study import publish, record, run, training
 from tests.study import rows as study
 from tests.study.figures import draw
 from tests.study.record import Record, from_json, kept
@@ -67,7 +67,8 @@ def program(tmp_path, monkeypatch):
     (tmp_path / "method.yaml").write_text("first: 1\n")
     monkeypatch.setattr(training, "PROGRAM", (sys.executable, str(tmp_path / "program.py")))
     monkeypatch.setattr(training, "MEASURE", (*training.PROGRAM, "measure"))
-    monkeypatch.setattr(training, "ROOT", tmp_path)
+    for module in (record, training):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
     return tmp_path
 
 
@@ -265,10 +266,10 @@ def test_one_seed_tells_nothing_of_a_claim():
 def test_claims_and_figures_name_rows_and_columns(name):
     found = read_study(name)
     other, done = ({c: 0.1 * n for c in found.shown()} for n in (1, 2))
-    record = Record(None if found.start is None else other, {row: [done, other] for row in found.rows}, {})
-    assert len(claims_table(found, record).splitlines()) == 2 + len(found.claims)
+    numbers = Record(None if found.start is None else other, {row: [done, other] for row in found.rows}, {})
+    assert len(claims_table(found, numbers).splitlines()) == 2 + len(found.claims)
     for wanted in found.figures.values():
-        figure = draw(found, wanted, record)
+        figure = draw(found, wanted, numbers)
         written = {text.get_text() for text in figure.findobj(Text)}
         assert wanted["title"] in written
         assert {f"{column}, %" for column in wanted.get("across", wanted.get("columns"))} <= written
@@ -303,21 +304,55 @@ def test_results_are_taken_over_into_the_page(program, monkeypatch):
     monkeypatch.setattr(publish, "read_study", lambda name: TINY)
     (program / "README.md").write_text("before\n<!-- study: tiny -->\n<!-- end of study -->\nafter\n")
     (program / "a.svg").write_text("<svg/>")
-    record = Record(
+    taken = Record(
         kept(TINY, {"R@1": 0.123456, "R@5": 1}), {"a": results(0.1), "+ b": results(0.2)}, {"a": 1, "+ b": 2}
     )
-    publish.publish([(TINY, record)], program)
-    shown = section(TINY, record, "results/")
+    publish.publish([(TINY, taken)], program)
+    shown = section(TINY, taken, "results/")
     assert "![a and b](results/a.svg)" in shown
     text = (program / "README.md").read_text()
     assert text == f"before\n<!-- study: tiny -->\n\n{shown}\n\n<!-- end of study -->\nafter\n"
     assert publish.filled(program / "README.md") == text
     assert (program / "results/a.svg").read_text() == "<svg/>"
     known = json.loads((program / "results/results.json").read_text())["tiny"]
-    assert from_json(TINY, known) == record
+    assert from_json(TINY, known) == taken
     for changed in (TINY._replace(settings={"epochs": 2}), TINY._replace(start=None), TINY._replace(rows={"a": {}})):
         with pytest.raises(ValueError, match="tiny has other rows, fields or another start than its results"):
             from_json(changed, known)
+
+
+def test_what_is_published_is_not_trained_again(program, monkeypatch):
+    (program / "studies").mkdir()
+    monkeypatch.setattr(study, "STUDIES", program / "studies")
+    fields = {key: value for key, value in TINY._asdict().items() if key not in ("name", "figures")}
+    fields["columns"] = {"R@1": "R@1", "weight": "weight"}
+    alike = {"rows": {"c": {"weight": 0.5}, "d": {"weight": 2}}, "columns": {"R@1": "R@1"}, "figures": {}}
+    pages = "".join(f"<!-- study: {name} -->\n<!-- end of study -->\n" for name in ("tiny", "alike"))
+    (program / "studies/README.md").write_text(pages)
+
+    def start(*given):
+        (program / "studies/tiny.yaml").write_text(yaml.safe_dump(fields | {"figures": {}}, sort_keys=False))
+        (program / "studies/alike.yaml").write_text(yaml.safe_dump(fields | alike, sort_keys=False))
+        out = program / f"out{len(list(program.glob('out*')))}"  # another machine's
+        monkeypatch.setattr(sys, "argv", ["run.py", *given, "--publish", "--jobs", "1", "--out", str(out)])
+        run.main()
+        known = json.loads((program / "studies/results/results.json").read_text())
+        seeds = {row: [one["R@1"] for one in own["seeds"]] for row, own in known[given[0]]["rows"].items()}
+        folders = (out / "trained").glob("*/run.json")
+        trained = sorted((one["weight"], one["R@1"]) for one in map(json.loads, (f.read_text() for f in folders)))
+        return seeds, trained
+
+    assert start("tiny", "--seeds", "1") == ({"a": [0], "+ b": [0]}, [(0.5, 0), (1, 0)])
+    assert start("tiny", "--seeds", "2", "--add") == ({"a": [0, 0.1], "+ b": [0, 0.1]}, [(0.5, 0.1), (1, 0.1)])
+    # "c" trains like "a"; "alike" shows less than "tiny", which cannot take its numbers
+    assert start("alike", "--seeds", "2", "--add") == ({"c": [0, 0.1], "d": [0, 0.1]}, [(2, 0), (2, 0.1)])
+    fields["rows"] = fields["rows"] | {"d": {"weight": 2}}
+    assert start("tiny", "--seeds", "2", "--add")[1] == [(2, 0), (2, 0.1)]
+    (program / "method.yaml").write_text("first: 1 # the same\n")
+    assert start("tiny", "--seeds", "2", "--add")[1] == []
+    (program / "method.yaml").write_text("first: 2\n")
+    assert len(start("tiny", "--seeds", "2", "--add")[1]) == 6
+    assert len(start("tiny", "--seeds", "2")[1]) == 6
 
 
 @pytest.mark.parametrize(("folder", "names"), [(study.STUDIES, all_studies()), (study.STUDIES / "search", SEARCHES)])

@@ -11,8 +11,8 @@ import re
 import shutil
 from pathlib import Path
 
-from tests.study.record import Record, from_json, to_json
-from tests.study.rows import Study, read_study
+from tests.study.record import Numbers, Record, configs_digest, from_json, to_json
+from tests.study.rows import Run, Study, read_study
 from tests.study.tables import section
 
 RESULTS = Path("results", "results.json")  # beside a page
@@ -32,6 +32,32 @@ def publish(found: list[tuple[Study, Record]], drawn: Path) -> None:
     for study, _ in found:
         for name in study.figures:
             shutil.copyfile(drawn / name, (study.folder / RESULTS).parent / name)
+
+
+def published(study: Study) -> dict[str, list[Numbers]]:
+    """Of each row the seeds that are published, by this study or another that measures alike and shows as much.
+
+    Rows whose fields or configs have changed since have none.
+    """
+    results = study.folder / RESULTS
+    known = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
+    found: dict[str, list[Numbers]] = {}
+    for name, own in known.items():
+        other = read_study(name)
+        if set(study.shown()) <= set(other.shown()) and _measured_by(study) == _measured_by(other):
+            for row in own["rows"].values():
+                key = _key(row["config"], row["fields"], row.get("configs"))
+                found[key] = max(found.get(key, []), row["seeds"], key=len)
+    asked = {row: (Run(study, row, 0), configs_digest(study, row)) for row in study.rows}
+    return {row: found.get(_key(run.config(), run.settings(), digest), []) for row, (run, digest) in asked.items()}
+
+
+def _measured_by(study: Study) -> tuple[object, ...]:
+    return study.start, study.split, study.benchmarks, study.recipe
+
+
+def _key(*asked: object) -> str:
+    return json.dumps(asked, sort_keys=True)
 
 
 def filled(page: Path) -> str:

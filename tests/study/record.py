@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any, NamedTuple
 
-from tests.study.rows import Run, Study
+import yaml
+
+from tests.study.rows import ROOT, Run, Study
 
 Numbers = dict[str, float]
 
@@ -31,6 +35,7 @@ def to_json(study: Study, record: Record) -> dict[str, Any]:
     rows = {
         row: {
             **_asked(study, row),
+            "configs": configs_digest(study, row),
             **({"seconds of a step": round(record.steps[row], 4)} if row in record.steps else {}),
             "seeds": seeds,
         }
@@ -54,6 +59,12 @@ def from_json(study: Study, found: dict[str, Any]) -> Record:
         {row: own["seeds"] for row, own in rows.items()},
         {row: own["seconds of a step"] for row, own in rows.items() if "seconds of a step" in own},
     )
+
+
+def configs_digest(study: Study, row: str) -> str:
+    """Tells whether what a row's configs set has changed: a digest of their content, without comments."""
+    read = [yaml.safe_load((ROOT / config).read_text(encoding="utf-8")) for config in Run(study, row, 0).configs()]
+    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _asked(study: Study, row: str) -> dict[str, Any]:

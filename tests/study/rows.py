@@ -36,6 +36,11 @@ class Study(NamedTuple):
         return bool(self.benchmarks)
 
     @property
+    def timed(self) -> bool:
+        """A step of each row is timed: neither in a search nor again on other scenes."""
+        return self.split == "held_out" and not self.scenes_seed
+
+    @property
     def folder(self) -> Path:
         """The folder of the study's file: of its page ``README.md`` and its ``results``."""
         return (STUDIES / self.name).parent
