@@ -40,13 +40,18 @@ class AverageWeights(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not isinstance(pl_module, Method):
             raise ValueError(f"AverageWeights needs a Method, got {type(pl_module).__name__}")
-        if stage == "fit" and trainer.precision == "bf16-true":
+        if stage == "fit":
+            self.check_trainer(trainer)
+        if stage == "fit" and pl_module.averaged is None:
+            pl_module.averaged = copy.deepcopy(pl_module.encoder).requires_grad_(False)
+
+    def check_trainer(self, trainer: Trainer) -> None:
+        """Raises ``MethodError`` where the weights are trained in bfloat16; ``lightning fit`` asks first."""
+        if trainer.precision == "bf16-true":
             raise MethodError(
                 "trainer.precision must be 32-true, bf16-mixed or 16-mixed with AverageWeights, got bf16-true: the "
                 "average would stand still, as its steps are too small for bfloat16"
             )
-        if stage == "fit" and pl_module.averaged is None:
-            pl_module.averaged = copy.deepcopy(pl_module.encoder).requires_grad_(False)
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:

@@ -59,6 +59,10 @@ class Benchmarks(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not isinstance(pl_module, Method):
             raise ValueError(f"Benchmarks needs a Method, got {type(pl_module).__name__}")
+        self.check_trainer(trainer)
+
+    def check_trainer(self, trainer: Trainer) -> None:
+        """Raises ``ValueError`` where weights are sharded; ``lightning fit`` asks first."""
         if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy)):
             raise ValueError(f"Benchmarks needs whole weights on each rank, got {type(trainer.strategy).__name__}")
 

@@ -45,7 +45,8 @@ from lightning_modules.cli.run_command import RunCommand
 from lightning_modules.cli.setting_names import class_names, class_settings, flat, nested_nulls, settings_of
 from lightning_modules.cli.trainer_settings import SettingError, check_settings
 from lightning_modules.errors import fail
-from lightning_modules.methods.base import Method, MethodError
+from lightning_modules.methods.base import Method
+from lightning_modules.methods.data_check import MethodError
 from lightning_modules.methods.known_methods import know_all_methods
 from lightning_modules.methods.optimizers import ScheduleError
 from lightning_modules.methods.parameter_counts import parameter_counts, total
@@ -193,7 +194,16 @@ class GrainCli(LightningCLI):
                 self.run.close()
 
     def before_fit(self) -> None:
-        """Decide whether and how the run goes on, before anything is written."""
+        """Decide whether and how the run goes on, before anything is written.
+
+        The method and the callbacks are asked whether they can work with the trainer, where they have a word on it.
+        """
+        for part in (self.model, *vars(self.trainer)["callbacks"]):
+            if hasattr(part, "check_trainer"):
+                try:
+                    part.check_trainer(self.trainer)
+                except ValueError as error:
+                    fail(str(error))
         if self.run is not None:
             self.run.before_fit(self.trainer, self.model, self._get(self.config_init, "resume"), self.datamodule)
 

@@ -13,7 +13,8 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from lightning import Callback, LightningModule
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -26,7 +27,7 @@ from lightning_modules.checkpoints.metadata import KEY, named_source, provenance
 from lightning_modules.checkpoints.weight_interpolation import fit_averaged
 from lightning_modules.distributed.wrapping import shard, sharded
 from lightning_modules.methods.batch_indices import scattered, select_texts, text_rows
-from lightning_modules.methods.data_check import PLURALS, DataCheck, MethodError
+from lightning_modules.methods.data_check import PLURALS, DataCheck, check_precision, check_sharding
 from lightning_modules.methods.feature_cache_check import FeatureCacheCheck
 from lightning_modules.methods.freezing import FreezeConfig, freeze_towers
 from lightning_modules.methods.gradient_cache import MemoryConfig, encode_by_parts, shared_casts
@@ -243,11 +244,14 @@ class Method(LightningModule, ABC):
         """Shard the weights over the ranks under FSDP2, once; without FSDP2 do nothing."""
         if self.device_mesh is None or any(sharded(self)):
             return
-        if self.frozen_features is not None:
-            raise ValueError("freeze.feature_cache_gib needs whole weights on each rank: set it to 0, or train by DDP")
-        if self.student_share < 1:
-            raise ValueError("a teacher with student_share below 1 needs whole weights on each rank: train it with DDP")
+        check_sharding(self)
         shard(self, self.device_mesh["data_parallel"])
+
+    def check_trainer(self, trainer: Trainer) -> None:
+        """Raises ``ValueError`` where the trainer's settings cannot train this method; ``lightning fit`` asks first."""
+        check_precision(trainer.precision)
+        if isinstance(trainer.strategy, ModelParallelStrategy):
+            check_sharding(self)
 
     @override
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -384,11 +388,7 @@ class Method(LightningModule, ABC):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        if self.trainer.precision == "16-true":
-            raise MethodError(
-                "trainer.precision must be 16-mixed, bf16-mixed, bf16-true or 32-true to train, got 16-true: "
-                "the optimiser's squared gradients vanish in fp16"
-            )
+        check_precision(self.trainer.precision)
         # A fused step undoes the loss scale inside itself, after the gradients have been clipped.
         fused = self.trainer.gradient_clip_val is None or getattr(self.trainer.precision_plugin, "scaler", None) is None
         optimizer = adamw(self, self.new_modules(), self.optim, fused)

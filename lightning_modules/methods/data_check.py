@@ -32,6 +32,23 @@ class MethodError(ValueError):
     """A method cannot learn from what the trainer or the data give it."""
 
 
+def check_precision(precision: object) -> None:
+    """Stop where steps in the trainer's ``precision`` teach nothing. Raises MethodError."""
+    if precision == "16-true":
+        raise MethodError(
+            "trainer.precision must be 16-mixed, bf16-mixed, bf16-true or 32-true to train, got 16-true: "
+            "the optimiser's squared gradients vanish in fp16"
+        )
+
+
+def check_sharding(method: Method) -> None:
+    """Stop where a part of the method needs whole weights on each rank. Raises MethodError."""
+    if method.frozen_features is not None:
+        raise MethodError("freeze.feature_cache_gib needs whole weights on each rank: set it to 0, or train by DDP")
+    if method.student_share < 1:
+        raise MethodError("a teacher with student_share below 1 needs whole weights on each rank: train it with DDP")
+
+
 def check_sampled(method: Method) -> None:
     """Stop where the data gives none of a grain that the method requires (captions it always gives).
 

@@ -13,8 +13,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from lightning_modules import BetaClip, ClipFinetune, HarmoClip, OptimConfig
 from lightning_modules.callbacks import AverageWeights
-from lightning_modules.methods.base import MethodError
-from lightning_modules.methods.data_check import DataCheck
+from lightning_modules.methods.data_check import DataCheck, MethodError
 from lightning_modules.methods.optimizers import ScheduleError, adamw, warmup_cosine
 from tests.helpers.tiny_run import TINY, data, fit
 
