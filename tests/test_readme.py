@@ -118,6 +118,7 @@ PAGES = (
     *("README.md", "CONTRIBUTING.md", "configs/recipes/README.md", "configs/study/README.md"),
     *(f"{package}/README.md" for package in ("lightning_modules", "losses", "datamodules", "eval")),
 )
+PARSED = ("lightning_modules/README.md", "datamodules/README.md")  # their blocks cut phrases out of captions
 FOUND = list(dict.fromkeys(one for name in PAGES for one in commands((ROOT / name).read_text("utf-8"))))
 ORDER = (
     "fit",
@@ -200,7 +201,9 @@ def test_all_of_them_in_order(stage, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_python_blocks_run(page, stage, tmp_path, monkeypatch):
+def test_python_blocks_run(page, stage, tmp_path, monkeypatch, request):
+    if page in PARSED:
+        request.getfixturevalue("nltk_data")
     monkeypatch.chdir(tmp_path)
     for name in ("shards", "photos", "captions.csv"):
         (tmp_path / name).symlink_to(stage / name)
