@@ -28,7 +28,7 @@ SMALL = "--trainer.max_epochs 1 --trainer.accelerator cpu --data.num_workers 0 -
 MEASURE = "--device cpu --batch_size 64 --bootstrap 10"
 ADDED = {"fit": SMALL, "evaluate": MEASURE}
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("nltk_data")]
 
 
 @pytest.fixture(scope="module")
