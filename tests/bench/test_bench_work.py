@@ -25,7 +25,9 @@ pytestmark = pytest.mark.slow
         (retrieval_work.ranking, (20,)),
     ],
 )
-def test_both_sides_of_a_comparison_work(monkeypatch, make, arguments, side):
+def test_both_sides_of_a_comparison_work(monkeypatch, request, make, arguments, side):
+    if make is text_work.grains:
+        request.getfixturevalue("nltk_data")
     for name in ("READ", "DECODED", "LOADED"):
         monkeypatch.setattr(data_work, name, 64)
     make(side, *arguments)()
