@@ -32,6 +32,7 @@ from eval.drawing.canvas import png
 from eval.drawing.heat import heat_figure
 from eval.protocols.embed import as_pixels
 from lightning_modules.cli.evaluate import load_model
+from lightning_modules.cli.log_noise import silence
 from lightning_modules.cli.output_paths import make_folder
 from lightning_modules.errors import fail
 from lightning_modules.inference.attention_maps import heat_maps
@@ -57,6 +58,7 @@ def run(args: Namespace) -> int:
     """The command; ``SystemExit(1)`` with one line where a training run fails."""
     start = time.perf_counter()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    silence()
     try:
         make_folder(args.runs, "--runs")
     except ValueError as error:

@@ -24,8 +24,9 @@ def small(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_before_and_after_are_measured(capsys, tmp_path, monkeypatch):
+def test_before_and_after_are_measured(capsys, tmp_path, monkeypatch, recwarn):
     assert main(["demo", "--runs", "out"]) == 0
+    assert not [warning for warning in recwarn if "LeafSpec" in str(warning.message)]
     printed = capsys.readouterr().out
     rows = dict(ROW.findall(printed))
     assert set(rows) == {"before", "CLIP, by the same steps", "GrainClip"}
