@@ -42,8 +42,8 @@ class AverageWeights(Callback):
             raise ValueError(f"AverageWeights needs a Method, got {type(pl_module).__name__}")
         if stage == "fit":
             self.check_trainer(trainer)
-        if stage == "fit" and pl_module.averaged is None:
-            pl_module.averaged = copy.deepcopy(pl_module.encoder).requires_grad_(False)
+            if pl_module.averaged is None:
+                pl_module.averaged = copy.deepcopy(pl_module.encoder).requires_grad_(False)
 
     def check_trainer(self, trainer: Trainer) -> None:
         """Raises ``MethodError`` where the weights are trained in bfloat16; ``lightning fit`` asks first."""

@@ -22,14 +22,12 @@ from datamodules import scenes
 from datamodules.atomic_write import atomic_write
 from datamodules.image_decoding import as_rgb, open_image
 from datamodules.sample import Box, Sample
-from eval.data.image_preprocessing import squash
 from eval.drawing.canvas import COLOURS, canvas, frame, pixels, show, write
 from eval.drawing.heat import margin, overlay, resized, with_margin
 from eval.drawing.words import wrapped
-from eval.protocols.embed import as_pixels, patches_of
 from eval.protocols.phrase_grounding import peak_is_inside, upsample_map
 from lightning_modules.cli.evaluate import load_model
-from lightning_modules.inference.attention_maps import heat_maps
+from lightning_modules.cli.explain import explain
 from lightning_modules.inference.evaluation_model import EvaluationModel
 from tests.study.rows import STUDIES
 
@@ -63,12 +61,11 @@ def grains(sample: Sample) -> list[Grain]:
 def picture(model: EvaluationModel, sample: Sample) -> tuple[Figure, int, int]:
     """The picture; how many of all phrases with a box have their peak in it, and how many there are."""
     image = as_rgb(open_image(sample.image))
-    dense = patches_of(model.encode_image(as_pixels(squash(image, model.image_size))[None]))
     shown = grains(sample)
-    maps = heat_maps(model, model.encode_text([grain.text for grain in shown]), dense).maps
     boxed = [(sample.phrases[r.phrase].text, r.box) for r in sample.regions if r.phrase is not None]
-    heat = heat_maps(model, model.encode_text([text for text, _ in boxed]), dense).maps
-    hits = [_points(patches, box, image.size) for patches, (_, box) in zip(heat, boxed, strict=True)]
+    heat, _ = explain(model, image, [*(grain.text for grain in shown), *(text for text, _ in boxed)])
+    maps, of_phrases = heat.maps[: len(shown)], heat.maps[len(shown) :]
+    hits = [_points(patches, box, image.size) for patches, (_, box) in zip(of_phrases, boxed, strict=True)]
     large = resized(image, round(TILE * 200))
     rows = -(-(len(shown) + 2) // COLUMNS)  # the image comes first, the caption's words come last
     around = margin(large) / 200
