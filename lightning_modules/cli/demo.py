@@ -27,15 +27,13 @@ from datamodules import GrainSampling, GranularityData, SceneSet, scenes
 from datamodules.atomic_write import atomic_write
 from datamodules.image_decoding import as_rgb, open_image
 from datamodules.sample import Sample
-from eval.data.image_preprocessing import squash
 from eval.drawing.canvas import png
 from eval.drawing.heat import heat_figure
-from eval.protocols.embed import as_pixels
 from lightning_modules.cli.evaluate import load_model
+from lightning_modules.cli.explain import explain
 from lightning_modules.cli.log_noise import silence
 from lightning_modules.cli.output_paths import make_folder
 from lightning_modules.errors import fail
-from lightning_modules.inference.attention_maps import heat_maps
 from lightning_modules.inference.evaluation_model import EvaluationModel
 from lightning_modules.methods.clip import ClipFinetune
 
@@ -146,8 +144,7 @@ def draw(model: EvaluationModel, sample: Sample, file: Path) -> None:
     phrases = [phrase.text for number, phrase in enumerate(sample.phrases) if number in boxed_phrases]
     texts = sorted(dict.fromkeys(phrases), key=len, reverse=True)[:PHRASES]
     image = as_rgb(open_image(sample.image))
-    features = model.encode_image(as_pixels(squash(image, model.image_size))[None])
-    heat = heat_maps(model, model.encode_text(texts), features.dense)
+    heat, _ = explain(model, image, texts)
     with atomic_write(file) as draft:
         draft.write_bytes(png(heat_figure(image, texts, heat, "GrainClip: where phrases of a held-out scene are seen")))
 
