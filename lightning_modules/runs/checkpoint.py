@@ -29,6 +29,7 @@ class Facts:
     path: Path
     step: int
     epochs: int  # that are done
+    measured: int | None  # the step whose numbers it holds; None where validation has not come to its end yet
     method: str  # "" where the checkpoint does not say
     global_batch: int | None
     run: dict[str, Any]  # id, settings, history, config; empty where no command wrote it
@@ -65,6 +66,7 @@ def read_facts(path: Path) -> Facts:
         path=path,
         step=saved["global_step"],
         epochs=saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"],
+        measured=origin.get("numbers_step"),
         method=origin.get("method", ""),
         global_batch=saved.get("GranularityData", {}).get("global_batch"),
         run=saved.get(RUN, {}),

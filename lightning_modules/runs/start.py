@@ -12,7 +12,7 @@ from typing import Any
 from lightning_modules.checkpoints.atomic_save import CheckpointError
 from lightning_modules.checkpoints.setting_changes import Change, Flat, accepted, changes
 from lightning_modules.runs.checkpoint import Facts, Shapes, misfit, read_facts
-from lightning_modules.runs.folder import RunFolder, new_id
+from lightning_modules.runs.folder import CONFIG, RunFolder, new_id
 
 logger = logging.getLogger("grainclip")
 ROOM = 200  # characters of an error's line
@@ -53,6 +53,7 @@ class RunPlan:
     resume: Resume
     settings: Flat
     limits: Limits
+    validates: bool  # by the trainer's settings
     method: str
     shapes: Shapes
     sizes: Mapping[str, Any]  # the encoder's settings
@@ -202,7 +203,7 @@ def _finished(facts: Facts, plan: RunPlan) -> str | None:
     if steps != -1 and facts.step >= steps:
         return (
             f"{plan.folder.path}: finished, {facts.step} steps of trainer.max_steps {steps}; "
-            f"--trainer.max_steps {facts.step + 1} or more trains longer, --name OTHER apart"
+            f"--trainer.max_steps {facts.step + 1} or more trains longer, --name OTHER apart{_unmeasured(facts, plan)}"
         )
     if epochs != -1 and facts.epochs >= epochs:
         return (
@@ -211,6 +212,14 @@ def _finished(facts: Facts, plan: RunPlan) -> str | None:
             f"--trainer.max_epochs {facts.epochs + 1} or more trains longer, --name OTHER apart"
         )
     return None
+
+
+def _unmeasured(facts: Facts, plan: RunPlan) -> str:
+    """What to add where the last step was not validated: no validation was due then, or a kill broke it off."""
+    if not plan.validates or facts.measured == facts.step:
+        return ""
+    last = "nothing was measured" if facts.measured is None else f"its numbers are of step {facts.measured}"
+    return f"; {last}, `lightning validate --config {plan.folder.path / CONFIG}` measures step {facts.step}"
 
 
 def check_readable(checkpoint: str | None) -> None:

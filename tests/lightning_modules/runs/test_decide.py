@@ -18,7 +18,9 @@ SETTINGS = {"model": "a.Method", "model.beta": 0.5, "data.shards": "x.tar", "dat
 SHAPES = {"encoder.w": (2, 3)}
 
 
-def write(folder: Path, name: str = "last", step: int = 6, epochs: int = 2, **run) -> Path:
+def write(
+    folder: Path, name: str = "last", step: int = 6, epochs: int = 2, numbers_step: int | None = None, **run
+) -> Path:
     """A checkpoint that holds what is looked at."""
     folder.mkdir(parents=True, exist_ok=True)
     current = {"ready": epochs, "started": epochs, "processed": epochs, "completed": epochs}
@@ -28,7 +30,8 @@ def write(folder: Path, name: str = "last", step: int = 6, epochs: int = 2, **ru
             "loops": {"fit_loop": {"epoch_progress": {"current": current}}},
             "state_dict": {"encoder.w": torch.zeros(2, 3), "averaged.w": torch.zeros(2, 3)},
             "GranularityData": {"global_batch": 16},
-            KEY: {"method": "Method", "encoder": {"image_layers": 2, "init_scale": 14.0}},
+            KEY: {"method": "Method", "encoder": {"image_layers": 2, "init_scale": 14.0}}
+            | ({} if numbers_step is None else {"numbers_step": numbers_step}),
             RUN: {"id": "old", "settings": SETTINGS, "shards": "2 shards", "config": "a: 1\n", "history": []} | run,
         },
         folder / f"{name}.ckpt",
@@ -43,8 +46,8 @@ def note(folder: RunFolder, **record) -> None:
 
 def wanted(folder: RunFolder, checkpoint: str | None = "last", **changes) -> RunPlan:
     given = {
-        "resume": Resume(), "settings": SETTINGS, "limits": Limits(4, -1), "method": "Method", "shapes": SHAPES,
-        "sizes": {"image_layers": 2, "init_scale": 14.0},
+        "resume": Resume(), "settings": SETTINGS, "limits": Limits(4, -1), "validates": True,
+        "method": "Method", "shapes": SHAPES, "sizes": {"image_layers": 2, "init_scale": 14.0},
         "global_batch": 16,
     }  # fmt: skip
     return RunPlan(folder=folder, checkpoint=checkpoint, **(given | changes))
@@ -83,6 +86,23 @@ def test_when_it_is_finished(folder, limits, says):
     write(folder.checkpoints)
     found = decide(wanted(folder, limits=limits)).finished
     assert found is None if says is None else says in found
+
+
+@pytest.mark.parametrize(
+    ("measured", "validates", "says"),
+    [
+        (None, True, "; nothing was measured, `lightning validate --config {}/a/config.yaml` measures step 6"),
+        (4, True, "; its numbers are of step 4, `lightning validate --config {}/a/config.yaml` measures step 6"),
+        (6, True, "--name OTHER apart"),
+        (None, False, "--name OTHER apart"),
+    ],
+)
+def test_a_finished_run_tells_whether_its_last_step_was_measured(folder, measured, validates, says):
+    note(folder)
+    write(folder.checkpoints, numbers_step=measured)
+    found = decide(wanted(folder, limits=Limits(-1, 6), validates=validates)).finished
+    assert found is not None
+    assert found.endswith(says.format(folder.path.parent))
 
 
 @pytest.mark.parametrize(
