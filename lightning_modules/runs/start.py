@@ -215,7 +215,7 @@ def _finished(facts: Facts, plan: RunPlan) -> str | None:
 
 
 def _unmeasured(facts: Facts, plan: RunPlan) -> str:
-    """What to add where the last step was not validated: no validation was due then, or a kill broke it off."""
+    """The words for a last step that was not validated: no validation was due then, or a kill broke it off."""
     if not plan.validates or facts.measured == facts.step:
         return ""
     last = "nothing was measured" if facts.measured is None else f"its numbers are of step {facts.measured}"
