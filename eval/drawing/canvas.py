@@ -99,7 +99,7 @@ def scale_bar(figure: Figure, left: float, top: float, height: float, marks: tup
     show(figure, scale_strip().transpose(Image.Transpose.ROTATE_90), left, top, 0.14, height)
     for share, mark in zip((0.0, 0.5, 1.0), marks, strict=True):
         write(figure, mark, left + 0.2, top + (1 - share) * height, va="center", fontsize=8)
-    write(figure, unit, left + 0.6, top + height / 2, rotation=90, ha="center", va="center", fontsize=8)
+    write(figure, unit, left + 0.66, top + height / 2, rotation=90, ha="center", va="center", fontsize=8)
 
 
 def png(figure: Figure) -> bytes:
