@@ -128,7 +128,8 @@ def _write_missing(units: Iterable[Any], to_samples: ToSamples, job: PrepareJob,
 
     write_unit = partial(_write_unit, to_samples=to_samples, out=job.out, tokens=job.tokens)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+    hidden = not sys.stderr.isatty()  # quiet, since rich before 14.3 ends a disabled bar with an empty line
+    with Progress(*columns, console=Console(stderr=True, quiet=hidden), disable=hidden) as progress:
         bar, samples, written = progress.add_task(source, total=None), 0, 0
         for note in _notes(missing_units(), write_unit, job.processes):
             written, samples = written + bool(note["samples"]), samples + note["samples"]
