@@ -209,6 +209,11 @@ class GranularityData(LightningDataModule):
             lambda: self._progress.resume_point(self.trainer, reader.global_batch, batches),
         )
 
+    @property
+    def validates(self) -> bool:
+        """True where the settings name a validation set, or the embedded scenes have it."""
+        return bool(self.val_shards or self.val_pairs or self.pair_reading.val_share) or not (self.shards or self.pairs)
+
     def val_dataloader(self) -> PassLoader | list[Any]:
         """Every validation sample once, split over ranks; empty where there is no validation set."""
         settings = self._reader_settings(self.val_batch_size, training=False)

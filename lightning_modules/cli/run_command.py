@@ -78,7 +78,7 @@ class RunCommand:
             resume=resume,
             settings=self.compared,
             limits=limits,
-            validates=trainer.limit_val_batches != 0,
+            validates=trainer.limit_val_batches != 0 and getattr(data, "validates", True),
             method=type(method).__name__,
             shapes=_shapes(method),
             sizes=_sizes(method),

@@ -53,7 +53,7 @@ class RunPlan:
     resume: Resume
     settings: Flat
     limits: Limits
-    validates: bool  # by the trainer's settings
+    validates: bool  # by the settings of trainer and data
     method: str
     shapes: Shapes
     sizes: Mapping[str, Any]  # the encoder's settings

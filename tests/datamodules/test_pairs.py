@@ -11,14 +11,14 @@ import pytest
 import torch
 from lightning import Trainer, seed_everything
 
-from datamodules import DataError, GrainSampling, GranularityData, PairError, PairReading, SkipPolicy
+from datamodules import DataError, GrainSampling, GranularityData, PairError, PairReading, SceneSet, SkipPolicy
 from datamodules.prepare.job import PrepareJob
 from datamodules.prepare.pairs import Pair, PairSource
 from datamodules.prepare.table import prepare_table
 from datamodules.shards.discovery import find_shards
 from datamodules.shards.reader import IndexedShards
 from lightning_modules import ClipFinetune, OptimConfig
-from tests.helpers.tiny import make_sample, picture
+from tests.helpers.tiny import make_sample, picture, write_shards
 from tests.helpers.tiny_run import TINY
 
 RULES = PairReading(extractor="rules")
@@ -130,6 +130,23 @@ def test_validation_pairs_and_test_pairs(pairs):
     for stage in ("validate", "test"):
         alone.setup(stage)
         assert [shard.samples for shard in alone._val] == [8]  # and not the embedded scenes
+
+
+def test_whether_there_is_a_validation_set_is_known_before_it_is_looked_for(tmp_path, pairs):
+    shards = str(write_shards(tmp_path / "shards", 16)[0].parent)
+    share = PairReading(extractor="rules", val_share=0.25)
+    for settings, expected in (
+        ({"shards": shards}, False),
+        ({"shards": shards, "val_shards": shards}, True),
+        ({"pairs": pairs, "pair_reading": RULES}, False),
+        ({"pairs": pairs, "pair_reading": share}, True),
+        ({"pairs": pairs[:16], "val_pairs": pairs[16:], "pair_reading": RULES}, True),
+        ({"scenes": SceneSet(train=8, dev=8, held_out=8)}, True),
+    ):
+        data = GranularityData(**settings, batch_size=8, num_workers=0, image_size=16, context_length=77)
+        assert data.validates == expected
+        data.setup("fit")
+        assert bool(data._val) == expected
 
 
 def test_captions_of_one_image_are_joined_or_told_of(pairs, caplog, monkeypatch):
